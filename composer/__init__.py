@@ -1,0 +1,1 @@
+"""Composer for everyone: take images apart, recombine the parts, edit within a region."""

@@ -1,0 +1,168 @@
+"""From named representations to what a U-Net reads."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .decomposition import Representations
+
+Keep = dict[str, Tensor]
+"""Name -> (b,) bool; False drops that condition for that row."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditioning:
+    """What a U-Net reads, through three ports. A monoid under ``+``: vectors add, tokens concatenate, maps add.
+
+    Attributes:
+        vector: (b d) added to the embedding of the noise level.
+        tokens: (b n c) joined to the keys and values of attention.
+        token_mask: (b n) True where a token may be attended to.
+        spatial: (b k h w) concatenated to the noisy image.
+        keys_values: What `UNet.prepare` computed from `tokens`, one (2 b heads n d) a layer; not part of the sum.
+    """
+
+    vector: Float[Tensor, "b d"] | None = None
+    tokens: Float[Tensor, "b n c"] | None = None
+    token_mask: Bool[Tensor, "b n"] | None = None
+    spatial: Float[Tensor, "b k h w"] | None = None
+    keys_values: tuple[Tensor, ...] | None = None
+
+    def __add__(self, other: "Conditioning") -> "Conditioning":
+        def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            return b if a is None else a if b is None else a + b
+
+        def cat(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            return b if a is None else a if b is None else torch.cat([a, b], dim=1)
+
+        return Conditioning(
+            vector=add(self.vector, other.vector),
+            tokens=cat(self.tokens, other.tokens),
+            token_mask=cat(self.token_mask, other.token_mask),
+            spatial=add(self.spatial, other.spatial),
+        )
+
+    def expand(self, b: int) -> "Conditioning":
+        """Repeats a single row b times; b rows stay as they are."""
+        return Conditioning(
+            vector=_expand(self.vector, b),
+            tokens=_expand(self.tokens, b),
+            token_mask=_expand(self.token_mask, b),
+            spatial=_expand(self.spatial, b),
+        )
+
+
+def _expand(x: Tensor | None, b: int) -> Tensor | None:
+    if x is None or len(x) == b:
+        return x
+    if len(x) != 1:
+        raise ValueError(f"expected 1 or {b} rows of a conditioning, found {len(x)}")
+    return x.expand(b, *x.shape[1:])
+
+
+def stack(parts: Sequence[Conditioning], b: int) -> Conditioning:
+    """Stacks conditionings of b rows each along the batch.
+
+    Ports that a part lacks become zeros, shorter token lists are padded with masked tokens.
+    """
+    parts = [part.expand(b) for part in parts]
+    n = max(0 if part.tokens is None else part.tokens.shape[1] for part in parts)
+
+    def join(tensors: list[Tensor | None]) -> Tensor | None:
+        known = next((t for t in tensors if t is not None), None)
+        if known is None:
+            return None
+        return torch.cat([known.new_zeros((b, *known.shape[1:])) if t is None else t for t in tensors])
+
+    return Conditioning(
+        vector=join([part.vector for part in parts]),
+        tokens=join([None if t is None else F.pad(t, (0, 0, 0, n - t.shape[1])) for t in (p.tokens for p in parts)]),
+        token_mask=join([None if m is None else F.pad(m, (0, n - m.shape[1])) for m in (p.token_mask for p in parts)]),
+        spatial=join([part.spatial for part in parts]),
+    )
+
+
+class Condition(nn.Module, ABC):
+    """Adapts one representation to one or more ports.
+
+    The contract: a dropped row contributes exactly nothing, that is a zero vector, masked tokens, a zero map.
+
+    Args:
+        dropout: Probability that joint dropout removes this condition from a row.
+    """
+
+    def __init__(self, dropout: float = 0.5):
+        super().__init__()
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout is a probability, found {dropout}")
+        self.dropout = dropout
+
+    @abstractmethod
+    def forward(self, value: Tensor, keep: Bool[Tensor, " b"], size: tuple[int, int]) -> Conditioning:
+        """Adapts `value`.
+
+        Args:
+            value: (b ...) the representation.
+            keep: False drops this condition for that row.
+            size: Height and width of the image to come, in pixels.
+        """
+
+
+class ConditionSet(nn.ModuleDict):
+    """Named conditions and the joint policy that drops them (Composer, section 2.3).
+
+    Args:
+        conditions: One adapter per representation name, in the order of their tokens.
+        drop_all: Probability that a row loses every condition.
+        keep_all: Probability that a row keeps every condition.
+    """
+
+    def __init__(self, conditions: Mapping[str, Condition], drop_all: float = 0.1, keep_all: float = 0.1):
+        super().__init__(dict(conditions))
+        if drop_all < 0 or keep_all < 0 or drop_all + keep_all > 1:
+            raise ValueError(f"drop_all and keep_all are shares of the rows, found {drop_all} and {keep_all}")
+        self.drop_all, self.keep_all = drop_all, keep_all
+
+    def named(self) -> Iterator[tuple[str, Condition]]:
+        for name, condition in self.items():
+            assert isinstance(condition, Condition)
+            yield name, condition
+
+    def draw_keep(self, b: int, device: torch.device, generator: torch.Generator | None = None) -> Keep:
+        """Draws which rows keep which condition: none, all, or each by its own rate.
+
+        Drawn on the CPU, so that a step's draws are the same on every device.
+        """
+        u = torch.rand(b, generator=generator)
+        none, every = u < self.drop_all, u >= 1 - self.keep_all
+        return {
+            name: ((torch.rand(b, generator=generator) >= condition.dropout) & ~none | every).to(device)
+            for name, condition in self.named()
+        }
+
+    def forward(self, reps: Representations, size: tuple[int, int], keep: Keep | None = None) -> Conditioning:
+        """Sums what the conditions make of `reps`.
+
+        Args:
+            reps: Representations; names that are missing are absent for every row.
+            size: Height and width of the image to come, in pixels.
+            keep: Which rows keep which condition; None keeps every row.
+
+        Raises:
+            KeyError: `reps` names something that this set has no condition for.
+        """
+        unknown = sorted(reps.keys() - self.keys())
+        if unknown:
+            raise KeyError(f"no condition named {', '.join(unknown)}; this model has {', '.join(sorted(self.keys()))}")
+        total = Conditioning()
+        for name, condition in self.named():
+            if name in reps:
+                value = reps[name]
+                rows = torch.ones(len(value), dtype=torch.bool, device=value.device) if keep is None else keep[name]
+                total = total + condition(value, rows, size)
+        return total

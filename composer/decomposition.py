@@ -1,0 +1,91 @@
+"""From a batch of images to named representations."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Batch = dict[str, Any]
+"""What a dataset yields, collated. Keys that the core knows:
+
+- ``image``: (b 3 h w) float32 in [-1, 1].
+- ``caption``: list of b strings; ``""`` where an image has none.
+- ``region``: (b 1 h w) float32, 1 where an edit may change the image.
+- ``seed``: (b,) int64, one number a sample; present while training and validating. A decomposer that draws at
+  random draws from it (see `draw`) and takes its deterministic choice where it is absent.
+- a tensor under a representation's own name takes the place of its extraction.
+"""
+
+Representations = dict[str, Tensor]
+"""Name -> (b ...), one tensor, batch first. A missing name is absent for every row."""
+
+
+class Decomposer(nn.Module, ABC):
+    """A frozen map from a batch to one representation. Device and dtype follow the input."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Tensor:
+        """Extracts the representation, (b ...); row i depends on row i of the batch alone."""
+
+    @abstractmethod
+    def preview(self, value: Tensor) -> Float[Tensor, "b 3 h w"]:
+        """Shows a representation as a person would look at it, in [-1, 1]."""
+
+    @abstractmethod
+    def distance(self, wanted: Tensor, got: Tensor) -> Float[Tensor, " b"]:
+        """Says how far two representations are, row by row; 0 where they agree. The unit is the subclass's."""
+
+    def can_read(self, batch: Batch) -> bool:
+        """Whether `batch` holds what `forward` needs; an image, unless a subclass says otherwise."""
+        return "image" in batch
+
+
+class Decomposition(nn.ModuleDict):
+    """Named decomposers, run together: in eval mode, without gradients, outside autocast."""
+
+    def __init__(self, decomposers: Mapping[str, Decomposer]):
+        super().__init__(dict(decomposers))
+        self.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Decomposition":
+        """Stays in eval mode: a frozen detector's dropout and batch statistics never train."""
+        return super().train(False)
+
+    def named(self) -> Iterator[tuple[str, Decomposer]]:
+        for name, decomposer in self.items():
+            assert isinstance(decomposer, Decomposer)
+            yield name, decomposer
+
+    @torch.no_grad()
+    def forward(self, batch: Batch) -> Representations:
+        """Extracts every representation that `batch` allows.
+
+        A tensor that the batch already holds under a representation's name passes through unchanged.
+        """
+        device = batch["image"].device.type if "image" in batch else "cpu"
+        with torch.autocast(device, enabled=False):
+            return {
+                name: batch[name] if isinstance(batch.get(name), Tensor) else decomposer(batch)
+                for name, decomposer in self.named()
+                if isinstance(batch.get(name), Tensor) or decomposer.can_read(batch)
+            }
+
+
+def draw(seed: Tensor, stream: int, high: int) -> Tensor:
+    """Draws one integer in [0, high) a row, a pure function of (seed, stream): the same on any device, in any batch.
+
+    A multiply-xorshift hash (the finaliser of SplitMix64, Steele et al. 2014) kept within 63 bits.
+
+    Args:
+        seed: (b,) int64 sample seeds.
+        stream: Which draw this is; each use takes a number of its own.
+        high: Number of outcomes.
+    """
+    mask = (1 << 63) - 1
+    z = (seed + stream * 0x9E3779B97F4A7C15 % (1 << 62)) & mask
+    for shift, factor in ((30, 0x3F58476D1CE4E5B9), (27, 0x14D049BB133111EB)):
+        z = ((z ^ (z >> shift)) * factor) & mask
+    return (z ^ (z >> 31)) % high
