@@ -1,0 +1,108 @@
+"""A text transformer that trains with the model, from token ids."""
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from composer.conditioning import Condition, Conditioning
+
+
+class TextTransformer(Condition):
+    """GLIDE's text encoder (Nichol et al. 2021, section 3.1), trained together with the U-Net.
+
+    Token ids pass a bidirectional transformer; padding takes a learned embedding, one a position. The output at the
+    last position is projected to the embedding, every output to a token.
+
+    In GLIDE padding takes part like any word, so each caption costs the full length. With `skip_padding` only words
+    and the last position are attended to, by the transformer and by the U-Net. What the others hold then does not
+    matter, and on the CPU, where looking costs nothing, positions that no caption of the batch uses are left out:
+    the same result, at the cost of the longest caption. An empty caption keeps the last position, so it still
+    differs from a dropped one.
+
+    Args:
+        vocabulary_size: Number of token ids.
+        width: Channels of the transformer.
+        layers: Number of its blocks.
+        heads: Attention heads of a block.
+        vector_dim: Width of the U-Net's embedding.
+        token_dim: Width of the U-Net's tokens.
+        length: Positions; tokens beyond are cut, shorter sequences padded. 128 in GLIDE.
+        skip_padding: Whether padding is left out; False computes what GLIDE computes.
+        dropout: Probability that joint dropout removes this condition from a row.
+    """
+
+    def __init__(
+        self,
+        vocabulary_size: int,
+        width: int,
+        layers: int,
+        heads: int,
+        vector_dim: int,
+        token_dim: int,
+        length: int = 77,
+        skip_padding: bool = True,
+        dropout: float = 0.5,
+    ):
+        super().__init__(dropout)
+        if width % heads:
+            raise ValueError(f"expected a width that {heads} heads divide, found {width}")
+        self.length, self.skip_padding = length, skip_padding
+        self.embedding = nn.Embedding(vocabulary_size, width)
+        self.position = nn.Parameter(torch.randn(length, width) * 0.01)
+        self.padding = nn.Parameter(torch.randn(length, width) * 0.02)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.to_tokens = nn.Linear(width, token_dim)
+        self.to_vector = nn.Linear(width, vector_dim)
+
+    def forward(self, value: Shaped[Tensor, "b n 2"], keep: Bool[Tensor, " b"], size: tuple[int, int]) -> Conditioning:
+        """Encodes (token id, mask) pairs, the mask 1 where the token is real; see `Condition.forward`."""
+        value = F.pad(value[:, : self.length], (0, 0, 0, max(0, self.length - value.shape[1])))
+        real = (value[..., 1] > 0.5) & keep[:, None]
+        positions = self._positions(real)
+        ids, real = value[:, positions, 0].long(), real[:, positions]
+        words = self.embedding(ids) + self.position[positions]
+        x = torch.where(real[..., None], words, self.padding[positions])
+        attended = self._attended(real)
+        for block in self.blocks:
+            x = block(x, attended[:, None, None] if self.skip_padding else None)
+        x = self.norm(x)
+        token_mask = attended & keep[:, None]
+        return Conditioning(
+            vector=torch.where(keep[:, None], self.to_vector(x[:, -1]), 0),
+            tokens=torch.where(token_mask[..., None], self.to_tokens(x), 0),
+            token_mask=token_mask,
+        )
+
+    def _positions(self, real: Bool[Tensor, "b n"]) -> Shaped[Tensor, " m"]:
+        """Chooses the positions to compute; the last one is always among them."""
+        if not self.skip_padding or real.device.type != "cpu":  # a shape that depends on values would stall a GPU
+            return torch.arange(self.length, device=real.device)
+        used = real.any(0)
+        used[-1] = True
+        return used.nonzero().squeeze(1)
+
+    def _attended(self, real: Bool[Tensor, "b m"]) -> Bool[Tensor, "b m"]:
+        if not self.skip_padding:
+            return torch.ones_like(real)
+        return torch.cat([real[:, :-1], torch.ones_like(real[:, -1:])], dim=1)
+
+
+class _Block(nn.Module):
+    """Attention and an MLP, each behind a layer norm."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Float[Tensor, "b n c"], attended: Bool[Tensor, "b 1 1 n"] | None) -> Float[Tensor, "b n c"]:
+        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v, attended).transpose(1, 2).flatten(2))
+        x = x + self.mlp(self.mlp_norm(x))
+        return x

@@ -1,0 +1,61 @@
+"""Global vectors, such as a CLIP image embedding or a palette."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from composer.conditioning import Condition, Conditioning
+
+
+class Vector(Condition):
+    """Projects one vector a row to the embedding and to a few tokens.
+
+    Two MLPs of two layers, as for the semantics and the palette of Composer (section 2.3: eight extra tokens in all,
+    four each).
+
+    Args:
+        in_dim: Length of the representation.
+        vector_dim: Width of the U-Net's embedding.
+        token_dim: Width of the U-Net's tokens.
+        num_tokens: Tokens that the vector becomes; 0 for none.
+        shares: The representation is a histogram of shares that sum to about 1: its entries are tiny and most of them
+            zero, so the MLPs read ``sqrt(in_dim * value)`` instead (Hellinger's map, whose root mean square is 1 for
+            every histogram). A colour on 2% of the image is then no longer 50 times fainter than one that covers it.
+            False reads the value as it is, which should be of unit scale.
+        dropout: Probability that joint dropout removes this condition from a row.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        vector_dim: int,
+        token_dim: int,
+        num_tokens: int = 4,
+        shares: bool = False,
+        dropout: float = 0.5,
+    ):
+        super().__init__(dropout)
+        self.in_dim, self.num_tokens, self.shares = in_dim, num_tokens, shares
+        self.to_vector = nn.Sequential(nn.Linear(in_dim, vector_dim), nn.SiLU(), nn.Linear(vector_dim, vector_dim))
+        self.to_tokens = nn.Sequential(
+            nn.Linear(in_dim, token_dim),
+            nn.SiLU(),
+            nn.Linear(token_dim, num_tokens * token_dim),
+            nn.Unflatten(1, (num_tokens, token_dim)),
+        )
+
+    def forward(self, value: Float[Tensor, "b d"], keep: Bool[Tensor, " b"], size: tuple[int, int]) -> Conditioning:
+        """Projects `value`; see `Condition.forward`.
+
+        Raises:
+            ValueError: `value` is not `in_dim` long.
+        """
+        if value.shape[1] != self.in_dim:
+            raise ValueError(f"expected vectors of length {self.in_dim}, found {value.shape[1]}")
+        if self.shares:
+            value = (self.in_dim * value.clamp(min=1e-6)).sqrt()  # the clamp keeps the root's gradient finite at 0
+        return Conditioning(
+            vector=torch.where(keep[:, None], self.to_vector(value), 0),
+            tokens=torch.where(keep[:, None, None], self.to_tokens(value), 0) if self.num_tokens else None,
+            token_mask=keep[:, None].expand(-1, self.num_tokens) if self.num_tokens else None,
+        )
