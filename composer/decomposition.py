@@ -89,3 +89,18 @@ def draw(seed: Tensor, stream: int, high: int) -> Tensor:
     for shift, factor in ((30, 0x3F58476D1CE4E5B9), (27, 0x14D049BB133111EB)):
         z = ((z ^ (z >> shift)) * factor) & mask
     return (z ^ (z >> 31)) % high
+
+
+def robust_normalise(inverse: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
+    """Stretches relative inverse depth to [0, 1], image by image; 0 everywhere where an image is flat.
+
+    The 2% and 98% quantiles become 0 and 1 and what lies beyond is clamped, so that a few stray values don't squeeze
+    the rest: predictors and true depth then agree up to the scale and shift that inverse depth is known to (MiDaS,
+    Ranftl et al. 2020).
+
+    Args:
+        inverse: Inverse depth in any unit, larger = nearer; 0 for the sky.
+    """
+    ends = torch.tensor([0.02, 0.98], device=inverse.device, dtype=inverse.dtype)
+    low, high = torch.stack([torch.quantile(row, ends) for row in inverse.flatten(1)], 1)[..., None, None, None]
+    return ((inverse - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
