@@ -1,0 +1,116 @@
+"""Guidance, thresholding and region locks: functions from denoisers to denoisers.
+
+Guidance is one idea, a sum of w_k D(x | c_k) whose weights sum to 1. Classifier-free guidance is
+[(all, w), (none, 1 - w)] (Ho and Salimans 2021); Composer's two-sided guidance [(c2, w), (c1, 1 - w)] (eq. 2);
+strengths of single conditions, AND, NOT, intervals of noise levels and regions are the same list.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .conditioning import Conditioning, stack
+from .denoiser import Denoiser
+from .samplers import Denoise
+
+Weight = float | Tensor | Callable[[float], float]
+"""A number, a map (b 1 h w) or (1 1 h w), or a function of sigma."""
+
+
+class Term(NamedTuple):
+    """One conditioning and what its estimate weighs."""
+
+    cond: Conditioning
+    weight: Weight
+
+
+def guide(denoiser: Denoiser, terms: Sequence[Term]) -> Denoise:
+    """Sums w_k D(x | c_k), with every term of a step in one network call.
+
+    Conditionings are stacked, and their keys and values computed, at the first step; a term that weighs exactly 0
+    at a noise level is not evaluated there.
+
+    Args:
+        denoiser: D(x; sigma, cond).
+        terms: Conditionings of 1 or b rows and their weights.
+
+    Raises:
+        ValueError: no terms, or the weights of a step do not sum to 1.
+    """
+    terms = list(terms)
+    if not terms:
+        raise ValueError("guidance needs at least one term")
+    prepared: dict[tuple[int, tuple[int, ...]], Conditioning] = {}
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        weights = [_at(weight, float(sigma[0])) for _, weight in terms]
+        _check(weights)
+        used = tuple(i for i, w in enumerate(weights) if isinstance(w, Tensor) or w != 0)
+        key = (len(x), used)
+        if key not in prepared:
+            prepared[key] = denoiser.prepare(stack([terms[i].cond for i in used], len(x)))
+        k = len(used)
+        estimates: tuple[Tensor, ...] = denoiser(x.repeat(k, 1, 1, 1), sigma.repeat(k), prepared[key]).chunk(k)
+        if k == 1 and not isinstance(weights[used[0]], Tensor):
+            return estimates[0]
+        total = torch.zeros_like(estimates[0])
+        for i, estimate in zip(used, estimates, strict=True):
+            w = weights[i]
+            total += estimate * (w.to(estimate) if isinstance(w, Tensor) else w)
+        return total
+
+    return denoise
+
+
+def _at(weight: Weight, sigma: float) -> float | Tensor:
+    return weight if isinstance(weight, (int, float, Tensor)) else weight(sigma)
+
+
+def _check(weights: Sequence[float | Tensor]) -> None:
+    total = sum(weights[1:], start=weights[0])
+    error = float((total - 1).abs().max()) if isinstance(total, Tensor) else abs(total - 1)
+    if error > 1e-4:
+        raise ValueError(f"the weights of a guided step have to sum to 1; they miss it by {error:.3g}")
+
+
+def threshold(denoise: Denoise, percentile: float | None = None) -> Denoise:
+    """Keeps the estimate within [-1, 1] (Imagen, section 2.3).
+
+    Args:
+        denoise: What to bound.
+        percentile: None clips (static). Else, in (0, 1), the share of values that stay unclipped (dynamic): with s that
+            quantile of |x0| in an image, at least 1, the image is clipped to [-s, s] and divided by s. Imagen: 0.995.
+    """
+    if percentile is None:
+        return lambda x, sigma: denoise(x, sigma).clamp(-1, 1)
+    if not 0 < percentile < 1:
+        raise ValueError(f"expected a percentile in (0, 1), such as 0.995, found {percentile}")
+
+    def bounded(x: Tensor, sigma: Tensor) -> Tensor:
+        clean = denoise(x, sigma)
+        s = quantile(clean.float().abs().flatten(1), percentile).clamp(min=1).to(clean.dtype)[:, None, None, None]
+        return clean.clamp(-s, s) / s
+
+    return bounded
+
+
+def quantile(values: Float[Tensor, "b n"], share: float) -> Float[Tensor, " b"]:
+    """`torch.quantile` along the rows, exact, by `topk`: quicker for shares near 1 and without a limit of size."""
+    position = share * (values.shape[1] - 1)
+    low = int(position)
+    top = values.topk(values.shape[1] - low, dim=1).values
+    return top[:, -1] if low == position else torch.lerp(top[:, -1], top[:, -2], position - low)
+
+
+def lock(denoise: Denoise, image: Float[Tensor, "#b c h w"], keep: Float[Tensor, "#b 1 h w"]) -> Denoise:
+    """Holds a region: where `keep` is 1 the estimate is `image`, where it is 0 it is free, in between a blend.
+
+    Args:
+        denoise: What to lock.
+        image: What the kept region shows, in [-1, 1].
+        keep: 1 where the image stays.
+    """
+    return lambda x, sigma: torch.lerp(denoise(x, sigma), image.to(x), keep.to(x))

@@ -1,0 +1,161 @@
+"""Models as folders: safetensors, a JSON configuration with names from a closed list, and a manifest of hashes.
+
+Nothing in such a folder can run code: weights are safetensors, and the configuration may only name classes of the
+modules below, or of plugins that the user allows, by name, at the call.
+"""
+
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import tempfile
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from .conditioning import Condition
+from .decomposition import Decomposer
+from .denoiser import Denoiser, NoiseLevels
+from .unet import UNet
+
+Spec = Mapping[str, Any]
+"""How an object is built: ``{"class_path": "decomposers.Palette", "init_args": {...}}``, nested as needed."""
+
+FORMAT = 1
+MODULES = ("decomposers", "conditions", "composer.unet", "composer.denoiser")
+BUILDABLE = (Decomposer, Condition, Denoiser, NoiseLevels, UNet)
+
+T = TypeVar("T")
+
+
+def build(spec: Spec, expected: type[T], plugins: Collection[str] = (), folder: Path | None = None) -> T:
+    """Builds what a specification names.
+
+    Args:
+        spec: Class and arguments; arguments that are specifications themselves are built first.
+        expected: What the result must be an instance of.
+        plugins: Modules beyond `MODULES` that the user trusts.
+        folder: The model's own folder; a weights argument that begins with ``model:`` points into it.
+
+    Raises:
+        ValueError: The class is not on the closed list, is no `expected`, or refuses its arguments.
+    """
+    path = str(spec.get("class_path", ""))
+    module, _, name = path.rpartition(".")
+    if module not in (*MODULES, *plugins):
+        raise ValueError(
+            f"the model names {path!r}, which is not one of the modules {', '.join((*MODULES, *plugins))}; "
+            "allow a module that you trust with plugins=[...] (--plugins on the command line)"
+        )
+    cls = getattr(importlib.import_module(module), name, None)
+    if not (inspect.isclass(cls) and issubclass(cls, BUILDABLE) and issubclass(cls, expected)):
+        raise ValueError(f"expected the name of a {expected.__name__}, found {path!r}")
+    arguments = {key: _argument(value, plugins, folder) for key, value in (spec.get("init_args") or {}).items()}
+    try:
+        return cls(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{path} does not take these arguments: {error}") from error
+
+
+def _argument(value: Any, plugins: Collection[str], folder: Path | None) -> Any:
+    if isinstance(value, Mapping) and "class_path" in value:
+        return build(value, object, plugins, folder)
+    if isinstance(value, str) and value.startswith("model:") and folder is not None:
+        return str(folder / value.removeprefix("model:"))
+    return value
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all: what stood there before stays until the new bytes are on the disk.
+
+    Raises:
+        OSError: The disk is full or the folder cannot be written; nothing half-written is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, dict[str, Tensor]], card: str) -> None:
+    """Writes a model's folder; the manifest comes last, so that a broken write is found by `read_model`.
+
+    Args:
+        folder: Where to; files of the same names are replaced.
+        config: What `build` needs, as plain JSON values.
+        weights: File name -> tensors.
+        card: The model card, Markdown.
+    """
+    files = {name: save({k: v.detach().contiguous().cpu() for k, v in t.items()}) for name, t in weights.items()}
+    files["config.json"] = (json.dumps({"format": FORMAT, **config}, indent=2) + "\n").encode()
+    for name, data in files.items():
+        write_atomically(folder / name, data)
+    write_atomically(folder / "README.md", card.encode())
+    kept = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in ("manifest.json", "README.md"))
+    manifest = {str(p.relative_to(folder)): digest(p) for p in kept if not p.name.startswith(".")}
+    write_atomically(folder / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], str]:
+    """Reads a model's folder after checking every file against the manifest.
+
+    Returns:
+        The configuration, file name -> tensors, and the SHA-256 of the manifest, which names the model's exact state.
+
+    Raises:
+        FileNotFoundError: Not a model folder, or a file of it is missing.
+        ValueError: A file's bytes are not those that were saved, or the format is another.
+    """
+    if not (folder / "manifest.json").is_file():
+        raise FileNotFoundError(
+            f"expected a model folder with config.json and manifest.json at {folder}; "
+            "`python -m composer export RUN OUT` makes one of a training run"
+        )
+    for name, expected in json.loads((folder / "manifest.json").read_text()).items():
+        path = folder / name
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing; the model is incomplete: copy or export it again")
+        if digest(path) != expected:
+            raise ValueError(f"{path} is damaged or was changed: its SHA-256 is not the manifest's; copy it again")
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("format") != FORMAT:
+        raise ValueError(f"expected a model of format {FORMAT}, found {config.get('format')}: update the package")
+    weights = {stage["file"]: load_file(folder / stage["file"]) for stage in config["stages"]}
+    return config, weights, digest(folder / "manifest.json")
+
+
+def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
+    """Loads weights that must fit exactly, in any floating precision.
+
+    Raises:
+        ValueError: Names or shapes differ; names the first of each.
+    """
+    own = module.state_dict()
+    missing, foreign = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    shapes = [k for k in own if k in tensors and own[k].shape != tensors[k].shape]
+    if missing or foreign or shapes:
+        found = [
+            f"{len(names)} {kind} (first: {names[0]})"
+            for kind, names in (("missing", missing), ("foreign", foreign), ("of another shape", shapes))
+            if names
+        ]
+        raise ValueError(f"the weights do not belong to this configuration of {what}: {'; '.join(found)}")
+    module.load_state_dict({k: v.to(own[k].dtype) for k, v in tensors.items()})
