@@ -20,8 +20,8 @@ class Vector(Condition):
         num_tokens: Tokens that the vector becomes; 0 for none.
         shares: The representation is a histogram of shares that sum to about 1: its entries are tiny and most of them
             zero, so the MLPs read ``sqrt(in_dim * value)`` instead (Hellinger's map, whose root mean square is 1 for
-            every histogram). A colour on 2% of the image is then no longer 50 times fainter than one that covers it.
-            False reads the value as it is, which should be of unit scale.
+            every histogram): a colour on 2% of the image is then 7 times, not 50 times, fainter than one that covers
+            it. False reads the value as it is, which should be of unit scale.
         dropout: Probability that joint dropout removes this condition from a row.
     """
 

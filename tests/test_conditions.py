@@ -1,0 +1,333 @@
+"""Every condition keeps one contract; then what is particular to each, and the joint policy."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from composer.conditioning import Condition, Conditioning, ConditionSet, stack
+from conditions import Instances, Spatial, Text, TextTransformer, Vector
+from conditions.instances import borders
+
+SIZE = (16, 12)
+
+
+def token_ids(*lengths: int) -> Tensor:
+    value = torch.zeros(len(lengths), 9, 2, dtype=torch.long)
+    for row, n in zip(value, lengths, strict=True):
+        row[:n, 0], row[:n, 1] = torch.randint(0, 20, (n,)), 1
+    return value
+
+
+def caption(*lengths: int) -> Tensor:
+    value = torch.randn(len(lengths), 9, 7)
+    value[..., -1] = 1
+    for row, n in zip(value, lengths, strict=True):
+        row[n:-1, -1] = 0
+    return value
+
+
+def instance_ids() -> Tensor:
+    return torch.randint(0, 4, (3, 2, 8, 6))
+
+
+CASES: dict[str, tuple[Callable[[], Condition], Callable[[], Tensor]]] = {
+    "spatial": (lambda: Spatial(2, 6), lambda: torch.randn(3, 2, 16, 12)),
+    "spatial, shrunk": (lambda: Spatial(2, 6), lambda: torch.randn(3, 2, 40, 30)),
+    "instances": (lambda: Instances(3, 6), instance_ids),
+    "vector": (lambda: Vector(5, 8, 4), lambda: torch.randn(3, 5)),
+    "palette": (lambda: Vector(5, 8, 4, shares=True), lambda: torch.eye(5)[:3]),
+    "text": (lambda: Text(6, 8, 4), lambda: caption(5, 3, 8)),
+    "text, words alone": (lambda: Text(6, 8, 4, sentence=False), lambda: caption(5, 3, 8)),
+    "transformer": (lambda: TextTransformer(20, 8, 2, 2, 8, 4, length=9), lambda: token_ids(3, 9, 0)),
+    "transformer, GLIDE": (
+        lambda: TextTransformer(20, 8, 2, 2, 8, 4, length=9, skip_padding=False),
+        lambda: token_ids(3, 9, 0),
+    ),
+}
+every_condition = pytest.mark.parametrize("name", CASES)
+
+
+class TinyNetwork(nn.Module):
+    """Reads all ports: the map and the vector by addition, the tokens by attention that the pixels join."""
+
+    def __init__(self):
+        super().__init__()
+        self.image = nn.Conv2d(3, 6, 1)
+        self.vector, self.tokens = nn.Linear(8, 6, bias=False), nn.Linear(4, 6, bias=False)
+        self.out = nn.Conv2d(6, 3, 1)
+
+    def forward(self, x: Tensor, cond: Conditioning) -> Tensor:
+        h = self.image(x)
+        if cond.spatial is not None:
+            h = h + cond.spatial
+        if cond.vector is not None:
+            h = h + self.vector(cond.vector)[:, :, None, None]
+        pixels = h.flatten(2).transpose(1, 2)
+        context, seen = pixels, torch.ones(pixels.shape[:2], dtype=torch.bool)
+        if cond.tokens is not None:
+            context = torch.cat([context, self.tokens(cond.tokens)], 1)
+            seen = torch.cat([seen, cond.token_mask], 1)
+        attention = (pixels @ context.transpose(1, 2)).masked_fill(~seen[:, None], -torch.inf).softmax(-1)
+        return self.out(h + (attention @ context).transpose(1, 2).reshape(h.shape))
+
+
+def ports(cond: Conditioning) -> list[Tensor]:
+    return [x for x in (cond.vector, cond.tokens, cond.spatial) if x is not None]
+
+
+def size_of(cond: Conditioning, row: int) -> float:
+    return sum(float(x[row].detach().abs().sum()) for x in ports(cond))
+
+
+@every_condition
+def test_a_dropped_row_contributes_nothing(name):
+    make, values = CASES[name]
+    condition, value = make(), values()
+    cond = condition(value, torch.tensor([True, False, True]), SIZE)
+    assert size_of(cond, 1) == 0 and size_of(cond, 0) > 0 and size_of(cond, 2) > 0
+    assert cond.spatial is None or cond.spatial.shape[-2:] == SIZE
+    assert (cond.tokens is None) == (cond.token_mask is None)
+    assert cond.token_mask is None or (not cond.token_mask[1].any() and cond.token_mask[0].any())
+
+
+@every_condition
+def test_a_dropped_row_leaves_no_gradient(name):
+    make, values = CASES[name]
+    condition, value = make(), values()
+
+    def gradients(value: Tensor, keep: list[bool]) -> list[Tensor]:
+        condition.zero_grad()
+        sum((x**2).sum() for x in ports(condition(value, torch.tensor(keep), SIZE))).backward()
+        return [p.grad.clone() for p in condition.parameters() if p.grad is not None]
+
+    assert all((g == 0).all() for g in gradients(value, [False, False, False]))
+    with_dropped, without = gradients(value, [True, False, True]), gradients(value[[0, 2]], [True, True])
+    assert len(without) > 0 and all(
+        torch.allclose(a, b, atol=1e-5, rtol=1e-4) for a, b in zip(with_dropped, without, strict=True)
+    )
+
+
+@every_condition
+def test_rows_are_independent_and_the_batch_may_be_empty(name):
+    make, values = CASES[name]
+    condition, value, keep = make(), values(), torch.ones(3, dtype=torch.bool)
+    together = stack([condition(value, keep, SIZE)], 3)
+    apart = [condition(value[i : i + 1], keep[:1], SIZE) for i in range(3)]
+    for row, alone in enumerate(apart):
+        for a, b in ((together.vector, alone.vector), (together.spatial, alone.spatial)):
+            assert a is None or torch.allclose(a[row], b[0], atol=1e-5)
+        if together.tokens is not None:  # rows alone may be trimmed further
+            assert torch.allclose(
+                together.tokens[row][together.token_mask[row]], alone.tokens[0][alone.token_mask[0]], atol=1e-5
+            )
+    assert all(len(x) == 0 for x in ports(condition(value[:0], keep[:0], SIZE)))
+
+
+@every_condition
+def test_absent_equals_dropped(name):
+    make, values = CASES[name]
+    conditions, network = ConditionSet({"other": Spatial(1, 6), "this": make()}), TinyNetwork()
+    x, reps = torch.randn(3, 3, *SIZE), {"other": torch.randn(3, 1, *SIZE), "this": values()}
+    kept = torch.ones(3, dtype=torch.bool)
+    absent = network(x, conditions({"other": reps["other"]}, SIZE))
+    dropped = network(x, conditions(reps, SIZE, {"other": kept, "this": ~kept}))
+    present = network(x, conditions(reps, SIZE))
+    assert torch.allclose(absent, dropped, atol=1e-6) and not torch.allclose(absent, present, atol=1e-2)
+
+
+def test_dropping_survives_values_that_are_not_numbers():
+    value = torch.full((2, 5), torch.nan)
+    cond = Vector(5, 8, 4)(value, torch.tensor([False, False]), SIZE)
+    assert size_of(cond, 0) == 0 and size_of(cond, 1) == 0
+
+
+def test_conditionings_form_a_monoid():
+    def draw() -> Conditioning:
+        return Conditioning(
+            vector=torch.randint(9, (2, 4)).float(),  # small integers add exactly
+            tokens=torch.randn(2, 3, 4),
+            token_mask=torch.rand(2, 3) < 0.5,
+            spatial=torch.randint(9, (2, 6, 4, 4)).float(),
+        )
+
+    a, b, c = draw(), Conditioning(vector=torch.ones(2, 4)), draw()
+    for x, y in [((a + b) + c, a + (b + c)), (a + Conditioning(), a), (Conditioning() + a, a)]:
+        assert all(torch.equal(getattr(x, f), getattr(y, f)) for f in ("vector", "tokens", "token_mask", "spatial"))
+    assert ports(Conditioning() + Conditioning()) == []
+
+
+def test_stacked_conditionings_act_as_each_alone():
+    vector, text, depth = Vector(5, 8, 4), Text(6, 8, 4), Spatial(1, 6)
+    keep, network, x = torch.ones(2, dtype=torch.bool), TinyNetwork(), torch.randn(2, 3, *SIZE)
+    parts = [
+        vector(torch.randn(2, 5), keep, SIZE),
+        text(caption(5, 8), keep, SIZE) + depth(torch.randn(2, 1, *SIZE), keep, SIZE),
+        Conditioning(),
+        vector(torch.randn(1, 5), keep[:1], SIZE),  # one row for both
+    ]
+    together = network(x.repeat(4, 1, 1, 1), stack(parts, 2)).chunk(4)
+    for part, got in zip(parts, together, strict=True):
+        assert torch.allclose(got, network(x, part.expand(2)), atol=1e-5)
+    with pytest.raises(ValueError, match="expected 1 or 3 rows"):
+        stack(parts, 3)
+
+
+def test_joint_dropout_has_composers_frequencies():
+    rates = {"sketch": 0.5, "palette": 0.5, "intensity": 0.7}
+    conditions, n = ConditionSet({k: Spatial(1, 2, dropout=rate) for k, rate in rates.items()}), 40_000
+    keep = conditions.draw_keep(n, torch.device("cpu"), torch.Generator().manual_seed(0))
+    seen = torch.stack([keep[k] for k in rates], 1).long() @ torch.tensor([4, 2, 1])
+    expected = []
+    for outcome in range(8):
+        kept = [bool(outcome & bit) for bit in (4, 2, 1)]
+        p = 0.8 * torch.tensor([1 - r if k else r for k, r in zip(kept, rates.values(), strict=True)]).prod()
+        expected.append(float(p) + 0.1 * (not any(kept)) + 0.1 * all(kept))
+    expected = torch.tensor(expected) * n
+    assert expected.sum() == pytest.approx(n)
+    chi_square = ((seen.bincount(minlength=8) - expected) ** 2 / expected).sum()
+    assert chi_square < 24.3  # 99.9% of draws at 7 degrees of freedom
+    again = conditions.draw_keep(n, torch.device("cpu"), torch.Generator().manual_seed(0))
+    assert all(torch.equal(keep[k], again[k]) for k in rates)
+
+
+def test_an_unknown_name_is_an_error_that_lists_the_known():
+    conditions = ConditionSet({"sketch": Spatial(1, 2), "palette": Vector(5, 8, 4)})
+    with pytest.raises(KeyError, match="no condition named dpeth; this model has palette, sketch"):
+        conditions({"dpeth": torch.zeros(1, 1, 4, 4)}, SIZE)
+
+
+@pytest.mark.parametrize(
+    ("make", "value", "message"),
+    [
+        (lambda: Spatial(1, 2), torch.zeros(1, 3, 4, 4), "expected a map of 1 channels, found 3"),
+        (lambda: Vector(156, 2, 2), torch.zeros(1, 180), "expected vectors of length 156, found 180"),
+        (lambda: Text(768, 2, 2), torch.zeros(1, 78, 1025), "expected encodings of width 768 and a mask, found 1025"),
+        (lambda: Instances(3, 2), torch.full((1, 2, 4, 4), 7), "expected category ids in 0..3, found 7..7"),
+        (lambda: TextTransformer(9, 8, 1, 3, 8, 4), torch.zeros(1, 9, 2), "expected a width that 3 heads divide"),
+        (lambda: Spatial(1, 2, dropout=1.5), torch.zeros(1, 1, 4, 4), "dropout is a probability, found 1.5"),
+    ],
+)
+def test_what_does_not_fit_is_refused(make, value, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()(value, torch.ones(1, dtype=torch.bool), SIZE)
+
+
+def test_borders_as_drawn_by_hand():
+    category = torch.tensor([[0, 0, 0, 0, 0], [0, 1, 1, 1, 0], [0, 1, 1, 1, 0], [0, 0, 0, 0, 0], [2, 0, 0, 0, 0]])
+    instance = torch.tensor([[0, 0, 0, 0, 0], [0, 1, 2, 2, 0], [0, 1, 2, 2, 0], [0, 0, 0, 0, 0], [3, 0, 0, 0, 0]])
+    wanted = torch.tensor([[0, 1, 1, 1, 0], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 0], [1, 1, 0, 0, 0]])
+    assert torch.equal(borders(torch.stack([category, instance])[None])[0, 0], wanted.bool())
+    assert not borders(torch.full((1, 2, 3, 3), 5)).any()
+
+
+def test_instances_read_borders_not_numbers_and_resize_by_nearest():
+    condition, keep = Instances(3, 4), torch.ones(1, dtype=torch.bool)
+    ids = torch.zeros(1, 2, 8, 8)
+    ids[:, 0, 2:6, 2:6], ids[:, 1, 2:6, 2:4], ids[:, 1, 2:6, 4:6] = 2, 1, 2
+    renumbered = torch.where(ids[:, 1:] > 0, 9 - ids[:, 1:], 0)
+    one, other = (condition(x, keep, (8, 8)).spatial for x in (ids, torch.cat([ids[:, :1], renumbered], 1)))
+    assert torch.equal(one, other)
+    larger = ids.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    assert torch.equal(condition(larger, keep, (8, 8)).spatial, one)
+    assert torch.equal(condition(ids.long(), keep, (8, 8)).spatial, one)
+    single = torch.cat([ids[:, :1], ids[:, 1:].clamp(max=1)], 1)
+    assert not torch.equal(condition(single, keep, (8, 8)).spatial, one)
+
+
+def test_spatial_shrinks_without_aliasing():
+    condition, keep = Spatial(1, 4), torch.ones(1, dtype=torch.bool)
+    stripes = torch.tensor([1.0, -1.0]).repeat(32)[None, None, :, None].expand(1, 1, 64, 64)
+    grey = condition(torch.zeros(1, 1, 16, 16), keep, (16, 16)).spatial
+    inner = (slice(None), slice(None), slice(4, 12), slice(4, 12))  # the filter is cut off at the margin
+    assert torch.allclose(condition(stripes, keep, (16, 16)).spatial[inner], grey[inner], atol=0.05)
+
+
+def test_maps_of_unit_scale_leave_with_unit_scale():
+    scale = Spatial(3, 16)(torch.randn(8, 3, 32, 32), torch.ones(8, dtype=torch.bool), (32, 32)).spatial.std()
+    assert 0.4 < scale < 2
+
+
+def test_shares_reach_the_layers_at_unit_scale():
+    seen = []
+    condition = Vector(156, 8, 4, shares=True)
+    condition.to_vector[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    shares = torch.rand(4, 156) ** 20
+    condition(shares / shares.sum(1, keepdim=True), torch.ones(4, dtype=torch.bool), SIZE)
+    assert torch.allclose((seen[0] ** 2).mean(1), torch.ones(4), atol=1e-3)
+
+
+def test_a_caption_without_a_sentence_adds_none():
+    value = caption(5, 3)
+    value[1, -1, -1] = 0
+    cond = Text(6, 8, 4)(value, torch.ones(2, dtype=torch.bool), SIZE)
+    assert cond.tokens.shape == (2, 8, 4) and cond.token_mask.sum(1).tolist() == [5, 3]
+    assert (cond.vector[1] == 0).all() and (cond.vector[0] != 0).any()
+
+
+def naive_transformer(model: TextTransformer, row: Tensor, skip: bool) -> tuple[Tensor, list[Tensor]]:
+    """One row, one position, one head at a time, straight from GLIDE's description."""
+    w, heads = {k: v.detach() for k, v in model.state_dict().items()}, model.blocks[0].heads
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        scaled = (x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt()
+        return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return w[f"{name}.weight"] @ x + w[f"{name}.bias"]
+
+    real = [bool(m) for m in row[:, 1]]
+    last = len(row) - 1
+    seen = [i for i in range(len(row)) if real[i] or i == last or not skip]
+    h = [w["embedding.weight"][row[i, 0]] + w["position"][i] if real[i] else w["padding"][i] for i in range(len(row))]
+    for n in range(len(model.blocks)):
+        block = f"blocks.{n}"
+        qkv = [linear(norm(x, f"{block}.attention_norm"), f"{block}.qkv").view(3, heads, -1) for x in h]
+        for i in range(len(row)):
+            out = []
+            for head in range(heads):
+                q, ks = qkv[i][0, head], [qkv[j][1, head] for j in seen]
+                weights = torch.stack([q @ k / len(q) ** 0.5 for k in ks]).softmax(0)
+                out.append(sum(a * qkv[j][2, head] for a, j in zip(weights, seen, strict=True)))
+            h[i] = h[i] + linear(torch.cat(out), f"{block}.out")
+        for i, x in enumerate(h):
+            inner = linear(norm(x, f"{block}.mlp_norm"), f"{block}.mlp.0")
+            gelu = inner * 0.5 * (1 + torch.erf(inner / 2**0.5))
+            h[i] = x + linear(gelu, f"{block}.mlp.2")
+    h = [norm(x, "norm") for x in h]
+    return linear(h[-1], "to_vector"), [linear(h[i], "to_tokens") for i in seen]
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_text_transformer_equals_a_naive_one(skip):
+    model = TextTransformer(20, 8, 2, 2, 8, 4, length=9, skip_padding=skip)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.5)
+    value = token_ids(3, 9, 0, 5)
+    cond = model(value, torch.ones(4, dtype=torch.bool), SIZE)
+    for i, row in enumerate(value):
+        vector, tokens = naive_transformer(model, row, skip)
+        assert torch.allclose(cond.vector[i], vector, atol=1e-4)
+        assert torch.allclose(cond.tokens[i][cond.token_mask[i]], torch.stack(tokens), atol=1e-4)
+
+
+def test_leaving_out_unused_positions_changes_nothing(monkeypatch):
+    model, value = TextTransformer(20, 8, 2, 2, 8, 4, length=12), token_ids(3, 5, 0)
+    keep = torch.tensor([True, True, True])
+    trimmed = model(value, keep, SIZE)
+    assert trimmed.tokens.shape[1] == 6  # the longest caption and the last position
+    assert model(value, torch.tensor([True, False, True]), SIZE).tokens.shape[1] == 4  # of those that are kept
+    monkeypatch.setattr(model, "_positions", lambda real: torch.arange(12))
+    full = model(value, keep, SIZE)
+    assert full.tokens.shape[1] == 12
+    assert torch.allclose(full.vector, trimmed.vector, atol=1e-5)
+    assert torch.allclose(full.tokens[full.token_mask], trimmed.tokens[trimmed.token_mask], atol=1e-5)
+
+
+def test_longer_captions_are_cut_and_an_empty_one_is_not_a_dropped_one():
+    model, value = TextTransformer(20, 8, 2, 2, 8, 4, length=6), token_ids(9, 0)
+    cond, cut = (model(v, torch.ones(2, dtype=torch.bool), SIZE) for v in (value, value[:, :6]))
+    assert torch.equal(cond.vector, cut.vector) and torch.equal(cond.tokens, cut.tokens)
+    assert cond.token_mask.sum(1).tolist() == [6, 1] and size_of(cond, 1) > 0
