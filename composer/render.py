@@ -1,0 +1,370 @@
+"""Batched sphere tracing (Hart 1996) of a few things on a ground plane, culled so that little is traced in vain.
+
+Each (thing, ray) pair that a thing's bounding sphere allows is traced on its own, in the thing's own frame; the nearest
+hit wins. Things are sampled 2 x 2 a pixel; ground and sky, which textures filter already, once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from composer import scenery
+
+Points = Float[Tensor, "3 n"]
+Field = Callable[[Tensor], Tensor]
+
+
+def _cube(p: Points) -> Float[Tensor, " n"]:
+    q = p.abs() - 0.70
+    return q.clamp(min=0).square().sum(0).sqrt() + q.amax(0).clamp(max=0) - 0.06
+
+
+def _cylinder(p: Points) -> Float[Tensor, " n"]:
+    across, along = (p[0].square() + p[2].square()).sqrt() - 0.70, p[1].abs() - 0.80
+    outside = (across.clamp(min=0).square() + along.clamp(min=0).square()).sqrt()
+    return outside + torch.maximum(across, along).clamp(max=0) - 0.06
+
+
+def _cone(p: Points) -> Float[Tensor, " n"]:
+    # The larger of the distances to the mantle and to the base: a lower bound of the distance, which tracing may use.
+    mantle = ((p[0].square() + p[2].square()).sqrt() * 2.0 + p[1] - 1.0) / 5.0**0.5
+    return torch.maximum(mantle, -1.0 - p[1])
+
+
+def _torus(p: Points) -> Float[Tensor, " n"]:
+    around = (p[0].square() + p[1].square()).sqrt() - 0.70
+    return (around.square() + p[2].square()).sqrt() - 0.30
+
+
+@dataclass(frozen=True)
+class Solid:
+    """A primitive of unit size: its signed distance, and what its frame needs.
+
+    Args:
+        distance: Signed distance at points of the solid's frame, or a lower bound of it.
+        lift: Height of the frame's origin when the solid rests on the ground.
+        bound: Radius of its bounding sphere about the origin.
+        width: Radius of the circle on the ground that holds it.
+        top: Its height.
+    """
+
+    distance: Field
+    lift: float
+    bound: float
+    width: float
+    top: float
+
+
+SOLIDS = {
+    "sphere": Solid(lambda p: p.square().sum(0).sqrt() - 1.0, 1.0, 1.0, 1.0, 2.0),
+    "cube": Solid(_cube, 0.76, 1.28, 1.04, 1.52),
+    "cylinder": Solid(_cylinder, 0.86, 1.13, 0.76, 1.72),
+    "cone": Solid(_cone, 1.0, 1.4143, 1.0, 2.0),
+    "torus": Solid(_torus, 1.0, 1.0, 1.0, 2.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Scenes as tensors; lengths in units of a sphere's radius at size 1, y up, the camera at x = 0 looking along z."""
+
+    height: Float[Tensor, " b"]  # of the camera above the ground
+    distance: Float[Tensor, " b"]  # from the camera to z = 0 along the ground
+    pitch: Float[Tensor, " b"]  # radians that the camera looks down
+    zoom: Float[Tensor, " b"]  # tangent of half the field of view
+    light: Float[Tensor, "b 3"]  # unit vector towards the sun
+    ground: Int[Tensor, " b"]  # index into scenery.GROUNDS
+    sky: Int[Tensor, " b"]  # index into scenery.SKIES
+    shift: Float[Tensor, "b 3"]  # where the textures lie: u, v, and a rotation in radians
+    shape: Int[Tensor, "b n"]  # index into SOLIDS; -1 = no thing
+    size: Float[Tensor, "b n"]
+    place: Float[Tensor, "b n 2"]  # x and z on the ground
+    yaw: Float[Tensor, "b n"]  # radians
+    albedo: Float[Tensor, "b n 3"]  # linear RGB
+    shiny: Float[Tensor, "b n"]  # 1 = shiny, 0 = matte
+
+    def rows(self, part: slice) -> "World":
+        """The scenes of `part` alone."""
+        return World(**{field.name: getattr(self, field.name)[part] for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Rendered scenes.
+
+    Args:
+        image: In [-1, 1], sRGB.
+        inverse: Inverse depth along the camera's axis; 0 in the sky.
+        ids: At 2 x 2 samples a pixel: 1 + the slot of the thing that is seen, 0 = none.
+    """
+
+    image: Float[Tensor, "b 3 h w"]
+    inverse: Float[Tensor, "b 1 h w"]
+    ids: Int[Tensor, "b h2 w2"]
+
+
+RAYS = 1 << 17
+"""Rays in flight at once on the CPU: what a core's cache holds."""
+
+
+@torch.no_grad()
+def render(world: World, size: int) -> Picture:
+    """Renders every scene at `size` x `size`; a row does not depend on the others."""
+    rows = max(1, (RAYS if world.height.device.type == "cpu" else RAYS << 8) // (2 * size) ** 2)
+    parts = [_render(world.rows(slice(at, at + rows)), size) for at in range(0, len(world.height), rows)]
+    return Picture(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Picture)))
+
+
+def _render(world: World, size: int) -> Picture:
+    view = _View(world)
+    colour, inverse, ids = _things(view, 2 * size)
+    b = len(ids)
+    cover = (ids > 0).view(b, size, 2, size, 2).float().mean((2, 4))
+    back, back_inverse = _surroundings(view, size, cover < 1)
+    fine = (b, -1, size, 2, size, 2)
+    light = colour.view(*fine).mean((3, 5)) + back * (1 - cover)[:, None]
+    depth = inverse.view(*fine).mean((3, 5)) + (back_inverse * (1 - cover))[:, None]
+    image = light.clamp(0, 1) ** (1 / 2.2)
+    return Picture(image * 2 - 1, depth, ids)
+
+
+class _View:
+    """A world with what is derived from it: camera axes, thing centres, bounds, light."""
+
+    def __init__(self, world: World):
+        self.world = world
+        self.device = world.height.device
+        self.sin, self.cos = world.pitch.sin(), world.pitch.cos()
+        solids = SOLIDS.values()
+        shape = world.shape.clamp(min=0)
+        lift, bound = (
+            torch.tensor(x, device=self.device)[shape] for x in zip(*((s.lift, s.bound) for s in solids), strict=True)
+        )
+        self.bound = bound * world.size * (world.shape >= 0)
+        self.centre = torch.stack([world.place[..., 0], lift * world.size, world.place[..., 1]])  # 3 b n
+        self.eye = torch.stack([torch.zeros_like(world.height), world.height, -world.distance])  # 3 b
+        light = scenery.SKY_LIGHT.to(self.device)[world.sky]
+        self.horizon, self.zenith, self.cloud, self.sun, self.ambient = light.permute(1, 2, 0)  # each 3 b
+
+    def rays(self, b: Tensor, x: Tensor, y: Tensor) -> Points:
+        """Directions of the rays through screen points (in units of half the image), 1 along the camera's axis."""
+        x, y, sin, cos = x * self.world.zoom[b], y * self.world.zoom[b], self.sin[b], self.cos[b]
+        return torch.stack([x, y * cos - sin, y * sin + cos])
+
+
+def _grid(n: int, device: torch.device) -> Float[Tensor, " n"]:
+    """Centres of n samples across the screen, in units of half of it."""
+    return (torch.arange(n, device=device) * 2 + 1 - n) / n
+
+
+def _candidates(view: _View, n: int) -> Bool[Tensor, "b k n n"]:
+    """Which rays meet which thing's bounding sphere: (c.d)^2 > (|c|^2 - r^2) |d|^2, seen from the camera."""
+    x, y = _grid(n, view.device), -_grid(n, view.device)
+    cx, cy, cz = view.centre - view.eye[:, :, None]
+    sin, cos, zoom = view.sin[:, None], view.cos[:, None], view.world.zoom[:, None]
+    up, ahead = cy * cos + cz * sin, cz * cos - cy * sin
+    along = ((cx * zoom)[..., None] * x)[:, :, None] + ((up * zoom)[..., None] * y + ahead[..., None])[..., None]
+    length = 1 + view.world.zoom.square()[:, None, None] * (x.square() + y.square()[:, None])
+    return along.square() > (cx**2 + cy**2 + cz**2 - view.bound**2)[..., None, None] * length[:, None]
+
+
+def _trace(field: Field, origin: Points, ray: Points, t: Float[Tensor, " n"], end: Float[Tensor, " n"]) -> Tensor:
+    """Sphere tracing: distance along unit rays to the surface, infinite where it is missed."""
+    out = torch.full_like(t, torch.inf)
+    live = torch.arange(len(t), device=t.device)
+    for _ in range(8):
+        for _ in range(4):
+            h = field(origin + ray * t)
+            t = torch.where(h > 2e-3, t + h, t)
+        hit = h <= 2e-3
+        out[live[hit]] = t[hit]
+        left = (~hit & (t < end)).nonzero()[:, 0]
+        live, origin, ray, t, end = live[left], origin[:, left], ray[:, left], t[left], end[left]
+        if len(left) == 0:
+            break
+    return out
+
+
+def _to_frame(view: _View, b: Tensor, k: Tensor, points: Points) -> Points:
+    """World points as seen from a thing's own frame, in units of its size."""
+    offset = (points - view.centre[:, b, k]) / view.world.size[b, k]
+    return _turn(offset, -view.world.yaw[b, k])
+
+
+def _turn(v: Points, yaw: Float[Tensor, " n"]) -> Points:
+    sin, cos = yaw.sin(), yaw.cos()
+    return torch.stack([v[0] * cos + v[2] * sin, v[1], v[2] * cos - v[0] * sin])
+
+
+def _normal(field: Field, p: Points) -> Points:
+    """The gradient of a signed distance by differences over the corners of a tetrahedron."""
+    corners = torch.tensor([[1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]], dtype=p.dtype, device=p.device)
+    gradient = torch.stack([c[:, None] * field(p + 2e-3 * c[:, None]) for c in corners]).sum(0)
+    return gradient / gradient.square().sum(0).sqrt().clamp(min=1e-9)
+
+
+def _things(view: _View, n: int) -> tuple[Float[Tensor, "b 3 n n"], Float[Tensor, "b 1 n n"], Int[Tensor, "b n n"]]:
+    """Traces and shades all things at n x n samples; black, 0 and 0 where none is seen."""
+    rows = len(view.sin)
+    pairs = _candidates(view, n).nonzero()
+    b, k, iy, ix = pairs.T.contiguous()
+    grid = _grid(n, view.device)
+    ray = view.rays(b, grid[ix], -grid[iy])
+    depth, normal = _hits(view, b, k, ray)
+    pixel = (b * n + iy) * n + ix
+    nearest = torch.full((rows * n * n,), torch.inf, device=view.device).scatter_reduce(0, pixel, depth, "amin")
+    seen = ((depth == nearest[pixel]) & depth.isfinite()).nonzero()[:, 0]
+    b, k, pixel, ray, depth, normal = b[seen], k[seen], pixel[seen], ray[:, seen], depth[seen], normal[:, seen]
+    shade = _shade(view, b, k, view.eye[:, b] + ray * depth, ray, normal)
+    colour = torch.zeros(3, rows * n * n, device=view.device)
+    colour[:, pixel] = shade
+    ids = torch.zeros(rows * n * n, dtype=torch.long, device=view.device)
+    ids[pixel] = k + 1
+    inverse = torch.where(nearest.isfinite(), 1 / nearest, 0)
+    return colour.view(3, rows, n, n).transpose(0, 1), inverse.view(rows, 1, n, n), ids.view(rows, n, n)
+
+
+def _hits(view: _View, b: Tensor, k: Tensor, ray: Points) -> tuple[Float[Tensor, " n"], Points]:
+    """Depth along the camera's axis (infinite = missed) and world normal of (thing, ray) pairs, one solid at a time."""
+    depth, normal = torch.full_like(ray[0], torch.inf), torch.zeros_like(ray)
+    shape, yaw = view.world.shape[b, k], view.world.yaw[b, k]
+    length = ray.square().sum(0).sqrt()
+    origin, ray = _to_frame(view, b, k, view.eye[:, b]), _turn(ray / length, -yaw)
+    bound = (view.bound / view.world.size)[b, k]
+    for index, solid in enumerate(SOLIDS.values()):
+        own = (shape == index).nonzero()[:, 0]
+        o, d = origin[:, own], ray[:, own]
+        middle = -(o * d).sum(0)
+        half = (bound[own].square() - o.square().sum(0) + middle.square()).clamp(min=0).sqrt()
+        t = _trace(solid.distance, o, d, middle - half, middle + half)
+        hit = t.isfinite().nonzero()[:, 0]
+        normal[:, own[hit]] = _normal(solid.distance, o[:, hit] + d[:, hit] * t[hit])
+        depth[own] = t * view.world.size[b[own], k[own]] / length[own]
+    return depth, _turn(normal, yaw)
+
+
+def _shadow(view: _View, b: Tensor, points: Points, own: Tensor) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
+    """How much of the sun reaches points past the things, with soft edges, and how open they lie to the sky.
+
+    A ray towards the sun that passes at distance h after t is lit by about h / t (Quilez 2010).
+
+    Args:
+        view: The scenes.
+        b: Each point's scene.
+        points: World points.
+        own: The slot of the thing that a point lies on, -1 = the ground; only a torus shades itself.
+    """
+    light = view.world.light.T[:, b]
+    slots = view.world.shape.shape[1]
+    sun, sky = torch.ones(slots, len(b), device=view.device), torch.ones(slots, len(b), device=view.device)
+    torus = list(SOLIDS).index("torus")
+    for index, solid in enumerate(SOLIDS.values()):
+        near = []
+        for k in range(slots):
+            to = view.centre[:, b, k] - points
+            along, square = (to * light).sum(0), to.square().sum(0)
+            bound = view.bound[b, k]
+            meets = (along > -bound) & (square - along.square().clamp(min=0) < (bound * 1.2 + 0.1).square())
+            meets |= square < (bound + 0.5).square()
+            near.append(meets & (view.world.shape[b, k] == index) & ((own != k) | (index == torus)))
+        k, i = torch.stack(near).nonzero().T
+        p, d = _to_frame(view, b[i], k, points[:, i]), _turn(light[:, i], -view.world.yaw[b[i], k])
+        sun[k, i] = _penumbra(solid.distance, p, d, solid.bound, own[i] == k)
+        sky[k, i] = torch.where(own[i] == k, 1.0, (solid.distance(p) * view.world.size[b[i], k] / 0.5).clamp(0, 1))
+    return sun.prod(0), sky.prod(0)
+
+
+def _penumbra(field: Field, p: Points, ray: Points, bound: float, own: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
+    middle = -(p * ray).sum(0)
+    t = torch.maximum(middle - bound * 1.3, torch.where(own, 0.15, 0.02))
+    end = middle + bound
+    lit = torch.ones_like(t)
+    for _ in range(12):
+        h = field(p + ray * t)
+        lit = torch.where(t < end, torch.minimum(lit, 7.0 * h / t), lit)
+        t = t + h.clamp(0.06, 0.5)
+    lit = lit.clamp(0, 1)
+    return lit * lit * (3 - 2 * lit)
+
+
+def _shade(view: _View, b: Tensor, k: Tensor, points: Points, ray: Points, normal: Points) -> Points:
+    """Light that things send to the camera, linear RGB: sun, sky and ground light; shiny ones mirror too."""
+    albedo, shiny = view.world.albedo[b, k].T, view.world.shiny[b, k]
+    light, toward = view.world.light.T[:, b], -ray / ray.square().sum(0).sqrt()
+    sun, _ = _shadow(view, b, points, k)
+    facing = (normal * light).sum(0).clamp(min=0) * sun
+    up = 0.5 + 0.5 * normal[1]
+    low = (points[1] / 0.8).clamp(0, 1) * 0.35 + 0.65
+    earth = _earth(view)[:, b]
+    diffuse = view.sun[:, b] * facing + view.ambient[:, b] * up * low + earth * (1 - up) * 0.5
+    middle = light + toward
+    middle = middle / middle.square().sum(0).sqrt()
+    gloss = (normal * middle).sum(0).clamp(min=0) ** 70 * 1.6 * sun
+    cosine = (normal * toward).sum(0).clamp(0, 1)
+    mirror = shiny * (0.07 + 0.6 * (1 - cosine) ** 4)
+    bounce = normal[1] * 2 * cosine - toward[1]
+    reflected = torch.where(bounce > 0, _gradient(view, b, bounce), earth)
+    return albedo * diffuse * (1 - 0.5 * mirror) + mirror * reflected + view.sun[:, b] * (gloss * shiny)
+
+
+def _earth(view: _View) -> Float[Tensor, "3 b"]:
+    """What the ground sends up on average."""
+    texels, starts = scenery.atlas(view.device)
+    part = len(texels) // (len(scenery.GROUNDS) + len(scenery.SKIES))
+    mean = texels[view.world.ground * part + starts[-1]].T
+    return mean * (view.ambient + view.sun * view.world.light[:, 1])
+
+
+def _gradient(view: _View, b: Tensor, rise: Float[Tensor, " n"]) -> Points:
+    """The bare sky at a sine of elevation."""
+    share = 1 - (1 - rise.clamp(0, 1)) ** 4
+    return torch.lerp(view.horizon[:, b], view.zenith[:, b], share)
+
+
+def _surroundings(
+    view: _View, n: int, wanted: Bool[Tensor, "b n n"]
+) -> tuple[Float[Tensor, "b 3 n n"], Float[Tensor, "b n n"]]:
+    """Ground and sky, and their inverse depth, once a pixel, where `wanted`."""
+    rows = len(view.sin)
+    b, iy, ix = wanted.nonzero().T.contiguous()
+    grid = _grid(n, view.device)
+    ray = view.rays(b, grid[ix], -grid[iy])
+    inverse = (-ray[1] / view.eye[1, b]).clamp(min=0)
+    colour = torch.empty_like(ray)
+    down, up = (ray[1] < 0).nonzero()[:, 0], (ray[1] >= 0).nonzero()[:, 0]
+    pixel = 2 * view.world.zoom / n
+    colour[:, down] = _ground(view, b[down], ray[:, down], 1 / inverse[down], pixel)
+    colour[:, up] = _sky(view, b[up], ray[:, up], pixel)
+    out = torch.zeros(4, rows * n * n, device=view.device)
+    out[:, (b * n + iy) * n + ix] = torch.cat([colour, inverse[None]])
+    out = out.view(4, rows, n, n)
+    return out[:3].transpose(0, 1), out[3]
+
+
+def _ground(view: _View, b: Tensor, ray: Points, depth: Float[Tensor, " n"], pixel: Float[Tensor, " b"]) -> Points:
+    """Light from the ground: texture, sun past the things, their closeness, haze towards the horizon."""
+    points = view.eye[:, b] + ray * depth
+    u, _, v = _turn(points, view.world.shift[b, 2]) / scenery.GROUND_TILE
+    across = pixel[b] * depth
+    footprint = across * (depth / view.eye[1, b]).sqrt() / scenery.GROUND_TILE
+    texture = view.world.ground[b]
+    albedo = scenery.sample(texture, u + view.world.shift[b, 0], v + view.world.shift[b, 1], footprint)
+    sun, sky = torch.ones_like(depth), torch.ones_like(depth)
+    near = (depth < 24).nonzero()[:, 0]
+    sun[near], sky[near] = _shadow(view, b[near], points[:, near], torch.full_like(near, -1))
+    light = view.sun[:, b] * view.world.light[b, 1] * sun + view.ambient[:, b] * (0.35 + 0.65 * sky)
+    haze = 1 - torch.exp(-((depth / 28) ** 2))
+    return torch.lerp(albedo * light, view.horizon[:, b], haze)
+
+
+def _sky(view: _View, b: Tensor, ray: Points, pixel: Float[Tensor, " b"]) -> Points:
+    """The sky with its clouds, which lie on a plane of their own, or stars."""
+    rise = ray[1] / ray.square().sum(0).sqrt()
+    plane = 0.6 / (ray[1] + 0.12)
+    u, v = ray[0] * plane * 0.25 + view.world.shift[b, 0], ray[2] * plane * 0.25 + view.world.shift[b, 1]
+    density = scenery.sample(view.world.sky[b] + len(scenery.GROUNDS), u, v, pixel[b] * plane * 0.5)
+    fade = (rise / 0.06).clamp(0, 1)
+    return torch.lerp(_gradient(view, b, rise), view.cloud[:, b], density * fade)
