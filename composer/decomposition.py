@@ -42,6 +42,14 @@ class Decomposer(nn.Module, ABC):
         """Whether `batch` holds what `forward` needs; an image, unless a subclass says otherwise."""
         return "image" in batch
 
+    def from_text(self, text: str) -> Tensor:
+        """Makes the representation, one row, of what a person wrote in place of an image, where that means something.
+
+        Raises:
+            ValueError: Only an image gives this representation.
+        """
+        raise ValueError(f"{type(self).__name__} reads images: expected an image file, found {text!r}")
+
 
 class Decomposition(nn.ModuleDict):
     """Named decomposers, run together: in eval mode, without gradients, outside autocast."""

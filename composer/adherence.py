@@ -1,0 +1,155 @@
+"""Adherence: take the result apart again, and see how well it agrees with what was asked.
+
+For a condition, ``closed = 1 - d(asked, got) / d(asked, a random other image's)``, distances averaged over the sample
+first: 1 is perfect, 0 is chance.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .cascade import Cascade, Parts
+from .decomposition import Batch
+
+CROSS = tuple((local, other) for local in ("sketch", "depth") for other in ("palette", "semantics", "caption"))
+"""Pairs whose first condition comes from one image and whose second from another."""
+
+Row = dict[str, float]
+"""``closed``, ``distance``, ``chance``, ``ceiling`` of one condition."""
+
+Table = dict[str, Any]
+"""``{"alone": {name: Row}, "all": {name: Row}, "cross": {"a+b": {name: Row}}, "mask": {...}}``."""
+
+
+def quantise(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Images as a PNG would give them back: 8 bits a channel."""
+    return (image.clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
+
+
+def distances(cascade: Cascade, wanted: Parts, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+    """How far images are from what was wanted of them, by condition, each (b,) in its decomposer's unit.
+
+    Args:
+        cascade: Whose readers take the images apart again.
+        wanted: What `Cascade.read` gave for the source; of one row or b rows.
+        images: Results, in [-1, 1].
+    """
+    got = cascade.read({"image": images})
+    return {
+        name: reader.distance(wanted[name].expand(len(images), *wanted[name].shape[1:]), got[name])
+        for name, reader in cascade.readers.named()
+        if name in wanted and name in got
+    }
+
+
+class Evaluation:
+    """Measures a model on a sample of images.
+
+    Args:
+        cascade: The model.
+        batch: The sample: images of the first stage's size, captions, and what the dataset knows beyond.
+        seed: Seeds the pictures and the pairing with other images.
+        rows: How many pictures are drawn at a time.
+        progress: Called with the number of pictures that were just drawn.
+        changes: Fields of `Sampling` that differ from the model's own.
+    """
+
+    def __init__(
+        self,
+        cascade: Cascade,
+        batch: Batch,
+        seed: int = 0,
+        rows: int = 32,
+        progress: Callable[[int], None] = lambda count: None,
+        changes: Mapping[str, Any] | None = None,
+    ):
+        self.cascade, self.rows, self.progress, self.changes = cascade, rows, progress, dict(changes or {})
+        self.image = batch["image"]
+        if len(self.image) < 2:
+            raise ValueError(f"adherence compares with other images: expected at least 2, found {len(self.image)}")
+        self.seeds = [seed * 1_000_003 + i for i in range(len(self.image))]
+        unseeded = {key: value for key, value in batch.items() if key != "seed"}
+        self.parts = cascade.decompose(unseeded)
+        self.wanted = cascade.read(unseeded)
+        self.true = cascade.read({"image": quantise(self.image)})
+        self.scored = [n for n, _ in cascade.readers.named() if n in self.wanted and n in self.true]
+        # A cyclic shift by a drawn amount pairs every image with another one
+        shift = int(torch.randint(1, len(self.image), (1,), generator=torch.Generator().manual_seed(seed)))
+        self.other = torch.arange(len(self.image)).roll(shift)
+
+    def table(self) -> Table:
+        """Measures every condition alone, all together, and the cross pairs."""
+        alone = {name: self.score(self.draw(self.parts.pick(name)), [name])[name] for name in self.scored}
+        result: Table = {"alone": alone, "all": self.score(self.draw(self.parts.pick(*self.scored)), self.scored)}
+        result["cross"] = {}
+        for first, second in self.pairs():
+            parts = self.parts.pick(first) | self.parts.pick(second).rows(self.other.tolist())
+            images = self.draw(parts)
+            result["cross"][f"{first}+{second}"] = {
+                **self.score(images, [first]),
+                **self.score(images, [second], self.other),
+            }
+        return result
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """The cross pairs that this model and sample allow."""
+        return [(a, b) for a, b in CROSS if a in self.scored and b in self.scored]
+
+    def count(self) -> int:
+        """How many pictures `table` draws."""
+        return len(self.image) * (len(self.scored) + 1 + len(self.pairs()))
+
+    def draw(self, parts: Parts) -> Float[Tensor, "b 3 h w"]:
+        """Draws one picture a row of `parts`, as a PNG would keep it."""
+        done = []
+        for start in range(0, len(self.image), self.rows):
+            span = slice(start, start + self.rows)
+            done.append(self.cascade.sample(parts.rows(span), seeds=self.seeds[span], **self.changes).cpu())
+            self.progress(len(done[-1]))
+        return quantise(torch.cat(done))
+
+    def score(self, images: Tensor, names: Sequence[str], index: Tensor | None = None) -> dict[str, Row]:
+        """Scores pictures on some conditions.
+
+        Args:
+            images: One a row of the sample.
+            names: Conditions.
+            index: Which row's representation was asked of each picture; None is its own.
+        """
+        index = torch.arange(len(images)) if index is None else index
+        wanted, stranger = self.wanted.pick(*names).rows(index.tolist()), index.roll(1)
+        got, readers = self.cascade.read({"image": images}), dict(self.cascade.readers.named())
+        rows = {}
+        for name in names:
+            distance = readers[name].distance
+            mean = [
+                float(distance(wanted[name], other).mean())
+                for other in (got[name], self.true[name][stranger], self.true[name][index])
+            ]
+            rows[name] = {
+                "closed": 1 - mean[0] / mean[1] if mean[1] > 0 else 0.0,
+                "distance": mean[0],
+                "chance": mean[1],
+                "ceiling": 1 - mean[2] / mean[1] if mean[1] > 0 else 0.0,
+            }
+        return rows
+
+
+def markdown(table: Table) -> str:
+    """The table as Markdown: how much of the way from chance to perfect each condition closes."""
+    lines = ["| condition | alone | all together | ceiling | distance alone | chance |", "|---|---|---|---|---|---|"]
+    for name, row in table["alone"].items():
+        every = table["all"][name]["closed"]
+        lines.append(
+            f"| {name} | {row['closed']:.2f} | {every:.2f} | {row['ceiling']:.2f} "
+            f"| {row['distance']:.3f} | {row['chance']:.3f} |"
+        )
+    if table["cross"]:
+        lines += ["", "| pair (one image's + another's) | first | second |", "|---|---|---|"]
+        for pair, rows in table["cross"].items():
+            first, second = rows.values()
+            lines.append(f"| {pair} | {first['closed']:.2f} | {second['closed']:.2f} |")
+    return "\n".join(lines) + "\n"

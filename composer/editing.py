@@ -1,0 +1,221 @@
+"""Edits within a region that keep every pixel outside it: the file's own, at its own size, depth and transparency."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image, ImageCms, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+
+from .cascade import Cascade, Parts
+from .images import load_rgb
+from .samplers import Progress
+
+MODES = ("L", "LA", "RGB", "RGBA", "I;16")
+
+
+@dataclass(frozen=True)
+class Original:
+    """A picture as its file holds it, turned upright.
+
+    Attributes:
+        picture: Pixels as they are, of one of `MODES` (a palette is spelled out, which loses nothing).
+        image: The same in sRGB, (3 h w) in [-1, 1].
+    """
+
+    picture: Image.Image
+    image: Float[Tensor, "3 h w"]
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Original":
+        """Opens a file to be edited.
+
+        Raises:
+            Refused: The file is no picture that can be read.
+            ValueError: Its kind of pixels cannot be given back unchanged.
+        """
+        image = load_rgb(path).image
+        data = Path(path).read_bytes()
+        if data.startswith(b"\x89PNG") and data[24] == 16 and data[25] in (2, 4, 6):
+            raise ValueError(
+                f"{path} is a PNG with 16 bits a channel and colours or transparency, which Pillow would reduce "
+                "to 8 bits outside the region too; save it with 8 bits a channel first"
+            )
+        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        if picture.mode in ("P", "1", "PA"):
+            clear = picture.mode == "PA" or "transparency" in picture.info
+            picture = picture.convert("L" if picture.mode == "1" else "RGBA" if clear else "RGB")
+        if picture.mode not in MODES:
+            raise ValueError(f"{path} has pixels of mode {picture.mode}; edits take {', '.join(MODES)}: convert it")
+        return cls(picture, image)
+
+
+def open_region(source: str, size: tuple[int, int]) -> Float[Tensor, "1 1 h w"]:
+    """Reads where an edit may change a picture.
+
+    Args:
+        source: A picture (white or opaque = may change) of the same size, or a box "left,top,right,bottom" in pixels,
+            or in shares of the sides where no number exceeds 1.
+        size: Height and width of the picture to edit.
+
+    Raises:
+        ValueError: The mask has another size, or the box lies outside or is empty.
+        FileNotFoundError: `source` is neither a box nor a file.
+    """
+    h, w = size
+    region = torch.zeros(1, 1, h, w)
+    numbers = _numbers(source)
+    if numbers is not None:
+        scale = [w, h, w, h] if max(numbers) <= 1 else [1, 1, 1, 1]
+        left, top, right, bottom = (round(n * s) for n, s in zip(numbers, scale, strict=True))
+        if not (0 <= left < right <= w and 0 <= top < bottom <= h):
+            raise ValueError(f"expected a box left,top,right,bottom within {w} x {h} pixels, found {source}")
+        region[..., top:bottom, left:right] = 1
+        return region
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"expected a mask's file or a box left,top,right,bottom, found {source!r}")
+    mask = ImageOps.exif_transpose(Image.open(source))
+    if mask.size != (w, h):
+        raise ValueError(f"the mask {source} has {mask.width} x {mask.height} pixels, the picture {w} x {h}")
+    alpha = mask.mode in ("LA", "RGBA") and np.asarray(mask.getchannel("A")).min() < 255
+    grey = np.asarray(mask.getchannel("A") if alpha else mask.convert("L"))
+    region[0, 0] = torch.from_numpy(grey.astype(np.float32) / 255 >= 0.5)
+    return region
+
+
+def _numbers(source: str) -> list[float] | None:
+    try:
+        numbers = [float(part) for part in source.split(",")]
+    except ValueError:
+        return None
+    return numbers if len(numbers) == 4 else None
+
+
+def window(region: Bool[Tensor, "h w"], margin: float = 0.5) -> tuple[slice, slice]:
+    """Chooses the part of the picture that the model sees: a square around the region, with a margin.
+
+    A region that no such square holds gets the whole picture.
+
+    Args:
+        region: Where the edit may change the picture; not empty.
+        margin: Context on each side, as a share of the region's longer side.
+    """
+    h, w = region.shape
+    rows, columns = region.any(1).nonzero(), region.any(0).nonzero()
+    (top, bottom), (left, right) = ((int(x.min()), int(x.max()) + 1) for x in (rows, columns))
+    side = max(bottom - top, right - left)
+    if side > min(h, w):
+        return slice(0, h), slice(0, w)
+    side = min(int(side * (1 + 2 * margin)) + 1, h, w)
+    y, x = (max(0, min((a + b - side) // 2, n - side)) for a, b, n in ((top, bottom, h), (left, right, w)))
+    return slice(y, y + side), slice(x, x + side)
+
+
+def feather(region: Float[Tensor, "1 1 h w"], radius: int) -> Float[Tensor, "1 1 h w"]:
+    """Softens a region inward only: 0 outside, rising to 1 over `radius` pixels inside."""
+    inside = region.clone()
+    for _ in range(radius):  # erode by one pixel at a time and count how deep each pixel lies
+        region = -F.max_pool2d(-F.pad(region, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        inside += region
+    return inside / (radius + 1)
+
+
+@torch.no_grad()
+def edit(
+    cascade: Cascade,
+    original: Original,
+    region: Float[Tensor, "1 1 h w"],
+    reps: Parts,
+    *,
+    keep: Sequence[str] = (),
+    caption: str | None = None,
+    seeds: Sequence[int] = (0,),
+    soften: int = 2,
+    progress: Progress | None = None,
+    **changes: Any,
+) -> list[Image.Image]:
+    """Redraws a region of a picture under new conditions.
+
+    The model sees a square around the region. Within it the kept pixels are a condition (``mask``, where the model has
+    it) and are held through the sampling; in the end all pixels outside the region are the file's own, bit for bit.
+
+    Args:
+        cascade: The model.
+        original: The picture.
+        region: 1 where it may change, at the picture's size.
+        reps: What the region should follow, one row (or one a seed).
+        keep: Conditions to take from the picture itself, such as its sketch.
+        caption: The picture's caption, if `keep` names a condition that reads one.
+        seeds: One a result.
+        soften: Pixels over which the edit fades in, inside the region.
+        progress: Wraps the steps.
+        **changes: Fields of `Sampling` that differ from the model's own.
+
+    Returns:
+        Pictures of the original's size and mode. An empty region gives the picture back.
+
+    Raises:
+        ValueError: The region's size is not the picture's.
+    """
+    h, w = original.image.shape[1:]
+    if region.shape[2:] != (h, w):
+        raise ValueError(f"the region has {region.shape[3]} x {region.shape[2]} pixels, the picture {w} x {h}")
+    if not region.any():
+        return [original.picture.copy() for _ in seeds]
+    rows, columns = window(region[0, 0] > 0)
+    size = cascade.stages[0].size
+    small = F.interpolate(original.image[None, :, rows, columns], (size, size), mode="bicubic", antialias=True)
+    small = small.clamp(-1, 1)
+    part = region[:, :, rows, columns]
+    free = (F.interpolate(part, (size, size), mode="bilinear", antialias=True) > 0).float()
+    batch = {"image": small, "region": free} | ({} if caption is None else {"caption": [caption]})
+    own = cascade.decompose(batch)
+    parts = own.pick(*keep) | reps
+    extra: dict[str, Any] = {}
+    if not free.all():  # a full region is plain generation
+        parts = parts | (own.pick("mask") if "mask" in own else {})
+        extra["locked"] = (small, 1 - free)
+    results = cascade.sample(parts, seeds=seeds, progress=progress, **extra, **changes).cpu()
+    patches = F.interpolate(results, part.shape[2:], mode="bicubic", antialias=True).clamp(-1, 1)
+    blend = feather(part, soften)[0, 0].numpy()
+    return [_paste(original.picture, patch, blend, rows, columns) for patch in patches]
+
+
+def _paste(
+    picture: Image.Image, patch: Float[Tensor, "3 h w"], blend: np.ndarray, rows: slice, columns: slice
+) -> Image.Image:
+    """Blends a patch into the picture's own pixels; where `blend` is 0 their bits stay."""
+    pixels = np.array(picture)
+    target = pixels[rows, columns]
+    colours = _as(picture, patch)
+    for channel in range(colours.shape[-1]):  # transparency, the last channel where there is one, stays
+        own = target if target.ndim == 2 else target[..., channel]
+        mixed = own + (colours[..., channel] - own) * blend
+        own[blend > 0] = np.rint(mixed).astype(own.dtype)[blend > 0]
+    result = Image.fromarray(pixels, None if picture.mode == "I;16" else picture.mode)
+    result.info = {key: value for key, value in picture.info.items() if key in ("icc_profile", "dpi", "gamma")}
+    return result
+
+
+def _as(picture: Image.Image, patch: Float[Tensor, "3 h w"]) -> np.ndarray:
+    """A patch in the picture's own colours and range, (h w c) float."""
+    unit = (patch.movedim(0, -1).numpy().astype(np.float64) + 1) / 2
+    if picture.mode in ("L", "LA", "I;16"):
+        luma = unit @ np.array([0.2126, 0.7152, 0.0722])
+        return np.asarray(luma[..., None] * (65535 if picture.mode == "I;16" else 255))
+    profile = picture.info.get("icc_profile")
+    if not profile:
+        return unit * 255
+    rgb = Image.fromarray(np.rint(unit * 255).astype(np.uint8), "RGB")
+    try:
+        theirs = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        converted = ImageCms.profileToProfile(rgb, ImageCms.createProfile("sRGB"), theirs)
+    except ImageCms.PyCMSError:  # a broken profile was ignored when the picture was read, too
+        converted = rgb
+    return np.array(converted, np.float64)
