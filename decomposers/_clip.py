@@ -1,0 +1,210 @@
+"""Loads CLIP models once for all decomposers that read with one."""
+
+import pickle
+import warnings
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from composer.pretrained import hub_file, load_tensors, locate
+
+from .tokens import Tokens, write
+
+DEFAULT_MODEL, DEFAULT_WEIGHTS = "ViT-L-14-336-quickgelu", "openai"
+_OPENAI_FACTS = ("input_resolution", "context_length", "vocab_size")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A frozen CLIP and how it reads.
+
+    Runs on the device of what it reads, in float32, without gradients and outside autocast: its attention is
+    sequence-first, which autocast makes many times slower on a CPU.
+
+    Attributes:
+        network: open_clip's model.
+        tokens: Its tokenizer; None where its captions aren't CLIP's word pieces.
+        size: Side of the images that it reads, in pixels.
+        mean: Of its training images, a channel, for values in [0, 1].
+        std: The same for the standard deviation.
+    """
+
+    network: nn.Module
+    tokens: Tokens | None
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @torch.no_grad()
+    def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+        """Encodes images in [-1, 1], their middle at the model's size: antialiased bicubic, as CLIP has it."""
+        scale = max(self.size[0] / image.shape[2], self.size[1] / image.shape[3])
+        inner = [max(side, round(n * scale)) for side, n in zip(self.size, image.shape[2:], strict=True)]
+        x = image.float()
+        if inner != list(image.shape[2:]):
+            x = F.interpolate(x, inner, mode="bicubic", antialias=True).clamp(-1, 1)
+        top, left = ((n - side) // 2 for n, side in zip(inner, self.size, strict=True))
+        x = x[:, :, top : top + self.size[0], left : left + self.size[1]]
+        mean, std = (x.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
+        network: Any = self.network.to(image.device)
+        with torch.autocast(image.device.type, enabled=False):
+            features: Tensor = network.encode_image(((x + 1) / 2 - mean) / std)
+        return features.to(image.dtype)
+
+    @torch.no_grad()
+    def encode_text(
+        self, captions: Sequence[str], device: torch.device
+    ) -> tuple[Float[Tensor, "b n w"], Float[Tensor, "b d"], Float[Tensor, "b n"]]:
+        """Encodes captions.
+
+        Returns:
+            Word embeddings after the last norm and before the projection; sentence embeddings, projected; a mask that
+            is 1 where there is a word. All are zero where the caption is empty.
+        """
+        if self.tokens is None:
+            raise ValueError("this model has a tokenizer of its own; captions want one with CLIP's word pieces")
+        ids, real = self.tokens({"caption": captions}).to(device).unbind(-1)
+        network: Any = self.network.to(device)
+        with torch.autocast(device.type, enabled=False):
+            out = network.forward_intermediates(text=ids, text_indices=1, normalize_intermediates=True, normalize=False)
+        mask = real.float()
+        return out["text_intermediates"][-1] * mask[..., None], out["text_features"] * mask[:, :1], mask
+
+
+def load_clip(model: str, weights: str, who: str) -> Clip:
+    """Loads a CLIP, or gives the one that is loaded already.
+
+    Args:
+        model: open_clip's name of an architecture; weights that know their own (a folder, OpenAI's) overrule it.
+        weights: A tag that open_clip knows for `model`, fetched on first use; or the source (see `locate`) of
+
+            - a folder with ``open_clip_config.json`` and ``open_clip_model.safetensors``, and ``words.txt`` where it
+              counts its word pieces compactly (see `Tokens`),
+            - OpenAI's archive (``ViT-L-14.pt``),
+            - a file of tensors for `model`.
+        who: Who wants it, for error messages.
+
+    Raises:
+        FileNotFoundError: The weights are not here and cannot be fetched.
+        ValueError: The weights would run code, or don't fit the model.
+    """
+    import open_clip
+
+    if weights in open_clip.list_pretrained_tags_by_model(model):
+        facts = open_clip.get_pretrained_cfg(model, weights)
+        repo, _, file = facts["hf_hub"].rpartition("/")
+        file = file or "open_clip_model.safetensors"
+        path = hub_file(repo, file, revision=None, wanted=f"{file} of {model}, {weights}", who=who)
+        return _load_file(path, model, bool(facts.get("quick_gelu")), tuple(facts["mean"]), tuple(facts["std"]))
+    path = locate(weights, wanted="CLIP weights", who=who)
+    if path.is_dir():
+        return _load_folder(path)
+    if _is_openai(path):
+        return _load_openai(path)
+    return _load_file(path, model, None, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+
+
+@lru_cache(maxsize=4)
+def _load_folder(path: Path) -> Clip:
+    import open_clip
+
+    for file in ("open_clip_config.json", "open_clip_model.safetensors"):
+        if not (path / file).is_file():
+            raise FileNotFoundError(
+                f"a CLIP folder holds open_clip_config.json and open_clip_model.safetensors; {path} lacks {file}"
+            )
+    network = open_clip.create_model(f"local-dir:{path}", require_pretrained=True)
+    own = open_clip.get_model_config(f"local-dir:{path}")["text_cfg"].keys() & {"hf_tokenizer_name", "hf_model_name"}
+    words = path / "words.txt"
+    facts = open_clip.get_model_preprocess_cfg(network)
+    return _frozen(network, facts["mean"], facts["std"], not own, str(words) if words.exists() else None)
+
+
+@lru_cache(maxsize=4)
+def _load_file(
+    path: Path, model: str, quick_gelu: bool | None, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Clip:
+    import open_clip
+
+    config = open_clip.get_model_config(model)
+    if config is None:
+        raise ValueError(f"open_clip knows no architecture {model!r}; open_clip.list_models() lists them")
+    forced = {} if quick_gelu is None else {"quick_gelu": quick_gelu}
+    try:
+        network = open_clip.create_model(model, pretrained=str(path), **forced)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} is refused: it holds pickled objects that may run code; use safetensors") from error
+    own = config["text_cfg"].keys() & {"hf_tokenizer_name", "hf_model_name"}
+    return _frozen(network, mean, std, not own, None)
+
+
+@lru_cache(maxsize=4)
+def _load_openai(path: Path) -> Clip:
+    """OpenAI's models use the quick approximation of GELU, which no shape in the file tells."""
+    import open_clip
+    from open_clip.model import build_model_from_openai_state_dict
+
+    state = _read_torchscript(path) if _is_torchscript(path) else load_tensors(path)
+    network = build_model_from_openai_state_dict(dict(state), quick_gelu=True, cast_dtype=None).float()
+    return _frozen(network, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD, True, None)
+
+
+def _read_torchscript(path: Path) -> dict[str, Tensor]:
+    load: Any = torch.jit.load
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # deprecated, but the files are what they are
+        return dict(load(path, map_location="cpu").state_dict())
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _is_openai(path: Path) -> bool:
+    if path.suffix == ".safetensors":
+        return False
+    return _is_torchscript(path) or all(name in load_tensors(path) for name in _OPENAI_FACTS)
+
+
+def _frozen(network: Any, mean: Sequence[float], std: Sequence[float], reads: bool, words: str | None) -> Clip:
+    network.eval().requires_grad_(False)
+    size = network.visual.image_size
+    length = getattr(network, "context_length", None) or network.text.context_length
+    return Clip(
+        network=network,
+        tokens=Tokens(length, words) if reads else None,
+        size=(size, size) if isinstance(size, int) else tuple(size),
+        mean=tuple(mean),
+        std=tuple(std),
+    )
+
+
+def barcode(value: Float[Tensor, "b d"], label: str) -> Float[Tensor, "b 3 h w"]:
+    """Draws embeddings, which have no picture, as columns of colour: equal columns, equal numbers.
+
+    Args:
+        value: Drawn in units of its root mean square; blue below zero, red above.
+        label: Written beneath, so that nobody takes it for a picture.
+    """
+    x = value.detach().float().cpu()
+    x = x / x.square().mean(1, keepdim=True).sqrt().clamp(min=1e-8)
+    colours = torch.stack([x.tanh(), -x.abs().tanh(), (-x).tanh()], 1)
+    columns = F.interpolate(colours, 128, mode="nearest")[:, :, None].expand(-1, -1, 112, -1)
+    words = write([label])[:, :, :16].expand(len(x), -1, -1, -1)
+    return torch.cat([columns, words], 2).to(value.device)
+
+
+def cosine_distance(wanted: Float[Tensor, "b d"], got: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
+    """1 - cosine: 0 where both point the same way, 1 at a right angle, 2 at the most."""
+    return 1 - F.cosine_similarity(wanted.float(), got.float(), dim=1)

@@ -1,0 +1,50 @@
+"""Captions as CLIP's word and sentence embeddings."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from composer.decomposition import Batch, Decomposer
+
+from ._clip import DEFAULT_MODEL, DEFAULT_WEIGHTS, barcode, cosine_distance, load_clip
+from .tokens import captions_device
+
+
+class Caption(Decomposer):
+    """CLIP's reading of a caption: one embedding a word piece, then the sentence's (Composer, section 2.1).
+
+    Words are taken after the text tower's last norm, before its projection. The narrower of word and sentence embedding
+    is filled up with zeros. A row without a caption is all zeros. The weights load on first use.
+
+    Args:
+        model: open_clip's name of an architecture; weights that know their own overrule it.
+        weights: open_clip's tag, or a folder, file, ``asset:`` or ``hub:`` name (see `load_clip`).
+    """
+
+    def __init__(self, model: str = DEFAULT_MODEL, weights: str = DEFAULT_WEIGHTS):
+        super().__init__()
+        self.model, self.weights = model, weights
+
+    def can_read(self, batch: Batch) -> bool:
+        return "caption" in batch
+
+    def forward(self, batch: Batch) -> Float[Tensor, "b n d"]:
+        """Reads the captions.
+
+        Returns:
+            The word embeddings, then the sentence embedding; the last channel is 1 where there is one.
+        """
+        clip = load_clip(self.model, self.weights, "Caption")
+        words, sentence, mask = clip.encode_text(batch["caption"], captions_device(batch))
+        width = max(words.shape[2], sentence.shape[1])
+        entries = [F.pad(words, (0, width - words.shape[2])), F.pad(sentence, (0, width - sentence.shape[1]))[:, None]]
+        return torch.cat([torch.cat(entries, 1), torch.cat([mask, mask[:, :1]], 1)[..., None]], 2)
+
+    def preview(self, value: Float[Tensor, "b n d"]) -> Float[Tensor, "b 3 h w"]:
+        """Draws the sentence embedding's numbers: an embedding has no picture."""
+        return barcode(value[:, -1, :-1], "caption (numbers)")
+
+    def distance(self, wanted: Float[Tensor, "b n d"], got: Float[Tensor, "b n d"]) -> Float[Tensor, " b"]:
+        """1 - cosine of the sentence embeddings."""
+        return cosine_distance(wanted[:, -1, :-1], got[:, -1, :-1])

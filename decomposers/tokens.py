@@ -1,0 +1,112 @@
+"""Captions as ids of word pieces."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from composer.decomposition import Batch, Decomposer
+from composer.pretrained import locate
+
+_START, _END, _UNKNOWN = 49406, 49407, -1
+
+
+@lru_cache(maxsize=1)
+def _bpe() -> Any:
+    from open_clip import SimpleTokenizer
+
+    return SimpleTokenizer()
+
+
+class Tokens(Decomposer):
+    """Ids of a caption's byte-pair pieces, for a text transformer that trains with the model (GLIDE, section 2.2).
+
+    The pieces are CLIP's (Radford et al. 2021): start, pieces, end, then zeros. A row without a caption is all zeros,
+    its mask too. A caption that is too long is cut, its end piece kept.
+
+    Args:
+        length: Pieces a caption, start and end included.
+        words: A text file with one word a line (see `locate`). The ids then count the pieces of these words alone: 0
+            padding, 1 everything unknown, the words' pieces in the file's order, start, end. A small model needs no
+            embedding of 49,408 rows. None keeps CLIP's ids.
+    """
+
+    def __init__(self, length: int = 77, words: str | None = None):
+        super().__init__()
+        if length < 2:
+            raise ValueError(f"a caption takes at least its start and its end, found length={length}")
+        self.length = length
+        self._compact = None if words is None else _compact(words)
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Number of ids, which is one more than the end's: the rows that an embedding needs."""
+        return _END + 1 if self._compact is None else len(self._compact) + 2
+
+    def can_read(self, batch: Batch) -> bool:
+        return "caption" in batch
+
+    def forward(self, batch: Batch) -> Int[Tensor, "b n 2"]:
+        """Reads the captions; the last channel is 1 where there is a piece."""
+        rows = [self.encode(caption) for caption in batch["caption"]]
+        return torch.stack(rows).to(captions_device(batch))
+
+    def encode(self, caption: str) -> Int[Tensor, "n 2"]:
+        """Reads one caption."""
+        value = torch.zeros(self.length, 2, dtype=torch.long)
+        if caption:
+            ids = [_START, *_bpe().encode(caption)[: self.length - 2], _END]
+            if self._compact is not None:
+                ids = [self._compact.get(piece, 1) for piece in ids]
+            value[: len(ids), 0], value[: len(ids), 1] = torch.tensor(ids), 1
+        return value
+
+    def decode(self, value: Int[Tensor, "n 2"]) -> str:
+        """Spells one row's pieces; unknown ones as a question mark."""
+        ids: list[int] = value[value[:, 1].bool(), 0].tolist()
+        if self._compact is not None:
+            pieces = {i: piece for piece, i in self._compact.items()}
+            ids = [pieces.get(i, _UNKNOWN) for i in ids]
+        return "".join("? " if i == _UNKNOWN else _bpe().decode([i]) for i in ids if i not in (_START, _END)).strip()
+
+    def preview(self, value: Int[Tensor, "b n 2"]) -> Float[Tensor, "b 3 h w"]:
+        """Writes the caption, as far as its pieces are known."""
+        return write([self.decode(row) for row in value.cpu()]).to(value.device)
+
+    def distance(self, wanted: Int[Tensor, "b n 2"], got: Int[Tensor, "b n 2"]) -> Float[Tensor, " b"]:
+        """Share of the pieces that differ, of those that either caption has."""
+        real = (wanted[..., 1] | got[..., 1]).bool()
+        return ((wanted[..., 0] != got[..., 0]) & real).sum(1).float() / real.sum(1).clamp(min=1)
+
+
+def captions_device(batch: Batch) -> torch.device:
+    """Where what is read from captions goes: to the images beside them, else to the CPU."""
+    device: torch.device = batch["image"].device if "image" in batch else torch.device("cpu")
+    return device
+
+
+def _compact(words: str) -> dict[int, int]:
+    """CLIP's id -> the compact one, for the pieces of the words in a file."""
+    text = locate(words, wanted="a text file with one word a line", who="Tokens").read_text(encoding="utf-8")
+    pieces = dict.fromkeys(piece for word in text.split() for piece in _bpe().encode(word))
+    return {piece: i for i, piece in enumerate([*pieces, _START, _END], start=2)}
+
+
+def write(texts: Sequence[str], size: int = 128) -> Float[Tensor, "b 3 h w"]:
+    """Writes texts in dark on light, wrapped, one picture each."""
+    import textwrap
+
+    from PIL import Image, ImageDraw, ImageFont
+    from torchvision.transforms.functional import pil_to_tensor
+
+    font = ImageFont.load_default(size / 11)
+    columns = int(size / font.getlength("n")) - 1
+    pictures = []
+    for text in texts:
+        picture = Image.new("RGB", (size, size), "#f4f1ea")
+        ImageDraw.Draw(picture).multiline_text((4, 4), textwrap.fill(text, columns), fill="#222", font=font, spacing=2)
+        pictures.append(pil_to_tensor(picture))
+    return torch.stack(pictures).float() / 127.5 - 1
