@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 Batch = dict[str, Any]
@@ -17,6 +17,7 @@ Batch = dict[str, Any]
 - ``seed``: (b,) int64, one number a sample; present while training and validating. A decomposer that draws at
   random draws from it (see `draw`) and takes its deterministic choice where it is absent.
 - a tensor under a representation's own name takes the place of its extraction.
+- ``known``: name -> (b,) bool, the rows that hold such a tensor, for names where only some do.
 """
 
 Representations = dict[str, Tensor]
@@ -71,15 +72,40 @@ class Decomposition(nn.ModuleDict):
     def forward(self, batch: Batch) -> Representations:
         """Extracts every representation that `batch` allows.
 
-        A tensor that the batch already holds under a representation's name passes through unchanged.
+        A tensor that the batch already holds under a representation's name passes through unchanged. Where only some
+        rows hold it, the others are extracted if they can be, and stay zero if not (see `known`).
         """
         device = batch["image"].device.type if "image" in batch else "cpu"
         with torch.autocast(device, enabled=False):
             return {
-                name: batch[name] if isinstance(batch.get(name), Tensor) else decomposer(batch)
+                name: _extract(name, decomposer, batch)
                 for name, decomposer in self.named()
                 if isinstance(batch.get(name), Tensor) or decomposer.can_read(batch)
             }
+
+    def known(self, batch: Batch) -> dict[str, Bool[Tensor, " b"]]:
+        """Which rows have a representation, for those names where some have none even after `forward`."""
+        readable = {name for name, decomposer in self.named() if decomposer.can_read(batch)}
+        return {name: rows for name, rows in batch.get("known", {}).items() if name not in readable}
+
+
+def _extract(name: str, decomposer: Decomposer, batch: Batch) -> Tensor:
+    column, known = batch.get(name), batch.get("known", {}).get(name)
+    if not isinstance(column, Tensor):
+        extracted: Tensor = decomposer(batch)
+        return extracted
+    if known is None or not decomposer.can_read(batch):
+        return column
+    others: Tensor = decomposer(_rows(batch, ~known))
+    return column.index_put((~known,), others.to(column.dtype))
+
+
+def _rows(batch: Batch, rows: Bool[Tensor, " b"]) -> Batch:
+    """The chosen rows of what belongs to rows: tensors and lists."""
+    chosen = rows.tolist()
+    part: Batch = {key: value[rows] for key, value in batch.items() if isinstance(value, Tensor)}
+    lists = {key: value for key, value in batch.items() if isinstance(value, list)}
+    return part | {key: [x for x, keep in zip(value, chosen, strict=True) if keep] for key, value in lists.items()}
 
 
 def draw(seed: Tensor, stream: int, high: int) -> Tensor:

@@ -1,0 +1,207 @@
+"""Datasets: rows that are functions of (index, seed) alone."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from .decomposition import Batch
+from .images import load_rgb, resize
+
+Row = dict[str, Any]
+"""One row of a `Batch`, without the batch axis: ``image`` (3 h w), ``caption``, and what the dataset knows beyond."""
+
+
+class ImageDataset(Dataset[Row], ABC):
+    """Images with captions, and representations where the dataset knows them.
+
+    A row depends on its index and its seed alone, never on a generator with a state, a worker or the order of calls.
+    This is what makes training resumable.
+
+    Attributes:
+        columns: Names of the representations that some rows hold as tensors. They take the place of extraction.
+    """
+
+    columns: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def row(self, index: int, seed: int) -> Row:
+        """Gives one row: ``image``, ``caption`` and tensors named in `columns`.
+
+        Args:
+            index: In [0, len(self)).
+            seed: What everything drawn at random in this row is drawn from.
+        """
+
+    def __getitem__(self, key: tuple[int, int]) -> Row:
+        index, seed = key
+        return {**self.row(index, seed), "seed": torch.tensor(seed, dtype=torch.int64)}
+
+    def list_skipped_in(self, path: Path) -> None:
+        """Says which file to list refused images in; nothing to do unless a dataset reads files."""
+
+
+def collate(rows: Sequence[Row]) -> Batch:
+    """Joins rows to a batch; tensors are stacked, everything else is listed.
+
+    A tensor that only some rows hold is zero in the others, and ``batch["known"][name]``, (b,) bool, says which rows
+    hold it. Names that every row holds, or none, have no entry there.
+    """
+    batch: Batch = {"known": {}}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        example = next(value for value in values if value is not None)
+        if not isinstance(example, Tensor):
+            batch[name] = values
+            continue
+        if any(value is None for value in values):
+            batch["known"][name] = torch.tensor([value is not None for value in values])
+        batch[name] = torch.stack([torch.zeros_like(example) if value is None else value for value in values])
+    return batch
+
+
+def generator(seed: int) -> torch.Generator:
+    """A generator on the CPU that starts at `seed`."""
+    return torch.Generator().manual_seed(seed)
+
+
+class SceneImages(ImageDataset):
+    """Procedural scenes (`composer.scenes`) with their depth and instances, rendered when asked for.
+
+    Args:
+        split: ``train``, ``val`` or ``novel``.
+        size: Side in pixels.
+        count: Number of scenes. Up to 1024 stay in memory once rendered, so that validation renders them once.
+        seed: Of the scenes' content; the row's own seed draws nothing here.
+    """
+
+    columns = frozenset({"depth", "instances"})
+    CHUNK = 32
+    CACHED = 1024
+
+    def __init__(self, split: str, size: int, count: int, seed: int = 0):
+        self.split, self.size, self.count, self.seed = split, size, count, seed
+        self._chunks: dict[int, Batch] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def row(self, index: int, seed: int) -> Row:
+        if self.count > self.CACHED:
+            batch, i = self._render(range(index, index + 1)), 0
+        else:
+            chunk, i = divmod(index, self.CHUNK)
+            if chunk not in self._chunks:
+                start = chunk * self.CHUNK
+                self._chunks[chunk] = self._render(range(start, min(start + self.CHUNK, self.count)))
+            batch = self._chunks[chunk]
+        return {name: batch[name][i] for name in ("image", "caption", *sorted(self.columns))}
+
+    def _render(self, indices: range) -> Batch:
+        from .scenes import render_batch
+
+        return render_batch(self.split, list(indices), self.size, self.seed)
+
+
+PHOTOGRAPHS = {
+    "astronaut.png": "a photograph of an astronaut",
+    "chelsea.png": "a photograph of a tabby cat",
+    "coffee.png": "a photograph of a cup of coffee on a wooden table",
+    "hubble_deep_field.jpg": "a photograph of distant galaxies",
+    "ihc.png": "a photograph of stained tissue under a microscope",
+    "retina.jpg": "a photograph of a human retina",
+    "rocket.jpg": "a photograph of a rocket launch at dusk",
+}
+"""The colour photographs with a free licence that scikit-image ships; see assets/PHOTOGRAPHS.md for their sources."""
+
+
+class Photographs(ImageDataset):
+    """Random crops of the photographs that scikit-image ships: real images without a download.
+
+    Args:
+        size: Side in pixels.
+        names: File names out of `PHOTOGRAPHS`; None takes all.
+        smallest: Least side of a crop, as a share of the photograph's shorter side; sizes are drawn log-uniformly.
+    """
+
+    def __init__(self, size: int, names: Sequence[str] | None = None, smallest: float = 0.4):
+        self.size, self.names, self.smallest = size, list(PHOTOGRAPHS if names is None else names), smallest
+        unknown = sorted(set(self.names) - PHOTOGRAPHS.keys())
+        if unknown or not self.names:
+            raise ValueError(
+                f"expected photographs among {', '.join(PHOTOGRAPHS)}; found {', '.join(unknown) or 'none'}"
+            )
+        if not 0 < smallest <= 1:
+            raise ValueError(f"smallest is a share in (0, 1], found {smallest}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def row(self, index: int, seed: int) -> Row:
+        name, draw = self.names[index], generator(seed)
+        pixels = _photograph(name)
+        h, w = pixels.shape[1:]
+        side = round(min(h, w) * self.smallest ** float(torch.rand((), generator=draw)))
+        y = int(torch.randint(h - side + 1, (), generator=draw))
+        x = int(torch.randint(w - side + 1, (), generator=draw))
+        image = resize(pixels[:, y : y + side, x : x + side].float() / 127.5 - 1, self.size)
+        if torch.rand((), generator=draw) < 0.5:
+            image = image.flip(-1)
+        return {"image": image, "caption": PHOTOGRAPHS[name]}
+
+
+@cache
+def _photograph(name: str) -> UInt8[Tensor, "3 h w"]:
+    found = find_spec("skimage")  # only its folder: importing it costs half a second
+    if found is None or found.origin is None:
+        raise FileNotFoundError(
+            "the photographs come with scikit-image, which is not installed: pip install scikit-image"
+        )
+    image = load_rgb(Path(found.origin).parent / "data" / name).image
+    return ((image + 1) * 127.5).round().to(torch.uint8)
+
+
+class Mixture(ImageDataset):
+    """Several datasets as one, each with a share of the rows.
+
+    An epoch holds every dataset in exact proportion to its weight. It is as long as the dataset that is largest for its
+    weight needs to be seen once; the others repeat, with other seeds.
+
+    Args:
+        datasets: The parts.
+        weights: One positive number a part, in any unit.
+    """
+
+    def __init__(self, datasets: Sequence[ImageDataset], weights: Sequence[float]):
+        if len(datasets) != len(weights) or not datasets or min(weights) <= 0:
+            raise ValueError(
+                f"expected one positive weight a dataset, found {list(weights)} for {len(datasets)} datasets"
+            )
+        self.datasets = list(datasets)
+        self.columns = frozenset().union(*(dataset.columns for dataset in datasets))
+        scale = max(len(dataset) / weight for dataset, weight in zip(datasets, weights, strict=True))
+        self.counts = [max(1, round(weight * scale)) for weight in weights]
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def row(self, index: int, seed: int) -> Row:
+        for dataset, count in zip(self.datasets, self.counts, strict=True):
+            if index < count:
+                return dataset.row(index % len(dataset), seed)
+            index -= count
+        raise IndexError(f"a mixture of {len(self)} rows has no row {index + len(self)}")
+
+    def list_skipped_in(self, path: Path) -> None:
+        for dataset in self.datasets:
+            dataset.list_skipped_in(path)

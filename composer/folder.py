@@ -1,0 +1,215 @@
+"""A folder of images with captions, as people have them."""
+
+import json
+import logging
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from torch import Tensor
+
+from .datasets import ImageDataset, Row, generator
+from .decomposition import draw
+from .images import SUFFIXES, Reason, Refused, load_rgb, resize_and_crop
+
+log = logging.getLogger(__name__)
+
+Item = tuple[Path, str]
+"""An image and its caption."""
+
+
+class Ledger:
+    """Counts refused files, names them, and ends the run when there are too many.
+
+    Every worker process keeps its own, so that nothing has to be shared.
+
+    Args:
+        window: How many of the last files are looked at.
+        share: The run ends when more than this share of `window` was refused.
+    """
+
+    def __init__(self, window: int = 10_000, share: float = 0.05):
+        self.recent: deque[bool] = deque(maxlen=window)
+        self.allowed = share * window
+        self.refused = self.bad = 0
+        self.listed: set[Path] = set()
+        self.path: Path | None = None
+
+    def good(self) -> None:
+        """Counts a file that was read."""
+        self._count(False)
+
+    def refuse(self, error: Refused) -> None:
+        """Counts a refused file, logs the first and every 1,000th, and lists each once.
+
+        Raises:
+            ValueError: Too many of the last files were refused.
+        """
+        self._count(True)
+        self.refused += 1
+        if self.refused == 1 or self.refused % 1000 == 0:
+            log.warning("%s; %d refused so far, each replaced by another", error, self.refused)
+        if self.path is not None and error.path not in self.listed:
+            self.listed.add(error.path)
+            entry = {"file": str(error.path), "reason": error.reason.name.lower(), "detail": error.detail}
+            with self.path.open("a") as file:  # one write a line: workers append to the same file
+                file.write(json.dumps(entry) + "\n")
+        if self.bad > self.allowed:
+            raise ValueError(
+                f"expected at most {self.allowed:.0f} refused files among the last {self.recent.maxlen:,}, "
+                f"found {self.bad}; the last one: {error}. "
+                + (f"All are listed in {self.path}." if self.path else "Remove or convert them.")
+            )
+
+    def _count(self, bad: bool) -> None:
+        self.bad += bad - (self.recent[0] if len(self.recent) == self.recent.maxlen else 0)
+        self.recent.append(bad)
+
+
+class ImageFolder(ImageDataset):
+    """A folder of images, searched recursively, each captioned by a ``.txt`` beside it or by ``metadata.jsonl``.
+
+    Where ``metadata.jsonl`` lies in the folder, it is the list of images: one object a line with ``file_name``,
+    relative to the folder, and ``caption`` or ``text``. A caption beside the image goes before the one in the list.
+
+    A representation that is already known lies beside its image as ``<stem>.<name>.npy`` and becomes a float32 column.
+    It has to fit the image's pixels, so columns need images of just the wanted size and no flips.
+
+    A file that `load_rgb` refuses is replaced by another one, the same in every run.
+
+    Args:
+        path: The folder.
+        size: Side of the square images that it gives, in pixels.
+        captions: What an image without a caption does: raise an error here, or have the caption "".
+        crop: Which square of an image is taken: the one at the centre, or one drawn from the row's seed.
+        flip: Mirror half of the rows, drawn from the row's seed.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or it holds no images.
+        ValueError: Captions are missing, or columns next to a random crop or flips.
+    """
+
+    ATTEMPTS = 64
+
+    def __init__(
+        self,
+        path: str,
+        size: int,
+        captions: Literal["error", "empty"] = "error",
+        crop: Literal["centre", "random"] = "centre",
+        flip: bool = False,
+    ):
+        self.folder, self.size, self.crop, self.flip = Path(path), size, crop, flip
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"expected a folder of images at {path}, found no folder")
+        self.items = list(_items(self.folder))
+        if not self.items:
+            raise FileNotFoundError(f"expected images ({' '.join(sorted(SUFFIXES))}) in {path}, found none")
+        missing = [image for image, caption in self.items if not caption]
+        if missing and captions == "error":
+            raise ValueError(
+                f"expected a caption for each of the {len(self.items)} images in {path}, found none for "
+                f"{len(missing)}, such as {missing[0].name}. Write it to {missing[0].stem}.txt or to metadata.jsonl, let "
+                "composer.captions.caption_folder write them, or pass captions='empty'"
+            )
+        self.sidecars = _sidecars(self.folder)
+        self.columns = frozenset(name for names in self.sidecars.values() for name in names)
+        if reserved := self.columns & {"image", "caption", "seed", "known"}:
+            raise ValueError(f"expected columns named after representations in {path}, found {', '.join(reserved)}")
+        if self.columns and (flip or crop == "random"):
+            raise ValueError(
+                f"found columns ({', '.join(sorted(self.columns))}) beside the images in {path}; they would no longer "
+                "fit a random crop or a mirrored image: pass crop='centre' and flip=False"
+            )
+        self.ledger = Ledger()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def list_skipped_in(self, path: Path) -> None:
+        self.ledger.path = path
+
+    def row(self, index: int, seed: int) -> Row:
+        for attempt in range(self.ATTEMPTS):
+            try:
+                row = self._read(index, seed)
+            except Refused as error:
+                self.ledger.refuse(error)
+                refused = error
+                index = int(draw(torch.tensor([index]), attempt, len(self)))
+            else:
+                self.ledger.good()
+                return row
+        raise ValueError(f"expected images in {self.folder}, found {self.ATTEMPTS} refused ones in a row; {refused}")
+
+    def _read(self, index: int, seed: int) -> Row:
+        path, caption = self.items[index]
+        full = load_rgb(path, self.size).image
+        names = self.sidecars.get(path.with_suffix(""), [])
+        if names and full.shape[1:] != (self.size, self.size):
+            raise ValueError(
+                f"expected {path} to be {self.size} x {self.size}, as columns ({', '.join(names)}) lie beside it; "
+                f"found {full.shape[2]} x {full.shape[1]}"
+            )
+        random = generator(seed)
+        image = resize_and_crop(full, self.size, random if self.crop == "random" else None)
+        if self.flip and torch.rand((), generator=random) < 0.5:
+            image = image.flip(-1)
+        return {"image": image, "caption": caption, **{name: _column(path, name) for name in names}}
+
+
+def _items(folder: Path) -> Iterator[Item]:
+    listing = folder / "metadata.jsonl"
+    if not listing.exists():
+        for path in sorted(folder.rglob("*")):
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+                yield path, _sidecar_caption(path)
+        return
+    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip():
+            yield _listed(folder, line, f"{listing}, line {number}")
+
+
+def _listed(folder: Path, line: str, where: str) -> Item:
+    try:
+        entry = json.loads(line)
+        name = entry["file_name"]
+        caption = entry.get("caption", entry.get("text")) or ""
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'{where}: expected an object such as {{"file_name": ..., "caption": ...}}, found {line!r}'
+        ) from error
+    path = folder / str(name)
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"{where}: expected a file_name inside the folder, found {name}")
+    return path, _sidecar_caption(path) or str(caption).strip()
+
+
+def _sidecar_caption(image: Path) -> str:
+    path = image.with_suffix(".txt")
+    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+
+
+def _sidecars(folder: Path) -> dict[Path, list[str]]:
+    """Stem of an image -> names of the columns beside it."""
+    found: dict[Path, list[str]] = {}
+    for path in sorted(folder.rglob("*.npy")):
+        stem, _, name = path.stem.rpartition(".")
+        if stem and name.isidentifier():
+            found.setdefault(path.parent / stem, []).append(name)
+    return found
+
+
+def _column(image: Path, name: str) -> Float32[Tensor, "..."]:
+    path = image.with_name(f"{image.stem}.{name}.npy")
+    try:
+        values = np.load(path, allow_pickle=False).astype(np.float32)
+    except (OSError, ValueError, EOFError) as error:
+        raise Refused(path, Reason.DAMAGED, str(error)) from error
+    if not np.isfinite(values).all():
+        raise Refused(path, Reason.NOT_FINITE)
+    return torch.from_numpy(values)
