@@ -2,3 +2,8 @@ from .agreement import Agreement as Agreement
 from .caption import Caption as Caption
 from .semantics import Semantics as Semantics
 from .tokens import Tokens as Tokens
+from .depth import Depth as Depth
+from .reader import SceneDepth as SceneDepth
+from .reader import SceneInstances as SceneInstances
+from .rfdetr import RFDETR as RFDETR
+from .yolo import YOLO as YOLO

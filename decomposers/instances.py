@@ -1,0 +1,78 @@
+"""What every map of instances shares: how a person looks at it, and how far two are apart."""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from composer.decomposition import Decomposer
+
+
+class InstanceMaps(Decomposer):
+    """Decomposers to (b 2 h w): category id (0 = none), then instance id (0 = none); what stands in front wins a pixel.
+
+    Attributes:
+        names: Names of the categories 1, 2, ...; empty where unknown.
+    """
+
+    names: tuple[str, ...] = ()
+
+    def preview(self, value: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Each instance in a colour of its own, the hue near its category's, with white borders on black."""
+        category, ids = value.round().long().unbind(1)
+        hue = (category * GOLDEN + ids * 0.07) % 1
+        brightness = 0.55 + 0.4 * ((ids * GOLDEN) % 1)
+        colour = hue_to_rgb(hue) * brightness[:, None]
+        colour = torch.where(outlines(ids)[:, None], torch.ones_like(colour), colour)
+        return torch.where((category > 0)[:, None], colour, torch.zeros_like(colour)) * 2 - 1
+
+    def distance(self, wanted: Float[Tensor, "b 2 h w"], got: Float[Tensor, "b 2 h w"]) -> Float[Tensor, " b"]:
+        """1 minus the mean intersection over union of the categories present in either map; 0 where both are empty.
+
+        Instance ids are names without an order, so they do not enter: this asks what is where, not how it is counted.
+        """
+        a, b = (value[:, 0].flatten(1).round().long() for value in (wanted, got))
+        kinds = 1 + max(int(a.max()), int(b.max()))
+        both = count(torch.where(a == b, a, 0), kinds)
+        either = count(a, kinds) + count(b, kinds) - both
+        present = either > 0
+        iou = both / either.clamp(min=1)
+        return ((1 - iou) * present).sum(1) / present.sum(1).clamp(min=1)
+
+
+GOLDEN = 0.618033988749895
+"""Multiples of the golden ratio, modulo 1, stay far apart: neighbouring ids get distant hues."""
+
+
+def hue_to_rgb(hue: Float[Tensor, "b h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Fully saturated colours of hues in [0, 1), as red, green, blue in [0, 1]."""
+    offset = torch.tensor([5.0, 3.0, 1.0], device=hue.device)[:, None, None]
+    k = (offset + hue[:, None] * 6) % 6
+    return 1 - torch.minimum(k, 4 - k).clamp(0, 1)
+
+
+def outlines(ids: Int[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
+    """Pixels of an instance that touch, on the right or below, a pixel that is not its own."""
+    beyond = F.pad(ids, (0, 1, 0, 1))
+    return (ids > 0) & ((beyond[:, :-1, 1:] != ids) | (beyond[:, 1:, :-1] != ids))
+
+
+def count(ids: Int[Tensor, "b n"], kinds: int) -> Int[Tensor, "b k"]:
+    """How often each of the ids 1, 2, ..., kinds - 1 occurs in each row."""
+    rows = torch.arange(len(ids), device=ids.device)[:, None] * kinds
+    return torch.bincount((ids + rows).flatten(), minlength=len(ids) * kinds).view(len(ids), kinds)[:, 1:]
+
+
+def paint(masks: Bool[Tensor, "n h w"], categories: Int[Tensor, " n"], size: tuple[int, int]) -> Float[Tensor, "2 h w"]:
+    """Lays detected masks over each other, the first in front.
+
+    Args:
+        masks: One mask a detection, best score first.
+        categories: Their category ids, from 1.
+        size: Height and width, needed where there is no mask.
+    """
+    if not len(masks):
+        return torch.zeros(2, *size, device=masks.device)
+    front = masks.to(torch.uint8).argmax(0)
+    anything = masks.any(0)
+    return torch.stack([categories[front] * anything, (front + 1) * anything]).float()

@@ -1,0 +1,72 @@
+"""Depth and instances of Scenes, read back from any picture of one by the small network that ships."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from composer.decomposition import Batch, robust_normalise
+from composer.pretrained import locate
+from composer.reader import CATEGORIES, READ_SIZE, Reading, SceneReader, group_instances, load_reader
+
+from .depth import DepthMaps
+from .instances import InstanceMaps
+
+
+class SceneDepth(DepthMaps):
+    """Relative inverse depth of a picture of a Scene, (b 1 h w) in [0, 1], near = 1, in the space of the truth.
+
+    `SceneInstances` with the same weights shares the network within a process.
+
+    Args:
+        weights: Folder with ``model.safetensors`` and ``config.json``: a path, ``asset:NAME`` or a hub name.
+    """
+
+    code_licence = "Apache-2.0"
+    weights_licence = "Apache-2.0"
+
+    def __init__(self, weights: str = "asset:scenes_reader"):
+        super().__init__()
+        self.reader = load_reader(locate(weights, wanted="the scenes reader", who="SceneDepth").resolve())
+
+    def forward(self, batch: Batch) -> Float[Tensor, "b 1 h w"]:
+        image = batch["image"]
+        depth = robust_normalise(read(self.reader, image).depth)
+        return F.interpolate(depth, image.shape[-2:], mode="bilinear", antialias=True).to(image.dtype)
+
+
+class SceneInstances(InstanceMaps):
+    """Categories (sphere, cube, cylinder, cone, torus) and instances in a picture of a Scene, (b 2 h w).
+
+    `SceneDepth` with the same weights shares the network within a process.
+
+    Args:
+        weights: Folder with ``model.safetensors`` and ``config.json``: a path, ``asset:NAME`` or a hub name.
+    """
+
+    code_licence = "Apache-2.0"
+    weights_licence = "Apache-2.0"
+    names = CATEGORIES
+
+    def __init__(self, weights: str = "asset:scenes_reader"):
+        super().__init__()
+        self.reader = load_reader(locate(weights, wanted="the scenes reader", who="SceneInstances").resolve())
+
+    def forward(self, batch: Batch) -> Float[Tensor, "b 2 h w"]:
+        image = batch["image"]
+        reading = read(self.reader, image)
+        categories = reading.category.argmax(1).cpu().numpy()
+        borders = (reading.border[:, 0] > 0).cpu().numpy()
+        maps = [np.stack(group_instances(c, border)) for c, border in zip(categories, borders, strict=True)]
+        ids = torch.from_numpy(np.stack(maps)).to(image)
+        return F.interpolate(ids, image.shape[-2:], mode="nearest-exact")
+
+
+def read(reader: SceneReader, image: Float[Tensor, "b 3 h w"]) -> Reading:
+    """Reads pictures of any size as the reader knows them: 64 pixels a side, in single precision."""
+    small = image.float()
+    if image.shape[-2:] != (READ_SIZE, READ_SIZE):
+        small = F.interpolate(small, (READ_SIZE, READ_SIZE), mode="bilinear", antialias=True)
+    reading: Reading = reader(small)
+    return reading
