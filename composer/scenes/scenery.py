@@ -44,7 +44,7 @@ def _noise(beta: float, seed: int, stretch: float = 1.0) -> Float[Tensor, "t t"]
 def _mix(a: list[float], b: list[float], share: Float[Tensor, "t t"]) -> Float[Tensor, "3 t t"]:
     """Blends two sRGB colours and gives the result in linear RGB."""
     low, high = torch.tensor(a)[:, None, None], torch.tensor(b)[:, None, None]
-    return torch.lerp(low, high, share.clamp(0, 1)[None]).clamp(0, 1) ** 2.2
+    return torch.lerp(low, high, share.clamp(0, 1)[None]).clamp(0, 1).pow(2.2)
 
 
 def _joints(rows: int, columns: int, width: float) -> tuple[Float[Tensor, "t t"], Int[Tensor, "t t"]]:
@@ -99,7 +99,7 @@ def _clouds(level: float, contrast: float) -> Callable[[], Float[Tensor, "3 t t"
 
 def _stars() -> Float[Tensor, "3 t t"]:
     """Stars of a few texels, so that they survive the coarser levels as faint dots."""
-    rare = (torch.rand(TEXELS // 2, TEXELS // 2, generator=torch.Generator().manual_seed(13)) > 0.992).float()
+    rare = (torch.rand(TEXELS // 2, TEXELS // 2, generator=torch.Generator().manual_seed(13)) > 0.9975).float()
     return rare.repeat_interleave(2, 0).repeat_interleave(2, 1)[None].repeat(3, 1, 1)
 
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from composer import scenery
+from composer.scenes import scenery
 
 Points = Float[Tensor, "3 n"]
 Field = Callable[[Tensor], Tensor]
@@ -127,7 +127,7 @@ def _render(world: World, size: int) -> Picture:
     fine = (b, -1, size, 2, size, 2)
     light = colour.view(*fine).mean((3, 5)) + back * (1 - cover)[:, None]
     depth = inverse.view(*fine).mean((3, 5)) + (back_inverse * (1 - cover))[:, None]
-    image = light.clamp(0, 1) ** (1 / 2.2)
+    image = light.clamp(0, 1).pow(1 / 2.2)
     return Picture(image * 2 - 1, depth, ids)
 
 

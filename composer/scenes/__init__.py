@@ -1,0 +1,22 @@
+"""Scenes: a procedural world with exact truth, so that everything can be trained and measured without a download."""
+
+from composer.scenes.batch import SPLITS, describe, render_batch
+from composer.scenes.captions import WORDS
+from composer.scenes.layout import COLOURS, MATERIALS, NOVEL_PAIRS, SHAPES, SIZES
+from composer.scenes.scenery import GROUNDS, SKIES
+from composer.scenes.writing import write
+
+__all__ = [
+    "COLOURS",
+    "GROUNDS",
+    "MATERIALS",
+    "NOVEL_PAIRS",
+    "SHAPES",
+    "SIZES",
+    "SKIES",
+    "SPLITS",
+    "WORDS",
+    "describe",
+    "render_batch",
+    "write",
+]

@@ -1,0 +1,122 @@
+"""Scenes as a batch: pictures, captions, and the truth about them."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from composer.decomposition import Batch, robust_normalise
+from composer.scenes.captions import tell
+from composer.scenes.layout import COLOURS, SHAPES, SIZES, Dice, Scene, Thing, draw
+from composer.scenes.render import World, render
+from composer.scenes.scenery import GROUNDS, SKIES
+
+SPLITS = ("train", "val", "novel")
+
+
+def describe(split: str, index: int, seed: int = 0) -> tuple[Scene, str]:
+    """What a scene holds and its caption, a function of (seed, split, index) alone.
+
+    Args:
+        split: "train", "val" or "novel".
+        index: Which scene; there is no end of them.
+        seed: Another seed gives another world of scenes.
+
+    Raises:
+        ValueError: Of an unknown split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
+    dice = Dice(seed, SPLITS.index(split), index)
+    scene = draw(dice, novel=split == "novel")
+    return scene, tell(dice, scene)
+
+
+def render_batch(
+    split: str, indices: Sequence[int], size: int, seed: int = 0, device: torch.device | str = "cpu"
+) -> Batch:
+    """Renders scenes with their truth; each is a function of (seed, split, index) alone, whatever the batch.
+
+    Args:
+        split: "train", "val" or "novel".
+        indices: Which scenes; at least one.
+        size: Height and width in pixels.
+        seed: Another seed gives another world of scenes.
+        device: Where to render, and where the tensors are.
+
+    Returns:
+        ``image`` (b 3 h w) in [-1, 1]; ``caption``; ``depth`` (b 1 h w), relative inverse depth; ``instances``
+        (b 2 h w), the category (1 + index into `SHAPES`) and the instance, 0 = none; ``boxes``: for each scene, by
+        instance, (xyxy in [0, 1], phrase) of what is visible.
+    """
+    scenes, captions = zip(*(describe(split, index, seed) for index in indices), strict=True)
+    world = _world(scenes, torch.device(device))
+    picture = render(world, size)
+    ids = _vote(picture.ids)
+    category = torch.nn.functional.pad(world.shape + 1, (1, 0)).gather(1, ids.flatten(1)).view_as(ids)
+    boxes = _boxes(picture.ids, world.shape.shape[1])
+    return {
+        "image": picture.image,
+        "caption": list(captions),
+        "depth": robust_normalise(picture.inverse),
+        "instances": torch.stack([category, ids], 1).float(),
+        "boxes": [
+            [(box, thing.phrase) for box, thing in zip(row, scene.things, strict=False)]
+            for row, scene in zip(boxes, scenes, strict=True)
+        ],
+    }
+
+
+def _world(scenes: Sequence[Scene], device: torch.device) -> World:
+    """Scenes as the tensors that the renderer reads."""
+    slots = max(len(scene.things) for scene in scenes)
+
+    def column(values: Sequence[object], dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.tensor(values, dtype=dtype).to(device)
+
+    def each(value: Callable[[Thing], object], none: object, dtype: torch.dtype = torch.float32) -> Tensor:
+        rows = [[*map(value, scene.things), *[none] * (slots - len(scene.things))] for scene in scenes]
+        return column(rows, dtype)
+
+    return World(
+        **{
+            name: column([getattr(scene.camera, name) for scene in scenes])
+            for name in ("height", "distance", "pitch", "zoom")
+        },
+        light=column([_sun(scene) for scene in scenes]),
+        ground=column([GROUNDS.index(scene.ground) for scene in scenes], torch.long),
+        sky=column([SKIES.index(scene.sky) for scene in scenes], torch.long),
+        shift=column([scene.shift for scene in scenes]),
+        shape=each(lambda thing: SHAPES.index(thing.shape), -1, torch.long),
+        size=each(lambda thing: SIZES[thing.size], 1.0),
+        place=each(lambda thing: (thing.x, thing.z), (0.0, 0.0)),
+        yaw=each(lambda thing: thing.yaw, 0.0),
+        albedo=each(lambda thing: [value**2.2 for value in COLOURS[thing.colour]], (0.0,) * 3),
+        shiny=each(lambda thing: float(thing.material == "shiny"), 0.0),
+    )
+
+
+def _sun(scene: Scene) -> tuple[float, float, float]:
+    flat = math.cos(scene.elevation)
+    return flat * math.sin(scene.azimuth), math.sin(scene.elevation), -flat * math.cos(scene.azimuth)
+
+
+def _vote(ids: Int[Tensor, "b h2 w2"]) -> Int[Tensor, "b h w"]:
+    """The instance that most of a pixel's 2 x 2 samples see; things before none, and the first before the others."""
+    corners = torch.stack([ids[:, y::2, x::2] for y in (0, 1) for x in (0, 1)])
+    votes = (corners[:, None] == corners).sum(1) * 2 + (corners > 0)
+    return corners.gather(0, votes.argmax(0, keepdim=True))[0]
+
+
+def _boxes(ids: Int[Tensor, "b h w"], slots: int) -> list[list[tuple[float, float, float, float]]]:
+    """Tight boxes of the instances 1 to `slots`, a row each; meaningless where an instance is absent."""
+    shown = ids[:, None] == torch.arange(1, slots + 1, device=ids.device)[:, None, None]
+    n = ids.shape[-1]
+    ends = []
+    for axis in (2, 3):  # over y: where columns begin and end; over x: rows
+        line = shown.any(axis).to(torch.uint8)
+        ends += [line.argmax(-1) / n, 1 - line.flip(-1).argmax(-1) / n]
+    left, right, upper, lower = ends
+    return [[tuple(box) for box in row] for row in torch.stack([left, upper, right, lower], -1).tolist()]

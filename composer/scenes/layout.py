@@ -1,0 +1,192 @@
+"""What stands where in a scene, drawn so that it can be seen: within the picture, apart, and hardly hidden."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from composer.scenes.render import SOLIDS
+from composer.scenes.scenery import GROUNDS, SKIES
+
+T = TypeVar("T")
+
+SHAPES = tuple(SOLIDS)
+COLOURS = {
+    "red": (0.86, 0.05, 0.07),
+    "orange": (0.98, 0.46, 0.02),
+    "yellow": (0.98, 0.86, 0.06),
+    "green": (0.07, 0.60, 0.13),
+    "cyan": (0.04, 0.80, 0.82),
+    "blue": (0.07, 0.18, 0.86),
+    "purple": (0.46, 0.09, 0.68),
+    "pink": (0.98, 0.45, 0.70),
+}
+"""Names and sRGB of the things' colours."""
+
+SIZES = {"large": 1.0, "small": 0.58}
+MATERIALS = ("matte", "shiny")
+SPLITS = ("train", "val", "novel")
+NOVEL_PAIRS = (
+    *(("sphere", "green"), ("cube", "yellow"), ("cube", "purple")),
+    *(("cylinder", "red"), ("cone", "blue"), ("torus", "orange")),
+)
+"""(shape, colour) pairs that occur in no scene of `train` and `val`, and at least once in every scene of `novel`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thing:
+    """A thing of a scene: what it is, and where it stands on the ground (x to the right, z away; yaw in radians)."""
+
+    shape: str
+    colour: str
+    size: str
+    material: str
+    x: float
+    z: float
+    yaw: float
+
+    @property
+    def phrase(self) -> str:
+        """What it is, in full and without synonyms: "large shiny red sphere"."""
+        return f"{self.size} {self.material} {self.colour} {self.shape}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camera:
+    """Where a camera stands and looks; lengths in radii of a large sphere, `zoom` the tangent of half its view."""
+
+    height: float
+    distance: float
+    pitch: float
+    zoom: float
+
+    def project(self, x: float, y: float, z: float) -> tuple[float, float]:
+        """Where a point of the world appears, from 0 (left, top) to 1."""
+        sin, cos = math.sin(self.pitch), math.cos(self.pitch)
+        y, z = y - self.height, z + self.distance
+        ahead = (z * cos - y * sin) * self.zoom
+        return 0.5 + 0.5 * x / ahead, 0.5 - 0.5 * (y * cos + z * sin) / ahead
+
+    def box(self, thing: Thing) -> tuple[float, float, float, float]:
+        """A box in the picture that holds the thing, with little to spare."""
+        solid, size = SOLIDS[thing.shape], SIZES[thing.size]
+        half, top = solid.width * size, solid.top * size
+        left, right = (self.project(thing.x + side * half, top / 2, thing.z)[0] for side in (-1, 1))
+        upper = self.project(thing.x, top, thing.z)[1]
+        lower = self.project(thing.x, 0, thing.z - 0.6 * half)[1]
+        return left, upper, right, lower
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """All that a picture shows but for its caption."""
+
+    things: tuple[Thing, ...]
+    ground: str
+    sky: str
+    camera: Camera
+    azimuth: float  # radians of the sun, 0 = behind the camera
+    elevation: float  # radians of the sun
+    shift: tuple[float, float, float]
+
+
+class Dice:
+    """Draws that are a function of their key alone, whatever the machine."""
+
+    def __init__(self, *key: int):
+        self.random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key))).random
+
+    def between(self, low: float, high: float) -> float:
+        return low + (high - low) * float(self.random())
+
+    def chance(self, probability: float) -> bool:
+        return bool(self.random() < probability)
+
+    def pick(self, options: Sequence[T]) -> T:
+        return options[int(self.random() * len(options))]
+
+    def shuffled(self, options: Sequence[T]) -> list[T]:
+        return [options[i] for i in np.argsort([self.random() for _ in options], kind="stable")]
+
+
+def draw(dice: Dice, novel: bool) -> Scene:
+    """Draws a scene. Things don't touch nor hide much of each other; no two agree in shape and colour.
+
+    Args:
+        dice: Where randomness comes from.
+        novel: One thing at least is of `NOVEL_PAIRS`; else none is.
+    """
+    things = None
+    while things is None:
+        camera = _camera(dice)
+        things = _place(dice, camera, _draw_pairs(dice, novel))
+    return Scene(
+        things=things,
+        ground=dice.pick(GROUNDS),
+        sky=dice.pick(SKIES),
+        camera=camera,
+        azimuth=dice.pick((-1, 1)) * dice.between(0.4, 1.7),
+        elevation=dice.between(0.65, 1.05),
+        shift=(dice.between(0, 1), dice.between(0, 1), dice.between(0, 2 * math.pi)),
+    )
+
+
+def _camera(dice: Dice) -> Camera:
+    zoom = dice.between(0.38, 0.42)
+    horizon = dice.between(0.17, 0.27)  # from the top of the picture
+    return Camera(
+        height=dice.between(2.6, 3.4),
+        distance=dice.between(6.4, 7.2),
+        pitch=math.atan((0.5 - horizon) * 2 * zoom),
+        zoom=zoom,
+    )
+
+
+def _draw_pairs(dice: Dice, novel: bool) -> list[tuple[str, str]]:
+    pairs = [(shape, colour) for shape in SHAPES for colour in COLOURS if (shape, colour) not in NOVEL_PAIRS]
+    drawn = dice.shuffled(pairs)[: dice.pick((1, 2, 2, 2, 3, 3, 3, 4, 4))]
+    return [dice.pick(NOVEL_PAIRS), *drawn[1:]] if novel else drawn
+
+
+def _place(dice: Dice, camera: Camera, pairs: list[tuple[str, str]]) -> tuple[Thing, ...] | None:
+    """Puts things where they fit, or gives up."""
+    things: list[Thing] = []
+    for shape, colour in pairs:
+        size, material = dice.pick(tuple(SIZES)), dice.pick(MATERIALS)
+        for _ in range(12):
+            z = dice.between(-1.7, 2.4)
+            x = dice.between(-0.85, 0.85) * camera.zoom * (camera.distance + z)
+            yaw = dice.between(-0.9, 0.9) - math.atan2(x, camera.distance + z)  # a ring keeps facing the camera
+            thing = Thing(shape=shape, colour=colour, size=size, material=material, x=x, z=z, yaw=yaw)
+            if _fits(camera, [*things, thing]):
+                things.append(thing)
+                break
+        else:
+            return None
+    return tuple(things)
+
+
+def _fits(camera: Camera, things: list[Thing]) -> bool:
+    """Whether the last thing lies within the picture and clear of the others, and nothing is hidden by much."""
+    *others, last = things
+    left, upper, right, lower = camera.box(last)
+    if min(left, upper) < 0.03 or max(right, lower) > 0.97:
+        return False
+    for other in others:
+        gap = math.hypot(last.x - other.x, last.z - other.z)
+        if gap < 0.15 + SOLIDS[last.shape].width * SIZES[last.size] + SOLIDS[other.shape].width * SIZES[other.size]:
+            return False
+    return all(_hidden(camera, thing, things) < 0.35 for thing in things)
+
+
+def _hidden(camera: Camera, thing: Thing, things: list[Thing]) -> float:
+    """Share of a thing's box that lies behind the boxes of nearer things."""
+    left, upper, right, lower = camera.box(thing)
+    hidden = 0.0
+    for other in things:
+        if other.z < thing.z:
+            a, b, c, d = camera.box(other)
+            hidden += max(0.0, min(right, c) - max(left, a)) * max(0.0, min(lower, d) - max(upper, b))
+    return hidden / ((right - left) * (lower - upper))

@@ -1,0 +1,139 @@
+"""Scenes on disk: a folder of images with their truth beside them, written by several processes, resumable."""
+
+import io
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from composer.scenes.batch import SPLITS, render_batch
+
+LOOK = 1
+"""Counts changes of what a scene looks like, so that a folder never mixes two looks."""
+
+CHUNK = 32
+"""Scenes rendered at once."""
+
+
+def write(split: str, count: int, size: int, out: Path | str, seed: int = 0, workers: int = 2) -> None:
+    """Writes the first `count` scenes of a split as a folder of images with sidecars.
+
+    A scene is ``000000.png``, ``000000.txt`` (its caption), ``000000.depth.npy`` (float16, (1 h w)),
+    ``000000.instances.npy`` (uint8, (2 h w)) and ``000000.boxes.json`` (a list of [xyxy, phrase]); more than 1,000 lie
+    in subfolders of 1,000. Files appear whole or not at all, a scene's image last; scenes whose image is there are
+    skipped, so that an interrupted call goes on when it is repeated.
+
+    Args:
+        split: "train", "val" or "novel".
+        count: How many scenes; at least 1.
+        size: Height and width in pixels.
+        out: The folder; made if absent.
+        seed: Another seed gives another world of scenes.
+        workers: Processes, of one thread each; 0 renders in this one.
+
+    Raises:
+        ValueError: Of a folder that holds other files, or scenes of other settings.
+    """
+    if split not in SPLITS or count < 1 or size < 8 or workers < 0:
+        raise ValueError(
+            f"expected a split of {', '.join(SPLITS)}, count >= 1, size >= 8 and workers >= 0; "
+            f"found {split!r}, {count}, {size} and {workers}"
+        )
+    out = Path(out)
+    _claim(out, {"split": split, "size": size, "seed": seed, "count": count, "look": LOOK})
+    wanted = [index for index in range(count) if not _stem(out, index, count).with_suffix(".png").exists()]
+    chunks = [wanted[at : at + CHUNK] for at in range(0, len(wanted), CHUNK)]
+    jobs = [(split, chunk, size, seed, out, count) for chunk in chunks]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("scenes", total=count, completed=count - len(wanted))
+        for done in _run(jobs, workers):
+            progress.advance(task, done)
+
+
+class _Rate(ProgressColumn):
+    """Images a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.finished_speed or task.speed or 0:.0f} images/s")
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
+    """Makes the folder ours, or refuses it."""
+    record = out / "scenes.json"
+    if record.exists():
+        found = json.loads(record.read_text())
+        if found != settings:
+            raise ValueError(f"{out} holds scenes of {found}, not of {settings}: choose another folder, or remove it")
+        return
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} holds other files and no scenes.json: choose an empty or new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    _put(record, json.dumps(settings).encode())
+
+
+def _run(jobs: list[tuple[Any, ...]], workers: int) -> Iterator[int]:
+    """Runs the jobs, and yields how many scenes each wrote."""
+    if workers == 0 or not jobs:
+        yield from (_write_chunk(*job) for job in jobs)
+        return
+    context = multiprocessing.get_context("spawn")  # torch's threads don't survive a fork
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, torch.set_num_threads, (1,)) as pool:
+        futures = [pool.submit(_write_chunk, *job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _stem(out: Path, index: int, count: int) -> Path:
+    folder = out / f"{index // 1000:03d}" if count > 1000 else out
+    return folder / f"{index:06d}"
+
+
+def _write_chunk(split: str, indices: list[int], size: int, seed: int, out: Path, count: int) -> int:
+    batch = render_batch(split, indices, size, seed)
+    images = ((batch["image"] + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    depth, instances = batch["depth"].numpy().astype(np.float16), batch["instances"].numpy().astype(np.uint8)
+    for row, index in enumerate(indices):
+        stem = _stem(out, index, count)
+        stem.parent.mkdir(exist_ok=True)
+        _put(stem.with_suffix(".txt"), batch["caption"][row].encode())
+        _put(stem.with_suffix(".depth.npy"), _npy(depth[row]))
+        _put(stem.with_suffix(".instances.npy"), _npy(instances[row]))
+        _put(stem.with_suffix(".boxes.json"), json.dumps(batch["boxes"][row]).encode())
+        _put(stem.with_suffix(".png"), _png(images[row]))
+    return len(indices)
+
+
+def _npy(array: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def _png(image: np.ndarray[Any, Any]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()
+
+
+def _put(path: Path, content: bytes) -> None:
+    """Writes a file under another name first, so that it never lies there half-written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
