@@ -7,3 +7,8 @@ from .reader import SceneDepth as SceneDepth
 from .reader import SceneInstances as SceneInstances
 from .rfdetr import RFDETR as RFDETR
 from .yolo import YOLO as YOLO
+from .dexined import DexiNed as DexiNed
+from .intensity import Intensity as Intensity
+from .mask import Mask as Mask
+from .palette import Palette as Palette
+from .sketch import Sketch as Sketch

@@ -89,6 +89,20 @@ class Palette(Decomposer):
             raise ValueError(f"expected at least one colour with a weight above 0, found {colours}")
         return self._smooth(shares / shares.sum())
 
+    def from_text(self, text: str) -> Float[Tensor, "1 k"]:
+        """Reads a palette as people write it: ``"#aa3311 0.6, #224488 0.4"``; a weight left out is 1.
+
+        Raises:
+            ValueError: Something else is written.
+        """
+        colours: dict[str, float] = {}
+        for part in text.split(","):
+            found = re.fullmatch(r"\s*(#[0-9a-fA-F]{6})[\s:=]*(\d*\.?\d+)?\s*", part)
+            if found is None:
+                raise ValueError(f"expected colours and weights like '#aa3311 0.6, #224488 0.4', found {part!r}")
+            colours[found[1]] = colours.get(found[1], 0) + float(found[2] or 1)
+        return self.from_colours(colours)
+
     def preview(self, value: Float[Tensor, "b k"]) -> Float[Tensor, "b 3 h w"]:
         """Shows the colours above the 90th percentile as upright strips, the largest first, as wide as their share.
 
