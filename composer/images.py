@@ -43,7 +43,6 @@ class Reason(StrEnum):
     TOO_LONG = f"one side is more than {MAX_ASPECT} times the other"
     DAMAGED = "it is truncated or damaged"
     NOT_FINITE = "it holds NaN or infinite values"
-    UNSUPPORTED = "its kind of colours cannot be converted to RGB"
 
 
 class Refused(ValueError):
@@ -100,12 +99,9 @@ def load_rgb(path: str | Path, size: int | None = None, background: tuple[float,
         header = _open(path, data)
         try:
             image = _first_frame(header, size)
+            rgba = _deep(image, header) if image.mode.startswith(("I", "F")) else _shallow(image)
         except Exception as error:  # decoders raise nearly anything on damaged files
             raise Refused(path, Reason.DAMAGED, str(error)) from error
-        try:
-            rgba = _deep(image, header) if image.mode.startswith(("I", "F")) else _shallow(image)
-        except ValueError as error:
-            raise Refused(path, Reason.UNSUPPORTED, f"mode {image.mode}") from error
     if not np.isfinite(rgba).all():
         raise Refused(path, Reason.NOT_FINITE)
     return _composite(rgba, background)
