@@ -88,7 +88,9 @@ def _boxes(seed: Tensor, h: int, w: int) -> Bool[Tensor, "b h w"]:
     y, x = _grid(seed, h, w)
     height, width, top, left = _uniform(seed, 1, 4)
     height, width = 0.25 + height / 2, 0.25 + width / 2
-    return ((y - top * (1 - height)) / height - 0.5).abs().maximum(((x - left * (1 - width)) / width - 0.5).abs()) < 0.5
+    in_rows, in_columns = (y - top * (1 - height)) / height, (x - left * (1 - width)) / width
+    box: Tensor = ((in_rows - 0.5).abs() < 0.5) & ((in_columns - 0.5).abs() < 0.5)
+    return box
 
 
 def _half_planes(seed: Tensor, h: int, w: int) -> Bool[Tensor, "b h w"]:
@@ -96,7 +98,8 @@ def _half_planes(seed: Tensor, h: int, w: int) -> Bool[Tensor, "b h w"]:
     y, x = _grid(seed, h, w)
     angle, offset = _uniform(seed, 1, 2)
     angle = angle * math.tau
-    return (y - 0.5) * angle.sin() + (x - 0.5) * angle.cos() < (offset - 0.5) / 2
+    before: Tensor = (y - 0.5) * angle.sin() + (x - 0.5) * angle.cos() < (offset - 0.5) / 2
+    return before
 
 
 def _strokes(seed: Tensor, h: int, w: int) -> Bool[Tensor, "b h w"]:

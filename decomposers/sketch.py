@@ -37,10 +37,11 @@ class Lines(Decomposer):
 class Sketch(Lines):
     """Lines as a pencil would draw them, without weights.
 
-    Composer (section 2.1) draws sketches with an edge detector and a sketch simplification network. This is a flow-based difference of Gaussians (Kang et al. 2007, Winnemöller et al. 2012), that is, contrast
-    across the local direction of a line, smoothed along it. Images of more than 128 pixels then get thin lines: ridges
-    of that contrast, faint ones only where they continue a strong one, short ones dropped. Smaller images keep the
-    soft strokes; thin lines would leave next to nothing of them.
+    Composer (section 2.1) draws sketches with an edge detector and a sketch simplification network. This is a
+    flow-based difference of Gaussians (Kang et al. 2007, Winnemöller et al. 2012), that is, contrast across the local
+    direction of a line, smoothed along it. Images of more than 128 pixels then get thin lines: ridges of that
+    contrast, faint ones only where they continue a strong one, short ones dropped. Smaller images keep the soft
+    strokes; thin lines would leave next to nothing of them.
 
     The pen grows with the cube root of the image's shorter side, so large images show more lines, not thicker ones.
 
