@@ -25,7 +25,7 @@ COLOURS = {
 }
 """Names and sRGB of the things' colours."""
 
-SIZES = {"large": 1.0, "small": 0.58}
+SIZES = {"large": 1.0, "small": 0.62}
 MATERIALS = ("matte", "shiny")
 SPLITS = ("train", "val", "novel")
 NOVEL_PAIRS = (
@@ -75,7 +75,7 @@ class Camera:
         half, top = solid.width * size, solid.top * size
         left, right = (self.project(thing.x + side * half, top / 2, thing.z)[0] for side in (-1, 1))
         upper = self.project(thing.x, top, thing.z)[1]
-        lower = self.project(thing.x, 0, thing.z - 0.6 * half)[1]
+        lower = self.project(thing.x, 0, thing.z - 0.9 * half)[1]
         return left, upper, right, lower
 
 
@@ -127,7 +127,7 @@ def draw(dice: Dice, novel: bool) -> Scene:
         ground=dice.pick(GROUNDS),
         sky=dice.pick(SKIES),
         camera=camera,
-        azimuth=dice.pick((-1, 1)) * dice.between(0.4, 1.7),
+        azimuth=dice.pick((-1, 1)) * dice.between(0.7, 1.8),
         elevation=dice.between(0.65, 1.05),
         shift=(dice.between(0, 1), dice.between(0, 1), dice.between(0, 2 * math.pi)),
     )
@@ -138,7 +138,7 @@ def _camera(dice: Dice) -> Camera:
     horizon = dice.between(0.17, 0.27)  # from the top of the picture
     return Camera(
         height=dice.between(2.6, 3.4),
-        distance=dice.between(6.4, 7.2),
+        distance=dice.between(5.7, 6.4),
         pitch=math.atan((0.5 - horizon) * 2 * zoom),
         zoom=zoom,
     )
@@ -156,9 +156,9 @@ def _place(dice: Dice, camera: Camera, pairs: list[tuple[str, str]]) -> tuple[Th
     for shape, colour in pairs:
         size, material = dice.pick(tuple(SIZES)), dice.pick(MATERIALS)
         for _ in range(12):
-            z = dice.between(-1.7, 2.4)
+            z = dice.between(-1.5, 2.3)
             x = dice.between(-0.85, 0.85) * camera.zoom * (camera.distance + z)
-            yaw = dice.between(-0.9, 0.9) - math.atan2(x, camera.distance + z)  # a ring keeps facing the camera
+            yaw = dice.between(-0.75, 0.75) + math.atan2(x, camera.distance + z)  # a ring keeps facing the camera
             thing = Thing(shape=shape, colour=colour, size=size, material=material, x=x, z=z, yaw=yaw)
             if _fits(camera, [*things, thing]):
                 things.append(thing)
@@ -172,7 +172,7 @@ def _fits(camera: Camera, things: list[Thing]) -> bool:
     """Whether the last thing lies within the picture and clear of the others, and nothing is hidden by much."""
     *others, last = things
     left, upper, right, lower = camera.box(last)
-    if min(left, upper) < 0.03 or max(right, lower) > 0.97:
+    if min(left, upper) < 0.04 or max(right, lower) > 0.96:
         return False
     for other in others:
         gap = math.hypot(last.x - other.x, last.z - other.z)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from composer.scenes import scenery
 
@@ -67,6 +68,10 @@ SOLIDS = {
 }
 
 
+TORUS = list(SOLIDS).index("torus")
+NIGHT = scenery.SKIES.index("night")
+
+
 @dataclass(frozen=True, kw_only=True)
 class World:
     """Scenes as tensors; lengths in units of a sphere's radius at size 1, y up, the camera at x = 0 looking along z."""
@@ -106,7 +111,7 @@ class Picture:
     ids: Int[Tensor, "b h2 w2"]
 
 
-RAYS = 1 << 17
+RAYS = 1 << 18
 """Rays in flight at once on the CPU: what a core's cache holds."""
 
 
@@ -121,14 +126,11 @@ def render(world: World, size: int) -> Picture:
 def _render(world: World, size: int) -> Picture:
     view = _View(world)
     colour, inverse, ids = _things(view, 2 * size)
-    b = len(ids)
-    cover = (ids > 0).view(b, size, 2, size, 2).float().mean((2, 4))
-    back, back_inverse = _surroundings(view, size, cover < 1)
-    fine = (b, -1, size, 2, size, 2)
-    light = colour.view(*fine).mean((3, 5)) + back * (1 - cover)[:, None]
-    depth = inverse.view(*fine).mean((3, 5)) + (back_inverse * (1 - cover))[:, None]
-    image = light.clamp(0, 1).pow(1 / 2.2)
-    return Picture(image * 2 - 1, depth, ids)
+    cover = avg_pool2d((ids > 0).float()[:, None], 2)
+    back, back_inverse = _surroundings(view, size, cover[:, 0] < 1)
+    light = avg_pool2d(colour, 2) + back * (1 - cover)
+    depth = avg_pool2d(inverse, 2) + back_inverse * (1 - cover)
+    return Picture(light.clamp(0, 1).pow(1 / 2.2) * 2 - 1, depth, ids)
 
 
 class _View:
@@ -147,7 +149,7 @@ class _View:
         self.centre = torch.stack([world.place[..., 0], lift * world.size, world.place[..., 1]])  # 3 b n
         self.eye = torch.stack([torch.zeros_like(world.height), world.height, -world.distance])  # 3 b
         light = scenery.SKY_LIGHT.to(self.device)[world.sky]
-        self.horizon, self.zenith, self.cloud, self.sun, self.ambient = light.permute(1, 2, 0)  # each 3 b
+        self.horizon, self.zenith, self.cloud, self.sun, self.ambient = light.permute(1, 2, 0).unbind()  # each 3 b
 
     def rays(self, b: Tensor, x: Tensor, y: Tensor) -> Points:
         """Directions of the rays through screen points (in units of half the image), 1 along the camera's axis."""
@@ -163,12 +165,15 @@ def _grid(n: int, device: torch.device) -> Float[Tensor, " n"]:
 def _candidates(view: _View, n: int) -> Bool[Tensor, "b k n n"]:
     """Which rays meet which thing's bounding sphere: (c.d)^2 > (|c|^2 - r^2) |d|^2, seen from the camera."""
     x, y = _grid(n, view.device), -_grid(n, view.device)
-    cx, cy, cz = view.centre - view.eye[:, :, None]
+    cx, cy, cz = (view.centre - view.eye[:, :, None]).unbind()
     sin, cos, zoom = view.sin[:, None], view.cos[:, None], view.world.zoom[:, None]
     up, ahead = cy * cos + cz * sin, cz * cos - cy * sin
     along = ((cx * zoom)[..., None] * x)[:, :, None] + ((up * zoom)[..., None] * y + ahead[..., None])[..., None]
-    length = 1 + view.world.zoom.square()[:, None, None] * (x.square() + y.square()[:, None])
-    return along.square() > (cx**2 + cy**2 + cz**2 - view.bound**2)[..., None, None] * length[:, None]
+    length = 1.0 + view.world.zoom.square()[:, None, None] * (x.square() + y.square()[:, None])
+    return (
+        along.square()
+        > (cx.square() + cy.square() + cz.square() - view.bound.square())[..., None, None] * length[:, None]
+    )
 
 
 def _trace(field: Field, origin: Points, ray: Points, t: Float[Tensor, " n"], end: Float[Tensor, " n"]) -> Tensor:
@@ -257,34 +262,43 @@ def _shadow(view: _View, b: Tensor, points: Points, own: Tensor) -> tuple[Float[
         points: World points.
         own: The slot of the thing that a point lies on, -1 = the ground; only a torus shades itself.
     """
-    light = view.world.light.T[:, b]
-    slots = view.world.shape.shape[1]
+    light, slots = view.world.light.T[:, b], view.world.shape.shape[1]
     sun, sky = torch.ones(slots, len(b), device=view.device), torch.ones(slots, len(b), device=view.device)
-    torus = list(SOLIDS).index("torus")
+    pairs_k, pairs_i = _occluders(view, b, points, light, own)
+    shape = view.world.shape[b[pairs_i], pairs_k]
     for index, solid in enumerate(SOLIDS.values()):
-        near = []
-        for k in range(slots):
-            to = view.centre[:, b, k] - points
-            along, square = (to * light).sum(0), to.square().sum(0)
-            bound = view.bound[b, k]
-            meets = (along > -bound) & (square - along.square().clamp(min=0) < (bound * 1.2 + 0.1).square())
-            meets |= square < (bound + 0.5).square()
-            near.append(meets & (view.world.shape[b, k] == index) & ((own != k) | (index == torus)))
-        k, i = torch.stack(near).nonzero().T
+        mine = (shape == index).nonzero()[:, 0]
+        k, i = pairs_k[mine], pairs_i[mine]
         p, d = _to_frame(view, b[i], k, points[:, i]), _turn(light[:, i], -view.world.yaw[b[i], k])
-        sun[k, i] = _penumbra(solid.distance, p, d, solid.bound, own[i] == k)
-        sky[k, i] = torch.where(own[i] == k, 1.0, (solid.distance(p) * view.world.size[b[i], k] / 0.5).clamp(0, 1))
+        itself = own[i] == k
+        sun[k, i] = _penumbra(solid, p, d, itself)
+        sky[k, i] = torch.where(itself, 1.0, (solid.distance(p) * view.world.size[b[i], k] / 0.5).clamp(0, 1))
     return sun.prod(0), sky.prod(0)
 
 
-def _penumbra(field: Field, p: Points, ray: Points, bound: float, own: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
+def _occluders(view: _View, b: Tensor, points: Points, light: Points, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Which thing's bounding sphere is near to which point, or to its way to the sun: slots and indices of points."""
+    near = []
+    for k in range(view.world.shape.shape[1]):
+        to, bound = view.centre[:, b, k] - points, view.bound[b, k]
+        along, square = (to * light).sum(0), to.square().sum(0)
+        beside = square - along.clamp(min=0).square() < (bound * 1.2 + 0.1).square()
+        close = square < (bound + 0.5).square()
+        casts = (bound > 0) & ((own != k) | (view.world.shape[b, k] == TORUS))
+        near.append((beside & (along > -bound) | close) & casts)
+    k, i = torch.stack(near).nonzero().T
+    return k, i
+
+
+def _penumbra(solid: Solid, p: Points, ray: Points, own: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """The sun's share past one solid, in its frame; `own`: points that lie on it start a little way off."""
     middle = -(p * ray).sum(0)
-    t = torch.maximum(middle - bound * 1.3, torch.where(own, 0.15, 0.02))
-    end = middle + bound
+    t = torch.maximum(middle - solid.bound * 1.3, torch.where(own, 0.15, 0.02))
+    end = middle + solid.bound
     lit = torch.ones_like(t)
-    for _ in range(12):
-        h = field(p + ray * t)
-        lit = torch.where(t < end, torch.minimum(lit, 7.0 * h / t), lit)
+    for _ in range(16):
+        h = solid.distance(p + ray * t)
+        lit = torch.where(t < end, torch.minimum(lit, 9.0 * h / t), lit)
         t = t + h.clamp(0.06, 0.5)
     lit = lit.clamp(0, 1)
     return lit * lit * (3 - 2 * lit)
@@ -302,9 +316,9 @@ def _shade(view: _View, b: Tensor, k: Tensor, points: Points, ray: Points, norma
     diffuse = view.sun[:, b] * facing + view.ambient[:, b] * up * low + earth * (1 - up) * 0.5
     middle = light + toward
     middle = middle / middle.square().sum(0).sqrt()
-    gloss = (normal * middle).sum(0).clamp(min=0) ** 70 * 1.6 * sun
+    gloss = (normal * middle).sum(0).clamp(min=0).pow(70) * 1.6 * sun
     cosine = (normal * toward).sum(0).clamp(0, 1)
-    mirror = shiny * (0.07 + 0.6 * (1 - cosine) ** 4)
+    mirror = shiny * (0.06 + 0.5 * (1 - cosine).pow(4))
     bounce = normal[1] * 2 * cosine - toward[1]
     reflected = torch.where(bounce > 0, _gradient(view, b, bounce), earth)
     return albedo * diffuse * (1 - 0.5 * mirror) + mirror * reflected + view.sun[:, b] * (gloss * shiny)
@@ -320,13 +334,13 @@ def _earth(view: _View) -> Float[Tensor, "3 b"]:
 
 def _gradient(view: _View, b: Tensor, rise: Float[Tensor, " n"]) -> Points:
     """The bare sky at a sine of elevation."""
-    share = 1 - (1 - rise.clamp(0, 1)) ** 4
+    share = 1 - (1 - rise.clamp(0, 1)).pow(4)
     return torch.lerp(view.horizon[:, b], view.zenith[:, b], share)
 
 
 def _surroundings(
     view: _View, n: int, wanted: Bool[Tensor, "b n n"]
-) -> tuple[Float[Tensor, "b 3 n n"], Float[Tensor, "b n n"]]:
+) -> tuple[Float[Tensor, "b 3 n n"], Float[Tensor, "b 1 n n"]]:
     """Ground and sky, and their inverse depth, once a pixel, where `wanted`."""
     rows = len(view.sin)
     b, iy, ix = wanted.nonzero().T.contiguous()
@@ -341,7 +355,7 @@ def _surroundings(
     out = torch.zeros(4, rows * n * n, device=view.device)
     out[:, (b * n + iy) * n + ix] = torch.cat([colour, inverse[None]])
     out = out.view(4, rows, n, n)
-    return out[:3].transpose(0, 1), out[3]
+    return out[:3].transpose(0, 1), out[3:].transpose(0, 1)
 
 
 def _ground(view: _View, b: Tensor, ray: Points, depth: Float[Tensor, " n"], pixel: Float[Tensor, " b"]) -> Points:
@@ -355,16 +369,18 @@ def _ground(view: _View, b: Tensor, ray: Points, depth: Float[Tensor, " n"], pix
     sun, sky = torch.ones_like(depth), torch.ones_like(depth)
     near = (depth < 24).nonzero()[:, 0]
     sun[near], sky[near] = _shadow(view, b[near], points[:, near], torch.full_like(near, -1))
-    light = view.sun[:, b] * view.world.light[b, 1] * sun + view.ambient[:, b] * (0.35 + 0.65 * sky)
-    haze = 1 - torch.exp(-((depth / 28) ** 2))
+    light = view.sun[:, b] * view.world.light[b, 1] * sun + view.ambient[:, b] * (0.25 + 0.75 * sky)
+    haze = 1 - torch.exp(-(depth / 34).square())
     return torch.lerp(albedo * light, view.horizon[:, b], haze)
 
 
 def _sky(view: _View, b: Tensor, ray: Points, pixel: Float[Tensor, " b"]) -> Points:
     """The sky with its clouds, which lie on a plane of their own, or stars."""
     rise = ray[1] / ray.square().sum(0).sqrt()
-    plane = 0.6 / (ray[1] + 0.12)
-    u, v = ray[0] * plane * 0.25 + view.world.shift[b, 0], ray[2] * plane * 0.25 + view.world.shift[b, 1]
-    density = scenery.sample(view.world.sky[b] + len(scenery.GROUNDS), u, v, pixel[b] * plane * 0.5)
+    night = view.world.sky[b] == NIGHT
+    flat = torch.where(night, 0.3, 0.15 / (ray[1] + 0.12))
+    u, v = ray[0] * flat, torch.where(night, ray[1], ray[2]) * flat
+    u, v = u + view.world.shift[b, 0], v + view.world.shift[b, 1]
+    density = scenery.sample(view.world.sky[b] + len(scenery.GROUNDS), u, v, pixel[b] * flat * torch.where(night, 1, 2))
     fade = (rise / 0.06).clamp(0, 1)
     return torch.lerp(_gradient(view, b, rise), view.cloud[:, b], density * fade)

@@ -20,12 +20,12 @@ GROUND_TILE = 8.0
 # light. Suns are tinted little, so that a thing's colour remains the one that its caption names.
 SKY_LIGHT = torch.tensor(
     [
-        [[0.50, 0.72, 0.95], [0.05, 0.22, 0.75], [1.00, 1.00, 1.00], [1.12, 1.06, 0.96], [0.33, 0.38, 0.46]],
-        [[0.74, 0.77, 0.80], [0.38, 0.43, 0.50], [0.92, 0.93, 0.95], [0.62, 0.62, 0.61], [0.56, 0.57, 0.59]],
-        [[1.00, 0.72, 0.42], [0.42, 0.50, 0.78], [1.00, 0.55, 0.55], [1.10, 0.95, 0.85], [0.38, 0.33, 0.38]],
-        [[1.00, 0.25, 0.04], [0.12, 0.05, 0.28], [0.85, 0.10, 0.16], [1.15, 0.88, 0.70], [0.28, 0.24, 0.34]],
-        [[0.020, 0.032, 0.09], [0.002, 0.004, 0.020], [0.9, 0.9, 1.0], [0.55, 0.60, 0.72], [0.13, 0.15, 0.22]],
-        [[0.21, 0.25, 0.25], [0.05, 0.07, 0.08], [0.015, 0.02, 0.025], [0.52, 0.55, 0.54], [0.32, 0.36, 0.36]],
+        [[0.50, 0.72, 0.95], [0.05, 0.22, 0.75], [1.00, 1.00, 1.00], [1.22, 1.15, 1.03], [0.27, 0.32, 0.40]],
+        [[0.74, 0.77, 0.80], [0.28, 0.32, 0.38], [0.92, 0.93, 0.95], [0.70, 0.70, 0.68], [0.50, 0.51, 0.53]],
+        [[1.00, 0.74, 0.46], [0.40, 0.50, 0.82], [1.00, 0.52, 0.55], [1.20, 1.04, 0.92], [0.33, 0.29, 0.35]],
+        [[0.95, 0.24, 0.10], [0.07, 0.03, 0.36], [0.80, 0.08, 0.20], [1.25, 0.98, 0.84], [0.22, 0.20, 0.34]],
+        [[0.030, 0.045, 0.13], [0.003, 0.006, 0.030], [0.9, 0.9, 1.0], [0.74, 0.80, 0.95], [0.14, 0.16, 0.25]],
+        [[0.21, 0.25, 0.25], [0.05, 0.07, 0.08], [0.015, 0.02, 0.025], [0.72, 0.75, 0.74], [0.34, 0.38, 0.38]],
     ]
 )
 
@@ -34,10 +34,10 @@ def _noise(beta: float, seed: int, stretch: float = 1.0) -> Float[Tensor, "t t"]
     """Tileable Gaussian noise of unit variance whose spectrum falls as |frequency|^-beta; stretched along rows."""
     white = torch.randn(TEXELS, TEXELS, generator=torch.Generator().manual_seed(seed))
     fy, fx = torch.fft.fftfreq(TEXELS)[:, None], torch.fft.rfftfreq(TEXELS)[None]
-    radius = ((fx * stretch) ** 2 + (fy / stretch) ** 2).sqrt().clamp(min=1 / TEXELS)
-    spectrum = torch.fft.rfft2(white) * radius**-beta
+    radius = ((fx * stretch).square() + (fy / stretch).square()).sqrt().clamp(min=1 / TEXELS)
+    spectrum = torch.fft.rfft2(white) * radius.pow(-beta)
     spectrum[0, 0] = 0
-    field = torch.fft.irfft2(spectrum, s=(TEXELS, TEXELS))
+    field: Tensor = torch.fft.irfft2(spectrum, s=(TEXELS, TEXELS))
     return field / field.std()
 
 
@@ -98,9 +98,8 @@ def _clouds(level: float, contrast: float) -> Callable[[], Float[Tensor, "3 t t"
 
 
 def _stars() -> Float[Tensor, "3 t t"]:
-    """Stars of a few texels, so that they survive the coarser levels as faint dots."""
-    rare = (torch.rand(TEXELS // 2, TEXELS // 2, generator=torch.Generator().manual_seed(13)) > 0.9975).float()
-    return rare.repeat_interleave(2, 0).repeat_interleave(2, 1)[None].repeat(3, 1, 1)
+    brightness = torch.rand(TEXELS, TEXELS, generator=torch.Generator().manual_seed(13))
+    return ((brightness - 0.992) / 0.008).clamp(min=0).sqrt()[None].repeat(3, 1, 1)
 
 
 _BAKERS: tuple[Callable[[], Tensor], ...] = (
