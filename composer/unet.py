@@ -6,8 +6,9 @@ al. 2022, appendix B): blocks moved to low resolutions, one convolution to resam
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -19,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from .conditioning import Conditioning
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
+Norm = Callable[[int], nn.GroupNorm]
 
 
 class Attention(nn.Module):
@@ -28,18 +30,18 @@ class Attention(nn.Module):
         channels: Width; a multiple of `head_dim`.
         head_dim: Channels a head.
         token_dim: Channels of the context's tokens; 0 builds no projection for them.
-        groups: Groups of the norm.
+        norm: Makes the norm of so many channels.
 
     Raises:
         ValueError: `channels` does not divide into heads.
     """
 
-    def __init__(self, channels: int, head_dim: int, token_dim: int, groups: int):
+    def __init__(self, channels: int, head_dim: int, token_dim: int, norm: Norm):
         super().__init__()
         if channels % head_dim:
             raise ValueError(f"a level that attends needs a multiple of head_dim={head_dim} channels, found {channels}")
         self.head_dim = head_dim
-        self.norm = nn.GroupNorm(groups, channels)
+        self.norm = norm(channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.context = nn.Linear(token_dim, 2 * channels) if token_dim else None
         self.out = _zero(nn.Linear(channels, channels))
@@ -65,8 +67,7 @@ class Attention(nn.Module):
             k, v = torch.cat([k, joined[0]], dim=2), torch.cat([v, joined[1]], dim=2)
             if token_mask is not None:
                 mask = F.pad(token_mask, (h * w, 0), value=True)[:, None, None]
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        out: Tensor = self.out(attended.transpose(1, 2).reshape(b, h * w, c))
+        out: Tensor = self.out(_attend(q, k, v, mask).transpose(1, 2).reshape(b, h * w, c))
         return x + out.reshape(b, h, w, c).permute(0, 3, 1, 2)
 
     def _heads(self, x: Tensor, parts: int) -> Tensor:
@@ -82,7 +83,7 @@ class Block(nn.Module):
         out_channels: Width of the output.
         vector_dim: Width of the embedding of the noise level and the conditioning's vector.
         dropout: Rate before the second convolution, as in ADM.
-        groups: Groups of the norms.
+        norm: Makes the norm of so many channels.
         scale: 0.5 averages 2 x 2 pixels and 2 repeats them, in both branches and before the first convolution.
         attention: Follows the block; None for none.
     """
@@ -93,16 +94,16 @@ class Block(nn.Module):
         out_channels: int,
         vector_dim: int,
         dropout: float,
-        groups: int,
+        norm: Norm,
         scale: float = 1,
         attention: Attention | None = None,
     ):
         super().__init__()
         self.scale = scale
-        self.norm1 = nn.GroupNorm(groups, channels)
+        self.norm1 = norm(channels)
         self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.scale_shift = nn.Linear(vector_dim, 2 * out_channels)
-        self.norm2 = nn.GroupNorm(groups, out_channels)
+        self.norm2 = norm(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = _zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
@@ -159,7 +160,9 @@ class UNet(nn.Module):
         token_dim: Channels of `Conditioning.tokens`; 0 for a network that reads none.
         spatial_dim: Channels of `Conditioning.spatial`; 0 for a network that reads none.
         dropout: Rate inside the residual blocks, in [0, 1).
-        groups: Groups of the norms; must divide the width of every level. ADM has 32.
+        groups: Most groups of a norm; ADM has 32.
+        group_width: Fewest channels of a group, 1 for ADM's own. In channels_last the CPU's backward pass takes 10 to 40
+            times as long below 16.
         residual_resampling: True resamples by residual blocks (ADM), False by single convolutions (shifted plan).
         skip_scale: Factor on the skips from the way down; 1 in ADM, 1/sqrt(2) in Imagen's Efficient U-Net.
         checkpointing: Whether to save memory in training by computing blocks again on the way back.
@@ -186,6 +189,7 @@ class UNet(nn.Module):
         spatial_dim: int = 8,
         dropout: float = 0.0,
         groups: int = 32,
+        group_width: int = 16,
         residual_resampling: bool = True,
         skip_scale: float = 1.0,
         checkpointing: bool = False,
@@ -195,15 +199,14 @@ class UNet(nn.Module):
         counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
         if len(counts) != len(widths):
             raise ValueError(f"expected one number of blocks a level ({len(widths)}), found {len(counts)}")
-        if any(w % groups for w in widths):
-            raise ValueError(f"groups={groups} must divide the width of every level, found widths {widths}")
         self.width, self.vector_dim, self.token_dim, self.spatial_dim = width, vector_dim, token_dim, spatial_dim
         self.stride = 2 ** (len(widths) - 1)
         self.skip_scale, self.checkpointing = skip_scale, checkpointing
+        norm = partial(_norm, groups=groups, group_width=group_width)
 
         def block(c: int, c2: int, scale: float = 1, attend: bool = False) -> Block:
-            joined = Attention(c2, head_dim, token_dim, groups) if attend else None
-            return Block(c, c2, vector_dim, dropout, groups, scale, joined)
+            joined = Attention(c2, head_dim, token_dim, norm) if attend else None
+            return Block(c, c2, vector_dim, dropout, norm, scale, joined)
 
         def resampling(c: int, c2: int, scale: float) -> nn.Module:
             """The residual kind leaves the width to the next level's first block, as ADM does."""
@@ -233,9 +236,7 @@ class UNet(nn.Module):
                 joined.append(block(current + skips.pop(), c, attend=2**i in attention))
                 current = c
             self.decoder.append(joined)
-        self.last = nn.Sequential(
-            nn.GroupNorm(groups, current), nn.SiLU(), _zero(nn.Conv2d(current, channels, 3, padding=1))
-        )
+        self.last = nn.Sequential(norm(current), nn.SiLU(), _zero(nn.Conv2d(current, channels, 3, padding=1)))
         self.to(memory_format=torch.channels_last)
 
     def prepare(self, cond: Conditioning) -> Conditioning:
@@ -315,6 +316,25 @@ def _zero(module: ModuleT) -> ModuleT:
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
+
+
+def _norm(channels: int, groups: int, group_width: int) -> nn.GroupNorm:
+    most = max(1, min(groups, channels // group_width))
+    return nn.GroupNorm(next(n for n in range(most, 0, -1) if channels % n == 0), channels)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Scaled dot-product attention; in bf16 on a CPU by two matrix products, 1.5 to 5 times faster than torch's own.
+
+    Beyond 1024 pixels the scores would cost more memory than that is worth.
+    """
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or q.shape[2] > 1024:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    with torch.autocast("cpu", enabled=False):
+        scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
+        if mask is not None:
+            scores = scores + torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)
+        return scores.softmax(dim=3) @ v
 
 
 def _resample(x: Tensor, scale: float) -> Tensor:
