@@ -161,8 +161,8 @@ class UNet(nn.Module):
         spatial_dim: Channels of `Conditioning.spatial`; 0 for a network that reads none.
         dropout: Rate inside the residual blocks, in [0, 1).
         groups: Most groups of a norm; ADM has 32.
-        group_width: Fewest channels of a group, 1 for ADM's own. In channels_last the CPU's backward pass takes 10 to 40
-            times as long below 16.
+        group_width: Fewest channels of a group, 1 for ADM's own. Below 16, the backward pass of a channels_last norm
+            takes a CPU 10 to 40 times as long.
         residual_resampling: True resamples by residual blocks (ADM), False by single convolutions (shifted plan).
         skip_scale: Factor on the skips from the way down; 1 in ADM, 1/sqrt(2) in Imagen's Efficient U-Net.
         checkpointing: Whether to save memory in training by computing blocks again on the way back.
@@ -334,7 +334,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
         if mask is not None:
             scores = scores + torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)
-        return scores.softmax(dim=3) @ v
+        return torch.matmul(scores.softmax(dim=3), v)
 
 
 def _resample(x: Tensor, scale: float) -> Tensor:
