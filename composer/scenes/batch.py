@@ -52,7 +52,7 @@ def render_batch(
         instance, (xyxy in [0, 1], phrase) of what is visible.
     """
     scenes, captions = zip(*(describe(split, index, seed) for index in indices), strict=True)
-    world = _world(scenes, torch.device(device))
+    world = to_world(scenes, torch.device(device))
     picture = render(world, size)
     ids = _vote(picture.ids)
     category = torch.nn.functional.pad(world.shape + 1, (1, 0)).gather(1, ids.flatten(1)).view_as(ids)
@@ -69,7 +69,7 @@ def render_batch(
     }
 
 
-def _world(scenes: Sequence[Scene], device: torch.device) -> World:
+def to_world(scenes: Sequence[Scene], device: torch.device) -> World:
     """Scenes as the tensors that the renderer reads."""
     slots = max(len(scene.things) for scene in scenes)
 

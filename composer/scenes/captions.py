@@ -10,11 +10,11 @@ RELATIONS = {
     "front": ("in front of",),
     "behind": ("behind",),
 }
-_COUNTS = ("", "one thing", "two things", "three things", "four things")
+_COUNTS = {2: "two things", 3: "three things", 4: "four things"}
 WORDS = tuple(
     sorted(
         {*SHAPES, *COLOURS, *SIZES, *MATERIALS, *GROUNDS, *SKIES, *SYNONYMS.values()}
-        | set(" ".join([*(phrase for phrases in RELATIONS.values() for phrase in phrases), *_COUNTS]).split())
+        | set(" ".join([*(phrase for phrases in RELATIONS.values() for phrase in phrases), *_COUNTS.values()]).split())
         | {"a", "an", "and", "the", "on", "under", "sky", "in", "middle", "left", "right"}
     )
 )

@@ -11,6 +11,8 @@ from composer.scenes.render import SOLIDS
 from composer.scenes.scenery import GROUNDS, SKIES
 
 T = TypeVar("T")
+Box = tuple[float, float, float, float]
+"""xyxy in [0, 1]: left, upper, right, lower."""
 
 SHAPES = tuple(SOLIDS)
 COLOURS = {
@@ -69,13 +71,13 @@ class Camera:
         ahead = (z * cos - y * sin) * self.zoom
         return 0.5 + 0.5 * x / ahead, 0.5 - 0.5 * (y * cos + z * sin) / ahead
 
-    def box(self, thing: Thing) -> tuple[float, float, float, float]:
+    def box(self, thing: Thing) -> Box:
         """A box in the picture that holds the thing, with little to spare."""
         solid, size = SOLIDS[thing.shape], SIZES[thing.size]
         half, top = solid.width * size, solid.top * size
         left, right = (self.project(thing.x + side * half, top / 2, thing.z)[0] for side in (-1, 1))
         upper = self.project(thing.x, top, thing.z)[1]
-        lower = self.project(thing.x, 0, thing.z - 0.9 * half)[1]
+        lower = self.project(thing.x, 0.0, thing.z - 0.9 * half)[1]
         return left, upper, right, lower
 
 
@@ -129,7 +131,7 @@ def draw(dice: Dice, novel: bool) -> Scene:
         camera=camera,
         azimuth=dice.pick((-1, 1)) * dice.between(0.7, 1.8),
         elevation=dice.between(0.65, 1.05),
-        shift=(dice.between(0, 1), dice.between(0, 1), dice.between(0, 2 * math.pi)),
+        shift=(dice.between(0.0, 1.0), dice.between(0.0, 1.0), dice.between(0.0, 2 * math.pi)),
     )
 
 
@@ -153,40 +155,43 @@ def _draw_pairs(dice: Dice, novel: bool) -> list[tuple[str, str]]:
 def _place(dice: Dice, camera: Camera, pairs: list[tuple[str, str]]) -> tuple[Thing, ...] | None:
     """Puts things where they fit, or gives up."""
     things: list[Thing] = []
+    boxes: list[Box] = []
     for shape, colour in pairs:
         size, material = dice.pick(tuple(SIZES)), dice.pick(MATERIALS)
         for _ in range(12):
             z = dice.between(-1.5, 2.3)
-            x = dice.between(-0.85, 0.85) * camera.zoom * (camera.distance + z)
+            x = dice.between(-0.8, 0.8) * camera.zoom * (camera.distance + z)
             yaw = dice.between(-0.75, 0.75) + math.atan2(x, camera.distance + z)  # a ring keeps facing the camera
             thing = Thing(shape=shape, colour=colour, size=size, material=material, x=x, z=z, yaw=yaw)
-            if _fits(camera, [*things, thing]):
+            box = camera.box(thing)
+            if _fits([*things, thing], [*boxes, box]):
                 things.append(thing)
+                boxes.append(box)
                 break
         else:
             return None
     return tuple(things)
 
 
-def _fits(camera: Camera, things: list[Thing]) -> bool:
+def _fits(things: list[Thing], boxes: list[Box]) -> bool:
     """Whether the last thing lies within the picture and clear of the others, and nothing is hidden by much."""
     *others, last = things
-    left, upper, right, lower = camera.box(last)
+    left, upper, right, lower = boxes[-1]
     if min(left, upper) < 0.04 or max(right, lower) > 0.96:
         return False
     for other in others:
         gap = math.hypot(last.x - other.x, last.z - other.z)
         if gap < 0.15 + SOLIDS[last.shape].width * SIZES[last.size] + SOLIDS[other.shape].width * SIZES[other.size]:
             return False
-    return all(_hidden(camera, thing, things) < 0.35 for thing in things)
+    depths = [thing.z for thing in things]
+    return all(
+        _hidden(box, [b for b, z in zip(boxes, depths, strict=True) if z < depth]) < 0.35
+        for box, depth in zip(boxes, depths, strict=True)
+    )
 
 
-def _hidden(camera: Camera, thing: Thing, things: list[Thing]) -> float:
-    """Share of a thing's box that lies behind the boxes of nearer things."""
-    left, upper, right, lower = camera.box(thing)
-    hidden = 0.0
-    for other in things:
-        if other.z < thing.z:
-            a, b, c, d = camera.box(other)
-            hidden += max(0.0, min(right, c) - max(left, a)) * max(0.0, min(lower, d) - max(upper, b))
-    return hidden / ((right - left) * (lower - upper))
+def _hidden(box: Box, nearer: list[Box]) -> float:
+    """Share of a thing's box that lies behind those of nearer things."""
+    left, upper, right, lower = box
+    shared = (max(0.0, min(right, c) - max(left, a)) * max(0.0, min(lower, d) - max(upper, b)) for a, b, c, d in nearer)
+    return sum(shared) / ((right - left) * (lower - upper))

@@ -61,7 +61,7 @@ class Solid:
 
 SOLIDS = {
     "sphere": Solid(lambda p: p.square().sum(0).sqrt() - 1.0, 1.0, 1.0, 1.0, 2.0),
-    "cube": Solid(_cube, 0.76, 1.28, 1.04, 1.52),
+    "cube": Solid(_cube, 0.76, 1.28, 1.06, 1.52),
     "cylinder": Solid(_cylinder, 0.86, 1.13, 0.76, 1.72),
     "cone": Solid(_cone, 1.0, 1.4143, 1.0, 2.0),
     "torus": Solid(_torus, 1.0, 1.0, 1.0, 2.0),

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Shaped, UInt8
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
@@ -116,13 +117,13 @@ def _write_chunk(split: str, indices: list[int], size: int, seed: int, out: Path
     return len(indices)
 
 
-def _npy(array: np.ndarray[Any, Any]) -> bytes:
+def _npy(array: Shaped[np.ndarray, "..."]) -> bytes:
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue()
 
 
-def _png(image: np.ndarray[Any, Any]) -> bytes:
+def _png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image).save(file, "png")
     return file.getvalue()
