@@ -98,16 +98,21 @@ class _Batches:
 
     def __init__(self, data: "ImageData", loader: DataLoader[Batch]):
         self.data, self.loader = data, loader
+        self.source: Iterator[Batch] = iter(())
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = iter(self.loader)
+        self.source = iter(self.loader)
         while True:
             begun = perf_counter()
-            batch = next(batches, None)
+            batch = next(self.source, None)
             if batch is None:
                 return
             self.data.seconds_waiting = perf_counter() - begun
             yield batch
+
+    def close(self) -> None:
+        """Lets go of the workers, which end at once; left to the garbage collector they time out."""
+        del self.source, self.loader
 
 
 class _TrainingBatches(_Batches):
@@ -118,6 +123,13 @@ class _TrainingBatches(_Batches):
         assert isinstance(sampler, ResumableSampler)
         sampler.start = self.data.batches_seen()
         return super().__iter__()
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing to save; Lightning takes this for a loader that can be resumed, and it can."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Nothing to restore."""
 
 
 class _ValidationBatches(_Batches):
@@ -163,6 +175,7 @@ class ImageData(L.LightningDataModule):
         self.train, self.validation, self.decomposers = train, validation, decomposers
         self.batch_size, self.validation_batch_size = batch_size, validation_batch_size or batch_size
         self.workers, self.seed = workers, seed
+        self._open: list[_Batches] = []
         self.seconds_waiting = self.seconds_decomposing = 0.0
         self._wants(frozenset(decomposers) | train.columns)
 
@@ -177,6 +190,8 @@ class ImageData(L.LightningDataModule):
         if conditions is not None:
             self._check_served(frozenset(conditions))
             self._wants(frozenset(conditions))
+        if self.validation is None:
+            self.trainer.limit_val_batches = 0  # Lightning warns of an empty list of loaders
         if self.trainer.log_dir is not None:
             folder = Path(self.trainer.log_dir)
             folder.mkdir(parents=True, exist_ok=True)
@@ -203,13 +218,21 @@ class ImageData(L.LightningDataModule):
 
     def train_dataloader(self) -> _TrainingBatches:
         sampler = ResumableSampler(len(self.train), self.batch_size, self.seed, *self._place())
-        return _TrainingBatches(self, self._loader(self.train, sampler))
+        batches = _TrainingBatches(self, self._loader(self.train, sampler))
+        self._open.append(batches)
+        return batches
 
     def val_dataloader(self) -> _ValidationBatches | list[Any]:
         if self.validation is None:
             return []
         sampler = FixedBatches(len(self.validation), self.validation_batch_size, self.seed, *self._place())
-        return _ValidationBatches(self, self._loader(self.validation, sampler))
+        batches = _ValidationBatches(self, self._loader(self.validation, sampler))
+        self._open.append(batches)
+        return batches
+
+    def teardown(self, stage: str) -> None:
+        while self._open:
+            self._open.pop().close()
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

@@ -113,8 +113,8 @@ class ImageFolder(ImageDataset):
         if missing and captions == "error":
             raise ValueError(
                 f"expected a caption for each of the {len(self.items)} images in {path}, found none for "
-                f"{len(missing)}, such as {missing[0].name}. Write it to {missing[0].stem}.txt or to metadata.jsonl, let "
-                "composer.captions.caption_folder write them, or pass captions='empty'"
+                f"{len(missing)}, such as {missing[0].name}. Write {missing[0].stem}.txt or metadata.jsonl, let "
+                "composer.captions.caption_folder write captions, or pass captions='empty'"
             )
         self.sidecars = _sidecars(self.folder)
         self.columns = frozenset(name for names in self.sidecars.values() for name in names)
@@ -183,9 +183,9 @@ def _listed(folder: Path, line: str, where: str) -> Item:
         raise ValueError(
             f'{where}: expected an object such as {{"file_name": ..., "caption": ...}}, found {line!r}'
         ) from error
-    path = folder / str(name)
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"{where}: expected a file_name inside the folder, found {name}")
+    if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"{where}: expected a file_name inside the folder, found {name!r}")
+    path = folder / name
     return path, _sidecar_caption(path) or str(caption).strip()
 
 

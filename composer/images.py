@@ -126,7 +126,7 @@ def _open(path: Path, data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise Refused(path, Reason.TOO_LARGE, str(error)) from error
     except Exception as error:  # as above
-        raise Refused(path, Reason.NOT_AN_IMAGE, str(error)) from error
+        raise Refused(path, Reason.NOT_AN_IMAGE) from error
     (w, h), found = image.size, f"{image.width} x {image.height}"
     if w * h > MAX_PIXELS:
         raise Refused(path, Reason.TOO_LARGE, found)
