@@ -131,10 +131,10 @@ def _walk(generator: torch.Generator) -> Float[Tensor, "side side"]:
     def uniform(low: float, high: float, n: int = 1) -> Tensor:
         return low + (high - low) * torch.rand(n, generator=generator)
 
-    n, radius = int(uniform(4, 13)), uniform(0.04, 0.14)
-    heading = uniform(0, math.tau) + uniform(-1.2, 1.2, n).cumsum(0)
+    n, radius = int(uniform(4.0, 13.0)), uniform(0.04, 0.14)
+    heading = uniform(0.0, math.tau) + uniform(-1.2, 1.2, n).cumsum(0)
     step = torch.stack([heading.sin(), heading.cos()], 1) * uniform(0.1, 0.3, n)[:, None]
-    start = uniform(0, 1, 2) + step.cumsum(0) - step
+    start = uniform(0.0, 1.0, 2) + step.cumsum(0) - step
     axis = (torch.arange(SIDE) + 0.5) / SIDE
     point = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1)[:, :, None]
     point = (point - start - step / 2 + 0.5) % 1 - 0.5 + step / 2  # from the start, the short way round

@@ -60,12 +60,13 @@ class Palette(Decomposer):
         image = batch["image"]
         b, _, h, w = image.shape
         image = image[..., :: h // LONGEST_SIDE + 1, :: w // LONGEST_SIDE + 1]
-        levels = ((image.float() + 1) * 127.5).round().clamp(0, 255).to(torch.int32)
+        levels = (image.float() * 127.5).add_(127.5).round_().clamp_(0, 255)
         r, g, blue = levels.unbind(1)
+        index = torch.add(blue, torch.add(g, r, alpha=256), alpha=256).to(torch.int32)  # floats hold 24 bits exactly
+        nearest = _table(*self.shape, image.device).index_select(0, index.flatten()).view_as(index).flatten(1)
         k = len(self.rgb)
-        nearest = _table(*self.shape, image.device)[(r << 16) + (g << 8) + blue].flatten(1).to(torch.int32)
         rows = torch.arange(0, b * k, k, dtype=torch.int32, device=image.device)
-        counts = torch.bincount((nearest + rows[:, None]).flatten(), minlength=b * k).view(b, k)
+        counts = torch.bincount((nearest.to(torch.int32) + rows[:, None]).flatten(), minlength=b * k).view(b, k)
         return self._smooth(counts / nearest.shape[1]).to(image.dtype)
 
     def from_colours(self, colours: dict[str, float]) -> Float[Tensor, "1 k"]:

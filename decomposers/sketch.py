@@ -72,7 +72,7 @@ class Sketch(Lines):
         if side > self.LARGEST_SOFT:
             ridge = contrast >= _sides(contrast, normal).amax(1, keepdim=True)
             lines = _long_lines(ink * ridge, smallest=side // 16).to(image)
-            ink = (_blur(lines, pen / 2) / _gaussian(pen / 2, image).amax()).clamp_max(1)
+            ink = (_blur(lines, pen / 2) / max(_gaussian(pen / 2))).clamp_max(1)
         return ink.to(batch["image"].dtype)
 
 
@@ -81,28 +81,36 @@ def pen_width(side: int) -> float:
     return math.cbrt(side / 64)
 
 
-def _gaussian(sigma: float, like: Tensor) -> Float[Tensor, " n"]:
-    t = torch.arange(2 * math.ceil(2.5 * sigma) + 1, dtype=like.dtype, device=like.device)
-    weights = torch.exp((t - len(t) // 2).square() / (-2 * sigma**2))
-    return weights / weights.sum()
+def _gaussian(sigma: float) -> list[float]:
+    r = math.ceil(2.5 * sigma)
+    weights = [math.exp(-t * t / (2 * sigma**2)) for t in range(-r, r + 1)]
+    return [weight / sum(weights) for weight in weights]
+
+
+def _derivatives(sigma: float) -> tuple[list[float], list[float]]:
+    """First and second derivative of a Gaussian, scaled to be exact on parabolas."""
+    g = _gaussian(sigma)
+    taps = range(-(len(g) // 2), len(g) // 2 + 1)
+    spread = sum(t * t * weight for t, weight in zip(taps, g, strict=True))
+    first = [t * weight / spread for t, weight in zip(taps, g, strict=True)]
+    second = [(t * t - spread) * weight for t, weight in zip(taps, g, strict=True)]
+    scale = 2 / sum(t * t * weight for t, weight in zip(taps, second, strict=True))
+    return first, [scale * weight for weight in second]
+
+
+def _filter(x: Float[Tensor, "b c _ _"], weights: list[float], dim: int) -> Float[Tensor, "b c _ _"]:
+    """Correlates `x` with `weights` along a dimension, where they fit; many times a convolution's speed on a CPU."""
+    n = x.shape[dim] - len(weights) + 1
+    total = x.narrow(dim, 0, n) * weights[0]
+    for i, weight in enumerate(weights[1:], start=1):
+        total.add_(x.narrow(dim, i, n), alpha=weight)
+    return total
 
 
 def _blur(x: Float[Tensor, "b c h w"], sigma: float) -> Float[Tensor, "b c h w"]:
-    kernel = _gaussian(sigma, x)
-    planes = F.pad(x, (len(kernel) // 2,) * 4, mode="replicate").flatten(0, 1)[:, None]
-    return F.conv2d(F.conv2d(planes, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1)).view(x.shape)
-
-
-def _derivatives(sigma: float, like: Tensor) -> Float[Tensor, "5 1 n n"]:
-    """Kernels of a Gaussian's derivatives by x, y, xx, xy, yy; exact on images that are quadratic in x and y."""
-    t = torch.arange(-math.ceil(3 * sigma), math.ceil(3 * sigma) + 1, dtype=like.dtype, device=like.device)
-    g = torch.exp(t.square() / (-2 * sigma**2))
-    g = g / g.sum()
-    first = t * g / (t.square() * g).sum()
-    second = (t.square() - (t.square() * g).sum()) * g
-    second = second * 2 / (second * t.square()).sum()
-    pairs = ((g, first), (first, g), (g, second), (first, first), (second, g))
-    return torch.stack([torch.outer(y, x) for y, x in pairs])[:, None]
+    weights = _gaussian(sigma)
+    x = F.pad(x, (len(weights) // 2,) * 4, mode="replicate")
+    return _filter(_filter(x, weights, 3), weights, 2)
 
 
 def _contrast(image: Float[Tensor, "b 3 h w"], pen: float) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b 2 h w"]]:
@@ -111,11 +119,12 @@ def _contrast(image: Float[Tensor, "b 3 h w"], pen: float) -> tuple[Float[Tensor
     The normal is the main axis of the smoothed structure tensor. The difference of Gaussians across the line, of
     widths sigma and 1.6 sigma, is taken as the second derivative along the normal, to which it is nearly proportional.
     """
-    b, _, h, w = image.shape
     sigma = 0.7 * pen
-    kernels = _derivatives(sigma, image)
-    planes = F.pad(image, (kernels.shape[-1] // 2,) * 4, mode="replicate").flatten(0, 1)[:, None]
-    gx, gy, gxx, gxy, gyy = F.conv2d(planes, kernels).view(b, 3, 5, h, w).unbind(2)
+    smooth, (first, second) = _gaussian(sigma), _derivatives(sigma)
+    image = F.pad(image, (len(smooth) // 2,) * 4, mode="replicate")
+    rows, slopes, bends = (_filter(image, weights, 3) for weights in (smooth, first, second))
+    gx, gy = _filter(slopes, smooth, 2), _filter(rows, first, 2)
+    gxx, gxy, gyy = _filter(bends, smooth, 2), _filter(slopes, first, 2), _filter(rows, second, 2)
     tensor = torch.stack([(gx * gx).sum(1), (gx * gy).sum(1), (gy * gy).sum(1)], 1)
     xx, xy, yy = _blur(tensor, pen)[:, :, None].unbind(1)
     angle = torch.atan2(2 * xy, xx - yy) / 2

@@ -1,0 +1,129 @@
+"""How long it takes to take an image apart without networks.
+
+Times the palette against the straightforward way (scikit-image's Lab, all distances, a bin count) in one run, and every
+decomposer without weights on a batch of 64 pixel images, one thread, the best of several rounds:
+
+    python benchmarks/decompose.py --json benchmarks/results/decompose.json
+"""
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from skimage import data
+from skimage.color import rgb2lab
+from torch import Tensor
+from torch.nn import functional as F
+
+from composer.decomposition import Batch, Decomposition
+from decomposers import Intensity, Mask, Palette, Sketch
+
+LIMIT = 241  # the stride that keeps a side below it, on both sides of the comparison
+
+
+def milliseconds(call: Callable[[], object], rounds: int, calls: int) -> float:
+    """Best time of one call over `rounds` rounds of `calls` calls."""
+    call()
+    best = float("inf")
+    for _ in range(rounds):
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        best = min(best, (time.perf_counter() - start) / calls)
+    return best * 1e3
+
+
+def photographs(b: int, side: int) -> Tensor:
+    """Square crops of four photographs, reduced; 8 bits, (b 3 side side)."""
+    crops = []
+    for i in range(b):
+        picture = torch.from_numpy((data.astronaut, data.chelsea, data.coffee, data.rocket)[i % 4]())
+        at = i // 4 * 5
+        crop = picture.permute(2, 0, 1)[None, :, at : at + 256, at : at + 256].float()
+        crops.append(F.interpolate(crop, (side, side), mode="area").round())
+    return torch.cat(crops)
+
+
+def straightforward(palette: Palette) -> Callable[[np.ndarray], np.ndarray]:
+    """The palette of one 8-bit picture (h w 3), as scikit-image and numpy give it."""
+    code = rgb2lab(palette.rgb.double().numpy()[None])[0]
+    squares, spread = (code**2).sum(1), palette.spread.double().numpy()
+
+    def measure(picture: np.ndarray) -> np.ndarray:
+        picture = picture[:: picture.shape[0] // LIMIT + 1, :: picture.shape[1] // LIMIT + 1]
+        lab = rgb2lab(picture).reshape(-1, 3)
+        nearest = (squares - 2 * lab @ code.T).argmin(1)
+        smooth = spread @ (np.bincount(nearest, minlength=len(code)) / len(lab))
+        return np.where(smooth < 1e-5, 0, smooth)
+
+    return measure
+
+
+def compare_palettes(side: int, b: int, rounds: int) -> dict[str, float]:
+    """Times both ways on the same photographs, in turns' best; ms an image."""
+    palette, pictures = Palette(), photographs(b, side)
+    measure = straightforward(palette)
+    arrays = list(pictures.to(torch.uint8).permute(0, 2, 3, 1).numpy())
+    batch: Batch = {"image": pictures / 127.5 - 1}
+    slow = milliseconds(lambda: [measure(array) for array in arrays], rounds, 1) / b
+    fast = milliseconds(lambda: palette(batch), rounds, 5) / b
+    gap = np.abs(palette(batch).numpy() - np.stack([measure(array) for array in arrays])).max()
+    return {"skimage_ms": slow, "palette_ms": fast, "ratio": slow / fast, "largest_difference": float(gap)}
+
+
+def time_decomposers(side: int, b: int, rounds: int) -> dict[str, float]:
+    """Times each decomposer without weights, and all in one call; ms an image."""
+    decomposers = {"palette": Palette(), "sketch": Sketch(), "intensity": Intensity(), "mask": Mask()}
+    batch: Batch = {"image": photographs(b, side) / 127.5 - 1, "seed": torch.arange(b)}
+    each = {name: Decomposition({name: decomposer}) for name, decomposer in decomposers.items()}
+    each["all together"] = Decomposition(decomposers)
+    return {name: milliseconds(lambda d=d: d(batch), rounds, 5) / b for name, d in each.items()}
+
+
+def first_use() -> float:
+    """Seconds to build the palette's table of nearest colours, once a process."""
+    start = time.perf_counter()
+    Palette()({"image": torch.zeros(1, 3, 8, 8)})
+    return time.perf_counter() - start
+
+
+def show(results: dict[str, dict[str, dict[str, float]]], table_s: float) -> None:
+    table = Table(title="Decomposition without networks, ms an image, one thread")
+    for column in ("what", "size", "ms", "scikit-image, ms", "ratio"):
+        table.add_column(column, justify="left" if column == "what" else "right")
+    for size, row in results["palette"].items():
+        table.add_row("palette", size, f"{row['palette_ms']:.3f}", f"{row['skimage_ms']:.2f}", f"{row['ratio']:.0f}")
+    table.add_section()
+    for size, rows in results["decomposers"].items():
+        for name, ms in rows.items():
+            table.add_row(name, size, f"{ms:.3f}")
+    Console().print(table, f"The palette's table takes {table_s:.1f} s, once a process.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, help="file to write the numbers to")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds to take the best of")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+
+    table_s = first_use()
+    results = {
+        "palette": {f"{side} px": compare_palettes(side, b, args.rounds) for side, b in ((64, 32), (256, 8))},
+        "decomposers": {"64 px, batch 32": time_decomposers(64, 32, args.rounds)},
+    }
+    show(results, table_s)
+    if args.json:
+        machine = {"processor": platform.machine(), "torch": torch.__version__, "threads": 1}
+        args.json.write_text(json.dumps({"machine": machine, "table_s": table_s, **results}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
