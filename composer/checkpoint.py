@@ -1,0 +1,134 @@
+"""Checkpoints of a training: written whole or not at all, never with broken weights, read without running any code."""
+
+import errno
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+WEIGHTS = ("state_dict", "ema")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Opens a temporary file that takes the place of `path` once the block has ended and its bytes are on the disk.
+
+    Raises:
+        OSError: The disk is full or the folder can't be written. What stood at `path` still stands there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name itself survives a power cut
+    finally:
+        os.close(folder)
+
+
+def save(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Writes a checkpoint atomically.
+
+    Raises:
+        FloatingPointError: A weight is not finite.
+        OSError: It couldn't be written. In both cases the file that stood at `path` is untouched.
+    """
+    for part in WEIGHTS:
+        for name, value in checkpoint.get(part, {}).items():
+            if not bool(value.isfinite().all()):
+                raise FloatingPointError(
+                    f"the weights of {name} are not finite; nothing was written, {path} is what it was. "
+                    "Resume from it with a lower learning rate"
+                )
+    try:
+        with replacing(path) as file:
+            torch.save(dict(checkpoint), file)
+    except (OSError, RuntimeError) as error:  # PyTorch's zip writer hides the cause in a RuntimeError
+        cause = next((e for e in (error, error.__context__) if isinstance(e, OSError)), None)
+        code = errno.EIO if cause is None else cause.errno
+        raise OSError(
+            code,
+            f"cannot write the checkpoint ({error}); {shutil.disk_usage(path.parent).free / 2**20:.0f} MiB are free. "
+            "Any earlier one is untouched: make room, then resume with --ckpt_path last",
+            str(path),
+        ) from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint. Only tensors and plain values are accepted, so a foreign file can't run code.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: The file is damaged, or holds pickled objects.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a checkpoint at {path}, found nothing")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds pickled Python objects, which could run code; only tensors and plain values are read. "
+            "If it comes from elsewhere, ask for its weights as safetensors"
+        ) from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint: {error}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ValueError(f"{path} is no checkpoint of a training: expected a dict with 'state_dict'")
+    return checkpoint
+
+
+def load_stage(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Reads what a trained stage consists of, without Lightning.
+
+    Args:
+        path: A checkpoint that `python -m composer fit` wrote.
+
+    Returns:
+        The ``model`` and ``data`` sections of its configuration, as plain values with class names in them; and the
+        averaged weights, or the trained ones where no average was kept, under ``denoiser.`` and ``conditions.``.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: The file is no such checkpoint.
+    """
+    checkpoint = load(path)
+    if "config" not in checkpoint:
+        raise ValueError(f"{path} does not say how its model is built: it was not written by `python -m composer fit`")
+    return checkpoint["config"], {**checkpoint["state_dict"], **checkpoint.get("ema", {})}
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Refuses to start what would fill the disk.
+
+    Args:
+        folder: Where checkpoints will be written; made if missing.
+        needed: Bytes.
+
+    Raises:
+        OSError: Less is free.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            errno.ENOSPC,
+            f"a checkpoint of this training and its replacement take {needed / 2**20:.0f} MiB, "
+            f"{free / 2**20:.0f} MiB are free: make room, or choose another folder with --trainer.default_root_dir",
+            str(folder),
+        )

@@ -1,0 +1,247 @@
+"""Training a stage.
+
+Every random draw is a function of (seed, step, micro-batch, rank, name of the stream), never of a generator's past, so
+a run that was killed and resumed is the run that was not.
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .conditioning import Condition, ConditionSet, Keep
+from .decomposition import Batch, Representations
+from .denoiser import Denoiser
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 5
+"""Steps in a row without a finite gradient after which a training gives up."""
+
+
+def stream(name: str, *key: int) -> torch.Generator:
+    """A generator on the CPU that is a function of its arguments alone.
+
+    Args:
+        name: What is drawn from it.
+        key: What the draw depends on, such as the seed and the step.
+    """
+    return torch.Generator().manual_seed(_hash(name, *key))
+
+
+def _hash(name: str, *key: int) -> int:
+    text = "/".join([name, *map(str, key)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")  # mt19937 takes 32 bits
+
+
+class StageTraining(L.LightningModule):
+    """Trains a denoiser and its conditions together (Composer, section 2.3).
+
+    Args:
+        denoiser: What is trained.
+        conditions: Name -> adapter; the data module needs a decomposer under every one of these names.
+        size: Side of the images, in pixels.
+        learning_rate: Peak learning rate of AdamW.
+        betas: Decay of AdamW's two moments.
+        weight_decay: Decoupled weight decay.
+        warmup_steps: Steps over which the learning rate rises from 0.
+        decay_steps: Step at which a cosine from the peak reaches 0; None holds the peak.
+        drop_all: Probability that a row loses every condition.
+        keep_all: Probability that a row keeps every condition.
+        seed: Decides all draws of the training besides the data's; the same for every rank.
+
+    Attributes:
+        config: The ``model`` and ``data`` sections of the configuration this was built from, as plain values. They
+            travel with the checkpoint; None if it was built in Python.
+        skipped: Steps that were skipped for want of a finite gradient.
+
+    Raises:
+        ValueError: A rate is out of its range.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        conditions: dict[str, Condition],
+        size: int,
+        learning_rate: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.01,
+        warmup_steps: int = 1000,
+        decay_steps: int | None = None,
+        drop_all: float = 0.1,
+        keep_all: float = 0.1,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if learning_rate <= 0 or weight_decay < 0 or warmup_steps < 0:
+            raise ValueError("expected learning_rate > 0, weight_decay >= 0 and warmup_steps >= 0")
+        if decay_steps is not None and decay_steps <= warmup_steps:
+            raise ValueError(f"decay_steps={decay_steps} must lie beyond warmup_steps={warmup_steps}")
+        self.denoiser, self.size = denoiser, size
+        self.conditions = ConditionSet(conditions, drop_all, keep_all)
+        self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
+        self.warmup_steps, self.decay_steps, self.seed = warmup_steps, decay_steps, seed
+        self.config: dict[str, Any] | None = None
+        self.skipped = 0
+        self._failed: list[list[int]] = []  # the samples of each failed step since the last good one
+        self._samples: list[Tensor] = []  # the samples of this step
+        self._sums = torch.zeros(2, 1 + len(conditions))  # since the last log: losses, rows; in all, then by condition
+        self._grad_norm = torch.zeros(())
+        self._validated = 0
+
+    def setup(self, stage: str) -> None:
+        """Refuses what would train badly in silence.
+
+        Raises:
+            ValueError: float16 was asked for.
+        """
+        if self.trainer.precision == "16-mixed":
+            raise ValueError("float16 loses small gradients: use --trainer.precision bf16-mixed or 32-true")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        image, reps = self._read(batch)
+        key = (self.seed, self.global_step, batch_idx % self.trainer.accumulate_grad_batches, self.global_rank)
+        keep = _known(self.conditions.draw_keep(len(image), image.device, stream("keep", *key)), batch)
+        sigma = self.denoiser.draw(len(image), stream("sigma", *key)).to(image.device)
+        noise = torch.randn(image.shape, generator=stream("noise", *key)).to(image.device)
+        torch.manual_seed(_hash("dropout", *key))  # what modules draw inside has no generator of its own
+        loss = self.denoiser.loss(image, self.conditions(reps, _size(image), keep), sigma, noise)
+        self._record(loss.detach(), keep, batch)
+        return loss.mean()
+
+    def _read(self, batch: Batch) -> tuple[Float[Tensor, "b 3 h w"], Representations]:
+        """Takes the image and the representations that this model has conditions for."""
+        image: Tensor = batch["image"]
+        if image.shape[-2:] != (self.size, self.size):
+            raise ValueError(f"this stage trains on {self.size} x {self.size} pixels, the data gives {_size(image)}")
+        return image, {name: value for name, value in batch["representations"].items() if name in self.conditions}
+
+    def _record(self, loss: Float[Tensor, " b"], keep: Keep, batch: Batch) -> None:
+        rows = torch.stack([torch.ones_like(loss), *(k.float() for k in keep.values())]) * loss.isfinite()
+        self._sums = self._sums.to(loss.device) + torch.stack([rows @ loss.nan_to_num(0, 0, 0), rows.sum(1)])
+        self._samples.append(batch["seed"])
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the norm of all gradients, and skips the step if it is not finite.
+
+        Ranks agree on this without a word: the gradients are already averaged over them.
+
+        Raises:
+            FloatingPointError: So many steps in a row were skipped that the training has diverged.
+        """
+        if gradient_clip_algorithm not in (None, "norm"):
+            raise ValueError(
+                f"gradients are clipped by their norm, found gradient_clip_algorithm={gradient_clip_algorithm}"
+            )
+        parameters = [p for p in self.parameters() if p.grad is not None]
+        self._grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        samples, self._samples = self._samples, []
+        if bool(self._grad_norm.isfinite()):
+            self._failed = []
+            if gradient_clip_val:
+                torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self._grad_norm)
+            return
+        optimizer.zero_grad(set_to_none=True)  # the optimizer passes over parameters without a gradient
+        self.skipped += 1
+        self._failed.append(torch.cat(samples).tolist())
+        log.warning("step %d: loss or gradient is not finite, skipped; samples %s", self.global_step, self._failed[-1])
+        if len(self._failed) >= PATIENCE:
+            raise FloatingPointError(
+                f"no finite gradient in {PATIENCE} steps in a row, up to step {self.global_step}; the samples (by "
+                f"seed) were {self._failed}. The "
+                "last checkpoint is sound; look at these samples, or lower the learning rate"
+            )
+
+    def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
+        """Logs means since the last log, over all rows and over the rows that kept each condition."""
+        accumulating = (batch_idx + 1) % self.trainer.accumulate_grad_batches
+        if accumulating or self.global_step % self.trainer.log_every_n_steps or self.logger is None:
+            return
+        total, rows = self.trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
+        self._sums = torch.zeros_like(self._sums)
+        names = ["train/loss", *(f"train/kept/{name}" for name in self.conditions)]
+        metrics = {name: t / n for name, t, n in zip(names, total, rows, strict=True) if n}
+        metrics |= {"train/grad_norm": float(self._grad_norm), "train/skipped": self.skipped}
+        metrics["train/learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.logger.log_metrics(metrics, step=self.global_step)
+
+    def on_validation_epoch_start(self) -> None:
+        self._validated = 0
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measures the loss with conditions dropped as in training, with all, with none, and with each alone.
+
+        Noise level, noise and drops of an item depend on its place in the validation set alone: curves are comparable
+        along a run and between runs.
+        """
+        image, reps = self._read(batch)
+        items = [(self._validated + i) * self.trainer.world_size + self.global_rank for i in range(len(image))]
+        self._validated += len(image)
+        generators = [stream("validation", item) for item in items]
+        noise = torch.stack([torch.randn(image.shape[1:], generator=g) for g in generators]).to(image)
+        drawn = [self.conditions.draw_keep(1, image.device, g) for g in generators]
+        # The golden ratio's multiples fill (0, 1) evenly, however many there are.
+        u = torch.tensor([(0.5 + item * (math.sqrt(5) - 1) / 2) % 1 for item in items], dtype=torch.float64)
+        sigma = self.denoiser.noise.sigma(u.float()).to(image.device)
+
+        def measure(name: str, keep: Keep, rows: Bool[Tensor, " b"]) -> None:
+            keep = _known(keep, batch)
+            loss = self.denoiser.loss(image, self.conditions(reps, _size(image), keep), sigma, noise)[rows]
+            self.log(name, loss.sum() / max(1, len(loss)), batch_size=len(loss), on_epoch=True, sync_dist=True)
+
+        every = torch.ones(len(image), dtype=torch.bool, device=image.device)
+        nothing = dict.fromkeys(self.conditions, ~every)
+        measure("val/loss", {name: torch.cat([k[name] for k in drawn]) for name in self.conditions}, every)
+        measure("val/all", dict.fromkeys(self.conditions, every), every)
+        measure("val/none", nothing, every)
+        for name in reps:
+            measure(f"val/alone/{name}", nothing | {name: every}, _known({name: every}, batch)[name])
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay, fused=True
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step, as a share of its peak."""
+        rising = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        if self.decay_steps is None or step < self.warmup_steps:
+            return rising
+        return 0.5 + 0.5 * math.cos(
+            math.pi * min(1.0, (step - self.warmup_steps) / (self.decay_steps - self.warmup_steps))
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped"] = self.skipped
+        if self.config is not None:
+            checkpoint["config"] = self.config
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on with the trained weights when fitting; anything else sees the averaged ones."""
+        self.skipped = checkpoint.get("skipped", 0)
+        if self.trainer.state.fn != "fit":
+            checkpoint["state_dict"] = checkpoint["state_dict"] | checkpoint.get("ema", {})
+
+
+def _known(keep: Keep, batch: Mapping[str, Any]) -> Keep:
+    """Drops what a dataset does not know of a row: in a mixture, not every source has every representation."""
+    known: dict[str, Tensor] = batch.get("known", {})
+    return {name: rows & known[name].to(rows.device) if name in known else rows for name, rows in keep.items()}
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[-2], image.shape[-1]
