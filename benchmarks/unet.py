@@ -135,7 +135,7 @@ def convolution_rate(dtype: torch.dtype, device: torch.device) -> float:
 def measure(batch: int, rounds: int, device: torch.device) -> list[dict[str, object]]:
     nets = networks(device)
     inputs = (
-        torch.randn(batch, 3, SIZE, SIZE, device=device).contiguous(memory_format=torch.channels_last),
+        torch.randn(batch, 3, SIZE, SIZE, device=device),
         torch.rand(batch, device=device),
         torch.randn(batch, TOKENS, TOKEN_DIM, device=device),
     )
