@@ -109,6 +109,14 @@ def instance_borders(ids: Int[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
     return (ids > 0) & beside.any(dim=0)
 
 
+def read_instances(reading: Reading) -> Int[Tensor, "b 2 h w"]:
+    """The likeliest categories and, cut at the likely borders, the instances."""
+    categories = reading.category.argmax(1).cpu().numpy()
+    borders = (reading.border[:, 0] > 0).cpu().numpy()
+    maps = [np.stack(group_instances(c, border)) for c, border in zip(categories, borders, strict=True)]
+    return torch.from_numpy(np.stack(maps)).to(reading.category.device)
+
+
 def group_instances(
     category: Int[np.ndarray, "h w"], border: Bool[np.ndarray, "h w"]
 ) -> tuple[Int[np.ndarray, "h w"], Int[np.ndarray, "h w"]]:

@@ -1,7 +1,9 @@
 """What every map of instances shares: how a person looks at it, and how far two are apart."""
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -18,13 +20,33 @@ class InstanceMaps(Decomposer):
     names: tuple[str, ...] = ()
 
     def preview(self, value: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Each instance in a colour of its own, the hue near its category's, with white borders on black."""
+        """Each instance in a colour of its own, the hue near its category's, white borders, and its category's name.
+
+        A name is written where the instance is wide and high enough for it.
+        """
         category, ids = value.round().long().unbind(1)
         hue = (category * GOLDEN + ids * 0.07) % 1
         brightness = 0.55 + 0.4 * ((ids * GOLDEN) % 1)
         colour = hue_to_rgb(hue) * brightness[:, None]
         colour = torch.where(outlines(ids)[:, None], torch.ones_like(colour), colour)
-        return torch.where((category > 0)[:, None], colour, torch.zeros_like(colour)) * 2 - 1
+        picture = torch.where((category > 0)[:, None], colour, torch.zeros_like(colour)) * 2 - 1
+        if self.names:
+            for row in range(len(picture)):
+                picture[row][:, self.lettering(category[row], ids[row])] = 1
+        return picture
+
+    def lettering(self, category: Int[Tensor, "h w"], ids: Int[Tensor, "h w"]) -> Bool[Tensor, "h w"]:
+        """The pixels of the names of the instances that have room for theirs."""
+        sheet = Image.new("1", (ids.shape[1], ids.shape[0]))
+        pen = ImageDraw.Draw(sheet)
+        for number in torch.unique(ids[category > 0]).tolist():
+            y, x = torch.nonzero(ids == number, as_tuple=True)
+            name = self.names[int(category[y[0], x[0]]) - 1]
+            left, top, right, bottom = pen.textbbox((0, 0), name)
+            middle = int(x.min() + x.max() + 1) // 2, int(y.min() + y.max() + 1) // 2
+            if right - left < x.max() - x.min() and bottom - top < y.max() - y.min():
+                pen.text(middle, name, fill=1, anchor="mm")
+        return torch.from_numpy(np.array(sheet)).to(ids.device)
 
     def distance(self, wanted: Float[Tensor, "b 2 h w"], got: Float[Tensor, "b 2 h w"]) -> Float[Tensor, " b"]:
         """1 minus the mean intersection over union of the categories present in either map; 0 where both are empty.

@@ -1,14 +1,12 @@
 """Depth and instances of Scenes, read back from any picture of one by the small network that ships."""
 
-import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from composer.decomposition import Batch, robust_normalise
 from composer.pretrained import locate
-from composer.reader import CATEGORIES, READ_SIZE, Reading, SceneReader, group_instances, load_reader
+from composer.reader import CATEGORIES, READ_SIZE, Reading, SceneReader, load_reader, read_instances
 
 from .depth import DepthMaps
 from .instances import InstanceMaps
@@ -55,11 +53,7 @@ class SceneInstances(InstanceMaps):
 
     def forward(self, batch: Batch) -> Float[Tensor, "b 2 h w"]:
         image = batch["image"]
-        reading = read(self.reader, image)
-        categories = reading.category.argmax(1).cpu().numpy()
-        borders = (reading.border[:, 0] > 0).cpu().numpy()
-        maps = [np.stack(group_instances(c, border)) for c, border in zip(categories, borders, strict=True)]
-        ids = torch.from_numpy(np.stack(maps)).to(image)
+        ids = read_instances(read(self.reader, image)).to(image.dtype)
         return F.interpolate(ids, image.shape[-2:], mode="nearest-exact")
 
 

@@ -95,7 +95,7 @@ class YOLO(InstanceMaps):
         best = batched_nms(boxes, score, category, self.overlap)[: self.most]
         boxes, category = clip_boxes_to_image(boxes[best], seen), category[best]
         masks = (coefficients[sure][best] @ prototypes.flatten(1)).view(-1, *prototypes.shape[1:])
-        masks = F.interpolate(masks[None], size, mode="bilinear")[0] > 0
+        masks = F.interpolate(masks[:, None], size, mode="bilinear")[:, 0] > 0
         scale = boxes.new_tensor([size[1] / seen[1], size[0] / seen[0]]).repeat(2)
         return paint(masks & inside(boxes * scale, size), category + 1, size)
 
