@@ -37,7 +37,7 @@ def caption_folder(path: str | Path, captioner: Captioner, size: int = 384, batc
         How many captions were written.
     """
     folder = ImageFolder(str(path), size, captions="empty")
-    readable = _readable((image for image, caption in folder.items if not caption), size)
+    readable = _readable((Path(image) for image, caption in folder.items if caption == ""), size)
     written = 0
     while batch := list(islice(readable, batch_size)):
         images = torch.stack([image for _, image in batch])

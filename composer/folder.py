@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import sys
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +20,8 @@ from .images import SUFFIXES, Reason, Refused, load_rgb, resize_and_crop
 
 log = logging.getLogger(__name__)
 
-Item = tuple[Path, str]
-"""An image and its caption."""
+Item = tuple[str, str | None]
+"""An image and its caption; "" where it has none, None where a file beside the image holds it."""
 
 
 class Ledger:
@@ -75,6 +77,7 @@ class ImageFolder(ImageDataset):
 
     Where ``metadata.jsonl`` lies in the folder, it is the list of images: one object a line with ``file_name``,
     relative to the folder, and ``caption`` or ``text``. A caption beside the image goes before the one in the list.
+    Hidden files are left out.
 
     A representation that is already known lies beside its image as ``<stem>.<name>.npy`` and becomes a float32 column.
     It has to fit the image's pixels, so columns need images of just the wanted size and no flips.
@@ -106,17 +109,18 @@ class ImageFolder(ImageDataset):
         self.folder, self.size, self.crop, self.flip = Path(path), size, crop, flip
         if not self.folder.is_dir():
             raise FileNotFoundError(f"expected a folder of images at {path}, found no folder")
-        self.items = list(_items(self.folder))
+        files = list(_walk(str(self.folder)))
+        self.items = _items(self.folder, files)
         if not self.items:
             raise FileNotFoundError(f"expected images ({' '.join(sorted(SUFFIXES))}) in {path}, found none")
-        missing = [image for image, caption in self.items if not caption]
+        missing = [Path(image) for image, caption in self.items if caption == ""]
         if missing and captions == "error":
             raise ValueError(
                 f"expected a caption for each of the {len(self.items)} images in {path}, found none for "
                 f"{len(missing)}, such as {missing[0].name}. Write {missing[0].stem}.txt or metadata.jsonl, let "
                 "composer.captions.caption_folder write captions, or pass captions='empty'"
             )
-        self.sidecars = _sidecars(self.folder)
+        self.sidecars = _sidecars(files)
         self.columns = frozenset(name for names in self.sidecars.values() for name in names)
         if reserved := self.columns & {"image", "caption", "seed", "known"}:
             raise ValueError(f"expected columns named after representations in {path}, found {', '.join(reserved)}")
@@ -149,7 +153,7 @@ class ImageFolder(ImageDataset):
     def _read(self, index: int, seed: int) -> Row:
         path, caption = self.items[index]
         full = load_rgb(path, self.size).image
-        names = self.sidecars.get(path.with_suffix(""), [])
+        names = self.sidecars.get(_stem(path), [])
         if names and full.shape[1:] != (self.size, self.size):
             raise ValueError(
                 f"expected {path} to be {self.size} x {self.size}, as columns ({', '.join(names)}) lie beside it; "
@@ -159,53 +163,59 @@ class ImageFolder(ImageDataset):
         image = resize_and_crop(full, self.size, random if self.crop == "random" else None)
         if self.flip and torch.rand((), generator=random) < 0.5:
             image = image.flip(-1)
+        if caption is None:
+            caption = Path(f"{_stem(path)}.txt").read_text(encoding="utf-8", errors="replace").strip()
         return {"image": image, "caption": caption, **{name: _column(path, name) for name in names}}
 
 
-def _items(folder: Path) -> Iterator[Item]:
+def _walk(folder: str) -> Iterator[str]:
+    """Every file below a folder, in order; hidden ones are left out."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (f"{parent}/{name}" for name in sorted(files) if not name.startswith("."))
+
+
+def _stem(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _items(folder: Path, files: list[str]) -> list[Item]:
+    texts = {_stem(path) for path in files if path.endswith(".txt")}
     listing = folder / "metadata.jsonl"
-    if not listing.exists():
-        for path in sorted(folder.rglob("*")):
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-                yield path, _sidecar_caption(path)
-        return
-    for number, line in enumerate(listing.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            yield _listed(folder, line, f"{listing}, line {number}")
+    if listing.exists():
+        lines = enumerate(listing.read_text(encoding="utf-8").splitlines(), 1)
+        found = [_listed(folder, line, f"{listing}, line {number}") for number, line in lines if line.strip()]
+    else:
+        found = [(path, "") for path in files if f".{path.rpartition('.')[2].lower()}" in SUFFIXES]
+    return [(path, None if _stem(path) in texts else caption) for path, caption in found]
 
 
-def _listed(folder: Path, line: str, where: str) -> Item:
+def _listed(folder: Path, line: str, where: str) -> tuple[str, str]:
     try:
         entry = json.loads(line)
         name = entry["file_name"]
         caption = entry.get("caption", entry.get("text")) or ""
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f'{where}: expected an object such as {{"file_name": ..., "caption": ...}}, found {line!r}'
-        ) from error
+        expected = '{"file_name": ..., "caption": ...}'
+        raise ValueError(f"{where}: expected an object such as {expected}, found {line!r}") from error
     if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"{where}: expected a file_name inside the folder, found {name!r}")
-    path = folder / name
-    return path, _sidecar_caption(path) or str(caption).strip()
+    return f"{folder}/{Path(name)}", str(caption).strip()
 
 
-def _sidecar_caption(image: Path) -> str:
-    path = image.with_suffix(".txt")
-    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
-
-
-def _sidecars(folder: Path) -> dict[Path, list[str]]:
+def _sidecars(files: list[str]) -> dict[str, list[str]]:
     """Stem of an image -> names of the columns beside it."""
-    found: dict[Path, list[str]] = {}
-    for path in sorted(folder.rglob("*.npy")):
-        stem, _, name = path.stem.rpartition(".")
-        if stem and name.isidentifier():
-            found.setdefault(path.parent / stem, []).append(name)
+    found: dict[str, list[str]] = {}
+    for path in files:
+        if path.endswith(".npy"):
+            stem, _, name = _stem(path).rpartition(".")
+            if name.isidentifier():
+                found.setdefault(stem, []).append(sys.intern(name))
     return found
 
 
-def _column(image: Path, name: str) -> Float32[Tensor, "..."]:
-    path = image.with_name(f"{image.stem}.{name}.npy")
+def _column(image: str, name: str) -> Float32[Tensor, "..."]:
+    path = Path(f"{_stem(image)}.{name}.npy")
     try:
         values = np.load(path, allow_pickle=False).astype(np.float32)
     except (OSError, ValueError, EOFError) as error:

@@ -6,6 +6,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from PIL import Image
 from torch import nn
 
@@ -15,6 +16,7 @@ from composer.datasets import collate
 from composer.decomposition import Decomposer
 from composer.folder import Ledger
 from composer.images import Reason, Refused
+from composer.scenes.writing import write
 
 pytestmark = pytest.mark.filterwarnings(  # Lightning's own, of torch and of what it logs
     "ignore:.*LeafSpec:FutureWarning", "ignore:.*does not have many workers", "ignore:.*logging interval"
@@ -152,7 +154,7 @@ def test_a_list_of_captions_is_the_list_of_images(folder):
         {"file_name": "deep/image 1.v2.png", "caption": "unused"},
     ]
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    images = ImageFolder(str(folder), 32)
+    images = ImageFolder(f"{folder}/", 32)
     assert [images.row(i, 0)["caption"] for i in range(len(images))] == ["a b", "number 1"]
     for bad in ('{"text": "no name"}', "[]", "{", '{"file_name": "../b.png"}', '{"file_name": 3}'):
         (folder / "metadata.jsonl").write_text(bad)
@@ -165,7 +167,7 @@ def test_what_a_folder_lacks_is_said(folder, tmp_path_factory):
         ImageFolder(str(folder / "none"), 32)
     with pytest.raises(FileNotFoundError, match=r"expected images \(.*\.jpg.*\) in .*, found none"):
         ImageFolder(str(tmp_path_factory.mktemp("empty")), 32)
-    (folder / "deep" / "image 3.v2.txt").write_text("\n")
+    (folder / "deep" / "image 3.v2.txt").unlink()
     with pytest.raises(ValueError, match=r"each of the 4 images in .*, found none for 1, such as image 3\.v2\.png"):
         ImageFolder(str(folder), 32)
     assert ImageFolder(str(folder), 32, captions="empty").row(3, 0)["caption"] == ""
@@ -180,7 +182,7 @@ def test_captions_are_written_where_they_are_missing(folder):
     (folder / "deep" / "broken.png").write_text("no image")
     assert caption_folder(folder, Counter(), size=32) == 1
     images = ImageFolder(str(folder), 32, captions="empty")
-    assert sorted(caption for _, caption in images.items) == ["", "mean 150", "number 0", "number 1", "number 2"]
+    assert [images.row(i, 0)["caption"] for i in range(1, 5)] == ["number 0", "number 1", "number 2", "mean 150"]
 
 
 def test_columns_lie_beside_their_images(folder):
@@ -202,6 +204,17 @@ def test_columns_lie_beside_their_images(folder):
     np.save(folder / "deep" / "image 1.v2.caption.npy", depth)
     with pytest.raises(ValueError, match="found caption"):
         ImageFolder(str(folder), 32)
+
+
+def test_written_scenes_are_read_with_their_truth(tmp_path):
+    write("val", 3, 32, tmp_path / "scenes", workers=0)
+    images, scenes = ImageFolder(str(tmp_path / "scenes"), 32), SceneImages("val", 32, 3)
+    assert len(images) == 3 and images.columns == scenes.columns
+    for i in range(3):
+        read, truth = images.row(i, 0), scenes.row(i, 0)
+        assert read["caption"] == truth["caption"] and torch.equal(read["instances"], truth["instances"])
+        assert torch.allclose(read["image"], truth["image"], atol=1 / 254)
+        assert torch.allclose(read["depth"], truth["depth"], atol=1e-3)
 
 
 def test_a_refused_file_is_replaced_the_same_way_and_listed_once(folder, caplog):
@@ -330,6 +343,24 @@ def test_a_condition_that_nothing_serves_is_an_error(tmp_path):
     expected = r"each of the model's conditions \(depth, palete\); the training data has depth, which leaves out palete"
     with pytest.raises(ValueError, match=expected):
         trainer(tmp_path, 1).fit(Model(["depth", "palete"]), data())
+
+
+def test_yaml_names_the_constructors():
+    parser = ArgumentParser()
+    parser.add_class_arguments(ImageData, "data")
+    mixture = {
+        "class_path": "composer.data.Mixture",
+        "init_args": {
+            "datasets": [
+                {"class_path": "composer.data.SceneImages", "init_args": {"split": "train", "size": 32, "count": 90}},
+                {"class_path": "composer.data.Photographs", "init_args": {"size": 32}},
+            ],
+            "weights": [9, 1],
+        },
+    }
+    config = parser.parse_object({"data": {"train": mixture, "validation": None, "decomposers": {}, "batch_size": 2}})
+    built = parser.instantiate(config).data
+    assert isinstance(built.train, Mixture) and built.train.counts == [90, 10]
 
 
 def test_no_decomposer_gets_into_a_checkpoint(tmp_path):
