@@ -42,6 +42,10 @@ class Parts(Representations):
         """Keeps some rows of each representation."""
         return Parts({name: value[index] for name, value in self.items()})
 
+    def row(self, i: int) -> "Parts":
+        """Keeps row i, of representations of a single row that one."""
+        return Parts({name: value[i : i + 1] if len(value) > 1 else value for name, value in self.items()})
+
     def __or__(self, other: Mapping[str, Tensor]) -> "Parts":  # type: ignore[override]
         return Parts({**self, **other})
 
@@ -155,10 +159,17 @@ class Cascade:
         path = shipped if not path.exists() and shipped.is_dir() else path
         config, weights, sha256 = read_model(path)
         cascade = cls.from_spec(config, plugins, path, sha256)
-        for stage in cascade.stages:
-            tensors = weights[stage.spec["file"]]
-            load_strictly(_module(stage), tensors, f"stage {stage.spec['file']}")
+        cascade.load_weights(weights)
         return cascade
+
+    def load_weights(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Loads each stage's weights, by the name of its file.
+
+        Raises:
+            ValueError: They are not those of this configuration.
+        """
+        for stage in self.stages:
+            load_strictly(_module(stage), weights[stage.spec["file"]], f"stage {stage.spec['file']}")
 
     def save(self, folder: str | Path, card: str = "", dtype: torch.dtype = torch.float32) -> None:
         """Saves the model as a folder: weights, configuration, manifest and model card.

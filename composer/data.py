@@ -155,6 +155,8 @@ class ImageData(L.LightningDataModule):
         validation_batch_size: The same in validation; None takes `batch_size`.
         workers: Processes that load; 0 loads in the training process.
         seed: Of the order and of every sample.
+        readers: What reads a representation again from a finished image to measure adherence, where that is not its
+            decomposer; not used in training, but a model that is exported takes them along.
 
     Attributes:
         seconds_waiting: Time that the training waited for the last batch.
@@ -170,8 +172,10 @@ class ImageData(L.LightningDataModule):
         validation_batch_size: int | None = None,
         workers: int = 0,
         seed: int = 0,
+        readers: dict[str, Decomposer] | None = None,
     ):
         super().__init__()
+        self.readers = readers or {}
         self.train, self.validation, self.decomposers = train, validation, decomposers
         self.batch_size, self.validation_batch_size = batch_size, validation_batch_size or batch_size
         self.workers, self.seed = workers, seed

@@ -25,7 +25,15 @@ Representations = dict[str, Tensor]
 
 
 class Decomposer(nn.Module, ABC):
-    """A frozen map from a batch to one representation. Device and dtype follow the input."""
+    """A frozen map from a batch to one representation. Device and dtype follow the input.
+
+    Attributes:
+        code_licence: Of the code that extracts.
+        weights_licence: Of the weights that it needs, as their authors state it.
+    """
+
+    code_licence = "Apache-2.0"
+    weights_licence = "needs none"
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:

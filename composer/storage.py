@@ -142,6 +142,31 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor
     return config, weights, digest(folder / "manifest.json")
 
 
+def from_run(config: Mapping[str, Any], name: str, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """Derives a model's configuration from that of the training run which made it.
+
+    Args:
+        config: The ``model`` and ``data`` sections that travel with a checkpoint.
+        name: The model's name.
+        sampling: Fields of `Sampling`, the model's own.
+    """
+    model, data = config["model"]["init_args"], config["data"]
+    stage = {
+        "file": "base.safetensors",
+        "size": model["size"],
+        "denoiser": model["denoiser"],
+        "conditions": model["conditions"],
+        "sampling": dict(sampling),
+    }
+    conditions = model["conditions"]
+    return {
+        "name": name,
+        "stages": [stage],
+        "decomposers": {k: v for k, v in data["decomposers"].items() if k in conditions},
+        "readers": {k: v for k, v in (data.get("readers") or {}).items() if k in conditions},
+    }
+
+
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:
     """Loads weights that must fit exactly, in any floating precision.
 

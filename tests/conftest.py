@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from composer.cascade import Cascade
+
 torch.set_num_threads(1)
 
 
@@ -16,3 +18,60 @@ def batch():
     disc = ((x**2 + y**2) < 0.4).float() * 2 - 1
     image = torch.stack([torch.stack([disc, x, y]), torch.stack([y, disc, -x])])
     return {"image": image, "caption": ["a red disc", "a green disc"], "seed": torch.tensor([1, 2])}
+
+
+SIZE = 16
+NETWORK = {"width": 16, "multipliers": [1, 2], "blocks": 1, "attention": [2], "head_dim": 16, "vector_dim": 32}
+NETWORK |= {"token_dim": 16, "spatial_dim": 4}
+
+
+def spatial(channels):
+    return {"class_path": "conditions.Spatial", "init_args": {"in_channels": channels, "spatial_dim": 4, "hidden": 4}}
+
+
+TINY = {
+    "name": "tiny",
+    "stages": [
+        {
+            "file": "base.safetensors",
+            "size": SIZE,
+            "denoiser": {
+                "class_path": "composer.denoiser.Denoiser",
+                "init_args": {
+                    "network": {"class_path": "composer.unet.UNet", "init_args": NETWORK},
+                    "noise": {"class_path": "composer.denoiser.LogNormal"},
+                },
+            },
+            "conditions": {
+                "palette": {
+                    "class_path": "conditions.Vector",
+                    "init_args": {"in_dim": 156, "vector_dim": 32, "token_dim": 16, "shares": True},
+                },
+                "intensity": spatial(1),
+                "mask": spatial(4),
+            },
+            "sampling": {"steps": 4, "guidance": 2.0},
+        }
+    ],
+    "decomposers": {
+        "palette": {"class_path": "decomposers.Palette"},
+        "intensity": {"class_path": "decomposers.Intensity"},
+        "mask": {"class_path": "decomposers.Mask"},
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def cascade():
+    torch.manual_seed(0)
+    made = Cascade.from_spec(TINY)
+    with torch.no_grad():  # an untrained network ends in zeros: give it something to say
+        for parameter in made.stages[0].denoiser.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.02)
+    return made
+
+
+@pytest.fixture
+def saved(cascade, tmp_path):
+    cascade.save(tmp_path / "model", "# tiny\n")
+    return tmp_path / "model"

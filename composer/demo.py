@@ -1,0 +1,117 @@
+"""The demonstration: takes images apart, recombines them, edits a region and measures, on the shipped model."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+
+from .adherence import Evaluation, markdown
+from .cascade import Cascade
+from .datasets import Photographs, SceneImages, collate
+from .decomposition import Batch
+from .editing import Original, edit
+from .gallery import Section, decomposed, from_pil, html_index, save_png, sheet, table_rows, to_pil
+from .storage import write_atomically
+
+PHOTOGRAPHS = ["astronaut.png", "chelsea.png"]
+LOCAL, GLOBAL = ("sketch", "depth", "instances"), ("palette", "semantics")
+ROWS, COLUMNS = (2, 3, 4, 5), (6, 7, 8, 0)
+EDITED, PAINTED = 9, 10
+SAMPLE = 8
+
+
+def run(cascade: Cascade, out: Path) -> Path:
+    """Writes pictures, a table and a page that shows them together.
+
+    Args:
+        cascade: The model.
+        out: Folder to write to.
+
+    Returns:
+        The page.
+    """
+    batch = sources(cascade)
+    steps: dict[str, Callable[[Cascade, Batch, Path], Section]] = {
+        "taking images apart": take_apart,
+        "recombining": recombine,
+        "editing a region": edit_region,
+        "measuring adherence": measure,
+    }
+    sections = []
+    with Progress() as bar:
+        task = bar.add_task("", total=len(steps))
+        for what, step in steps.items():
+            bar.update(task, description=what)
+            sections.append(step(cascade, batch, out))
+            bar.advance(task)
+    return html_index(out, sections, "Composer: what it does")
+
+
+def sources(cascade: Cascade) -> Batch:
+    """Two photographs that scikit-image ships, then Scenes that no training saw."""
+    size = cascade.stages[0].size
+    photographs, scenes = Photographs(size, PHOTOGRAPHS, smallest=1.0), SceneImages("val", size, 64)
+    return collate([*(photographs.row(i, 2) for i in range(2)), *(scenes.row(i, 0) for i in range(9))])
+
+
+def take_apart(cascade: Cascade, batch: Batch, out: Path) -> Section:
+    """Decomposes two photographs and two Scenes; the mask hides their lower right quarter."""
+    size = cascade.stages[0].size
+    region = torch.zeros(4, 1, size, size)
+    region[..., size // 2 :, size // 2 :] = 1
+    image, captions = batch["image"][:4], batch["caption"][:4]
+    parts = cascade.decompose({"image": image, "caption": captions, "region": region})
+    save_png(out / "decomposed.png", decomposed(image, cascade.decomposition, parts, captions))
+    text = "Each row is one image and the representations that the model reads from it."
+    return Section(title="Taken apart", text=text, pictures=[(out / "decomposed.png", "image -> representations")])
+
+
+def recombine(cascade: Cascade, batch: Batch, out: Path) -> Section:
+    """Draws a matrix: local conditions of the rows, global conditions of the columns."""
+    parts = cascade.decompose({"image": batch["image"]})
+    local = parts.pick(*(n for n in LOCAL if n in parts))
+    other = parts.pick(*(n for n in GLOBAL if n in parts))
+    grid: list[list[torch.Tensor | None]] = [[None, *(batch["image"][j] for j in COLUMNS)]]
+    for i in ROWS:
+        rows = local.rows([i] * len(COLUMNS)) | other.rows(list(COLUMNS))
+        drawn = cascade.sample(rows, seeds=[0] * len(COLUMNS)).cpu()
+        grid.append([batch["image"][i], *drawn])
+    save_png(out / "recombined.png", sheet(grid))
+    text = f"Each picture takes {', '.join(local)} from its row's image and {', '.join(other)} from its column's."
+    return Section(title="Recombined", text=text, pictures=[(out / "recombined.png", "rows x columns")])
+
+
+def edit_region(cascade: Cascade, batch: Batch, out: Path) -> Section:
+    """Redraws the middle of an image in another's palette, keeping its shapes."""
+    before, size = batch["image"][EDITED], cascade.stages[0].size
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "before.png"
+        save_png(file, before)
+        original = Original.open(file)
+    region = torch.zeros(1, 1, size, size)
+    region[..., size // 4 : -size // 8, size // 8 : -size // 8] = 1
+    wanted = cascade.decompose({"image": batch["image"][PAINTED : PAINTED + 1]})
+    asked = wanted.pick(*(n for n in GLOBAL if n in wanted))
+    kept = tuple(n for n in LOCAL if n in cascade.names)
+    after = from_pil(edit(cascade, original, region, asked, keep=kept)[0])
+    change = (after - before).abs().amax(0, keepdim=True).expand(3, -1, -1) - 1
+    outside = float(((after - from_pil(to_pil(before))).abs() * (1 - region[0])).max())
+    shown = [before, batch["image"][PAINTED], region[0].expand(3, -1, -1) * 2 - 1, after, change]
+    save_png(out / "edited.png", sheet([shown], columns=["before", "palette from", "region", "after", "difference"]))
+    text = f"The region takes the other image's {', '.join(asked)}. Largest change outside it: {outside:g}."
+    return Section(title="Edited within a region", text=text, pictures=[(out / "edited.png", "before -> after")])
+
+
+def measure(cascade: Cascade, batch: Batch, out: Path) -> Section:
+    """Measures adherence on a small sample."""
+    scenes = SceneImages("val", cascade.stages[0].size, 64)
+    sample = collate([scenes.row(i, 0) for i in range(32, 32 + SAMPLE)])
+    table = markdown(Evaluation(cascade, sample, changes={"steps": 15}).table())
+    text = (
+        f"How much of the way from chance (0) to perfect (1) each condition closes, on {SAMPLE} Scenes and 15 steps "
+        "only; the model's card has the figures of 256."
+    )
+    write_atomically(out / "adherence.md", f"# Adherence\n\n{text}\n\n{table}".encode())
+    return Section(title="Measured", text=text, table=table_rows(table.partition("\n\n")[0]))
