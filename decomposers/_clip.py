@@ -18,7 +18,10 @@ from composer.pretrained import hub_file, load_tensors, locate
 
 from .tokens import Tokens, write
 
-DEFAULT_MODEL, DEFAULT_WEIGHTS = "ViT-L-14-336-quickgelu", "openai"
+DEFAULT_MODEL = "ViT-L-14-336-quickgelu"
+DEFAULT_WEIGHTS = (  # OpenAI's, in open_clip's layout; MIT
+    "hub:timm/vit_large_patch14_clip_336.openai@81e38efc4637de5023b10e75a7f9bd1c6fa6b010:open_clip_model.safetensors"
+)
 _OPENAI_FACTS = ("input_resolution", "context_length", "vocab_size")
 
 
@@ -84,7 +87,7 @@ def load_clip(model: str, weights: str, who: str) -> Clip:
 
     Args:
         model: open_clip's name of an architecture; weights that know their own (a folder, OpenAI's) overrule it.
-        weights: A tag that open_clip knows for `model`, fetched on first use; or the source (see `locate`) of
+        weights: A tag that open_clip knows for `model`, fetched unpinned; or the source (see `locate`) of
 
             - a folder with ``open_clip_config.json`` and ``open_clip_model.safetensors``, and ``words.txt`` where it
               counts its word pieces compactly (see `Tokens`),
@@ -104,7 +107,7 @@ def load_clip(model: str, weights: str, who: str) -> Clip:
         file = file or "open_clip_model.safetensors"
         path = hub_file(repo, file, revision=None, wanted=f"{file} of {model}, {weights}", who=who)
         return _load_file(path, model, bool(facts.get("quick_gelu")), tuple(facts["mean"]), tuple(facts["std"]))
-    path = locate(weights, wanted="CLIP weights", who=who)
+    path = locate(weights, wanted=f"CLIP weights ({model})", who=who)
     if path.is_dir():
         return _load_folder(path)
     if _is_openai(path):

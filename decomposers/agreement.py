@@ -16,32 +16,39 @@ class Agreement(Decomposer):
 
     What was asked is read from a batch with captions, what came out from the images alone; their `distance` says how
     far the images are from the captions. It is never 0 between a caption and an image: the two kinds lie apart in this
-    space, so compare it with that of the true image and of a random one. The weights load on first use.
+    space, so compare it with that of the true image and of a random one.
 
     Args:
         model: open_clip's name of an architecture; weights that know their own overrule it.
         weights: open_clip's tag, or a folder, file, ``asset:`` or ``hub:`` name (see `load_clip`).
     """
 
+    code_licence = "MIT (open_clip)"
+    weights_licence = "MIT (OpenAI's); others: see their model cards"
+
     def __init__(self, model: str = DEFAULT_MODEL, weights: str = DEFAULT_WEIGHTS):
         super().__init__()
-        self.model, self.weights = model, weights
+        self._clip = load_clip(model, weights, "Agreement")  # shared, and no submodule: nobody trains or saves it
 
     def can_read(self, batch: Batch) -> bool:
         return "image" in batch or "caption" in batch
 
     def forward(self, batch: Batch) -> Float[Tensor, "b d"]:
         """Reads captions, and images where there is none; unit length. A row with neither is zero."""
-        clip = load_clip(self.model, self.weights, "Agreement")
         if "caption" not in batch:
-            return F.normalize(clip.encode_image(batch["image"]), dim=1)
+            return F.normalize(self._clip.encode_image(batch["image"]), dim=1)
         device = captions_device(batch)
-        _, value, _ = clip.encode_text(batch["caption"], device)
+        _, value, _ = self._clip.encode_text(batch["caption"], device)
         bare = torch.tensor([not caption for caption in batch["caption"]], device=device)
         if "image" in batch and bare.any():
             value = value.clone()
-            value[bare] = clip.encode_image(batch["image"][bare]).to(value.dtype)
+            value[bare] = self._clip.encode_image(batch["image"][bare]).to(value.dtype)
         return F.normalize(value, dim=1)
+
+    def from_text(self, text: str) -> Float[Tensor, "b d"]:
+        """Reads a caption."""
+        value: Tensor = self({"caption": [text]})
+        return value
 
     def preview(self, value: Float[Tensor, "b d"]) -> Float[Tensor, "b 3 h w"]:
         """Draws the embedding's numbers: it has no picture."""

@@ -15,16 +15,19 @@ class Caption(Decomposer):
     """CLIP's reading of a caption: one embedding a word piece, then the sentence's (Composer, section 2.1).
 
     Words are taken after the text tower's last norm, before its projection. The narrower of word and sentence embedding
-    is filled up with zeros. A row without a caption is all zeros. The weights load on first use.
+    is filled up with zeros. A row without a caption is all zeros.
 
     Args:
         model: open_clip's name of an architecture; weights that know their own overrule it.
         weights: open_clip's tag, or a folder, file, ``asset:`` or ``hub:`` name (see `load_clip`).
     """
 
+    code_licence = "MIT (open_clip)"
+    weights_licence = "MIT (OpenAI's); others: see their model cards"
+
     def __init__(self, model: str = DEFAULT_MODEL, weights: str = DEFAULT_WEIGHTS):
         super().__init__()
-        self.model, self.weights = model, weights
+        self._clip = load_clip(model, weights, "Caption")  # shared, and no submodule: nobody trains or saves it
 
     def can_read(self, batch: Batch) -> bool:
         return "caption" in batch
@@ -35,11 +38,15 @@ class Caption(Decomposer):
         Returns:
             The word embeddings, then the sentence embedding; the last channel is 1 where there is one.
         """
-        clip = load_clip(self.model, self.weights, "Caption")
-        words, sentence, mask = clip.encode_text(batch["caption"], captions_device(batch))
+        words, sentence, mask = self._clip.encode_text(batch["caption"], captions_device(batch))
         width = max(words.shape[2], sentence.shape[1])
         entries = [F.pad(words, (0, width - words.shape[2])), F.pad(sentence, (0, width - sentence.shape[1]))[:, None]]
         return torch.cat([torch.cat(entries, 1), torch.cat([mask, mask[:, :1]], 1)[..., None]], 2)
+
+    def from_text(self, text: str) -> Float[Tensor, "b n d"]:
+        """Reads a caption."""
+        value: Tensor = self({"caption": [text]})
+        return value
 
     def preview(self, value: Float[Tensor, "b n d"]) -> Float[Tensor, "b 3 h w"]:
         """Draws the sentence embedding's numbers: an embedding has no picture."""

@@ -34,6 +34,9 @@ class Tokens(Decomposer):
             embedding of 49,408 rows. None keeps CLIP's ids.
     """
 
+    code_licence = "MIT (open_clip)"
+    weights_licence = "MIT (CLIP's vocabulary)"
+
     def __init__(self, length: int = 77, words: str | None = None):
         super().__init__()
         if length < 2:
@@ -71,6 +74,11 @@ class Tokens(Decomposer):
             pieces = {i: piece for piece, i in self._compact.items()}
             ids = [pieces.get(i, _UNKNOWN) for i in ids]
         return "".join("? " if i == _UNKNOWN else _bpe().decode([i]) for i in ids if i not in (_START, _END)).strip()
+
+    def from_text(self, text: str) -> Int[Tensor, "b n 2"]:
+        """Reads a caption."""
+        value: Tensor = self({"caption": [text]})
+        return value
 
     def preview(self, value: Int[Tensor, "b n 2"]) -> Float[Tensor, "b 3 h w"]:
         """Writes the caption, as far as its pieces are known."""

@@ -92,6 +92,7 @@ def test_agreement_reads_the_caption_where_there_is_one(reference, folder, batch
     images = agreement({"image": batch["image"]})
     captions = agreement({"caption": CAPTIONS})
     torch.testing.assert_close(captions, unit(reference.encode_text(open_clip.tokenize(CAPTIONS))))
+    torch.testing.assert_close(agreement.from_text(CAPTIONS[1]), captions[1:])
     torch.testing.assert_close(images * 48**0.5, Semantics(weights=folder)(batch))
     mixed = agreement({"image": batch["image"], "caption": [CAPTIONS[0], ""]})
     torch.testing.assert_close(mixed, torch.stack([captions[0], images[1]]))
@@ -163,7 +164,7 @@ def test_openais_files_get_the_quick_gelu(layout, tmp_path, reference):
 
 
 @torch.no_grad()
-def test_a_file_for_a_named_architecture(tmp_path, reference, monkeypatch):
+def test_a_file_for_a_named_architecture(tmp_path, reference):
     config = {"embed_dim": 48, "quick_gelu": True, "vision_cfg": VISION, "text_cfg": TEXT}
     (tmp_path / "tiny-test-quickgelu.json").write_text(json.dumps(config))
     open_clip.add_model_config(tmp_path / "tiny-test-quickgelu.json")
@@ -177,17 +178,17 @@ def test_a_file_for_a_named_architecture(tmp_path, reference, monkeypatch):
         Agreement("tiny-typo", str(tmp_path / "tiny.pt"))({"caption": CAPTIONS})
 
 
-def test_missing_weights_name_the_decomposer_and_the_file(monkeypatch, tmp_path, batch):
+def test_missing_weights_name_the_decomposer_and_the_file(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(
-        FileNotFoundError, match=r"Semantics needs open_clip_model\.safetensors of ViT-L-14-336.*openai"
-    ):
-        Semantics()(batch)
-    with pytest.raises(FileNotFoundError, match=r"Caption needs CLIP weights: nothing lies at .*nowhere"):
-        Caption(weights="nowhere")(batch)
+    with pytest.raises(FileNotFoundError, match=r"Semantics needs CLIP weights \(ViT-L-14-336.*hf download timm/vit_l"):
+        Semantics()
+    with pytest.raises(FileNotFoundError, match=r"Agreement needs open_clip_model\.safetensors of ViT-B-32, laion2b"):
+        Agreement("ViT-B-32", "laion2b_s34b_b79k")
+    with pytest.raises(FileNotFoundError, match=r"Caption needs CLIP weights.*nothing lies at .*nowhere"):
+        Caption(weights="nowhere")
     with pytest.raises(FileNotFoundError, match=r"lacks open_clip_config\.json"):
-        Caption(weights=str(tmp_path))(batch)
+        Caption(weights=str(tmp_path))
 
 
 def test_tokens_are_clips_pieces():

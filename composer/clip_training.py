@@ -1,0 +1,262 @@
+"""Trains a small CLIP from nothing, so that semantics and agreement with a caption need no download."""
+
+import json
+import math
+import shutil
+import time
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Float, Int
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from .decomposition import Batch
+from .pretrained import locate
+
+GALLERY = 256
+"""Number of candidates among which validation looks for the right one."""
+
+HOTTEST = math.log(100)
+"""Largest logarithm of the inverse temperature (Radford et al. 2021, section 2.5)."""
+
+
+class ClipTraining(L.LightningModule):
+    """Trains open_clip's CLIP to tell which caption goes with which image (Radford et al. 2021, figure 3).
+
+    Reads ``image`` and ``representations["tokens"]``, so the data module wants a decomposer of that name.
+
+    Args:
+        embed_dim: Width of the space that images and captions share.
+        vision: The image tower.
+        text: The text tower; `vocab_size` is that of the tokens.
+        words: The text file whose words the tokens count (see `locate`); it goes with the weights.
+        learning_rate: Peak learning rate of AdamW; linear warm-up, then a cosine to zero.
+        warmup: Steps of the warm-up.
+        weight_decay: AdamW's weight decay, of matrices alone.
+        shift: Images move by up to so many pixels in either direction, their edges repeated.
+        noise: Largest standard deviation of the noise on images, in image units (the range is 2).
+        out: Folder that gets the weights at the end, as a model of open_clip's; None writes nothing.
+    """
+
+    def __init__(
+        self,
+        vision: CLIPVisionCfg,
+        text: CLIPTextCfg,
+        words: str,
+        embed_dim: int = 128,
+        learning_rate: float = 2e-3,
+        warmup: int = 200,
+        weight_decay: float = 0.1,
+        shift: int = 3,
+        noise: float = 0.1,
+        out: str | None = None,
+    ):
+        super().__init__()
+        self.network = CLIP(embed_dim, deepcopy(vision), deepcopy(text)).to(memory_format=torch.channels_last)
+        self.architecture = {"embed_dim": embed_dim, "vision_cfg": _changed(vision), "text_cfg": _changed(text)}
+        self.words = locate(words, wanted="a text file with one word a line", who="ClipTraining")
+        self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
+        self.shift, self.noise, self.out = shift, noise, out
+        self._found: list[tuple[Tensor, Tensor]] = []
+        self._sample: tuple[Tensor, Tensor] | None = None
+
+    def setup(self, stage: str) -> None:
+        """Compares the tokens with the text tower.
+
+        Raises:
+            ValueError: There are no tokens, or they count other words.
+        """
+        decomposition = self.trainer.datamodule.decomposition
+        if "tokens" not in decomposition:
+            raise ValueError(f"expected a decomposer named tokens, found {', '.join(decomposition) or 'none'}")
+        size = int(decomposition["tokens"]({"caption": ["a"]})[..., 0].max()) + 1  # the end is the highest id
+        if size != self.network.vocab_size:
+            raise ValueError(f"the tokens have {size} ids, the text tower has vocab_size={self.network.vocab_size}")
+
+    def training_step(self, batch: Batch, _: int) -> Tensor:
+        generator = torch.Generator().manual_seed(int(batch["seed"][0]))
+        image = disturb(batch["image"], self.shift, self.noise, generator)
+        loss = contrast(*self.encode(image, batch["representations"]["tokens"]), self.network.logit_scale.exp())
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.network.logit_scale.data.clamp_(0, HOTTEST)
+
+    def encode(
+        self, image: Float[Tensor, "b 3 h w"], tokens: Int[Tensor, "b n 2"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
+        """Encodes images in [-1, 1] and captions, both to unit length.
+
+        Positions after the longest caption are left out: attention looks back only, so they change nothing.
+        """
+        network, ids = self.network, tokens[..., 0]
+        ids = ids[:, : int(tokens[..., 1].sum(1).max())]
+        n = ids.shape[1]
+        x = network.token_embedding(ids) + network.positional_embedding[:n]
+        x = network.ln_final(network.transformer(x, attn_mask=network.attn_mask[:n, :n]))
+        sentence = x[torch.arange(len(x), device=x.device), ids.argmax(1)] @ network.text_projection
+        features = network.encode_image(image.contiguous(memory_format=torch.channels_last))
+        return F.normalize(features.float(), dim=1), F.normalize(sentence.float(), dim=1)
+
+    def validation_step(self, batch: Batch, _: int) -> None:
+        tokens = batch["representations"]["tokens"]
+        self._found.append(self.encode(batch["image"], tokens))
+        self._sample = (batch["image"], tokens)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs how often the right one of 256 is found, of captions for an image and of images for a caption."""
+        image, text = (torch.cat(found) for found in zip(*self._found, strict=True))
+        self._found.clear()
+        whole = len(image) // GALLERY * GALLERY or len(image)
+        hits = [retrieval(image[i : i + GALLERY], text[i : i + GALLERY]) for i in range(0, whole, GALLERY)]
+        for name, share in zip(("image_to_text", "text_to_image"), zip(*hits, strict=True), strict=True):
+            self.log(f"val/{name}", sum(share) / len(share), prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        matrices = [p for p in self.parameters() if p.ndim >= 2]
+        rest = [p for p in self.parameters() if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, self.learning_rate, betas=(0.9, 0.98))
+        total = int(self.trainer.estimated_stepping_batches)
+
+        def rate(step: int) -> float:
+            done = min(1.0, max(0, step - self.warmup) / max(total - self.warmup, 1))
+            return min(1.0, (step + 1) / max(self.warmup, 1)) * 0.5 * (1 + math.cos(math.pi * done))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_fit_start(self) -> None:
+        self.started = time.monotonic()
+
+    def on_fit_end(self) -> None:
+        if self.out is not None and self.trainer.is_global_zero:
+            self.save(Path(self.out))
+
+    def save(self, folder: Path) -> None:
+        """Writes ``open_clip_config.json``, ``open_clip_model.safetensors``, ``words.txt`` and ``README.md``.
+
+        The weights are stored in float16 if that changes no number of a unit embedding by 1e-3 on the last validation
+        batch. Each file replaces the old one whole.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        error = self._half_error()
+        state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
+        if error < 1e-3:
+            state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
+        facts = {"mean": [0.5] * 3, "std": [0.5] * 3}  # that is, it reads images in [-1, 1]
+        names = ("open_clip_model.safetensors", "open_clip_config.json", "words.txt", "README.md")
+        weights, config, words, readme = partial = [folder / f"{name}.partial" for name in names]
+        save_file(state, weights)
+        config.write_text(json.dumps({"model_cfg": self.architecture, "preprocess_cfg": facts}, indent=2) + "\n")
+        shutil.copyfile(self.words, words)
+        readme.write_text(self._describe(error))
+        for path in partial:
+            path.replace(path.with_suffix(""))
+
+    @torch.no_grad()
+    def _half_error(self) -> float:
+        """Largest change of a number in the last validation batch's embeddings by storing weights in float16."""
+        if self._sample is None:
+            return math.inf
+        self.eval()
+        exact, kept = self.encode(*self._sample), deepcopy(self.network.state_dict())
+        self.network.half().float()
+        error = max(float((a - b).abs().max()) for a, b in zip(exact, self.encode(*self._sample), strict=True))
+        self.network.load_state_dict(kept)
+        return error
+
+    def _describe(self, error: float) -> str:
+        metrics = self.trainer.callback_metrics
+        stored = f"float16 (largest change of an embedding's number: {error:.0e})" if error < 1e-3 else "float32"
+        return _PAGE.format(
+            millions=sum(p.numel() for p in self.network.parameters()) / 1e6,
+            stored=stored,
+            images=len(self.trainer.datamodule.train),
+            steps=self.trainer.global_step,
+            batch=self.trainer.datamodule.batch_size,
+            minutes=(time.monotonic() - self.started) / 60,
+            device=self.device.type.upper(),
+            count=len(self.trainer.datamodule.validation),
+            gallery=min(GALLERY, len(self.trainer.datamodule.validation)),
+            image_to_text=float(metrics["val/image_to_text"]),
+            text_to_image=float(metrics["val/text_to_image"]),
+        )
+
+
+_PAGE = """# Scenes CLIP
+
+A small CLIP (Radford et al. 2021) for pictures of 64 x 64 pixels, in open_clip's own format. It gives the shipped
+model its `semantics` and measures how well generated pictures agree with their captions. It knows the words of
+`words.txt` and nothing else of the world.
+
+{millions:.2f} million parameters, stored in {stored}.
+Trained from nothing on {images:,} rendered Scenes (split `train`) in {steps:,} steps of {batch}, {minutes:.0f} minutes
+on one {device}, by
+
+    python -m composer fit -c configs/scenes_clip.yaml
+
+How often the right one of {gallery} is found, on the {count:,} Scenes of the validation (split `val`):
+
+| | top-1 |
+|---|---|
+| caption of an image | {image_to_text:.3f} |
+| image of a caption | {text_to_image:.3f} |
+
+Code and weights: Apache-2.0.
+"""
+
+
+def _changed(config: CLIPVisionCfg | CLIPTextCfg) -> dict[str, Any]:
+    """What of a tower's configuration isn't open_clip's default."""
+    return {name: value for name, value in asdict(config).items() if value != getattr(type(config), name)}
+
+
+def contrast(image: Float[Tensor, "b d"], text: Float[Tensor, "b d"], scale: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Symmetric cross entropy of finding each image's caption and each caption's image in a batch.
+
+    Args:
+        image: Unit embeddings.
+        text: Unit embeddings, row by row of the captions of `image`.
+        scale: Inverse temperature.
+    """
+    with torch.autocast(image.device.type, enabled=False):  # the scale grows to 100, too much for 8 bits
+        logits = scale * image.float() @ text.float().T
+    rows = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
+
+
+def retrieval(image: Float[Tensor, "b d"], text: Float[Tensor, "b d"]) -> tuple[float, float]:
+    """Share of the images whose nearest caption is theirs, and of the captions whose nearest image is theirs."""
+    cosine = image @ text.T
+    rows = torch.arange(len(cosine), device=cosine.device)
+    return float((cosine.argmax(1) == rows).float().mean()), float((cosine.argmax(0) == rows).float().mean())
+
+
+def disturb(
+    image: Float[Tensor, "b 3 h w"], shift: int, noise: float, generator: torch.Generator
+) -> Float[Tensor, "b 3 h w"]:
+    """Moves images by some pixels and makes them noisy, each row by its own amount.
+
+    Args:
+        image: Images.
+        shift: Furthest move along either axis, in pixels; edges are repeated.
+        noise: Largest standard deviation of the noise.
+        generator: What is drawn from, on the CPU.
+    """
+    b, _, h, w = image.shape
+    wide = F.pad(image, [shift] * 4, mode="replicate")
+    top, left = torch.randint(0, 2 * shift + 1, (2, b), generator=generator).to(image.device)
+    y, x = torch.arange(h, device=image.device), torch.arange(w, device=image.device)
+    rows = torch.arange(b, device=image.device)[:, None, None]
+    moved = wide.movedim(1, 3)[rows, (top[:, None] + y)[:, :, None], (left[:, None] + x)[:, None]].movedim(3, 1)
+    strength = torch.rand(b, 1, 1, 1, generator=generator) * noise
+    return moved + (strength * torch.randn(image.shape, generator=generator)).to(image.device)
