@@ -228,9 +228,8 @@ class SampleGrid(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Runs before `EMA` puts the trained weights back."""
-        if trainer.sanity_checking or not trainer.is_global_zero:
-            return
-        assert isinstance(pl_module, StageTraining)
+        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, StageTraining):
+            return  # what trains something else than a stage has nothing to sample
         decomposition = trainer.datamodule.decomposition
         reps = {name: value for name, value in self._batch["representations"].items() if name in pl_module.conditions}
         image = self._batch["image"]

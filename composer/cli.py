@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import jsonargparse
+import lightning as L
 import omegaconf
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from .callbacks import EMA, LAST, AtomicCheckpointIO, Checkpoints, Progress, SampleGrid
 from .data import ImageData
-from .training import StageTraining
 
 TRUSTED = ("composer", "conditions", "decomposers", "lightning.pytorch", "torch.nn")
 """Import paths that a configuration may name, besides the user's plugins."""
@@ -46,7 +46,7 @@ class TrainingCLI(LightningCLI):
             logging.getLogger(name).setLevel(logging.WARNING)  # `Progress` says what matters
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # Lightning 2.6 on PyTorch 2.15
         super().__init__(
-            StageTraining,
+            L.LightningModule,
             ImageData,
             args=None if args is None else list(args),
             run=run,
