@@ -145,4 +145,5 @@ def robust_normalise(inverse: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h 
     """
     ends = torch.tensor([0.02, 0.98], device=inverse.device, dtype=inverse.dtype)
     low, high = torch.stack([torch.quantile(row, ends) for row in inverse.flatten(1)], 1)[..., None, None, None]
-    return ((inverse - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
+    stretched: Tensor = (inverse - low) / (high - low).clamp(min=1e-12)
+    return stretched.clamp(0, 1)
