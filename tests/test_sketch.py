@@ -72,7 +72,7 @@ def test_distance_forgives_a_pixel_and_nothing_more(side):
     assert sketch.distance(one, one).item() == sketch.distance(blank, blank).item() == 0
     near = [sketch.distance(one, one.roll(shift, 3)).item() for shift in (1, 2, 4)]
     assert near == sorted(near) and near[0] < 0.1 < near[2]
-    assert sketch.distance(one, other).item() == pytest.approx(1, abs=0.15)
+    assert sketch.distance(one, other).item() == pytest.approx(1, abs=0.2)
     assert sketch.distance(one, blank).item() == pytest.approx(1, abs=1e-6)
 
 
