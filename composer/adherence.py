@@ -21,7 +21,7 @@ Row = dict[str, float]
 """``closed``, ``distance``, ``chance``, ``ceiling`` of one condition."""
 
 Table = dict[str, Any]
-"""``{"alone": {name: Row}, "all": {name: Row}, "cross": {"a+b": {name: Row}}, "mask": {...}}``."""
+"""``{"alone": {name: Row}, "all": {name: Row}, "cross": {"a+b": {name: Row}}, "mask": {"outside", "inside"}}``."""
 
 
 def quantise(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
@@ -81,7 +81,7 @@ class Evaluation:
         self.other = torch.arange(len(self.image)).roll(shift)
 
     def table(self) -> Table:
-        """Measures every condition alone, all together, and the cross pairs."""
+        """Measures every condition alone, all together, the cross pairs, and edits within a region."""
         alone = {name: self.score(self.draw(self.parts.pick(name)), [name])[name] for name in self.scored}
         result: Table = {"alone": alone, "all": self.score(self.draw(self.parts.pick(*self.scored)), self.scored)}
         result["cross"] = {}
@@ -92,7 +92,30 @@ class Evaluation:
                 **self.score(images, [first]),
                 **self.score(images, [second], self.other),
             }
-        return result
+        return result | ({"mask": self.masked()} if self.can_mask() else {})
+
+    def can_mask(self) -> bool:
+        """Whether this model can be asked for edits within a region."""
+        return {"mask", "intensity"} <= set(self.cascade.names) and "intensity" in self.scored
+
+    def masked(self) -> Row:
+        """Redraws the middle of each image after another image's intensity.
+
+        Returns:
+            ``outside``: the largest change of any value outside the region, in [0, 2]. ``inside``: how much of the way
+            from the image as it was (0) to the other's intensity within the region (1) the results go.
+        """
+        size = self.image.shape[-1]
+        region = torch.zeros(len(self.image), 1, size, size)
+        region[..., size // 4 : -size // 4, size // 4 : -size // 4] = 1
+        goal = torch.where(region > 0, self.image[self.other], self.image)
+        parts = self.cascade.decompose({"image": self.image, "region": region}).pick("mask")
+        images = self.draw(parts | self.cascade.decompose({"image": goal}).pick("intensity"), (self.image, 1 - region))
+        wanted, before, got = (self.cascade.read({"image": x})["intensity"] for x in (goal, self.image, images))
+        distance = dict(self.cascade.readers.named())["intensity"].distance
+        outside = (images - quantise(self.image)).abs() * (1 - region)
+        inside = 1 - float(distance(wanted, got).mean() / distance(wanted, before).mean())
+        return {"outside": float(outside.max()), "inside": inside}
 
     def pairs(self) -> list[tuple[str, str]]:
         """The cross pairs that this model and sample allow."""
@@ -100,14 +123,21 @@ class Evaluation:
 
     def count(self) -> int:
         """How many pictures `table` draws."""
-        return len(self.image) * (len(self.scored) + 1 + len(self.pairs()))
+        return len(self.image) * (len(self.scored) + 1 + len(self.pairs()) + self.can_mask())
 
-    def draw(self, parts: Parts) -> Float[Tensor, "b 3 h w"]:
-        """Draws one picture a row of `parts`, as a PNG would keep it."""
+    def draw(self, parts: Parts, locked: tuple[Tensor, Tensor] | None = None) -> Float[Tensor, "b 3 h w"]:
+        """Draws one picture a row of `parts`, as a PNG would keep it.
+
+        Args:
+            parts: What the pictures follow.
+            locked: Image and keep map a row, as `Cascade.sample` takes them.
+        """
         done = []
         for start in range(0, len(self.image), self.rows):
             span = slice(start, start + self.rows)
-            done.append(self.cascade.sample(parts.rows(span), seeds=self.seeds[span], **self.changes).cpu())
+            held = None if locked is None else (locked[0][span], locked[1][span])
+            drawn = self.cascade.sample(parts.rows(span), seeds=self.seeds[span], locked=held, **self.changes)
+            done.append(drawn.cpu())
             self.progress(len(done[-1]))
         return quantise(torch.cat(done))
 
@@ -152,4 +182,10 @@ def markdown(table: Table) -> str:
         for pair, rows in table["cross"].items():
             first, second = rows.values()
             lines.append(f"| {pair} | {first['closed']:.2f} | {second['closed']:.2f} |")
+    if "mask" in table:
+        outside, inside = table["mask"]["outside"], table["mask"]["inside"]
+        lines += [
+            "",
+            f"Edits within a region: largest change outside {outside:g}; intensity closed inside {inside:.2f}.",
+        ]
     return "\n".join(lines) + "\n"

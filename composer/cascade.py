@@ -240,7 +240,8 @@ class Cascade:
             seeds: One a picture; a picture depends on its seed alone, not on the others.
             away: What guidance leads away from (c1 of two-sided guidance, Composer eq. 2); None is nothing at all.
             latent: (b 3 h w) noise of unit variance in place of the seeds' for the first stage, from `invert`.
-            locked: Image (1 3 h w) and keep map (1 1 h w) of the first stage's size: where it is 1 the image stays.
+            locked: Image (3 h w) and keep map (1 h w) of the first stage's size, of one row or one a seed: where the
+                map is 1 the image stays.
             progress: Wraps the steps of each stage.
             **changes: Fields of `Sampling` that differ from the first stage's own.
 

@@ -254,7 +254,7 @@ def test_adherence_table(cascade, images):
     evaluation = Evaluation(cascade, {"image": images}, progress=drawn.append, rows=2)
     table = evaluation.table()
     assert set(table["alone"]) == {"palette", "intensity"} and table["cross"] == {}
-    assert sum(drawn) == evaluation.count() == 9
+    assert sum(drawn) == evaluation.count() == 12
     assert set(table["alone"]["palette"]) == {"closed", "distance", "chance", "ceiling"}
     assert "| palette |" in markdown(table)
     far = distances(cascade, evaluation.wanted.row(0), images)

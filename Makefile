@@ -1,0 +1,34 @@
+# make demo: set up, then show everything. make test: set up, then lint, types and tests.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: demo train test check bench
+
+demo: $(READY)
+	$(RUN) -m composer demo --out out/demo
+
+train: $(READY) data/scenes64/scenes.json
+	$(RUN) -m composer fit -c configs/scenes64.yaml --ckpt_path last
+
+test: check
+	$(RUN) -m pytest -q
+
+check: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+bench: $(READY)
+	$(RUN) benchmarks/unet.py --json benchmarks/results/unet.json
+	$(RUN) benchmarks/decompose.py --json benchmarks/results/decompose.json
+	$(RUN) benchmarks/scenes.py --json benchmarks/results/scenes.json
+
+data/scenes64/scenes.json: $(READY)
+	$(RUN) -m composer scenes --split train --count 50000 --size 64 --out data/scenes64
+
+$(READY): pyproject.toml
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

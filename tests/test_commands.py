@@ -1,0 +1,157 @@
+"""The command line: every command as a user types it, on a tiny model, and the mistakes that users make."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from composer.__main__ import main
+from composer.cascade import Cascade
+from composer.commands import COMMANDS
+from composer.gallery import read_recipe
+
+
+@pytest.fixture
+def photos(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{name}.png" for name in "ab"]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+def run(*args):
+    return main([str(arg) for arg in args])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples(command, capsys, saved):
+    options = ["--model", saved] if command in ("compose", "edit") else []
+    with pytest.raises(SystemExit) as stop:
+        run(command, *options, "--help")
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0 and f"python -m composer {command}" in shown and "examples:" in shown
+
+
+def test_overview_lists_every_command(capsys):
+    assert run("--help") == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {command} " in shown for command in ("fit", *COMMANDS))
+    assert run("compse") == 2
+
+
+def test_compose_draws_a_row_per_value_and_a_picture_per_seed(saved, photos, out, capsys):
+    a, b = photos
+    assert run("compose", "--model", saved, "--intensity", a, "--palette", a, b, "--seeds", "0,4", "--out", out) == 0
+    names = sorted(path.name for path in out.glob("*_seed*.png"))
+    assert names == ["000_seed0.png", "000_seed4.png", "001_seed0.png", "001_seed4.png"]
+    assert (out / "sheet.png").exists() and "palette off by" in capsys.readouterr().out
+    first, second = (np.asarray(Image.open(out / name)) for name in ("000_seed0.png", "001_seed0.png"))
+    assert (first != second).any()
+
+
+def test_a_composition_equals_the_python_interface(saved, photos, out):
+    assert run("compose", "--model", saved, "--palette", photos[0], "--seeds", "7", "--steps", "3", "--out", out) == 0
+    from composer.images import load_rgb, resize_and_crop
+
+    model = Cascade.load(saved)
+    image = resize_and_crop(load_rgb(photos[0]).image, 16)[None]
+    want = model.sample(model.decompose({"image": image}).pick("palette"), seeds=[7], steps=3)
+    got = torch.from_numpy(np.array(Image.open(out / "000_seed7.png"))).permute(2, 0, 1)
+    assert (got.float() - ((want[0] + 1) * 127.5).round()).abs().max() <= 1
+
+
+def test_people_give_palettes_as_colours(saved, out):
+    assert run("compose", "--model", saved, "--palette", "#aa3311:0.6,#eeddcc:0.4", "--out", out) == 0
+    assert read_recipe(out / "000_seed0.png")["sources"] == {"palette": "#aa3311:0.6,#eeddcc:0.4"}
+
+
+def test_from_png_makes_the_same_picture(saved, photos, out, tmp_path, capsys):
+    assert run("compose", "--model", saved, "--intensity", photos[0], "--seeds", "3", "--out", out) == 0
+    source = out / "000_seed3.png"
+    assert str(tmp_path) not in json.dumps(read_recipe(source))  # hashes, never paths
+    assert run("compose", "--model", saved, "--from-png", source, "--out", tmp_path / "again") == 0
+    assert "the same, bit for bit" in capsys.readouterr().out
+    assert (tmp_path / "again" / source.name).exists()
+
+
+def test_no_recipe_leaves_no_trace(saved, photos, out, capsys):
+    options = ("--model", saved, "--palette", photos[0], "--no-recipe", "--out", out)
+    assert run("compose", *options) == 0
+    with Image.open(out / "000_seed0.png") as picture:
+        assert "composer" not in picture.info
+    assert run("compose", "--model", saved, "--from-png", out / "000_seed0.png") == 1
+    assert "carries no recipe" in capsys.readouterr().err
+
+
+def test_edit_keeps_the_outside(saved, photos, out):
+    a, b = photos
+    options = ("--region", "0.2,0.2,0.6,0.7", "--palette", b, "--keep", "intensity", "--seeds", "0,1", "--out", out)
+    assert run("edit", a, "--model", saved, *options) == 0
+    before, after = (np.asarray(Image.open(path)) for path in (a, out / "a_seed1.png"))
+    outside = np.ones((40, 50), bool)
+    outside[8:28, 10:30] = False
+    assert (before[outside] == after[outside]).all() and (before[~outside] != after[~outside]).any()
+
+
+def test_decompose_writes_parts_and_a_preview(saved, photos, out, capsys):
+    assert run("decompose", *photos, "--model", saved, "--preview", "--out", out) == 0
+    assert (out / "a.parts.safetensors").exists() and (out / "decomposed.png").exists()
+    assert "palette (156,)" in capsys.readouterr().out
+
+
+def test_evaluate_writes_the_table(saved, out, capsys):
+    file = out / "table.json"
+    options = ("--data", "scenes:val", "--count", "4", "--steps", "2", "--json", file)
+    assert run("evaluate", saved, *options) == 0
+    table = json.loads(file.read_text())
+    assert set(table["alone"]["palette"]) == {"closed", "distance", "chance", "ceiling"}
+    assert {"alone", "all", "cross", "mask"} <= set(table) and table["mask"]["outside"] == 0
+    assert "| palette |" in capsys.readouterr().out
+
+
+def test_evaluate_reads_a_folder(saved, photos, tmp_path, out):
+    assert run("evaluate", saved, "--data", tmp_path, "--count", "2", "--steps", "1", "--json", out / "t.json") == 0
+
+
+def test_decomposers_lists_licences(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert run("decomposers") == 0
+    shown = capsys.readouterr().out
+    assert "Palette" in shown and "AGPL-3.0" in shown and "name its weights" in shown
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--depth", "a.png"], None),  # argparse explains unknown options itself
+        (["--palette", "nowhere.png"], "nowhere.png"),
+        (["--intensity", "a grey day"], "reads images"),
+        ([], "nothing asked"),
+        (["--palette", "A", "B", "--intensity", "A", "B", "A"], "one value or 3"),
+        (["--palette", "A", "--steps", "0"], "at least 1 step"),
+    ],
+)
+def test_mistakes_are_explained(saved, photos, out, capsys, args, says):
+    args = [{"A": photos[0], "B": photos[1]}.get(arg, arg) for arg in args]
+    if says is None:
+        with pytest.raises(SystemExit):
+            run("compose", "--model", saved, *args, "--out", out)
+        return
+    assert run("compose", "--model", saved, *args, "--out", out) == 1
+    shown = capsys.readouterr().err
+    assert says in shown and "Traceback" not in shown
+    assert not out.exists()
+
+
+def test_missing_model_is_explained(tmp_path, capsys):
+    assert run("evaluate", tmp_path / "nowhere") == 1
+    assert "expected a model folder" in capsys.readouterr().err
