@@ -203,8 +203,8 @@ def barcode(value: Float[Tensor, "b d"], label: str) -> Float[Tensor, "b 3 h w"]
     x = value.detach().float().cpu()
     x = x / x.square().mean(1, keepdim=True).sqrt().clamp(min=1e-8)
     colours = torch.stack([x.tanh(), -x.abs().tanh(), (-x).tanh()], 1)
-    columns = F.interpolate(colours, 128, mode="nearest")[:, :, None].expand(-1, -1, 112, -1)
-    words = write([label])[:, :, :16].expand(len(x), -1, -1, -1)
+    columns = F.interpolate(colours, 128, mode="nearest")[:, :, None].expand(-1, -1, 96, -1)
+    words = write([label])[:, :, :32].expand(len(x), -1, -1, -1)
     return torch.cat([columns, words], 2).to(value.device)
 
 

@@ -50,7 +50,7 @@ class Caption(Decomposer):
 
     def preview(self, value: Float[Tensor, "b n d"]) -> Float[Tensor, "b 3 h w"]:
         """Draws the sentence embedding's numbers: an embedding has no picture."""
-        return barcode(value[:, -1, :-1], "caption (numbers)")
+        return barcode(value[:, -1, :-1], "caption: numbers only")
 
     def distance(self, wanted: Float[Tensor, "b n d"], got: Float[Tensor, "b n d"]) -> Float[Tensor, " b"]:
         """1 - cosine of the sentence embeddings."""

@@ -34,7 +34,7 @@ class Semantics(Decomposer):
 
     def preview(self, value: Float[Tensor, "b d"]) -> Float[Tensor, "b 3 h w"]:
         """Draws the embedding's numbers: it has no picture."""
-        return barcode(value, "semantics (numbers)")
+        return barcode(value, "semantics: numbers only")
 
     def distance(self, wanted: Float[Tensor, "b d"], got: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         """1 - cosine, between 0 and 2."""

@@ -73,7 +73,8 @@ class Tokens(Decomposer):
         if self._compact is not None:
             pieces = {i: piece for piece, i in self._compact.items()}
             ids = [pieces.get(i, _UNKNOWN) for i in ids]
-        return "".join("? " if i == _UNKNOWN else _bpe().decode([i]) for i in ids if i not in (_START, _END)).strip()
+        spelled = "".join("? " if i == _UNKNOWN else _bpe().decode([i]) for i in ids if i not in (_START, _END))
+        return spelled.replace(" ,", ",").replace(" :", ":").strip()
 
     def from_text(self, text: str) -> Int[Tensor, "b n 2"]:
         """Reads a caption."""
@@ -110,10 +111,10 @@ def write(texts: Sequence[str], size: int = 128) -> Float[Tensor, "b 3 h w"]:
     from PIL import Image, ImageDraw, ImageFont
     from torchvision.transforms.functional import pil_to_tensor
 
-    font = ImageFont.load_default(size / 11)
-    columns = int(size / font.getlength("n")) - 1
     pictures = []
     for text in texts:
+        font = ImageFont.load_default(size / (11 if len(text) < 120 else 15))
+        columns = int(size / font.getlength("n")) - 1
         picture = Image.new("RGB", (size, size), "#f4f1ea")
         ImageDraw.Draw(picture).multiline_text((4, 4), textwrap.fill(text, columns), fill="#222", font=font, spacing=2)
         pictures.append(pil_to_tensor(picture))

@@ -9,8 +9,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torchvision.transforms.functional import to_pil_image
 
+from composer import captions
 from composer.decomposition import Decomposition
 from decomposers import Agreement, Caption, Semantics, Tokens
+from decomposers.captioner import Captioner
 
 VISION = {"image_size": 32, "layers": 2, "width": 64, "head_width": 64, "patch_size": 8}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
@@ -215,7 +217,7 @@ def test_compact_tokens_know_their_words_and_no_others(tmp_path):
     assert value[0, :, 0].tolist() == [end - 1, 2, 3, 1, comma, 3, 1, end, 0]
     assert value[0, :, 1].tolist() == [1] * 8 + [0]
     assert value[1, : 2 + len(pieces), 0].tolist() == [end - 1, *range(5, 5 + len(pieces)), end]
-    assert [tokens.decode(row) for row in value] == ["a red ? , red ?", "unicyclist"]
+    assert [tokens.decode(row) for row in value] == ["a red ?, red ?", "unicyclist"]
 
 
 def test_a_folder_with_words_reads_compact_ids(tmp_path):
@@ -242,3 +244,41 @@ def test_distances_and_previews(folder, batch):
         assert not torch.equal(picture[0], picture[1])
     a, b = Tokens()({"caption": ["a red disc", "a green disc"]}).split(1)
     assert Tokens().distance(a, b).item() == pytest.approx(1 / 5)  # start, a, red or green, disc, end
+
+
+@torch.no_grad()
+def write_blip(folder):
+    transformers = pytest.importorskip("transformers")
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "red", "disc", "##s", "on", "sand", "a", "[DEC]"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    tokenizer = transformers.BertTokenizerFast(vocab=str(folder / "vocab.txt"))
+    tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+    tokenizer.save_pretrained(folder)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    ends = {"bos_token_id": 11, "eos_token_id": 2, "pad_token_id": 0, "sep_token_id": 2}
+    text = tower | ends | {"vocab_size": 12, "encoder_hidden_size": 32, "max_position_embeddings": 40}
+    vision = tower | {"image_size": 32, "patch_size": 8}
+    config = transformers.BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=16)
+    model = transformers.BlipForConditionalGeneration(config).eval()
+    for weight in model.parameters():
+        torch.nn.init.normal_(weight, std=0.4)
+    model.text_decoder.cls.predictions.bias[5:11] += 20  # says words
+    model.save_pretrained(folder)
+    transformers.BlipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return model, tokenizer
+
+
+@torch.no_grad()
+def test_captioner_says_what_blip_says(tmp_path, batch):
+    model, tokenizer = write_blip(tmp_path)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    ids = model.generate(pixel_values=((batch["image"] + 1) / 2 - mean) / std, max_new_tokens=6, do_sample=False)
+    expected = [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    captioner = Captioner(str(tmp_path), length=6)
+    assert isinstance(captioner, captions.Captioner)
+    assert captioner.captions(batch["image"]) == expected
+    assert expected[0] != expected[1]
+    assert all(text and "[" not in text for text in expected)
+    (tmp_path / "preprocessor_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"Captioner needs preprocessor_config\.json"):
+        Captioner(str(tmp_path))
