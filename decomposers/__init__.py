@@ -12,3 +12,4 @@ from .intensity import Intensity as Intensity
 from .mask import Mask as Mask
 from .palette import Palette as Palette
 from .sketch import Sketch as Sketch
+from .captioner import Captioner as Captioner

@@ -11,8 +11,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from composer import captions
 from composer.decomposition import Decomposition
-from decomposers import Agreement, Caption, Semantics, Tokens
-from decomposers.captioner import Captioner
+from decomposers import Agreement, Caption, Captioner, Semantics, Tokens
 
 VISION = {"image_size": 32, "layers": 2, "width": 64, "head_width": 64, "patch_size": 8}
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2}
