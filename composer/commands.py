@@ -203,7 +203,7 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
 
     from .cascade import Cascade
     from .checkpoint import load_stage
-    from .storage import from_run
+    from .storage import carry_weights, from_run
 
     path = o.run / "checkpoints" / "last.ckpt" if o.run.is_dir() else o.run
     config, weights = load_stage(path)
@@ -211,6 +211,7 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     spec = from_run(config, o.name or o.out.name, sampling)
     cascade = Cascade.from_spec(spec, plugins)
     cascade.load_weights({"base.safetensors": weights})
+    cascade.spec = carry_weights(spec, o.out)
     card = o.card.read_text() if o.card else f"# {spec['name']}\n"
     cascade.save(o.out, card, torch.float16 if o.half else torch.float32)
     print(f"model in {o.out}")

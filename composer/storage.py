@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -165,6 +166,31 @@ def from_run(config: Mapping[str, Any], name: str, sampling: Mapping[str, Any]) 
         "decomposers": {k: v for k, v in data["decomposers"].items() if k in conditions},
         "readers": {k: v for k, v in (data.get("readers") or {}).items() if k in conditions},
     }
+
+
+def carry_weights(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Copies files that decomposers and readers were built from into the model's folder, so that it can be moved.
+
+    Args:
+        config: A model's configuration; its local paths become ``model:`` ones, others (``asset:``, ``hub:``) stay.
+        folder: The model's folder.
+    """
+
+    def carried(spec: Spec, place: str) -> dict[str, Any]:
+        arguments = dict(spec.get("init_args") or {})
+        for key, value in arguments.items():
+            if isinstance(value, str) and (path := Path(value)).exists():
+                target = folder / place / path.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                if path.is_dir():
+                    shutil.copytree(path, target, dirs_exist_ok=True)
+                else:
+                    shutil.copyfile(path, target)
+                arguments[key] = f"model:{place}/{path.name}"
+        return {**spec, "init_args": arguments}
+
+    groups = ("decomposers", "readers")
+    return {**config, **{g: {k: carried(v, f"{g}/{k}") for k, v in config.get(g, {}).items()} for g in groups}}
 
 
 def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -> None:

@@ -10,10 +10,11 @@ from PIL import Image
 
 from composer.adherence import Evaluation, distances, markdown, quantise
 from composer.cascade import Cascade, Parts, Sampling
+from composer.decomposition import Decomposer
 from composer.editing import Original, edit, feather, open_region, window
 from composer.gallery import from_pil, read_recipe, save_png, to_pil
 from composer.recipe import again, pack, recipe, unpack
-from composer.storage import build
+from composer.storage import build, carry_weights
 
 from .conftest import SIZE, TINY
 
@@ -261,6 +262,18 @@ def test_adherence_table(cascade, images):
     assert far["intensity"].shape == (3,) and far["intensity"][0] < 0.01
     with pytest.raises(ValueError, match="at least 2"):
         Evaluation(cascade, {"image": images[:1]})
+
+
+def test_a_model_carries_the_files_that_its_decomposers_were_built_from(tmp_path):
+    (tmp_path / "words.txt").write_text("a\nred\ncube\n")
+    tokens = {"class_path": "decomposers.Tokens", "init_args": {"words": str(tmp_path / "words.txt")}}
+    moved = carry_weights(
+        {"decomposers": {"caption": tokens, "palette": TINY["decomposers"]["palette"]}}, tmp_path / "m"
+    )
+    assert str(tmp_path) not in json.dumps(moved)
+    (tmp_path / "words.txt").unlink()
+    made = build(moved["decomposers"]["caption"], Decomposer, folder=tmp_path / "m")
+    assert made({"caption": ["a red cube"]}).shape == (1, 77, 2)
 
 
 def test_load_finds_a_shipped_model_by_name(saved, monkeypatch, tmp_path):
