@@ -211,6 +211,9 @@ How often the right one of {gallery} is found, on the {count:,} Scenes of the va
 | caption of an image | {image_to_text:.3f} |
 | image of a caption | {text_to_image:.3f} |
 
+Like its larger kin (Yuksekgonul et al. 2023), it knows what a picture holds far better than which colour belongs to
+which thing or what stands left of what.
+
 Code and weights: Apache-2.0.
 """
 
