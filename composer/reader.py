@@ -98,7 +98,7 @@ def load_reader(folder: Path) -> SceneReader:
         reader.load_state_dict(state)
     except RuntimeError as error:
         raise ValueError(f"{folder}: the weights are of another network than config.json says: {error}") from error
-    return reader.eval().requires_grad_(False)
+    return reader.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def instance_borders(ids: Int[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:

@@ -23,8 +23,9 @@ BORDER_WEIGHT = 10.0
 class ReaderTraining(L.LightningModule):
     """Fits a `SceneReader` to depth, categories and borders, and writes out what the last validation measured.
 
-    Generated pictures are noisier and softer than rendered ones, so pictures are blurred, tinted and made noisy at
-    random: a reader that trusts clean pixels alone would measure the generator's texture instead of its shapes.
+    Generated pictures are noisier and softer than rendered ones and may have any colours, so pictures are bleached,
+    tinted, blurred and made noisy at random: a reader that trusts clean pixels alone would measure the generator's
+    texture instead of its shapes.
 
     Args:
         network: The reader to train.
@@ -52,6 +53,7 @@ class ReaderTraining(L.LightningModule):
         self.noise, self.blur, self.out = noise, blur, out
         self.config: dict[str, Any] | None = None
         self.measured: dict[str, Tensor] = {}
+        self.pictures = 0
         self.register_buffer("confusion", torch.zeros(1 + len(CATEGORIES), 1 + len(CATEGORIES)), persistent=False)
         self.register_buffer("matches", torch.zeros(2), persistent=False)
 
@@ -72,6 +74,7 @@ class ReaderTraining(L.LightningModule):
         total = 4 * losses["depth"] + losses["category"] + losses["border"]
         self.log_dict({f"train/{name}": loss for name, loss in losses.items()})
         self.log("train/loss", total, prog_bar=True)
+        self.pictures += len(image) * self.trainer.world_size
         return total
 
     def validation_step(self, batch: Batch, _: int) -> None:
@@ -119,6 +122,7 @@ class ReaderTraining(L.LightningModule):
         metrics = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         training = {
             "steps": self.trainer.global_step,
+            "pictures": self.pictures,
             "minutes": round((time.monotonic() - self.started) / 60, 1),
             "device": self.device.type,
             "validation": {name: value for name, value in metrics.items() if name.startswith("val/")},
@@ -150,7 +154,7 @@ def count_matches(truth: Int[Tensor, "h w"], found: Int[Tensor, "h w"]) -> Float
 
 
 def degrade(image: Float[Tensor, "b 3 h w"], noise: float, blur: float) -> Float[Tensor, "b 3 h w"]:
-    """Tints, blurs and makes noisy, each row by its own amount; in half of the batches the channels trade places."""
+    """Bleaches, tints, blurs and makes noisy, each row by its own amount; channels may trade places."""
     b, _, h, w = image.shape
 
     def amount(high: float, channels: int = 1) -> Tensor:
@@ -158,6 +162,7 @@ def degrade(image: Float[Tensor, "b 3 h w"], noise: float, blur: float) -> Float
 
     if torch.rand(()) < 0.5:
         image = image[:, torch.randperm(3, device=image.device)]
+    image = image.lerp(image.mean(1, keepdim=True).expand_as(image), amount(1.0).square())
     image = image * (0.8 + amount(0.4)) + amount(0.2, channels=3) - 0.1
     image = image.lerp(gaussian_blur(image, [5, 5], [max(blur, 1e-3)] * 2), amount(1.0))
     coarse = F.interpolate(torch.randn(b, 3, h // 4, w // 4, device=image.device), (h, w), mode="bilinear")
@@ -184,11 +189,11 @@ def describe(network: SceneReader, training: dict[str, Any]) -> str:
     millions = sum(p.numel() for p in network.parameters()) / 1e6
     return f"""# Scenes reader
 
-Reads relative inverse depth, categories ({", ".join(CATEGORIES)}) and instance borders from a picture of 64 x 64
-pixels. `decomposers.SceneDepth` and `decomposers.SceneInstances` use it to measure what generated pictures hold.
+Reads relative inverse depth, categories ({", ".join(CATEGORIES)}) and instance borders from a picture of 64 x
+64 pixels. `decomposers.SceneDepth` and `decomposers.SceneInstances` use it to measure what generated pictures hold.
 
 {millions:.2f} million parameters, stored in float16; trained from nothing on rendered Scenes (split `train`) for
-{training["steps"]} steps, {training["minutes"]} minutes on {training["device"]} by
+{training["steps"]} steps, {training["pictures"]} pictures, {training["minutes"]} minutes on a {training["device"]} by
 
     python -m composer fit -c configs/scenes_reader.yaml
 

@@ -25,7 +25,7 @@ class InstanceMaps(Decomposer):
         A name is written where the instance is wide and high enough for it.
         """
         category, ids = value.round().long().unbind(1)
-        hue = (category * GOLDEN + ids * 0.07) % 1
+        hue = (category * GOLDEN + ids * 0.03) % 1
         brightness = 0.55 + 0.4 * ((ids * GOLDEN) % 1)
         colour = hue_to_rgb(hue) * brightness[:, None]
         colour = torch.where(outlines(ids)[:, None], torch.ones_like(colour), colour)

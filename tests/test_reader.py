@@ -26,7 +26,7 @@ def scenes():
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reader")
-    save(TINY, {"steps": 0, "minutes": 0, "device": "cpu", "validation": {"val/depth_mae": 0.5}}, folder)
+    save(TINY, {"steps": 0, "pictures": 0, "minutes": 0, "device": "cpu", "validation": {"val/depth_mae": 0.5}}, folder)
     return folder
 
 
