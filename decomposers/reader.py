@@ -13,9 +13,10 @@ from .instances import InstanceMaps
 
 
 class SceneDepth(DepthMaps):
-    """Relative inverse depth of a picture of a Scene, (b 1 h w) in [0, 1], near = 1, in the space of the truth.
+    """Relative inverse depth of a picture of a Scene.
 
-    `SceneInstances` with the same weights shares the network within a process.
+    It lies in the space of the truth: (b 1 h w), robustly normalised to [0, 1], near = 1. `SceneInstances` with the
+    same weights shares the network within a process.
 
     Args:
         weights: Folder with ``model.safetensors`` and ``config.json``: a path, ``asset:NAME`` or a hub name.
@@ -35,8 +36,9 @@ class SceneDepth(DepthMaps):
 
 
 class SceneInstances(InstanceMaps):
-    """Categories (sphere, cube, cylinder, cone, torus) and instances in a picture of a Scene, (b 2 h w).
+    """Categories and instances in a picture of a Scene.
 
+    Category ids 1 to 5 are sphere, cube, cylinder, cone and torus, as in the truth; instances are numbered anew.
     `SceneDepth` with the same weights shares the network within a process.
 
     Args:

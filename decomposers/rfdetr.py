@@ -12,7 +12,9 @@ from .instances import InstanceMaps, paint
 
 
 class RFDETR(InstanceMaps):
-    """Categories and instances by an RF-DETR segmentation network, (b 2 h w); the best score in front.
+    """Categories and instances by an RF-DETR segmentation network.
+
+    Category ids are 1 + the network's labels; where detections overlap, the best score stands in front.
 
     Reference: Robinson et al. 2025, "RF-DETR: Neural Architecture Search for Real-Time Detection Transformers".
 

@@ -28,7 +28,9 @@ STRIDE = 32
 
 
 class YOLO(InstanceMaps):
-    """Categories and instances by a YOLO segmentation network (v8, v9, 11, 12, 26), (b 2 h w); the best score in front.
+    """Categories and instances by a YOLO segmentation network of ultralytics (v8, 11, 26).
+
+    Category ids are 1 + the network's classes; where detections overlap, the best score stands in front.
 
     **Licence**: ultralytics and its weights are under the AGPL-3.0, and who offers a service or a product with them
     takes on its terms. They are installed by the extra ``yolo`` and imported by this class alone; `RFDETR` gives the
