@@ -42,6 +42,7 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str] | None = None, plugins: Sequence[str] = (), run: bool = True):
         limit_imports(plugins)
+        self._words = list(sys.argv[1:] if args is None else args)
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)  # `Progress` says what matters
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # Lightning 2.6 on PyTorch 2.15
@@ -84,8 +85,7 @@ class TrainingCLI(LightningCLI):
             return
         config = self.config[self.subcommand]
         if config.trainer.default_root_dir is None:
-            name = Path(str(config.config[0])).stem if config.config else "unnamed"
-            config.trainer.default_root_dir = str(Path("runs") / name)
+            config.trainer.default_root_dir = str(Path("runs") / _named_after(self._words))
         last = Path(config.trainer.default_root_dir) / "checkpoints" / LAST
         if config.ckpt_path == "last":
             config.ckpt_path = str(last) if last.exists() or self.subcommand != "fit" else None
@@ -111,6 +111,15 @@ class TrainingCLI(LightningCLI):
         if self.subcommand is not None:
             dumped = dumped[self.subcommand]
         self.model.config = {"model": dumped["model"], "data": dumped["data"]}
+
+
+def _named_after(words: Sequence[str]) -> str:
+    """The first configuration's name. Read from the words: interpolation drops the parser's own record of it."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        path = following if word in ("-c", "--config") else word.partition("--config=")[2]
+        if path:
+            return Path(path).stem
+    return "unnamed"
 
 
 def limit_imports(plugins: Sequence[str]) -> None:
