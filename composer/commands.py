@@ -126,33 +126,42 @@ def edit(args: Sequence[str], plugins: Sequence[str]) -> None:
         edit,
         "photo.png --region mask.png --palette b.jpg --keep sketch --out out",
         'photo.png --region 0.1,0.2,0.6,0.9 --caption "a large red cube" --seeds 0,1',
+        "photo.png --from-png out/photo_seed0.png",
     )
-    parser.add_argument("image", help="the picture to edit")
-    parser.add_argument("--region", required=True, help="a mask's file (white = may change) or left,top,right,bottom")
+    parser.add_argument("image", type=Path, help="the picture to edit")
+    parser.add_argument("--region", help="a mask's file (white = may change) or left,top,right,bottom")
     parser.add_argument("--keep", nargs="+", default=[], help="conditions to take from the picture itself")
     parser.add_argument("--soften", type=int, default=2, help="pixels over which the edit fades in (default 2)")
+    parser.add_argument("--from-png", type=Path, help="make this edit of the same picture again")
     o, cascade = _with_conditions(parser, args, plugins)
     from .editing import Original, open_region
     from .editing import edit as redraw
-    from .gallery import from_pil, save_png, sheet
+    from .gallery import read_recipe, save_png, sheet
+    from .images import load_rgb
+    from .recipe import edit_of, recipe, with_edit
 
-    rows, parts, _, _ = _asked(o, cascade, required=False)
+    original = Original.open(o.image)
+    if o.from_png is not None:
+        parts, region, seeds, options = edit_of(cascade, read_recipe(o.from_png), o.image)
+        (result,) = redraw(cascade, original, region, parts, seeds=seeds, progress=_bar("drawing"), **options)
+        save_png(o.out / o.from_png.name, result, read_recipe(o.from_png))
+        print(f"see {o.out / o.from_png.name}")
+        return
+    if o.region is None:
+        raise ValueError("an edit needs --region: a mask's file, or a box left,top,right,bottom")
+    rows, parts, _, sources = _asked(o, cascade, required=False)
     if rows != 1:
         raise ValueError(f"an edit takes one value a condition, found {rows}")
-    original = Original.open(o.image)
     region = open_region(o.region, (original.image.shape[1], original.image.shape[2]))
-    results = redraw(
-        *(cascade, original, region, parts),
-        keep=o.keep,
-        seeds=o.seeds,
-        soften=o.soften,
-        progress=_bar("drawing"),
-        **_changes(o),
-    )
+    options = {"keep": o.keep, "soften": o.soften}
+    options |= _changes(o)
+    results = redraw(cascade, original, region, parts, seeds=o.seeds, progress=_bar("drawing"), **options)
     shown = [original.image, region[0].expand(3, -1, -1) * 2 - 1]
     for seed, result in zip(o.seeds, results, strict=True):
-        save_png(o.out / f"{Path(o.image).stem}_seed{seed}.png", result)
-        shown.append(from_pil(result.convert("RGB")))
+        made = recipe(cascade, parts, 0, seed, _changes(o), {name: given[0] for name, given in sources.items()})
+        path = o.out / f"{o.image.stem}_seed{seed}.png"
+        save_png(path, result, None if o.no_recipe else with_edit(made, o.image, region, options))
+        shown.append(load_rgb(path).image)
     save_png(o.out / "sheet.png", sheet([shown], columns=["before", "region", *(f"seed {s}" for s in o.seeds)]))
     print(f"see {o.out / 'sheet.png'}")
 
@@ -217,6 +226,20 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     print(f"model in {o.out}")
 
 
+def caption(args: Sequence[str], plugins: Sequence[str]) -> None:
+    """Write captions beside the images of a folder that have none, with BLIP."""
+    parser = _parser(caption, "photos/", "photos/ --weights models/blip-image-captioning-base")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--weights", help="a folder with BLIP's weights, or hub:owner/name@revision (default: BLIP base)"
+    )
+    o = parser.parse_args(args)
+    from .captions import caption_folder
+
+    make = importlib.import_module("decomposers").Captioner
+    print(f"{caption_folder(o.folder, make(o.weights) if o.weights else make())} captions written in {o.folder}")
+
+
 def demo(args: Sequence[str], plugins: Sequence[str]) -> None:
     """Show everything on the shipped model: take apart, recombine, edit, measure."""
     parser = _parser(demo, "--out out/demo")
@@ -237,6 +260,7 @@ COMMANDS: dict[str, Command] = {
     "edit": edit,
     "evaluate": evaluate,
     "export": export,
+    "caption": caption,
 }
 
 
@@ -319,7 +343,11 @@ def _with_conditions(
     for name in cascade.names:
         if name != "mask":
             group.add_argument(f"--{name}", nargs="+", action="extend", default=[], metavar="FILE|WORDS")
-    return parser.parse_args(args), cascade
+    options, unknown = parser.parse_known_args(args)
+    if unknown:
+        known = ", ".join(f"--{name}" for name in cascade.names if name != "mask")
+        raise ValueError(f"no option {' '.join(unknown)}; the conditions of {options.model} are {known}")
+    return options, cascade
 
 
 def _seeds(text: str) -> list[int]:

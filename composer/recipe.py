@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load, save
@@ -67,6 +68,46 @@ def unpack(text: str) -> Parts:
         raise ValueError(f"the recipe's representations cannot be unpacked: {error}") from error
 
 
+def with_edit(made: Mapping[str, Any], original: Path, region: Tensor, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds to a recipe what an edit consists of.
+
+    Args:
+        made: The recipe.
+        original: The picture's file; its hash is kept.
+        region: (1 1 h w), 1 where the edit may change it.
+        options: Further arguments of `composer.editing.edit`.
+    """
+    where = pack({"region": region > 0})
+    return {**made, "edit": {"original": name_of(original.read_bytes()), "region": where, "options": dict(options)}}
+
+
+def edit_of(
+    cascade: Cascade, found: Mapping[str, Any], original: Path
+) -> tuple[Parts, Tensor, list[int], dict[str, Any]]:
+    """Reads an edit's recipe.
+
+    Args:
+        cascade: The model that the recipe names.
+        found: The recipe.
+        original: The picture that was edited.
+
+    Returns:
+        What `composer.editing.edit` takes: representations, region, seeds, and further arguments.
+
+    Raises:
+        ValueError: The recipe is another model's, another picture's, no edit's, or not whole.
+    """
+    reps, seed, sampling = _whole(cascade, found)
+    try:
+        sha256, region = found["edit"]["original"], unpack(found["edit"]["region"])["region"].float()
+        options = {name: found["edit"]["options"][name] for name in ("keep", "soften")}
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the recipe is not that of an edit: {error}") from error
+    if sha256 != name_of(original.read_bytes()):
+        raise ValueError(f"{original} is not the picture that was edited: its content has another hash")
+    return reps, region, [seed], options | asdict(sampling)
+
+
 def again(cascade: Cascade, found: Mapping[str, Any]) -> Tensor:
     """Draws a recipe's picture again.
 
@@ -80,6 +121,11 @@ def again(cascade: Cascade, found: Mapping[str, Any]) -> Tensor:
     Raises:
         ValueError: The recipe is another model's, or not whole.
     """
+    reps, seed, sampling = _whole(cascade, found)
+    return cascade.sample(reps, seeds=[seed], **asdict(sampling))
+
+
+def _whole(cascade: Cascade, found: Mapping[str, Any]) -> tuple[Parts, int, Sampling]:
     try:
         sha256, seed, sampling = found["model"]["sha256"], int(found["seed"]), Sampling(**found["sampling"])
         reps = unpack(found["representations"])
@@ -90,7 +136,7 @@ def again(cascade: Cascade, found: Mapping[str, Any]) -> Tensor:
             f"the picture was drawn by the model {found['model'].get('name')!r} with SHA-256 {sha256[:12]}..., "
             f"this one is {cascade.sha256[:12]}...; give the former with --model"
         )
-    return cascade.sample(reps, seeds=[seed], **asdict(sampling))
+    return reps, seed, sampling
 
 
 def name_of(data: bytes) -> str:
