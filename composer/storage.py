@@ -27,7 +27,7 @@ Spec = Mapping[str, Any]
 """How an object is built: ``{"class_path": "decomposers.Palette", "init_args": {...}}``, nested as needed."""
 
 FORMAT = 1
-MODULES = ("decomposers", "conditions", "composer.unet", "composer.denoiser")
+MODULES = ("decomposers", "conditions", "composer", "composer.unet", "composer.denoiser")
 BUILDABLE = (Decomposer, Condition, Denoiser, NoiseLevels, UNet)
 
 T = TypeVar("T")
