@@ -153,12 +153,14 @@ def test_training_learns_and_writes_what_it_measured(scenes, tmp_path):
 
 
 def test_the_shipped_reader_reads_scenes_it_never_saw(scenes):
-    """Also through noise, as generated pictures have it; against reading the next scene instead of its own."""
+    """Also noisy or without colour, as generated pictures may be; against the truth of another scene."""
     assert (SHIPPED / "model.safetensors").stat().st_size <= 2_000_000
     depth, instances = SceneDepth(), SceneInstances()
-    for image, worst in ((scenes["image"], 1.0), (scenes["image"] + 0.1 * torch.randn_like(scenes["image"]), 1.5)):
+    clean = scenes["image"]
+    noisy, grey = clean + 0.1 * torch.randn_like(clean), clean.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    for image, worst in ((clean, 1.0), (noisy, 1.5), (grey, 1.5)):
         got, ids = depth({"image": image}), instances({"image": image})
-        assert depth.distance(scenes["depth"], got).mean() < 0.03 * worst
+        assert depth.distance(scenes["depth"], got).mean() < 0.01 * worst
         found = instances.distance(scenes["instances"], ids).mean()
         assert found < 0.2 * worst < 0.8 < instances.distance(scenes["instances"].roll(1, 0), ids).mean()
 
@@ -167,4 +169,4 @@ def test_the_shipped_reader_reads_other_sizes(scenes):
     large = F.interpolate(scenes["image"], (128, 128), mode="bicubic").clamp(-1, 1)
     got = SceneDepth()({"image": large})
     truth = F.interpolate(scenes["depth"], (128, 128), mode="bilinear")
-    assert SceneDepth().distance(truth, got).mean() < 0.04
+    assert SceneDepth().distance(truth, got).mean() < 0.015
