@@ -53,7 +53,8 @@ def run(command: str, args: Sequence[str], plugins: Sequence[str]) -> int:
     if command in TRAINING:
         from .cli import TrainingCLI
 
-        sys.argv = ["composer", command, *args]  # processes that Lightning starts for further devices repeat this
+        # The processes that Lightning starts for further devices repeat the command line, and share the environment.
+        sys.argv, os.environ["COMPOSER_PLUGINS"] = ["composer", command, *args], ",".join(plugins)
         TrainingCLI(plugins=plugins)
         return 0
     from .commands import COMMANDS

@@ -49,12 +49,14 @@ class EMA(L.Callback):
         self._step = 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._step = trainer.global_step
         parameters = _trained(pl_module)
         known = self.shadow or parameters
         if missing := sorted(parameters.keys() - known.keys()):
             raise ValueError(f"the checkpoint holds no average of {', '.join(missing[:5])}: it is of another model")
         self.shadow = {n: known[n].detach().to(p.device, torch.float32, copy=True) for n, p in parameters.items()}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._step = trainer.global_step  # not known before: Lightning restores it last
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -137,6 +139,8 @@ class Checkpoints(Checkpoint):
         self._saved = 0
         self._signal = 0
         self._handlers: dict[int, Any] = {}
+        self._listening = False
+        self._between = True
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
@@ -155,16 +159,19 @@ class Checkpoints(Checkpoint):
             for number in (signal.SIGTERM, signal.SIGINT):
                 before = signal.signal(number, self._flag)
                 self._handlers.setdefault(number, before)
+            self._listening = True
 
     def _flag(self, number: int, frame: FrameType | None) -> None:
-        if self._signal and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if not self._listening or (self._signal and number == signal.SIGINT):
+            signal.signal(number, self._handlers[number])  # Lightning may have put this handler back after the training
+            signal.raise_signal(number)
         self._signal = number
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         step = trainer.global_step
+        self._between = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if step != self._saved and step % self.every == 0:
             self._save(trainer)
             if self.keep_every and step % self.keep_every == 0:
@@ -180,6 +187,8 @@ class Checkpoints(Checkpoint):
             self._save(trainer)
 
     def _obey(self, trainer: L.Trainer) -> None:
+        if not self._between:  # what was accumulated is in no checkpoint
+            return
         number: int = trainer.strategy.reduce_boolean_decision(bool(self._signal), all=False) and (
             self._signal or signal.SIGTERM
         )
@@ -192,9 +201,16 @@ class Checkpoints(Checkpoint):
         self._saved = trainer.global_step
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers = {}
+        self._unlisten()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._unlisten()
+
+    def _unlisten(self) -> None:
+        if self._listening:
+            self._listening = False
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
 
 
 def _folder(trainer: L.Trainer) -> Path:

@@ -120,7 +120,8 @@ class StageTraining(L.LightningModule):
         """Takes the image and the representations that this model has conditions for."""
         image: Tensor = batch["image"]
         if image.shape[-2:] != (self.size, self.size):
-            raise ValueError(f"this stage trains on {self.size} x {self.size} pixels, the data gives {_size(image)}")
+            found = "{} x {}".format(*_size(image))
+            raise ValueError(f"this stage trains on {self.size} x {self.size} pixels, the data gives {found}")
         return image, {name: value for name, value in batch["representations"].items() if name in self.conditions}
 
     def _record(self, loss: Float[Tensor, " b"], keep: Keep, batch: Batch) -> None:
@@ -213,7 +214,7 @@ class StageTraining(L.LightningModule):
         optimizer = torch.optim.AdamW(
             self.parameters(), lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay, fused=True
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))  # not saved
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def rate(self, step: int) -> float:

@@ -1,0 +1,347 @@
+import os
+import pickle
+import resource
+import signal
+from itertools import pairwise
+
+import lightning as L
+import pytest
+import torch
+
+from composer import checkpoint as checkpoints
+from composer.callbacks import EMA, AtomicCheckpointIO, Checkpoints, Progress
+from composer.data import ImageData
+from composer.datasets import ImageDataset
+from composer.denoiser import Cosine, Denoiser
+from composer.training import PATIENCE, StageTraining, _known, stream
+from composer.unet import UNet
+from conditions import Spatial, Vector
+from decomposers import Intensity, Palette
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:The '.*_dataloader' does not have")
+
+
+class Gradients(ImageDataset):
+    """Ramps; those with an index in `broken` claim a palette of NaN."""
+
+    def __init__(self, count=12, broken=()):
+        self.count, self.broken = count, broken
+        self.columns = frozenset({"palette"} if broken else ())
+
+    def __len__(self):
+        return self.count
+
+    def row(self, index, seed):
+        ramp = torch.linspace(-1, 1, 16).expand(3, 16, 16) * torch.tensor([1.0, index / 12, -1.0])[:, None, None]
+        wrong = {"palette": torch.full((156,), torch.nan)} if index in self.broken else {}
+        return {"image": ramp, "caption": ""} | wrong
+
+
+class Losses(L.pytorch.loggers.logger.DummyLogger):
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append({"step": step, **metrics})
+
+
+def data(broken=(), **kwargs):
+    kwargs = {"batch_size": 4, "validation_batch_size": 4} | kwargs
+    decomposers = {"intensity": Intensity(), "palette": Palette()}
+    return ImageData(Gradients(broken=broken), Gradients(), decomposers, **kwargs)
+
+
+def stage(**kwargs):
+    torch.manual_seed(0)
+    network = UNet(
+        width=16, multipliers=(1, 2), blocks=1, attention=(2,), head_dim=16, vector_dim=16, token_dim=16, spatial_dim=4,
+        dropout=0.1,
+    )  # fmt: skip
+    conditions = {"intensity": Spatial(1, 4, dropout=0.7), "palette": Vector(156, 16, 16)}
+    return StageTraining(
+        Denoiser(network, Cosine()), conditions, **{"size": 16, "learning_rate": 1e-2, "warmup_steps": 1} | kwargs
+    )
+
+
+def trainer(root, *callbacks, **kwargs):
+    defaults = {
+        "accelerator": "cpu",
+        "max_steps": 4,
+        "log_every_n_steps": 2,
+        "limit_val_batches": 0,
+        "num_sanity_val_steps": 0,
+        "check_val_every_n_epoch": None,
+        "logger": False,
+        "enable_model_summary": False,
+        "gradient_clip_val": 1.0,
+        "enable_checkpointing": any(isinstance(c, Checkpoints) for c in callbacks),
+    }
+    return L.Trainer(
+        default_root_dir=root,
+        callbacks=[*callbacks, Progress()],
+        plugins=[AtomicCheckpointIO()],
+        **defaults | kwargs,
+    )
+
+
+def weights(model):
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+class Spy(L.Callback):
+    """Calls a function after every step or validation batch."""
+
+    def __init__(self, train=None, validation=None):
+        self.train, self.validation = train, validation
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        if self.train:
+            self.train(trainer, pl_module)
+
+    def on_validation_batch_start(self, trainer, pl_module, *args):
+        if self.validation:
+            self.validation(trainer, pl_module)
+
+
+def test_a_stream_depends_on_its_key_alone():
+    def draw(*key):
+        return torch.rand(4, generator=stream(*key)).tolist()
+
+    assert draw("noise", 0, 7) == draw("noise", 0, 7)
+    assert len({tuple(draw(*key)) for key in (("noise", 0, 7), ("noise", 7, 0), ("keep", 0, 7), ("noise", 0, 8))}) == 4
+
+
+def test_average_follows_its_formula(tmp_path):
+    seen, ema, model = [], EMA(0.5), stage()
+    before = weights(model)
+    trainer(tmp_path, Spy(train=lambda t, m: seen.append(weights(m))), ema, max_steps=5).fit(model, data())
+    assert not same(before, seen[-1])
+    for name, value in ema.shadow.items():
+        expected = before[name].double()
+        for n, row in enumerate(seen, 1):
+            decay = min(0.5, (1 + n) / (10 + n))
+            expected = decay * expected + (1 - decay) * row[name].double()
+        torch.testing.assert_close(value.double(), expected, atol=1e-6, rtol=0)
+
+
+def test_validation_sees_the_average_and_leaves_no_trace(tmp_path):
+    """Also when it fails, and in a checkpoint that is written amid it."""
+    ema, seen = EMA(0.5), {}
+
+    def look(trainer, model):
+        seen["averaged"] = same(weights(model), ema.shadow)
+        trainer.save_checkpoint(tmp_path / "amid.ckpt")
+
+    validated = {"limit_val_batches": 2, "val_check_interval": 2}
+    runs = [stage(), stage(), stage()]
+    trainer(tmp_path).fit(runs[0], data())
+    trainer(tmp_path, ema, Spy(validation=look), **validated).fit(runs[1], data())
+    assert seen["averaged"] and same(weights(runs[0]), weights(runs[1]))
+
+    def fail(trainer, model):
+        if trainer.global_step == 4:
+            trainer.save_checkpoint(tmp_path / "amid.ckpt")
+            raise RuntimeError("amid validation")
+
+    with pytest.raises(RuntimeError, match="amid validation"):
+        trainer(tmp_path, EMA(0.5), Spy(validation=fail), **validated).fit(runs[2], data())
+    assert same(weights(runs[0]), weights(runs[2]))
+    saved = checkpoints.load(tmp_path / "amid.ckpt")
+    assert same(weights(runs[0]), saved["state_dict"]) and same(ema.shadow, saved["ema"])
+
+
+def test_validation_does_not_depend_on_its_batches(tmp_path):
+    def measure(batch_size):
+        model = stage()
+        for p in model.parameters():  # a new network ignores its conditions
+            torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(p.numel()))
+        return trainer(tmp_path, limit_val_batches=1.0).validate(
+            model, data(validation_batch_size=batch_size), verbose=False
+        )[0]
+
+    one, other = measure(5), measure(12)
+    assert set(one) == {"val/loss", "val/all", "val/none", "val/alone/intensity", "val/alone/palette"}
+    assert one == pytest.approx(other, rel=1e-5)
+    assert len({round(v, 6) for v in one.values()}) > 2
+
+
+def test_losses_by_condition_are_means_over_the_rows_that_kept_it(tmp_path):
+    logger, model = Losses(), stage()
+    keeps, rows = [], []
+    draw, loss = model.conditions.draw_keep, model.denoiser.loss
+    model.conditions.draw_keep = lambda *args: keeps.append(draw(*args)) or keeps[-1]
+    model.denoiser.loss = lambda *args: rows.append(loss(*args)) or rows[-1]
+    trainer(tmp_path, logger=logger, max_steps=2).fit(model, data())
+    (logged,) = logger.rows
+    losses = torch.cat(rows).detach()
+    assert logged["step"] == 2 and logged["train/loss"] == pytest.approx(losses.mean().item())
+    for name in ("intensity", "palette"):
+        kept = torch.cat([k[name] for k in keeps])
+        assert kept.any() and logged[f"train/kept/{name}"] == pytest.approx(losses[kept].mean().item())
+
+
+def test_rows_without_a_representation_are_dropped():
+    keep = {"depth": torch.tensor([True, True, False]), "palette": torch.tensor([True, False, True])}
+    known = {"known": {"depth": torch.tensor([True, False, True])}}
+    assert {k: v.tolist() for k, v in _known(keep, known).items()} == {
+        "depth": [True, False, False],
+        "palette": [True, False, True],
+    }
+
+
+def test_gradients_are_clipped_by_their_norm():
+    model = stage()
+    optimizer = model.configure_optimizers()["optimizer"]
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+    model._samples = [torch.tensor([1])]
+    model.configure_gradient_clipping(optimizer, 0.5, "norm")
+    norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
+    assert norm.item() == pytest.approx(0.5, rel=1e-4)
+    with pytest.raises(ValueError, match="norm"):
+        model.configure_gradient_clipping(optimizer, 0.5, "value")
+
+
+def test_learning_rate():
+    rates = [stage(warmup_steps=4, decay_steps=24).rate(step) for step in (0, 3, 4, 14, 24, 99)]
+    assert rates == pytest.approx([0.2, 0.8, 1, 0.5, 0, 0])
+    assert stage(warmup_steps=0).rate(0) == 1
+    with pytest.raises(ValueError, match="decay_steps"):
+        stage(warmup_steps=9, decay_steps=9)
+
+
+def test_one_broken_sample_costs_one_step(tmp_path):
+    history, model = [weights(stage())], stage()
+    spy = Spy(train=lambda t, m: history.append(weights(m)))
+    trainer(tmp_path, spy, max_steps=3).fit(model, data(broken={5}))  # 3 batches of 4 see each of the 12 rows once
+    unchanged = [same(a, b) for a, b in pairwise(history)]
+    assert sum(unchanged) == model.skipped == 1
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+def test_a_training_that_broke_ends_and_names_the_samples(tmp_path):
+    model = stage()
+    with pytest.raises(FloatingPointError, match=r"5 steps in a row.*seed") as error:
+        trainer(tmp_path, EMA(), Checkpoints(1), max_steps=50).fit(model, data(broken=range(12)))
+    assert model.skipped == PATIENCE
+    assert str(error.value).count("[") == 1 + PATIENCE  # the samples of each step
+    assert all(v.isfinite().all() for v in checkpoints.load(tmp_path / "checkpoints/last.ckpt")["ema"].values())
+
+
+def test_other_sizes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="32 x 32 pixels, the data gives 16 x 16"):
+        trainer(tmp_path).fit(stage(size=32), data())
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("amid_validation", [False, True])
+def test_signals_save_and_resume_exactly(tmp_path, number, status, amid_validation):
+    def send(trainer, model):
+        if trainer.global_step == 2:
+            os.kill(os.getpid(), number)
+
+    spy = Spy(validation=send) if amid_validation else Spy(train=send)
+    options = {"max_steps": 5, "limit_val_batches": 3, "val_check_interval": 2}
+    whole, broken, resumed = stage(), stage(), stage(seed=0)
+    average = EMA(0.9)
+    trainer(tmp_path / "whole", average, **options).fit(whole, data())
+    with pytest.raises(SystemExit) as exit:
+        trainer(tmp_path, spy, EMA(0.9), Checkpoints(100), **options).fit(broken, data())
+    assert exit.value.code == status
+    if number == signal.SIGINT:
+        with pytest.raises(KeyboardInterrupt):  # the handler is Python's own again
+            signal.raise_signal(number)
+    last = tmp_path / "checkpoints/last.ckpt"
+    assert checkpoints.load(last)["global_step"] == 2
+    again = EMA(0.9)
+    trainer(tmp_path, again, Checkpoints(100), **options).fit(resumed, data(), ckpt_path=last)
+    assert same(weights(whole), weights(resumed)) and same(average.shadow, again.shadow)
+    assert checkpoints.load(last)["global_step"] == 5
+
+
+def test_checkpoints_that_are_kept(tmp_path):
+    trainer(tmp_path, EMA(), Checkpoints(2, keep_every=4), max_steps=9).fit(stage(), data())
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
+        "last.ckpt",
+        "step-0000004.ckpt",
+        "step-0000008.ckpt",
+    ]
+
+
+def test_outside_of_fit_a_checkpoint_means_its_average(tmp_path):
+    ema = EMA(0.9)
+    trainer(tmp_path, ema, Checkpoints(2), max_steps=3).fit(stage(), data())
+    model = stage()
+    trainer(tmp_path, EMA(), limit_val_batches=1).validate(
+        model, data(), ckpt_path=tmp_path / "checkpoints/last.ckpt", verbose=False
+    )
+    assert same(weights(model), ema.shadow)
+
+
+def test_a_stage_says_how_it_was_built(tmp_path):
+    model, ema = stage(), EMA(0.9)
+    model.config = {"model": {"class_path": "StageTraining"}, "data": {}}
+    trainer(tmp_path, ema, Checkpoints(2), max_steps=2).fit(model, data())
+    config, averaged = checkpoints.load_stage(tmp_path / "checkpoints/last.ckpt")
+    assert config == model.config and same(averaged, ema.shadow)
+
+
+def old(path):
+    checkpoints.save({"state_dict": {"w": torch.ones(3)}}, path)
+    return path.read_bytes()
+
+
+def test_broken_weights_are_never_written(tmp_path):
+    path = tmp_path / "last.ckpt"
+    before = old(path)
+    for part in ("state_dict", "ema"):
+        with pytest.raises(FloatingPointError, match="the weights of w"):
+            checkpoints.save({"state_dict": {}} | {part: {"w": torch.tensor([1, torch.inf])}}, path)
+    assert path.read_bytes() == before
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoint(tmp_path):
+    path = tmp_path / "last.ckpt"
+    before = old(path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write .* MiB are free"):
+            checkpoints.save({"state_dict": {"w": torch.ones(100_000)}}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+    with pytest.raises(OSError, match="MiB are free: make room"):
+        checkpoints.require_space(tmp_path, 1 << 60)
+
+
+def test_foreign_and_damaged_checkpoints_are_refused(tmp_path):
+    path = tmp_path / "last.ckpt"
+
+    class Attack:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "hacked"),)
+
+    torch.save({"state_dict": {}, "hyper_parameters": Attack()}, path)
+    with pytest.raises(ValueError, match="pickled"):
+        checkpoints.load(path)
+    path.write_bytes(pickle.dumps(Attack(), protocol=2))
+    with pytest.raises(ValueError, match=r"pickled|damaged"):
+        checkpoints.load(path)
+    assert not (tmp_path / "hacked").exists()
+    path.write_bytes(old(path)[:-50])
+    with pytest.raises(ValueError, match="damaged"):
+        checkpoints.load(path)
+    torch.save({"weights": torch.ones(2)}, path)
+    with pytest.raises(ValueError, match="no checkpoint"):
+        checkpoints.load(path)
+    with pytest.raises(FileNotFoundError, match="expected a checkpoint"):
+        checkpoints.load(tmp_path / "none.ckpt")
+    old(path)
+    with pytest.raises(ValueError, match="composer fit"):
+        checkpoints.load_stage(path)
