@@ -12,7 +12,8 @@ from composer.scenes import NOVEL_PAIRS, SHAPES, WORDS, describe, render_batch, 
 from composer.scenes.batch import to_world
 from composer.scenes.captions import RELATIONS, SYNONYMS
 from composer.scenes.layout import COLOURS, MATERIALS, SIZES
-from composer.scenes.render import SOLIDS, World, render
+from composer.scenes.render import World, render
+from composer.scenes.solids import SOLIDS
 
 CPU = torch.device("cpu")
 

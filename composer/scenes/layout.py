@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from composer.scenes.render import SOLIDS
 from composer.scenes.scenery import GROUNDS, SKIES
+from composer.scenes.solids import SOLIDS
 
 T = TypeVar("T")
 Box = tuple[float, float, float, float]
