@@ -1,15 +1,17 @@
+"""Decomposers: an image or caption in, one representation out; frozen, batched, one public class a file."""
+
 from .agreement import Agreement as Agreement
 from .caption import Caption as Caption
-from .semantics import Semantics as Semantics
-from .tokens import Tokens as Tokens
+from .captioner import Captioner as Captioner
 from .depth import Depth as Depth
-from .reader import SceneDepth as SceneDepth
-from .reader import SceneInstances as SceneInstances
-from .rfdetr import RFDETR as RFDETR
-from .yolo import YOLO as YOLO
 from .dexined import DexiNed as DexiNed
 from .intensity import Intensity as Intensity
 from .mask import Mask as Mask
 from .palette import Palette as Palette
+from .reader import SceneDepth as SceneDepth
+from .reader import SceneInstances as SceneInstances
+from .rfdetr import RFDETR as RFDETR
+from .semantics import Semantics as Semantics
 from .sketch import Sketch as Sketch
-from .captioner import Captioner as Captioner
+from .tokens import Tokens as Tokens
+from .yolo import YOLO as YOLO
