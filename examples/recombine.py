@@ -1,0 +1,50 @@
+"""Recombines two images: where things are from one, how they look from the other.
+
+python examples/recombine.py                                     # two Scenes that no training saw
+python examples/recombine.py photo.jpg painting.jpg --where sketch --how palette semantics --seeds 0 1 2
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from composer import Cascade, load_rgb, resize_and_crop, save_png, sheet
+from composer.adherence import distances
+from composer.datasets import SceneImages
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Draws the recombination, and says how near each condition is to what was asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="*", help="two files (default: two Scenes)")
+    parser.add_argument("--where", nargs="+", default=["sketch", "depth"], help="conditions of the first image")
+    parser.add_argument("--how", nargs="+", default=["palette", "semantics"], help="conditions of the second image")
+    parser.add_argument("--model", default="scenes64")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path("out/recombine.png"))
+    o = parser.parse_args(args)
+
+    model = Cascade.load(o.model)
+    size = model.stages[0].size
+    if o.images:
+        image = torch.stack([resize_and_crop(load_rgb(path, size).image, size) for path in o.images])
+    else:
+        image = torch.stack([SceneImages("val", size, 4).row(i, seed=0)["image"] for i in (0, 3)])
+
+    parts = model.decompose({"image": image})
+    results = model.sample(parts.row(0).pick(*o.where) | parts.row(1).pick(*o.how), seeds=o.seeds)
+
+    labels = [f"{', '.join(o.where)} from", f"{', '.join(o.how)} from", *(f"seed {seed}" for seed in o.seeds)]
+    save_png(o.out, sheet([[*image, *results]], columns=labels))
+    read = model.read({"image": image})
+    for row, names in enumerate((o.where, o.how)):
+        far = distances(model, read.row(row).pick(*names), torch.cat([image[1 - row : 2 - row], results]))
+        for name, (other, *ours) in far.items():
+            print(f"{name}: off by {sum(ours) / len(ours):.3f} on average; the other image by {other:.3f}")
+    print(f"see {o.out}")
+
+
+if __name__ == "__main__":
+    main()

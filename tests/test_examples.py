@@ -1,0 +1,195 @@
+"""Every example as a user runs it, at tiny size; the walk-through of docs/architecture.md; the large configurations."""
+
+import importlib.util
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import composer
+from composer.__main__ import main
+from composer.cascade import Cascade, Stage
+from composer.gallery import read_recipe
+from composer.storage import from_run
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+QUIET = pytest.mark.filterwarnings(
+    "ignore:.*LeafSpec:FutureWarning",
+    "ignore:The '.*_dataloader' does not have",
+    r"ignore:(?s).*(deprecated in v4|JsonargparseDeprecation)",  # of what Lightning calls
+)
+SMALL = {"width": 16, "multipliers": "[1, 2]", "attention": "[2]", "head_dim": 16}
+NETWORK = "--model.denoiser.init_args.network.init_args"
+FEW = ["--trainer.max_steps", "2", "--data.batch_size", "2", "--trainer.accelerator", "cpu"]
+FEW += [word for name, value in SMALL.items() for word in (f"{NETWORK}.{name}", str(value))]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{name}.png" for name in "ab"]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+    return [str(path) for path in paths]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder of the user's own, in which modules can be imported as `python -m` finds them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("COMPOSER_PLUGINS", "")
+    yield tmp_path
+    sys.modules.pop("ninth_condition", None)
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+def numbers(text):
+    return [float(number) for number in re.findall(r"\d+\.\d+", text)]
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_recombine_states_how_near_it_came(saved, photos, here, capsys, given):
+    options = ["--model", str(saved), "--where", "intensity", "--how", "palette", "--seeds", "0", "1"]
+    example("recombine")([*(photos if given else []), *options])
+    shown = capsys.readouterr().out
+    assert shown.startswith("intensity: off by") and "palette: off by" in shown and len(numbers(shown)) == 4
+    with Image.open(here / "out/recombine.png") as picture:
+        assert picture.width > 4 * 128  # two images and two seeds
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_edit_region_changes_the_region_alone(saved, photos, here, capsys, given):
+    options = ["--model", str(saved), "--how", "palette", "--keep", "intensity"]
+    example("edit_region")([*(photos if given else []), *options])
+    share = int(re.search(r"changed (\d+)% of the pixels inside the region, 0 outside", capsys.readouterr().out)[1])
+    assert share > 50
+    with Image.open(here / "out/edit_region/edited.png") as picture:
+        assert picture.size == ((50, 40) if given else (64, 64))
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_colorize_asks_for_the_palette(saved, photos, here, capsys, given):
+    example("colorize")([*(photos[:1] if given else []), "--model", str(saved), "--palette", "#ff0000", "--seeds", "0"])
+    palette, intensity = capsys.readouterr().out.splitlines()[:2]
+    before, after = numbers(palette)
+    assert before > 0.5 and 0 <= after <= 1  # neither noise nor a Scene is all red
+    assert numbers(intensity)[0] == 0
+    assert (here / "out/colorize.png").exists()
+
+
+@QUIET
+def test_train_on_folder(here, monkeypatch, capsys):
+    """The script prints its commands to `echo`; here they are run, one after the other, as they are."""
+    monkeypatch.chdir(ROOT)
+    rng = np.random.default_rng(0)
+    for path in (here / "photos" / part / f"{i}.png" for part in ("train", "val") for i in range(2)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+    words = ["bash", "examples/train_on_folder.sh", f"{here}/photos", "configs/tiny.yaml", f"{here}/out", *FEW]
+    script = subprocess.run(words, env={"PATH": "/usr/bin:/bin", "PYTHON": "echo"}, capture_output=True, text=True)
+    assert script.returncode == 0, script.stderr
+    commands = [shlex.split(re.sub(r"\[(\d), (\d)\]", r"[\1,\2]", line)) for line in script.stdout.splitlines()]
+    assert [words[2] for words in commands[:-1]] == ["fit", "export", "evaluate", "compose"]
+    for words in commands[:-1]:
+        assert main(words[2:] + (["--steps", "2"] if words[2] in ("evaluate", "compose") else [])) == 0, words
+    out = here / "out"
+    assert set(json.loads((out / "adherence.json").read_text())["alone"]) == {"palette", "sketch", "intensity"}
+    assert len(list((out / "recombined").glob("*_seed?.png"))) == 3
+    assert "palette off by" in capsys.readouterr().out
+
+
+def test_the_rehearsal_of_train_on_folder_makes_its_own_images():
+    script = (EXAMPLES / "train_on_folder.sh").read_text()
+    assert subprocess.run(["bash", "-n", EXAMPLES / "train_on_folder.sh"]).returncode == 0
+    made = re.findall(r'-m composer (scenes --split \w+ --count \d+ --size 32 --out "\$folder/\w+")', script)
+    assert len(made) == 2
+
+
+@QUIET
+def test_the_ninth_condition(here, capsys):
+    """Performs the walk-through of docs/architecture.md, command by command, with nothing but the two files."""
+    for name in ("ninth_condition.py", "ninth_condition.yaml"):
+        shutil.copy(EXAMPLES / name, here)
+    few = " ".join(shlex.quote(word) for word in FEW)
+    tiny = {"scenes": "--workers 0", "fit": f"{few} --data.train.init_args.count 4 --data.validation.init_args.count 2"}
+    tiny |= {"compose": "--steps 2", "evaluate": "--count 2 --steps 2"}
+    for line in walk_through("bash").splitlines():
+        words = shlex.split(line)
+        command = next(word for word in words[3:] if word in ("scenes", "fit", "export", "decompose", *tiny))
+        assert words[:3] == ["python", "-m", "composer"]
+        assert main([*words[3:], *shlex.split(tiny.get(command, ""))]) == 0, line
+    shown = capsys.readouterr().out
+    assert "saturation (1, 32, 32)" in shown and "saturation off by" in shown and "| saturation |" in shown
+    assert read_recipe(here / "out/000_seed0.png")["sources"]["saturation"] == "0.9"
+    assert json.loads((here / "saturation.json").read_text())["alone"]["saturation"]["ceiling"] > 0.9
+    with pytest.raises(ValueError, match="allow a module that you trust"):
+        Cascade.load("models/ninth")
+    assert "saturation" in Cascade.load("models/ninth", plugins=["ninth_condition"]).names
+
+
+def walk_through(language):
+    text = (ROOT / "docs/architecture.md").read_text().partition("## The ninth condition")[2]
+    return re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)[1]
+
+
+def test_the_walk_through_shows_what_the_files_say(here):
+    scope, module = {}, (EXAMPLES / "ninth_condition.py").read_text()
+    exec(walk_through("python"), scope)
+    (here / "ninth_condition.py").write_text(module)
+    theirs, ours = importlib.import_module("ninth_condition").Saturation(), scope["Saturation"]()
+    image = torch.rand(2, 3, 8, 8) * 2 - 1
+    value = ours({"image": image})
+    assert torch.equal(value, theirs({"image": image}))
+    assert torch.equal(ours.preview(value), theirs.preview(value))
+    want = torch.tensor([[[[1.0, 0.0, 0.5]]]])
+    colours = torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.8, 0.4, 0.6]]).T[None, :, None] * 2 - 1
+    torch.testing.assert_close(ours({"image": colours}), want)
+    assert theirs.from_text("0.8").item() == pytest.approx(0.8)
+    with pytest.raises(ValueError, match="a saturation in 0 to 1"):
+        theirs.from_text("strong")
+    lines = [line.strip() for line in walk_through("yaml").splitlines()]
+    assert all(line in (EXAMPLES / "ninth_condition.yaml").read_text() for line in lines)
+
+
+@QUIET
+@pytest.mark.parametrize(("name", "stated"), [("folder64", "144.4 M"), ("base64", "2,148,094,819")])
+def test_large_configurations_parse_and_state_their_size(name, stated, monkeypatch):
+    """All of the YAML is parsed as `fit` parses it; the model alone is built, without memory: data needs weights."""
+    import conditions  # noqa: F401
+    import decomposers  # noqa: F401
+    from composer.cli import TrainingCLI
+
+    class Parsed(TrainingCLI):
+        def instantiate_classes(self):
+            """Leaves it at the parsed configuration."""
+
+        def after_instantiate_classes(self):
+            """Nothing was instantiated."""
+
+    monkeypatch.setattr(sys, "argv", ["composer"])
+    path = ROOT / "configs" / f"{name}.yaml"
+    cli = Parsed(["-c", str(path)], run=False)
+    spec = from_run(json.loads(cli.parser.dump(cli.config, format="json")), name, {})
+    with torch.device("meta"):
+        stage = Stage.from_spec(spec["stages"][0])
+    count = sum(p.numel() for p in (*stage.denoiser.parameters(), *stage.conditions.parameters()))
+    assert stated in (f"{count:,}", f"{count / 1e6:.1f} M") and stated in path.read_text()
+    eight = {"caption", "semantics", "palette", "sketch", "instances", "depth", "intensity", "mask"}
+    assert spec["decomposers"].keys() == stage.conditions.keys() == eight
+    assert composer.UNet is type(stage.denoiser.network)
