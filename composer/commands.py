@@ -176,6 +176,7 @@ def evaluate(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument("--rows", type=int, default=32, help="pictures drawn at a time (default 32)")
     parser.add_argument("--json", type=Path, help="file to write the table to")
     _sampling_options(parser)
+    _precision_option(parser)
     o = parser.parse_args(args)
     from rich.progress import Progress
 
@@ -194,6 +195,7 @@ def evaluate(args: Sequence[str], plugins: Sequence[str]) -> None:
     print(markdown(table))
     if o.json is not None:
         about = {"data": o.data, "count": o.count, "seed": o.seed, "model": cascade.sha256, "sampling": _changes(o)}
+        about["precision"] = o.precision
         write_atomically(o.json, (json.dumps({**table, "about": about}, indent=2) + "\n").encode())
 
 
@@ -300,6 +302,13 @@ def _parser(command: Callable[..., Any], *examples: str) -> argparse.ArgumentPar
 
 def _model_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default=SHIPPED, help=f"a model's folder (default {SHIPPED}, which is shipped)")
+    _precision_option(parser)
+
+
+def _precision_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16"), default="fp32", help="inside the network (default fp32)"
+    )
 
 
 def _model_options(parser: argparse.ArgumentParser) -> None:
@@ -325,7 +334,8 @@ def _load(options: argparse.Namespace, plugins: Sequence[str]) -> "Cascade":
     cascade = Cascade.load(options.model, plugins)
     import torch
 
-    return cascade.to("cuda" if torch.cuda.is_available() else "cpu")
+    precision = torch.bfloat16 if options.precision == "bf16" else None
+    return cascade.to("cuda" if torch.cuda.is_available() else "cpu", precision)
 
 
 def _with_conditions(
