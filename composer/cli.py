@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jsonargparse
 import lightning as L
@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from .callbacks import EMA, LAST, AtomicCheckpointIO, Checkpoints, Progress, SampleGrid
 from .data import ImageData
+from .training import StageTraining
 
 TRUSTED = ("composer", "conditions", "decomposers", "lightning.pytorch", "torch.nn")
 """Import paths that a configuration may name, besides the user's plugins."""
@@ -32,6 +33,13 @@ class SaveConfig(SaveConfigCallback):
             path = Path(trainer.default_root_dir) / "config.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
             self.parser.save(self.config, path, skip_none=False, overwrite=True)
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong, without sixty lines of usage before it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise SystemExit(f"error: {message}")
 
 
 class TrainingCLI(LightningCLI):
@@ -106,7 +114,9 @@ class TrainingCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
-        """Gives the model its configuration, as plain values, to travel with the checkpoints."""
+        """Gives a stage its configuration, as plain values, to travel with the checkpoints."""
+        if not isinstance(self.model, StageTraining):
+            return
         dumped = json.loads(self.parser.dump(self.config, format="json", skip_none=False, skip_link_targets=False))
         if self.subcommand is not None:
             dumped = dumped[self.subcommand]

@@ -1,0 +1,123 @@
+"""Every YAML in configs/ builds, and what a YAML may not do is refused."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+import conditions  # noqa: F401 (short names in the YAMLs)
+import decomposers  # noqa: F401
+from composer.__main__ import main
+from composer.cli import TrainingCLI
+from composer.data import ImageData
+from composer.datasets import ImageDataset
+from composer.decomposition import Decomposer
+
+CONFIGS = sorted(Path("configs").glob("*.yaml"))
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # between Lightning and jsonargparse
+
+
+class ModelAlone(TrainingCLI):
+    """Reads everything but builds the model alone, without allocating it: a YAML's decomposers may need weights."""
+
+    def instantiate_classes(self):
+        for data in (ImageData, ImageDataset, Decomposer):
+            self.parser.add_instantiator(lambda *args, **kwargs: None, data, subclasses=True)
+        with torch.device("meta"):
+            self.model = self.parser.instantiate_classes(self.config).model
+
+    def after_instantiate_classes(self):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def no_arguments(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["composer"])
+    monkeypatch.setenv("COMPOSER_PLUGINS", "")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_config_builds(path):
+    assert f"python -m composer fit -c {path}" in path.read_text().partition("model:")[0]
+    model = ModelAlone(["-c", str(path)], run=False).model
+    assert all(p.is_meta for p in model.parameters())
+
+
+def tiny(tmp_path, **replacements):
+    text = Path("configs/tiny.yaml").read_text()
+    for old, new in replacements.items():
+        assert old in text
+        text = text.replace(old, new)
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_values_are_stated_once(tmp_path):
+    model = TrainingCLI(["-c", str(tiny(tmp_path)), "--let.vector_dim", "32"], run=False).model
+    assert model.config["model"]["class_path"] == "composer.training.StageTraining"
+    assert model.denoiser.network.vector_dim == 32
+    assert model.conditions["palette"].to_vector[-1].out_features == 32
+
+
+def run(capsys, *args):
+    try:
+        status = main(list(args))
+    except SystemExit as exit:
+        status = exit.code
+    return status, f"{status}" + "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("class_path: Palette", "class_path: os.system", "os.system"),
+        ("class_path: Palette", "class_path: Pallete", "Pallete"),
+        ("class_path: StageTraining", "class_path: mine.Training", "not allowed"),
+        ("batch_size: 16", "batch_size: ${oc.env:HOME}", "oc.env"),
+        ("batch_size: 16", "batchsize: 16", "batchsize"),
+    ],
+)
+def test_mistakes_are_explained(tmp_path, capsys, old, new, says):
+    status, text = run(capsys, "fit", "-c", str(tiny(tmp_path, **{old: new})))
+    assert status != 0 and says in text
+
+
+def test_a_run_is_not_written_over(tmp_path, capsys):
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    last.parent.mkdir(parents=True)
+    last.write_bytes(b"something good")
+    root = f"--trainer.default_root_dir={tmp_path / 'run'}"
+    status, text = run(capsys, "fit", "-c", str(tiny(tmp_path)), root)
+    assert status == 1 and "--ckpt_path last" in text and last.read_bytes() == b"something good"
+
+
+def test_a_plugin_of_the_users_is_named_on_the_command_line(tmp_path, monkeypatch, capsys):
+    package = tmp_path / "gardening"
+    package.mkdir()
+    package.joinpath("__init__.py").write_text(
+        textwrap.dedent("""
+        from decomposers import Intensity
+
+        class Green(Intensity):
+            pass
+        """)
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tiny(tmp_path, **{"class_path: Intensity": "class_path: gardening.Green"})
+    command = ("fit", "-c", str(path), f"--trainer.default_root_dir={tmp_path}", "--print_config")
+    status, text = run(capsys, *command)
+    assert status != 0 and "gardening" in text
+    with pytest.raises(SystemExit) as exit:
+        main(["--plugins", "gardening", *command])
+    assert exit.value.code == 0 and "class_path: gardening.Green" in capsys.readouterr().out
+
+
+def test_help_is_quick():
+    code = "import sys; from composer.__main__ import main; main(['--help']); assert 'lightning' not in sys.modules"
+    help = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert all(command in help for command in ("fit", "validate", "compose", "evaluate"))
