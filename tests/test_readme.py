@@ -1,0 +1,109 @@
+"""The README's blocks, run as they are printed: on a tiny model that has all eight conditions."""
+
+import copy
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from composer.__main__ import main
+from composer.cascade import Cascade
+from composer.commands import COMMANDS
+
+from .conftest import TINY, spatial
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+STAND_INS = {"semantics": "Palette", "sketch": "Sketch", "instances": "Intensity", "depth": "Intensity"}
+TEXT = {"vocabulary_size": 49408, "width": 8, "layers": 1, "heads": 1, "vector_dim": 32, "token_dim": 16}
+SMALLER = {"scenes": ["--workers", "0"], "compose": ["--steps", "2"], "edit": ["--steps", "2"]}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with the model `scenes64`, which goes before the one that ships, and some Scenes."""
+    spec = copy.deepcopy(TINY)
+    conditions = spec["stages"][0]["conditions"]
+    conditions |= {name: spatial(1) for name in ("sketch", "instances", "depth")}
+    conditions["semantics"] = conditions["palette"]
+    conditions["caption"] = {"class_path": "conditions.TextTransformer", "init_args": TEXT}
+    spec["decomposers"] |= {name: {"class_path": f"decomposers.{own}"} for name, own in STAND_INS.items()}
+    spec["decomposers"]["caption"] = {"class_path": "decomposers.Tokens"}
+    Cascade.from_spec(spec).save(tmp_path / "scenes64")
+    monkeypatch.chdir(tmp_path)
+    assert (
+        main(["scenes", "--split", "val", "--count", "4", "--size", "64", "--out", "out/scenes", "--workers", "0"]) == 0
+    )
+    return tmp_path
+
+
+def commands(language="bash"):
+    """Every command of the blocks, without comments."""
+    lines = [line for kind, block in BLOCKS if kind == language for line in block.splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def test_every_block_says_what_it_is():
+    assert {kind for kind, _ in BLOCKS} == {"bash", "python"}
+
+
+@pytest.mark.parametrize("block", [block for kind, block in BLOCKS if kind == "python"])
+def test_python_runs_as_printed(block, here):
+    exec(compile(block, "README.md", "exec"), {})
+    assert {path.name for path in (here / "out").glob("*.png")} & {"recombined.png", "edited.png"}
+
+
+def test_commands_run_as_printed(here):
+    ran = []
+    for words in commands():
+        if words[:3] == ["python", "-m", "composer"] and words[3] in ("scenes", "compose", "edit"):
+            assert main([*words[3:], *SMALLER[words[3]]]) == 0, words
+            ran.append(words[3])
+    assert ran == ["scenes", "compose", "compose", "compose", "edit"]
+    assert (here / "out/again/000_seed1.png").exists() and (here / "out/000002_seed0.png").exists()
+
+
+def test_other_commands_name_what_is_there():
+    """Those that train, download or install; tests/test_examples.py runs the scripts and the ninth condition."""
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for words in commands():
+        if words[0] == "make":
+            assert words[1] in targets
+        elif words[0] == "python":
+            rest = words[5:] if words[3] == "--plugins" else words[3:]
+            assert words[1:3] == ["-m", "composer"] and rest[0] in (*COMMANDS, "fit"), words
+        elif words[0] == "bash":
+            assert (ROOT / words[1]).exists() and all((ROOT / word).exists() for word in words[3:]), words
+        elif words[0] == "cp":
+            assert all((ROOT / word).exists() for word in words[1:-1])
+        else:
+            assert words[0] in ("mkdir", "cd"), f"nothing here checks {words}"
+
+
+def test_files_that_the_texts_name_are_there():
+    """But for what the release adds: the shipped model and its pictures."""
+    later = ("composer/assets/scenes64/", "docs/pictures/")
+    for document in ("README.md", "docs/architecture.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        text = (ROOT / document).read_text()
+        links = [(ROOT / document).parent / link for link in re.findall(r"\]\((?!http)([^)#]+)\)", text)]
+        named = [
+            ROOT / name
+            for name in re.findall(r"`((?:configs|examples|docs|tests|composer|decomposers)/[\w./]+)`", text)
+        ]
+        for path in (*links, *named):
+            if not str(path.relative_to(ROOT)).startswith(later) and "saturation" not in path.name:
+                assert path.exists(), f"{document} names {path}"
+
+
+def test_modules_that_the_architecture_lists_are_all_of_them():
+    text = (ROOT / "docs/architecture.md").read_text()
+    listed = set(re.findall(r"`(\w+)\.py`", text))
+    assert {path.stem for path in (ROOT / "composer").glob("*.py")} - {"__init__", "__main__"} <= listed
+
+
+def test_the_changelog_knows_the_version_and_every_command(capsys):
+    text = (ROOT / "CHANGELOG.md").read_text()
+    assert main(["--version"]) == 0 and f"[{capsys.readouterr().out.strip()}]" in text
+    assert all(f"`{name}`" in text for name in COMMANDS)
