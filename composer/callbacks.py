@@ -276,7 +276,7 @@ class Progress(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._console = rich.console.Console(stderr=True)
+        self._console = rich.console.Console(stderr=True, soft_wrap=True)
         self._bar: rich.progress.Progress | None = None
         self._task = rich.progress.TaskID(0)
         self._enabled = True
@@ -323,7 +323,8 @@ class Progress(ProgressBar):
     ) -> None:
         self._images += len(batch["image"]) * trainer.world_size
         self._losses.append(outputs["loss"].detach())
-        if not self._enabled or trainer.global_step % trainer.log_every_n_steps:
+        accumulating = (batch_idx + 1) % trainer.accumulate_grad_batches
+        if not self._enabled or accumulating or trainer.global_step % trainer.log_every_n_steps:
             return
         elapsed = time.monotonic() - self._begun
         loss = float(torch.stack(self._losses).mean())

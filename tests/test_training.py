@@ -216,7 +216,7 @@ def test_learning_rate():
 
 
 def test_one_broken_sample_costs_one_step(tmp_path):
-    history, model = [weights(stage())], stage()
+    history, model = [weights(stage())], stage(drop_all=0.0, keep_all=1.0)
     spy = Spy(train=lambda t, m: history.append(weights(m)))
     trainer(tmp_path, spy, max_steps=3).fit(model, data(broken={5}))  # 3 batches of 4 see each of the 12 rows once
     unchanged = [same(a, b) for a, b in pairwise(history)]
@@ -225,7 +225,7 @@ def test_one_broken_sample_costs_one_step(tmp_path):
 
 
 def test_a_training_that_broke_ends_and_names_the_samples(tmp_path):
-    model = stage()
+    model = stage(drop_all=0.0, keep_all=1.0)
     with pytest.raises(FloatingPointError, match=r"5 steps in a row.*seed") as error:
         trainer(tmp_path, EMA(), Checkpoints(1), max_steps=50).fit(model, data(broken=range(12)))
     assert model.skipped == PATIENCE
