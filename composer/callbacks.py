@@ -20,6 +20,7 @@ from torch import Tensor
 from . import checkpoint as checkpoints
 from .conditioning import Conditioning
 from .decomposition import Batch
+from .files import replacing
 from .gallery import sheet
 from .guidance import Term, guide, threshold
 from .samplers import cosine_sigmas, dpmpp_2m, latents
@@ -253,7 +254,7 @@ class SampleGrid(L.Callback):
         for seed in range(self.samples):
             columns[f"sample {seed}"] = self._sample(pl_module, reps, image, seed)
         grid = sheet([[column[i] for column in columns.values()] for i in range(len(image))], columns=list(columns))
-        with checkpoints.replacing(Path(trainer.default_root_dir) / "samples" / f"{trainer.global_step:07d}.png") as f:
+        with replacing(Path(trainer.default_root_dir) / "samples" / f"{trainer.global_step:07d}.png") as f:
             grid.save(f, "png")
         if isinstance(trainer.logger, L.pytorch.loggers.TensorBoardLogger):
             trainer.logger.experiment.add_image("samples", np.asarray(grid), trainer.global_step, dataformats="HWC")

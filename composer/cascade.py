@@ -14,6 +14,7 @@ from .conditioning import Condition, Conditioning, ConditionSet
 from .decomposition import Batch, Decomposer, Decomposition, Representations
 from .denoiser import Denoiser
 from .guidance import Term, guide, lock, threshold
+from .images import load_rgb, resize_and_crop
 from .samplers import Denoise, Progress
 from .storage import Spec, build, load_strictly, read_model, write_model
 
@@ -208,6 +209,16 @@ class Cascade:
     def names(self) -> tuple[str, ...]:
         """The conditions of the first stage, in order."""
         return tuple(self.stages[0].conditions.keys())
+
+    def open(self, *paths: str | Path) -> Float[Tensor, "b 3 h w"]:
+        """Reads image files as this model takes them: upright, in sRGB, cropped to a square, in [-1, 1].
+
+        Raises:
+            Refused: A file is no picture that can be read.
+        """
+        size = self.stages[0].size
+        images = [resize_and_crop(load_rgb(path, size).image, size) for path in paths]
+        return torch.stack(images).to(self.device)
 
     def decompose(self, batch: Batch) -> Parts:
         """Takes images apart: every representation of this model that `batch` allows.

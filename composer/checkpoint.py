@@ -1,45 +1,18 @@
 """Checkpoints of a training: written whole or not at all, never with broken weights, read without running any code."""
 
 import errno
-import os
 import pickle
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .files import replacing
+
 WEIGHTS = ("state_dict", "ema")
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Opens a temporary file that takes the place of `path` once the block has ended and its bytes are on the disk.
-
-    Raises:
-        OSError: The disk is full or the folder can't be written. What stood at `path` still stands there.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name itself survives a power cut
-    finally:
-        os.close(folder)
 
 
 def save(checkpoint: Mapping[str, Any], path: Path) -> None:

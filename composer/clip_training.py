@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import time
 from copy import deepcopy
 from dataclasses import asdict
@@ -13,11 +12,12 @@ import lightning as L
 import torch
 from jaxtyping import Float, Int
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
 from .decomposition import Batch
+from .files import write_atomically
 from .pretrained import locate
 
 GALLERY = 256
@@ -147,20 +147,16 @@ class ClipTraining(L.LightningModule):
         The weights are stored in float16 if that changes no number of a unit embedding by 1e-3 on the last validation
         batch. Each file replaces the old one whole.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         error = self._half_error()
         state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
         if error < 1e-3:
             state = {name: value.half() if value.is_floating_point() else value for name, value in state.items()}
         facts = {"mean": [0.5] * 3, "std": [0.5] * 3}  # that is, it reads images in [-1, 1]
-        names = ("open_clip_model.safetensors", "open_clip_config.json", "words.txt", "README.md")
-        weights, config, words, readme = partial = [folder / f"{name}.partial" for name in names]
-        save_file(state, weights)
-        config.write_text(json.dumps({"model_cfg": self.architecture, "preprocess_cfg": facts}, indent=2) + "\n")
-        shutil.copyfile(self.words, words)
-        readme.write_text(self._describe(error))
-        for path in partial:
-            path.replace(path.with_suffix(""))
+        config = {"model_cfg": self.architecture, "preprocess_cfg": facts}
+        write_atomically(folder / "open_clip_model.safetensors", save(state))
+        write_atomically(folder / "open_clip_config.json", (json.dumps(config, indent=2) + "\n").encode())
+        write_atomically(folder / "words.txt", self.words.read_bytes())
+        write_atomically(folder / "README.md", self._describe(error).encode())
 
     @torch.no_grad()
     def _half_error(self) -> float:

@@ -78,14 +78,13 @@ def decompose(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument("--preview", action="store_true", help="write decomposed.png, a labelled picture of all parts")
     _model_options(parser)
     o = parser.parse_args(args)
-    import torch
     from safetensors.torch import save
 
+    from .files import write_atomically
     from .gallery import decomposed, save_png
-    from .storage import write_atomically
 
     cascade = _load(o, plugins)
-    batch = {"image": torch.cat([_square(path, cascade) for path in o.images])}
+    batch: dict[str, Any] = {"image": cascade.open(*o.images)}
     parts = cascade.decompose(batch | ({"caption": [o.caption] * len(o.images)} if o.caption else {}))
     for i, path in enumerate(o.images):
         file = o.out / f"{Path(path).stem}.parts.safetensors"
@@ -181,7 +180,7 @@ def evaluate(args: Sequence[str], plugins: Sequence[str]) -> None:
     from rich.progress import Progress
 
     from .adherence import Evaluation, markdown
-    from .storage import write_atomically
+    from .files import write_atomically
 
     cascade = _load(o, plugins)
     batch = sample_of(o.data, o.count, cascade.stages[0].size)
@@ -393,18 +392,11 @@ def _value(cascade: "Cascade", by: Any, name: str, value: str) -> "Tensor":
     if not Path(value).is_file():
         made: Tensor = decomposer.from_text(value)
         return made
-    batch = {"image": _square(value, cascade)}
+    batch = {"image": cascade.open(value)}
     if not decomposer.can_read(batch):
         raise ValueError(f"--{name} is not read from images: found {value}")
     read: Tensor = decomposer(batch)
     return read
-
-
-def _square(path: str, cascade: "Cascade") -> "Tensor":
-    from .images import load_rgb, resize_and_crop
-
-    size = cascade.stages[0].size
-    return resize_and_crop(load_rgb(path, size).image, size)[None].to(cascade.device)
 
 
 def _draw(cascade: "Cascade", parts: "Parts", rows: int, options: argparse.Namespace) -> list[list["Tensor"]]:

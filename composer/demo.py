@@ -12,8 +12,8 @@ from .cascade import Cascade
 from .datasets import Photographs, SceneImages, collate
 from .decomposition import Batch
 from .editing import Original, edit
+from .files import write_atomically
 from .gallery import Section, decomposed, from_pil, html_index, save_png, sheet, table_rows, to_pil
-from .storage import write_atomically
 
 PHOTOGRAPHS = ["astronaut.png", "chelsea.png"]
 LOCAL, GLOBAL = ("sketch", "depth", "instances"), ("palette", "semantics")

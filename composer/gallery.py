@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .decomposition import Decomposition, Representations
-from .storage import write_atomically
+from .files import write_atomically
 
 RECIPE_KEY = "composer"
 MAX_RECIPE = 1_000_000

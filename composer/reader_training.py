@@ -8,12 +8,13 @@ from typing import Any
 import lightning as L
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import save_file
+from safetensors.torch import save as dump
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from .decomposition import Batch, robust_normalise
+from .files import write_atomically
 from .reader import CATEGORIES, SceneReader, instance_borders, read_instances
 
 BORDER_WEIGHT = 10.0
@@ -171,16 +172,12 @@ def degrade(image: Float[Tensor, "b 3 h w"], noise: float, blur: float) -> Float
 
 def save(network: SceneReader, training: dict[str, Any], folder: Path) -> None:
     """Writes weights in float16, configuration and a page of numbers; each file replaces the old one whole."""
-    folder.mkdir(parents=True, exist_ok=True)
     state = {n: v.detach().cpu() for n, v in network.state_dict().items()}
     state = {n: (v.half() if v.is_floating_point() else v).contiguous() for n, v in state.items()}
     config = {"network": network.config, "categories": list(CATEGORIES), "training": training}
-    partial = {name: folder / f"{name}.partial" for name in ("model.safetensors", "config.json", "README.md")}
-    save_file(state, partial["model.safetensors"])
-    partial["config.json"].write_text(json.dumps(config, indent=2) + "\n")
-    partial["README.md"].write_text(describe(network, training))
-    for name, path in partial.items():
-        path.replace(folder / name)
+    write_atomically(folder / "model.safetensors", dump(state))
+    write_atomically(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    write_atomically(folder / "README.md", describe(network, training).encode())
 
 
 def describe(network: SceneReader, training: dict[str, Any]) -> str:

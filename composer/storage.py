@@ -8,9 +8,7 @@ import hashlib
 import importlib
 import inspect
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +19,7 @@ from torch import Tensor, nn
 from .conditioning import Condition
 from .decomposition import Decomposer
 from .denoiser import Denoiser, NoiseLevels
+from .files import write_atomically
 from .unet import UNet
 
 Spec = Mapping[str, Any]
@@ -74,26 +73,6 @@ def digest(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all: what stood there before stays until the new bytes are on the disk.
-
-    Raises:
-        OSError: The disk is full or the folder cannot be written; nothing half-written is left.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, dict[str, Tensor]], card: str) -> None:

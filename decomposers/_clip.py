@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from composer.decomposition import Decomposer
 from composer.pretrained import hub_file, load_tensors, locate
 
 from .tokens import Tokens, write
@@ -80,6 +81,22 @@ class Clip:
             out = network.forward_intermediates(text=ids, text_indices=1, normalize_intermediates=True, normalize=False)
         mask = real.float()
         return out["text_intermediates"][-1] * mask[..., None], out["text_features"] * mask[:, :1], mask
+
+
+class ClipDecomposer(Decomposer):
+    """What reads with a CLIP.
+
+    Args:
+        model: open_clip's name of an architecture; weights that know their own overrule it.
+        weights: open_clip's tag, or a folder, file, ``asset:`` or ``hub:`` name (see `load_clip`).
+    """
+
+    code_licence = "MIT (open_clip)"
+    weights_licence = "MIT (OpenAI's); others: see their model cards"
+
+    def __init__(self, model: str = DEFAULT_MODEL, weights: str = DEFAULT_WEIGHTS):
+        super().__init__()
+        self._clip = load_clip(model, weights, type(self).__name__)  # shared, and no submodule: nobody saves it
 
 
 def load_clip(model: str, weights: str, who: str) -> Clip:

@@ -5,13 +5,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from composer.decomposition import Batch, Decomposer
+from composer.decomposition import Batch
 
-from ._clip import DEFAULT_MODEL, DEFAULT_WEIGHTS, barcode, cosine_distance, load_clip
+from ._clip import ClipDecomposer, barcode, cosine_distance
 from .tokens import captions_device
 
 
-class Agreement(Decomposer):
+class Agreement(ClipDecomposer):
     """CLIP's joint embedding: of the caption where a row has one, else of the image (Radford et al. 2021).
 
     What was asked is read from a batch with captions, what came out from the images alone; their `distance` says how
@@ -19,16 +19,9 @@ class Agreement(Decomposer):
     space, so compare it with that of the true image and of a random one.
 
     Args:
-        model: open_clip's name of an architecture; weights that know their own overrule it.
-        weights: open_clip's tag, or a folder, file, ``asset:`` or ``hub:`` name (see `load_clip`).
+        model: See `ClipDecomposer`.
+        weights: See `ClipDecomposer`.
     """
-
-    code_licence = "MIT (open_clip)"
-    weights_licence = "MIT (OpenAI's); others: see their model cards"
-
-    def __init__(self, model: str = DEFAULT_MODEL, weights: str = DEFAULT_WEIGHTS):
-        super().__init__()
-        self._clip = load_clip(model, weights, "Agreement")  # shared, and no submodule: nobody trains or saves it
 
     def can_read(self, batch: Batch) -> bool:
         return "image" in batch or "caption" in batch

@@ -5,29 +5,22 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from composer.decomposition import Batch, Decomposer
+from composer.decomposition import Batch
 
-from ._clip import DEFAULT_MODEL, DEFAULT_WEIGHTS, barcode, cosine_distance, load_clip
+from ._clip import ClipDecomposer, barcode, cosine_distance
 from .tokens import captions_device
 
 
-class Caption(Decomposer):
+class Caption(ClipDecomposer):
     """CLIP's reading of a caption: one embedding a word piece, then the sentence's (Composer, section 2.1).
 
     Words are taken after the text tower's last norm, before its projection. The narrower of word and sentence embedding
     is filled up with zeros. A row without a caption is all zeros.
 
     Args:
-        model: open_clip's name of an architecture; weights that know their own overrule it.
-        weights: open_clip's tag, or a folder, file, ``asset:`` or ``hub:`` name (see `load_clip`).
+        model: See `ClipDecomposer`.
+        weights: See `ClipDecomposer`.
     """
-
-    code_licence = "MIT (open_clip)"
-    weights_licence = "MIT (OpenAI's); others: see their model cards"
-
-    def __init__(self, model: str = DEFAULT_MODEL, weights: str = DEFAULT_WEIGHTS):
-        super().__init__()
-        self._clip = load_clip(model, weights, "Caption")  # shared, and no submodule: nobody trains or saves it
 
     def can_read(self, batch: Batch) -> bool:
         return "caption" in batch

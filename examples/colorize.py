@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from composer import Cascade, load_rgb, resize_and_crop, save_png, sheet
+from composer import Cascade, save_png, sheet
 from composer.adherence import distances
 from composer.datasets import SceneImages
 
@@ -26,9 +26,8 @@ def main(args: Sequence[str] | None = None) -> None:
     o = parser.parse_args(args)
 
     model = Cascade.load(o.model)
-    size = model.stages[0].size
-    scene = SceneImages("val", size, 1).row(0, seed=0)["image"]
-    image = resize_and_crop(load_rgb(o.image, size).image, size) if o.image else scene
+    scene = SceneImages("val", model.stages[0].size, 1).row(0, seed=0)["image"]
+    image = model.open(o.image)[0] if o.image else scene
 
     palette = dict(model.decomposition.named())["palette"]
     asked = model.decompose({"image": image[None]}).pick("intensity") | {"palette": palette.from_text(o.palette)}

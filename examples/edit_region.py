@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from composer import Cascade, Original, edit, load_rgb, open_region, resize_and_crop, save_png
+from composer import Cascade, Original, edit, open_region, save_png
 from composer.datasets import SceneImages
 
 
@@ -35,8 +35,7 @@ def main(args: Sequence[str] | None = None) -> None:
     original = Original.open(o.images[0])
     height, width = original.image.shape[1:]
     region = open_region(o.region, (height, width))
-    size = model.stages[0].size
-    looks = model.decompose({"image": resize_and_crop(load_rgb(o.images[1], size).image, size)[None]})
+    looks = model.decompose({"image": model.open(o.images[1])})
     [result] = edit(model, original, region, looks.pick(*o.how), keep=o.keep, seeds=[o.seed])
 
     save_png(o.out / "edited.png", result)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from composer import Cascade, load_rgb, resize_and_crop, save_png, sheet
+from composer import Cascade, save_png, sheet
 from composer.adherence import distances
 from composer.datasets import SceneImages
 
@@ -27,11 +27,8 @@ def main(args: Sequence[str] | None = None) -> None:
     o = parser.parse_args(args)
 
     model = Cascade.load(o.model)
-    size = model.stages[0].size
-    if o.images:
-        image = torch.stack([resize_and_crop(load_rgb(path, size).image, size) for path in o.images])
-    else:
-        image = torch.stack([SceneImages("val", size, 4).row(i, seed=0)["image"] for i in (0, 3)])
+    scenes = SceneImages("val", model.stages[0].size, 4)
+    image = model.open(*o.images) if o.images else torch.stack([scenes.row(i, 0)["image"] for i in (0, 3)])
 
     parts = model.decompose({"image": image})
     results = model.sample(parts.row(0).pick(*o.where) | parts.row(1).pick(*o.how), seeds=o.seeds)
