@@ -14,8 +14,9 @@ import omegaconf
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from .callbacks import EMA, LAST, AtomicCheckpointIO, Checkpoints, Progress, SampleGrid
+from .callbacks import EMA, LAST, AtomicCheckpointIO, Checkpoints, SampleGrid
 from .data import ImageData
+from .progress import Progress
 from .training import StageTraining
 
 TRUSTED = ("composer", "conditions", "decomposers", "lightning.pytorch", "torch.nn")

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from composer import checkpoint as checkpoints
-from composer.callbacks import EMA, AtomicCheckpointIO, Checkpoints, Progress
+from composer.callbacks import EMA, AtomicCheckpointIO, Checkpoints
 from composer.data import ImageData
 from composer.datasets import ImageDataset
 from composer.denoiser import Cosine, Denoiser
+from composer.progress import Progress
 from composer.training import PATIENCE, StageTraining, _known, stream
 from composer.unet import UNet
 from conditions import Spatial, Vector
