@@ -1,0 +1,176 @@
+"""What the commands share: their options, and how conditions are read from the command line."""
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from .cascade import Cascade, Parts
+from .decomposition import Decomposition
+from .images import SUFFIXES
+from .recipe import name_of
+
+SHIPPED = "scenes64"
+"""The model that comes with the package."""
+
+SAMPLING = ("steps", "guidance", "sampler", "percentile")
+
+
+def make_parser(name: str, about: str | None, *examples: str) -> argparse.ArgumentParser:
+    """A command's parser, whose help ends in examples."""
+    prog = f"python -m composer {name}"
+    return argparse.ArgumentParser(
+        prog=prog,
+        description=about,
+        epilog="\n".join(["examples:", *(f"  {prog} {example}" for example in examples)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say which model, and how it runs."""
+    parser.add_argument("--model", default=SHIPPED, help=f"a model's folder (default {SHIPPED}, which is shipped)")
+    add_precision(parser)
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Adds the option for the precision inside the network."""
+    kinds = ("fp32", "bf16")
+    parser.add_argument("--precision", choices=kinds, default="fp32", help="inside the network (default fp32)")
+
+
+def add_out(parser: argparse.ArgumentParser, default: str = "out") -> None:
+    """Adds the option for the folder to write to."""
+    parser.add_argument("--out", type=Path, default=Path(default), help=f"folder to write to (default {default})")
+
+
+def add_sampling(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that differ from the model's own sampling."""
+    parser.add_argument("--steps", type=int, help="sampling steps")
+    parser.add_argument("--guidance", type=float, help="weight of classifier-free guidance; 1 is none")
+    parser.add_argument("--sampler", choices=("euler", "heun", "dpmpp_2m", "ancestral"))
+    parser.add_argument("--percentile", type=float, help="dynamic thresholding, such as 0.995 (default: clip)")
+
+
+def sampling(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `Sampling` that were given."""
+    return {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
+
+
+def load(options: argparse.Namespace, plugins: Sequence[str]) -> Cascade:
+    """Loads the model that the options name, on the GPU where there is one."""
+    cascade = Cascade.load(options.model, plugins)
+    precision = torch.bfloat16 if options.precision == "bf16" else None
+    return cascade.to("cuda" if torch.cuda.is_available() else "cpu", precision)
+
+
+def parse_with_conditions(
+    parser: argparse.ArgumentParser, args: Sequence[str], plugins: Sequence[str]
+) -> tuple[argparse.Namespace, Cascade]:
+    """Adds an option for each condition of the model that the arguments name, then parses.
+
+    Raises:
+        ValueError: An option is not known; the model's conditions are named.
+    """
+    add_model(parser)
+    add_out(parser)
+    add_sampling(parser)
+    parser.add_argument("--seeds", type=_numbers, default=[0], help="such as 0,1,2; one picture each (default 0)")
+    parser.add_argument("--no-recipe", action="store_true", help="leave no trace of how a picture was made in its PNG")
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_model(first)
+    cascade = load(first.parse_known_args(args)[0], plugins)
+    group = parser.add_argument_group("conditions, each from images or words; several values make several rows")
+    for name in _askable(cascade):
+        group.add_argument(f"--{name}", nargs="+", action="extend", default=[], metavar="FILE|WORDS")
+    options, unknown = parser.parse_known_args(args)
+    if unknown:
+        known = ", ".join(f"--{name}" for name in _askable(cascade))
+        raise ValueError(f"no option {' '.join(unknown)}; the conditions of {options.model} are {known}")
+    return options, cascade
+
+
+def _askable(cascade: Cascade) -> list[str]:
+    """The conditions that a person asks for; the mask comes from an edit's region."""
+    return [name for name in cascade.names if name != "mask"]
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The conditions that a command line asks for.
+
+    Attributes:
+        rows: How many compositions.
+        parts: What to draw them from; representations of one row serve all.
+        wanted: The same in the space that adherence is measured in.
+        sources: Where each representation came from, row by row: a file's SHA-256, or a person's words.
+    """
+
+    rows: int
+    parts: Parts
+    wanted: Parts
+    sources: dict[str, list[str]]
+
+    def source(self, row: int) -> dict[str, str]:
+        """Where the representations of one row came from."""
+        return {name: given[min(row, len(given) - 1)] for name, given in self.sources.items()}
+
+
+def asked(options: argparse.Namespace, cascade: Cascade, required: bool = True) -> Asked:
+    """Reads the conditions that were given.
+
+    Raises:
+        ValueError: Nothing was given where something has to be, or their numbers do not match.
+    """
+    values: dict[str, list[str]] = {n: getattr(options, n) for n in _askable(cascade) if getattr(options, n)}
+    if required and not values:
+        raise ValueError(f"nothing asked: give at least one of {', '.join(f'--{n}' for n in _askable(cascade))}")
+    rows = max(map(len, values.values()), default=1)
+    wrong = {name: len(given) for name, given in values.items() if len(given) not in (1, rows)}
+    if wrong:
+        raise ValueError(f"expected one value or {rows} for each condition, found {wrong}")
+    parts, wanted, sources = Parts(), Parts(), {}
+    for name, given in values.items():
+        parts[name] = torch.cat([_read(cascade, cascade.decomposition, name, value) for value in given])
+        wanted[name] = torch.cat([_read(cascade, cascade.readers, name, value) for value in given])
+        sources[name] = [name_of(Path(value).read_bytes()) if _is_file(value) else value for value in given]
+    return Asked(rows, parts, wanted, sources)
+
+
+def _read(cascade: Cascade, by: Decomposition, name: str, value: str) -> Tensor:
+    decomposer = dict(by.named())[name]
+    if not _is_file(value):
+        if Path(value).suffix.lower() in SUFFIXES:
+            raise FileNotFoundError(f"--{name}: there is no file {value}")
+        return decomposer.from_text(value)
+    batch = {"image": cascade.open(value)}
+    if not decomposer.can_read(batch):
+        raise ValueError(f"--{name} is not read from images: found {value}")
+    read: Tensor = decomposer(batch)
+    return read
+
+
+def _is_file(value: str) -> bool:
+    try:
+        return Path(value).is_file()
+    except OSError:  # a long caption is too long for a file's name
+        return False
+
+
+def bar(what: str) -> Callable[[Sequence[int]], Iterator[int]]:
+    """A progress bar over the steps of a sampling."""
+
+    def steps(numbers: Sequence[int]) -> Iterator[int]:
+        yield from track(numbers, what, transient=True)
+
+    return steps
