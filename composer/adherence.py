@@ -82,8 +82,8 @@ class Evaluation:
 
     def table(self) -> Table:
         """Measures every condition alone, all together, the cross pairs, and edits within a region."""
-        alone = {name: self.score(self.draw(self.parts.pick(name)), [name])[name] for name in self.scored}
-        result: Table = {"alone": alone, "all": self.score(self.draw(self.parts.pick(*self.scored)), self.scored)}
+        result: Table = self.singles()
+        result["all"] = self.score(self.draw(self.parts.pick(*self.scored)), self.scored)
         result["cross"] = {}
         for first, second in self.pairs():
             parts = self.parts.pick(first) | self.parts.pick(second).rows(self.other.tolist())
@@ -93,6 +93,10 @@ class Evaluation:
                 **self.score(images, [second], self.other),
             }
         return result | ({"mask": self.masked()} if self.can_mask() else {})
+
+    def singles(self) -> Table:
+        """Measures every condition alone; half the work of `table`."""
+        return {"alone": {n: self.score(self.draw(self.parts.pick(n)), [n])[n] for n in self.scored}}
 
     def can_mask(self) -> bool:
         """Whether this model can be asked for edits within a region."""
@@ -172,12 +176,12 @@ def markdown(table: Table) -> str:
     """The table as Markdown: how much of the way from chance to perfect each condition closes."""
     lines = ["| condition | alone | all together | ceiling | distance alone | chance |", "|---|---|---|---|---|---|"]
     for name, row in table["alone"].items():
-        every = table["all"][name]["closed"]
+        every = f"{table['all'][name]['closed']:.2f}" if "all" in table else "-"
         lines.append(
-            f"| {name} | {row['closed']:.2f} | {every:.2f} | {row['ceiling']:.2f} "
+            f"| {name} | {row['closed']:.2f} | {every} | {row['ceiling']:.2f} "
             f"| {row['distance']:.3f} | {row['chance']:.3f} |"
         )
-    if table["cross"]:
+    if table.get("cross"):
         lines += ["", "| pair (one image's + another's) | first | second |", "|---|---|---|"]
         for pair, rows in table["cross"].items():
             first, second = rows.values()

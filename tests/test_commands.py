@@ -129,7 +129,9 @@ def test_evaluate_writes_the_table(saved, out, capsys):
 
 
 def test_evaluate_reads_a_folder(saved, photos, tmp_path, out):
-    assert run("evaluate", saved, "--data", tmp_path, "--count", "2", "--steps", "1", "--json", out / "t.json") == 0
+    file = out / "t.json"
+    assert run("evaluate", saved, "--data", tmp_path, "--count", "2", "--steps", "1", "--alone", "--json", file) == 0
+    assert set(json.loads(file.read_text())) == {"alone", "about"}
 
 
 def test_decomposers_lists_licences(capsys, monkeypatch):
