@@ -239,6 +239,15 @@ def test_other_sizes_are_refused(tmp_path):
         trainer(tmp_path).fit(stage(size=32), data())
 
 
+@pytest.fixture
+def interruptible():
+    """Python's own handler of Ctrl-C, also where the tests were started in the background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("amid_validation", [False, True])
 def test_signals_save_and_resume_exactly(tmp_path, number, status, amid_validation):
