@@ -18,7 +18,7 @@ from .gallery import Section, decomposed, from_pil, html_index, save_png, sheet,
 PHOTOGRAPHS = ["astronaut.png", "chelsea.png"]
 LOCAL, GLOBAL = ("sketch", "depth", "instances"), ("palette", "semantics")
 ROWS, COLUMNS = (2, 3, 4, 5), (6, 7, 8, 0)
-EDITED, PAINTED = 9, 10
+EDITED, PAINTED = 7, 3
 SAMPLE = 8
 
 
@@ -84,7 +84,7 @@ def recombine(cascade: Cascade, batch: Batch, out: Path) -> Section:
 
 
 def edit_region(cascade: Cascade, batch: Batch, out: Path) -> Section:
-    """Redraws the middle of an image in another's palette, keeping its shapes."""
+    """Redraws the middle of an image in another's colours, keeping its shapes and brightness."""
     before, size = batch["image"][EDITED], cascade.stages[0].size
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "before.png"
@@ -94,13 +94,16 @@ def edit_region(cascade: Cascade, batch: Batch, out: Path) -> Section:
     region[..., size // 4 : -size // 8, size // 8 : -size // 8] = 1
     wanted = cascade.decompose({"image": batch["image"][PAINTED : PAINTED + 1]})
     asked = wanted.pick(*(n for n in GLOBAL if n in wanted))
-    kept = tuple(n for n in LOCAL if n in cascade.names)
+    kept = [n for n in (*LOCAL, "intensity") if n in cascade.names]
     after = from_pil(edit(cascade, original, region, asked, keep=kept)[0])
     change = (after - before).abs().amax(0, keepdim=True).expand(3, -1, -1) - 1
     outside = float(((after - from_pil(to_pil(before))).abs() * (1 - region[0])).max())
     shown = [before, batch["image"][PAINTED], region[0].expand(3, -1, -1) * 2 - 1, after, change]
-    save_png(out / "edited.png", sheet([shown], columns=["before", "palette from", "region", "after", "difference"]))
-    text = f"The region takes the other image's {', '.join(asked)}. Largest change outside it: {outside:g}."
+    save_png(out / "edited.png", sheet([shown], columns=["before", "colours from", "region", "after", "difference"]))
+    text = (
+        f"The region keeps its {', '.join(kept)} and takes the other image's {', '.join(asked)}. "
+        f"Largest change outside it: {outside:g}."
+    )
     return Section(title="Edited within a region", text=text, pictures=[(out / "edited.png", "before -> after")])
 
 
