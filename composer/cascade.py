@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -68,7 +68,7 @@ class Sampling:
     percentile: float | None = None
 
     def __post_init__(self) -> None:
-        known = ("euler", "heun", "dpmpp_2m", "ancestral")
+        known = get_args(SamplerName)
         if self.sampler not in known:
             raise ValueError(f"expected a sampler of {', '.join(known)}, found {self.sampler!r}")
         if self.steps < 1:
@@ -129,7 +129,6 @@ class Cascade:
             raise ValueError("a cascade needs at least one stage")
         self.stages, self.decomposition, self.sha256 = tuple(stages), decomposition, sha256
         self.readers = Decomposition({**dict(decomposition.named()), **dict(readers.named())})
-        self._own_readers = tuple(readers.keys())
         self.spec: dict[str, Any] = {}
 
     @classmethod

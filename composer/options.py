@@ -4,13 +4,13 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from rich.progress import track
 from torch import Tensor
 
-from .cascade import Cascade, Parts
+from .cascade import Cascade, Parts, SamplerName
 from .decomposition import Decomposition
 from .images import SUFFIXES
 from .recipe import name_of
@@ -54,7 +54,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     """Adds the options that differ from the model's own sampling."""
     parser.add_argument("--steps", type=int, help="sampling steps")
     parser.add_argument("--guidance", type=float, help="weight of classifier-free guidance; 1 is none")
-    parser.add_argument("--sampler", choices=("euler", "heun", "dpmpp_2m", "ancestral"))
+    parser.add_argument("--sampler", choices=get_args(SamplerName))
     parser.add_argument("--percentile", type=float, help="dynamic thresholding, such as 0.995 (default: clip)")
 
 

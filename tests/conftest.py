@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from composer.cascade import Cascade
 
@@ -75,3 +77,12 @@ def cascade():
 def saved(cascade, tmp_path):
     cascade.save(tmp_path / "model", "# tiny\n")
     return tmp_path / "model"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{name}.png" for name in "ab"]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
+    return [str(path) for path in paths]

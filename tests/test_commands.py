@@ -14,15 +14,6 @@ from composer.gallery import read_recipe
 
 
 @pytest.fixture
-def photos(tmp_path):
-    rng = np.random.default_rng(0)
-    paths = [tmp_path / f"{name}.png" for name in "ab"]
-    for path in paths:
-        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
-    return [str(path) for path in paths]
-
-
-@pytest.fixture
 def out(tmp_path):
     return tmp_path / "out"
 

@@ -34,15 +34,6 @@ FEW += [word for name, value in SMALL.items() for word in (f"{NETWORK}.{name}", 
 
 
 @pytest.fixture
-def photos(tmp_path):
-    rng = np.random.default_rng(0)
-    paths = [tmp_path / f"{name}.png" for name in "ab"]
-    for path in paths:
-        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(path)
-    return [str(path) for path in paths]
-
-
-@pytest.fixture
 def here(tmp_path, monkeypatch):
     """A folder of the user's own, in which modules can be imported as `python -m` finds them."""
     monkeypatch.chdir(tmp_path)
