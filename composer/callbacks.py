@@ -14,7 +14,6 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from . import checkpoint as checkpoints
-from .conditioning import Conditioning
 from .decomposition import Batch
 from .files import replacing
 from .gallery import sheet
@@ -260,6 +259,7 @@ class SampleGrid(L.Callback):
         sigmas = cosine_sigmas(self.steps)
         with torch.no_grad():
             cond = stage.conditions(reps, size)
-            terms = [Term(cond, self.guidance), Term(Conditioning(), 1 - self.guidance)]
+            nothing = stage.conditions(reps, size, stage.conditions.keep_only([], b, image.device))
+            terms = [Term(cond, self.guidance), Term(nothing, 1 - self.guidance)]
             noise = latents([seed * self.count + row for row in range(b)], tuple(image.shape[1:]), image.device)
             return dpmpp_2m(threshold(guide(stage.denoiser, terms)), noise * float(sigmas[0]), sigmas)

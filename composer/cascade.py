@@ -1,24 +1,24 @@
 """Recombination: representations in, image out, through one or more stages."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from . import samplers
-from .conditioning import Condition, Conditioning, ConditionSet
-from .decomposition import Batch, Decomposer, Decomposition, Representations
-from .denoiser import Denoiser
+from .decomposition import Batch, Decomposer, Decomposition, Representations, draw
 from .guidance import Term, guide, lock, threshold
 from .images import load_rgb, resize_and_crop
 from .samplers import Denoise, Progress
-from .storage import Spec, build, load_strictly, read_model, write_model
+from .stage import Sampling, Stage, run_sampler, sizes_of
+from .storage import build, load_strictly, read_model, write_model
 
-SamplerName = Literal["euler", "heun", "dpmpp_2m", "ancestral"]
+STREAM = 800  # of `draw`, and the numbers above it
 
 
 class Parts(Representations):
@@ -51,69 +51,6 @@ class Parts(Representations):
         return Parts({**self, **other})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How a stage samples.
-
-    Attributes:
-        sampler: One of `composer.samplers`.
-        steps: Number of steps; `heun` calls the network twice a step, the others once.
-        guidance: Weight of classifier-free guidance; 1 is none.
-        percentile: Dynamic thresholding (Imagen: 0.995); None clips.
-    """
-
-    sampler: SamplerName = "dpmpp_2m"
-    steps: int = 30
-    guidance: float = 2.0
-    percentile: float | None = None
-
-    def __post_init__(self) -> None:
-        known = get_args(SamplerName)
-        if self.sampler not in known:
-            raise ValueError(f"expected a sampler of {', '.join(known)}, found {self.sampler!r}")
-        if self.steps < 1:
-            raise ValueError(f"expected at least 1 step, found {self.steps}")
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One resolution's denoiser and conditions.
-
-    Attributes:
-        denoiser: Estimates the clean image.
-        conditions: What the denoiser reads.
-        size: Height and width of its images, in pixels.
-        sampling: How it samples unless the call says otherwise.
-        spec: How denoiser and conditions were built, for `Cascade.save`.
-    """
-
-    denoiser: Denoiser
-    conditions: ConditionSet
-    size: int
-    sampling: Sampling
-    spec: Spec
-
-    @classmethod
-    def from_spec(cls, spec: Spec, plugins: Collection[str] = (), folder: Path | None = None) -> "Stage":
-        """Builds a stage with fresh weights.
-
-        Args:
-            spec: ``{"size": 64, "denoiser": Spec, "conditions": {name: Spec}, "sampling": {...}}``.
-            plugins: Modules beyond the closed list that the user trusts.
-            folder: The model's folder.
-        """
-        conditions = {k: build(v, Condition, plugins, folder) for k, v in spec["conditions"].items()}
-        denoiser = build(spec["denoiser"], Denoiser, plugins, folder).eval().requires_grad_(False)
-        sampling = Sampling(**spec.get("sampling", {}))
-        return cls(denoiser, ConditionSet(conditions).eval().requires_grad_(False), spec["size"], sampling, spec)
-
-    def encode(self, reps: Representations) -> Conditioning:
-        """Encodes what this stage reads of `reps`."""
-        known = {name: value for name, value in reps.items() if name in self.conditions}
-        cond: Conditioning = self.conditions(known, (self.size, self.size))
-        return cond
-
-
 class Cascade:
     """Stages, and how their images are taken apart.
 
@@ -127,6 +64,12 @@ class Cascade:
     def __init__(self, stages: Sequence[Stage], decomposition: Decomposition, readers: Decomposition, sha256: str = ""):
         if not stages:
             raise ValueError("a cascade needs at least one stage")
+        for before, stage in pairwise(stages):
+            if stage.low_res is None or stage.size != before.size * stage.low_res.scale:
+                found = "begins with noise alone" if stage.low_res is None else f"enlarges {stage.low_res.scale} times"
+                raise ValueError(
+                    f"stage {stage.name} ({stage.size} px) cannot follow {before.name} ({before.size} px): it {found}"
+                )
         self.stages, self.decomposition, self.sha256 = tuple(stages), decomposition, sha256
         self.readers = Decomposition({**dict(decomposition.named()), **dict(readers.named())})
         self.spec: dict[str, Any] = {}
@@ -169,7 +112,7 @@ class Cascade:
             ValueError: They are not those of this configuration.
         """
         for stage in self.stages:
-            load_strictly(_module(stage), weights[stage.spec["file"]], f"stage {stage.spec['file']}")
+            load_strictly(stage.weights(), weights[stage.spec["file"]], f"stage {stage.spec['file']}")
 
     def save(self, folder: str | Path, card: str = "", dtype: torch.dtype = torch.float32) -> None:
         """Saves the model as a folder: weights, configuration, manifest and model card.
@@ -180,7 +123,7 @@ class Cascade:
             dtype: Precision of the weights on disk; torch.float16 halves the size.
         """
         weights = {
-            stage.spec["file"]: {k: v.to(dtype) for k, v in _module(stage).state_dict().items()}
+            stage.spec["file"]: {k: v.to(dtype) for k, v in stage.weights().state_dict().items()}
             for stage in self.stages
         }
         write_model(Path(folder), self.spec, weights, card)
@@ -206,8 +149,9 @@ class Cascade:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The conditions of the first stage, in order."""
-        return tuple(self.stages[0].conditions.keys())
+        """The conditions that a person can ask for, in order."""
+        every = dict.fromkeys(name for stage in self.stages for name in stage.conditions)
+        return tuple(name for name in every if name != "low_res")
 
     def open(self, *paths: str | Path) -> Float[Tensor, "b 3 h w"]:
         """Reads image files as this model takes them: upright, in sRGB, cropped to a square, in [-1, 1].
@@ -240,43 +184,80 @@ class Cascade:
         away: Representations | None = None,
         latent: Tensor | None = None,
         locked: tuple[Tensor, Tensor] | None = None,
+        image: Float[Tensor, "#b 3 h w"] | None = None,
+        size: tuple[int, int] | None = None,
+        until: str | None = None,
+        stages: Mapping[str, Mapping[str, Any]] | None = None,
         progress: Progress | None = None,
         **changes: Any,
-    ) -> Float[Tensor, "b 3 h w"]:
-        """Draws images that agree with `reps`.
+    ) -> Float[Tensor, "b 3 h2 w2"]:
+        """Draws images that agree with `reps`, one stage after the other.
 
         Args:
             reps: Representations of one row, or of one row a seed.
             seeds: One a picture; a picture depends on its seed alone, not on the others.
             away: What guidance leads away from (c1 of two-sided guidance, Composer eq. 2); None is nothing at all.
             latent: (b 3 h w) noise of unit variance in place of the seeds' for the first stage, from `invert`.
-            locked: Image (3 h w) and keep map (1 h w) of the first stage's size, of one row or one a seed: where the
-                map is 1 the image stays.
+            locked: Image (b 3 h w) and keep map (b 1 h w) of any size, of one row or one a seed: where the map is 1 the
+                image stays. Each stage holds it at its own size.
+            image: Small images to enlarge, of one row or one a seed: the stages up to their size are left out.
+            size: Height and width of the result; None is the last stage's square. Stages are trained on squares.
+            until: Name of the stage to stop after; None runs all of them.
+            stages: Name of a stage -> fields of `Sampling` that differ from its own.
             progress: Wraps the steps of each stage.
-            **changes: Fields of `Sampling` that differ from the first stage's own.
+            **changes: The same for the first stage that runs.
 
         Returns:
             Images in [-1, 1], a row a seed.
 
         Raises:
-            KeyError: `reps` names a condition that no stage has.
-            ValueError: The rows of `reps` are neither one nor one a seed.
+            KeyError: `reps` names a condition that no stage has, or a name is no stage's.
+            ValueError: The rows of `reps` are neither one nor one a seed, or a stage cannot draw that size.
         """
         self._check(reps, len(seeds))
         self._check(away or {}, len(seeds))
-        image: Tensor | None = None
-        for i, stage in enumerate(self.stages):
-            setting = replace(stage.sampling, **changes) if i == 0 else stage.sampling
-            own: Representations = {} if image is None else {"low_res": image}
-            denoise = self._denoise(stage, setting, {**reps, **own}, {**(away or {}), **own})
-            if locked is not None and i == 0:
-                denoise = lock(denoise, locked[0].to(self.device), locked[1].to(self.device))
+        chain = self._chain(until, image)
+        settings = {name: dict(fields) for name, fields in (stages or {}).items()}
+        if unknown := sorted(settings.keys() - {stage.name for stage in chain}):
+            ran = ", ".join(stage.name for stage in chain)
+            raise KeyError(f"no stage {', '.join(unknown)} here; what runs is {ran}")
+        settings[chain[0].name] = changes | settings.get(chain[0].name, {})
+        sizes = sizes_of(chain, size, image)
+        image = None if image is None else image.expand(len(seeds), -1, -1, -1).to(self.device)
+        for stage, place in zip(chain, sizes, strict=True):
+            fresh, corrupting = (_salted(seeds, 2 * self.stages.index(stage) + k) for k in (0, 1))
+            setting = stage.sampling.changed(settings.get(stage.name, {}), f"stage {stage.name}")
+            own: Representations = {}
+            if stage.low_res is not None:
+                if image is None:
+                    raise ValueError(f"stage {stage.name} enlarges: give it an image (image=...)")
+                own = {"low_res": stage.low_res.corrupt(image, setting.augmentation, corrupting)}
+            denoise = self._denoise(stage, setting, {**reps, **own}, {**(away or {}), **own}, place)
+            if locked is not None:
+                denoise = lock(denoise, *(x.to(self.device) for x in _fitted(locked, place)))
             sigmas = samplers.karras_sigmas(setting.steps)
-            noise = samplers.latents(seeds, (3, stage.size, stage.size), self.device)
-            x = (latent.to(self.device) if latent is not None and i == 0 else noise) * sigmas[0]
-            image = _run(setting.sampler, denoise, x, sigmas, seeds, progress).clamp(-1, 1)
+            started = latent if stage.low_res is None else None
+            noise = samplers.latents(fresh, (3, *place)) if started is None else started
+            x = noise.to(self.device) * sigmas[0]
+            image = run_sampler(setting.sampler, denoise, x, sigmas, fresh, progress).clamp(-1, 1)
         assert image is not None
         return image
+
+    def _chain(self, until: str | None, image: Tensor | None) -> tuple[Stage, ...]:
+        """The stages that run."""
+        names = [stage.name for stage in self.stages]
+        if until is not None and until not in names:
+            raise KeyError(f"no stage {until}; this model has {', '.join(names)}")
+        last = len(names) if until is None else names.index(until) + 1
+        first = 0
+        if image is not None:
+            side = min(image.shape[-2:])
+            first = next(
+                (i for i, s in enumerate(self.stages) if s.low_res and s.size // s.low_res.scale >= side), last
+            )
+        if first >= last:
+            raise ValueError(f"no stage of {', '.join(names[:last])} enlarges such an image")
+        return self.stages[first:last]
 
     @torch.no_grad()
     def invert(
@@ -296,35 +277,41 @@ class Cascade:
         self._check(reps, len(image))
         stage = self.stages[0]
         sigmas = samplers.karras_sigmas(steps)[:-1].flip(0)
-        denoise = guide(stage.denoiser, [Term(stage.encode(reps), 1.0)])
+        denoise = guide(stage.denoiser, [Term(stage.encode(reps, (image.shape[2], image.shape[3])), 1.0)])
         extra: dict[str, Any] = {} if progress is None else {"progress": progress}
         return samplers.heun(denoise, image.to(self.device), sigmas, **extra) / sigmas[-1]
 
-    def _denoise(self, stage: Stage, setting: Sampling, toward: Representations, away: Representations) -> Denoise:
+    def _denoise(
+        self,
+        stage: Stage,
+        setting: Sampling,
+        toward: Representations,
+        away: Representations,
+        size: tuple[int, int],
+    ) -> Denoise:
         w = setting.guidance
-        terms = [Term(stage.encode(toward), w), Term(stage.encode(away), 1.0 - w)]
+        terms = [Term(stage.encode(toward, size), w), Term(stage.encode(away, size), 1.0 - w)]
         return threshold(guide(stage.denoiser, terms), setting.percentile)
 
     def _check(self, reps: Representations, rows: int) -> None:
-        known = {name for stage in self.stages for name in stage.conditions}
-        unknown = sorted(reps.keys() - known)
-        if unknown:
-            raise KeyError(f"this model has no condition {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        if unknown := sorted(reps.keys() - set(self.names)):
+            has = ", ".join(sorted(self.names)) or "none"
+            raise KeyError(f"this model has no condition {', '.join(unknown)}; it has {has}")
         wrong = {name: len(value) for name, value in reps.items() if len(value) not in (1, rows)}
         if wrong:
             raise ValueError(f"expected representations of 1 or {rows} rows (one a seed), found {wrong}")
 
 
-def _module(stage: Stage) -> torch.nn.Module:
-    """The stage's weights under the names that its file has."""
-    return torch.nn.ModuleDict({"denoiser": stage.denoiser, "conditions": stage.conditions})
+def _salted(seeds: Sequence[int], stream: int) -> list[int]:
+    """Seeds for what is drawn besides the first stage's noise, which is drawn from the seeds themselves."""
+    return list(seeds) if stream == 0 else draw(torch.tensor(seeds), STREAM + stream, 1 << 62).tolist()
 
 
-def _run(
-    name: SamplerName, denoise: Denoise, x: Tensor, sigmas: Tensor, seeds: Sequence[int], progress: Progress | None
-) -> Tensor:
-    extra: dict[str, Any] = {} if progress is None else {"progress": progress}
-    if name == "ancestral":
-        return samplers.ancestral(denoise, x, sigmas, seeds, **extra)
-    sampler: samplers.Sampler = getattr(samplers, name)
-    return sampler(denoise, x, sigmas, **extra)
+def _fitted(locked: tuple[Tensor, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """A region lock at a stage's size; where a pixel is free in part, it is free."""
+    image, keep = locked
+    if image.shape[-2:] != size:
+        image = F.interpolate(image, size, mode="bicubic", antialias=True).clamp(-1, 1)
+    if keep.shape[-2:] != size:
+        keep = (F.interpolate(1 - keep, size, mode="bilinear", antialias=True) <= 0).to(keep)
+    return image, keep

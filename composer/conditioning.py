@@ -1,7 +1,7 @@
 """From named representations to what a U-Net reads."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,9 +92,14 @@ class Condition(nn.Module, ABC):
 
     The contract: a dropped row contributes exactly nothing, that is a zero vector, masked tokens, a zero map.
 
+    Attributes:
+        always: Whether joint dropout spares it: a stage that enlarges is nothing without the image that it enlarges.
+
     Args:
         dropout: Probability that joint dropout removes this condition from a row.
     """
+
+    always = False
 
     def __init__(self, dropout: float = 0.5):
         super().__init__()
@@ -140,10 +145,12 @@ class ConditionSet(nn.ModuleDict):
         """
         u = torch.rand(b, generator=generator)
         none, every = u < self.drop_all, u >= 1 - self.keep_all
-        return {
-            name: ((torch.rand(b, generator=generator) >= condition.dropout) & ~none | every).to(device)
-            for name, condition in self.named()
-        }
+        drawn = {name: torch.rand(b, generator=generator) >= c.dropout for name, c in self.named()}
+        return {name: (drawn[name] & ~none | every | c.always).to(device) for name, c in self.named()}
+
+    def keep_only(self, names: Collection[str], b: int, device: torch.device) -> Keep:
+        """Keeps the named conditions, and those that are never dropped, for all of b rows."""
+        return {n: torch.full((b,), n in names or c.always, device=device) for n, c in self.named()}
 
     def forward(self, reps: Representations, size: tuple[int, int], keep: Keep | None = None) -> Conditioning:
         """Sums what the conditions make of `reps`.

@@ -205,3 +205,37 @@ class Mixture(ImageDataset):
     def list_skipped_in(self, path: Path) -> None:
         for dataset in self.datasets:
             dataset.list_skipped_in(path)
+
+
+class Crops(ImageDataset):
+    """Random square crops of another dataset's images; maps of an image's size are cropped with it.
+
+    What the papers train their larger stages on (unCLIP: a quarter of the side; Imagen: 64 -> 256 of 1024).
+
+    Args:
+        dataset: The images.
+        size: Side of the crops, in pixels.
+    """
+
+    def __init__(self, dataset: ImageDataset, size: int):
+        self.dataset, self.size, self.columns = dataset, size, dataset.columns
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def row(self, index: int, seed: int) -> Row:
+        row = self.dataset.row(index, seed)
+        h, w = row["image"].shape[1:]
+        if self.size > min(h, w):
+            raise ValueError(f"expected images of at least {self.size} x {self.size} pixels to crop, found {w} x {h}")
+        random = generator(seed ^ 0xC809)  # apart from what the dataset itself draws
+        y, x = (int(torch.randint(side - self.size + 1, (), generator=random)) for side in (h, w))
+
+        def cropped(value: Any) -> Any:
+            fits = isinstance(value, Tensor) and value.ndim == 3 and value.shape[1:] == (h, w)
+            return value[:, y : y + self.size, x : x + self.size] if fits else value
+
+        return {name: cropped(value) for name, value in row.items()}
+
+    def list_skipped_in(self, path: Path) -> None:
+        self.dataset.list_skipped_in(path)

@@ -10,10 +10,11 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from .cascade import Cascade, Parts, SamplerName
+from .cascade import Cascade, Parts
 from .decomposition import Decomposition
 from .images import SUFFIXES
 from .recipe import name_of
+from .stage import SamplerName
 
 SHIPPED = "scenes64"
 """The model that comes with the package."""

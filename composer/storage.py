@@ -20,14 +20,15 @@ from .conditioning import Condition
 from .decomposition import Decomposer
 from .denoiser import Denoiser, NoiseLevels
 from .files import write_atomically
+from .low_res import Corruption
 from .unet import UNet
 
 Spec = Mapping[str, Any]
 """How an object is built: ``{"class_path": "decomposers.Palette", "init_args": {...}}``, nested as needed."""
 
 FORMAT = 1
-MODULES = ("decomposers", "conditions", "composer", "composer.unet", "composer.denoiser")
-BUILDABLE = (Decomposer, Condition, Denoiser, NoiseLevels, UNet)
+MODULES = ("decomposers", "conditions", "composer", "composer.unet", "composer.denoiser", "composer.low_res")
+BUILDABLE = (Decomposer, Condition, Denoiser, NoiseLevels, UNet, Corruption)
 
 T = TypeVar("T")
 
@@ -131,18 +132,20 @@ def from_run(config: Mapping[str, Any], name: str, sampling: Mapping[str, Any]) 
         sampling: Fields of `Sampling`, the model's own.
     """
     model, data = config["model"]["init_args"], config["data"]
+    conditions = model["conditions"]
+    decomposers = {k: v for k, v in data["decomposers"].items() if k in conditions}
+    low_res = decomposers.pop("low_res", None)
     stage = {
-        "file": "base.safetensors",
+        "file": "base.safetensors" if low_res is None else f"up{model['size']}.safetensors",
         "size": model["size"],
         "denoiser": model["denoiser"],
-        "conditions": model["conditions"],
+        "conditions": conditions,
         "sampling": dict(sampling),
     }
-    conditions = model["conditions"]
     return {
         "name": name,
-        "stages": [stage],
-        "decomposers": {k: v for k, v in data["decomposers"].items() if k in conditions},
+        "stages": [stage if low_res is None else stage | {"low_res": low_res}],
+        "decomposers": decomposers,
         "readers": {k: v for k, v in (data.get("readers") or {}).items() if k in conditions},
     }
 

@@ -8,6 +8,8 @@ import hashlib
 import logging
 import math
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -18,6 +20,7 @@ from torch import Tensor
 from .conditioning import Condition, ConditionSet, Keep
 from .decomposition import Batch, Representations
 from .denoiser import Denoiser
+from .storage import load_strictly, read_model
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +49,10 @@ class StageTraining(L.LightningModule):
     Args:
         denoiser: What is trained.
         conditions: Name -> adapter; the data module needs a decomposer under every one of these names.
-        size: Side of the images, in pixels.
+        size: Side of the images that the stage samples, in pixels.
+        crop: Side of the crops of them that it trains on, as the papers' larger stages do; None trains on whole images.
+        start_from: A model's folder whose weights the training begins with, such as one that was exported before its
+            run was lost; None begins with fresh ones.
         learning_rate: Peak learning rate of AdamW.
         betas: Decay of AdamW's two moments.
         weight_decay: Decoupled weight decay.
@@ -70,6 +76,8 @@ class StageTraining(L.LightningModule):
         denoiser: Denoiser,
         conditions: dict[str, Condition],
         size: int,
+        crop: int | None = None,
+        start_from: str | None = None,
         learning_rate: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.01,
@@ -84,7 +92,7 @@ class StageTraining(L.LightningModule):
             raise ValueError("expected learning_rate > 0, weight_decay >= 0 and warmup_steps >= 0")
         if decay_steps is not None and decay_steps <= warmup_steps:
             raise ValueError(f"decay_steps={decay_steps} must lie beyond warmup_steps={warmup_steps}")
-        self.denoiser, self.size = denoiser, size
+        self.denoiser, self.size, self.crop, self.start_from = denoiser, size, crop, start_from
         self.conditions = ConditionSet(conditions, drop_all, keep_all)
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
         self.warmup_steps, self.decay_steps, self.seed = warmup_steps, decay_steps, seed
@@ -97,13 +105,18 @@ class StageTraining(L.LightningModule):
         self._validated = 0
 
     def setup(self, stage: str) -> None:
-        """Refuses what would train badly in silence.
+        """Refuses what would train badly in silence, and loads the weights to start from.
 
         Raises:
-            ValueError: float16 was asked for.
+            ValueError: float16 was asked for, or the weights are those of another plan.
         """
         if self.trainer.precision == "16-mixed":
             raise ValueError("float16 loses small gradients: use --trainer.precision bf16-mixed or 32-true")
+        if self.start_from is not None and stage == "fit" and self.trainer.ckpt_path is None:
+            _, weights, _ = read_model(Path(self.start_from))
+            if len(weights) != 1:
+                raise ValueError(f"expected a model of one stage in {self.start_from}, found {', '.join(weights)}")
+            load_strictly(self, next(iter(weights.values())), self.start_from)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, reps = self._read(batch)
@@ -119,9 +132,10 @@ class StageTraining(L.LightningModule):
     def _read(self, batch: Batch) -> tuple[Float[Tensor, "b 3 h w"], Representations]:
         """Takes the image and the representations that this model has conditions for."""
         image: Tensor = batch["image"]
-        if image.shape[-2:] != (self.size, self.size):
+        side = self.crop or self.size
+        if _size(image) != (side, side):
             found = "{} x {}".format(*_size(image))
-            raise ValueError(f"this stage trains on {self.size} x {self.size} pixels, the data gives {found}")
+            raise ValueError(f"this stage trains on {side} x {side} pixels, the data gives {found}")
         return image, {name: value for name, value in batch["representations"].items() if name in self.conditions}
 
     def _record(self, loss: Float[Tensor, " b"], keep: Keep, batch: Batch) -> None:
@@ -203,12 +217,13 @@ class StageTraining(L.LightningModule):
             self.log(name, loss.sum() / max(1, len(loss)), batch_size=len(loss), on_epoch=True, sync_dist=True)
 
         every = torch.ones(len(image), dtype=torch.bool, device=image.device)
-        nothing = dict.fromkeys(self.conditions, ~every)
+        only = partial(self.conditions.keep_only, b=len(image), device=image.device)
         measure("val/loss", {name: torch.cat([k[name] for k in drawn]) for name in self.conditions}, every)
-        measure("val/all", dict.fromkeys(self.conditions, every), every)
-        measure("val/none", nothing, every)
-        for name in reps:
-            measure(f"val/alone/{name}", nothing | {name: every}, _known({name: every}, batch)[name])
+        measure("val/all", only(list(self.conditions)), every)
+        measure("val/none", only([]), every)
+        for name, condition in self.conditions.named():
+            if name in reps and not condition.always:
+                measure(f"val/alone/{name}", only([name]), _known({name: every}, batch)[name])
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(

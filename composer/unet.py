@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -26,23 +26,29 @@ Norm = Callable[[int], nn.GroupNorm]
 class Attention(nn.Module):
     """Self-attention over pixels whose keys and values are joined by the context's (GLIDE, section 3).
 
+    Without self-attention the pixels read the context alone, and one key and value of zeros that is always there:
+    a row without tokens attends to nothing, as one whose tokens are all masked does (Imagen's 256 -> 1024 stage).
+
     Args:
         channels: Width; a multiple of `head_dim`.
         head_dim: Channels a head.
         token_dim: Channels of the context's tokens; 0 builds no projection for them.
         norm: Makes the norm of so many channels.
+        itself: Whether pixels attend to pixels.
 
     Raises:
-        ValueError: `channels` does not divide into heads.
+        ValueError: `channels` does not divide into heads, or there is nothing to attend to.
     """
 
-    def __init__(self, channels: int, head_dim: int, token_dim: int, norm: Norm):
+    def __init__(self, channels: int, head_dim: int, token_dim: int, norm: Norm, itself: bool = True):
         super().__init__()
         if channels % head_dim:
             raise ValueError(f"a level that attends needs a multiple of head_dim={head_dim} channels, found {channels}")
-        self.head_dim = head_dim
+        if not (itself or token_dim):
+            raise ValueError("cross-attention reads tokens: expected token_dim above 0, found 0")
+        self.head_dim, self.itself = head_dim, itself
         self.norm = norm(channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
+        self.qkv = nn.Linear(channels, 3 * channels if itself else channels)
         self.context = nn.Linear(token_dim, 2 * channels) if token_dim else None
         self.out = _zero(nn.Linear(channels, channels))
 
@@ -60,13 +66,17 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "b c h w"]:
         b, c, h, w = x.shape
         pixels = self.norm(x).permute(0, 2, 3, 1).reshape(b, h * w, c)  # free of copies in channels_last
-        q, k, v = self._heads(self.qkv(pixels), 3)
+        if self.itself:
+            q, k, v = self._heads(self.qkv(pixels), 3)
+        else:
+            (q,) = self._heads(self.qkv(pixels), 1)
+            k = v = torch.zeros_like(q[:, :, :1])
         mask = None
         if keys_values is not None:
-            joined = keys_values.to(k.dtype)
+            own, joined = k.shape[2], keys_values.to(k.dtype)
             k, v = torch.cat([k, joined[0]], dim=2), torch.cat([v, joined[1]], dim=2)
             if token_mask is not None:
-                mask = F.pad(token_mask, (h * w, 0), value=True)[:, None, None]
+                mask = F.pad(token_mask, (own, 0), value=True)[:, None, None]
         out: Tensor = self.out(_attend(q, k, v, mask).transpose(1, 2).reshape(b, h * w, c))
         return x + out.reshape(b, h, w, c).permute(0, 3, 1, 2)
 
@@ -154,7 +164,9 @@ class UNet(nn.Module):
         width: Channels that `multipliers` multiply, also the width of the sinusoidal embedding.
         multipliers: One a level; each level has half the size of the one before.
         blocks: Residual blocks on the way down, for all levels or one number a level; the way up has one more.
-        attention: Downsampling factors at which the blocks attend; the middle always does.
+        attention: Downsampling factors at which the blocks attend to pixels and tokens.
+        cross_attention: Downsampling factors at which they attend to tokens alone. The middle does as the blocks
+            beside it.
         head_dim: Channels of an attention head.
         vector_dim: Width of the embedding, and of `Conditioning.vector`.
         token_dim: Channels of `Conditioning.tokens`; 0 for a network that reads none.
@@ -165,6 +177,8 @@ class UNet(nn.Module):
             takes a CPU 10 to 40 times as long.
         residual_resampling: True resamples by residual blocks (ADM), False by single convolutions (shifted plan).
         skip_scale: Factor on the skips from the way down; 1 in ADM, 1/sqrt(2) in Imagen's Efficient U-Net.
+        first_stride: 2 begins and ends at half the image's size, as Imagen's super-resolution: the first convolution
+            halves, the last one gives 2 x 2 pixels at once (Shi et al. 2016).
         checkpointing: Whether to save memory in training by computing blocks again on the way back.
 
     Attributes:
@@ -183,6 +197,7 @@ class UNet(nn.Module):
         multipliers: Sequence[float] = (1, 2, 3, 4),
         blocks: int | Sequence[int] = 3,
         attention: Sequence[int] = (2, 4, 8),
+        cross_attention: Sequence[int] = (),
         head_dim: int = 64,
         vector_dim: int = 512,
         token_dim: int = 512,
@@ -192,6 +207,7 @@ class UNet(nn.Module):
         group_width: int = 16,
         residual_resampling: bool = True,
         skip_scale: float = 1.0,
+        first_stride: Literal[1, 2] = 1,
         checkpointing: bool = False,
     ):
         super().__init__()
@@ -200,20 +216,24 @@ class UNet(nn.Module):
         if len(counts) != len(widths):
             raise ValueError(f"expected one number of blocks a level ({len(widths)}), found {len(counts)}")
         self.width, self.vector_dim, self.token_dim, self.spatial_dim = width, vector_dim, token_dim, spatial_dim
-        self.stride = 2 ** (len(widths) - 1)
+        factors = [first_stride * 2**i for i in range(len(widths))]
+        self.stride = factors[-1]
         self.skip_scale, self.checkpointing = skip_scale, checkpointing
         norm = partial(_norm, groups=groups, group_width=group_width)
 
-        def block(c: int, c2: int, scale: float = 1, attend: bool = False) -> Block:
-            joined = Attention(c2, head_dim, token_dim, norm) if attend else None
-            return Block(c, c2, vector_dim, dropout, norm, scale, joined)
+        def block(c: int, c2: int, scale: float = 1, factor: int = 0) -> Block:
+            """A factor of 0 attends to nothing."""
+            itself = factor in attention
+            attends = itself or factor in cross_attention
+            layer = Attention(c2, head_dim, token_dim, norm, itself) if attends else None
+            return Block(c, c2, vector_dim, dropout, norm, scale, layer)
 
         def resampling(c: int, c2: int, scale: float) -> nn.Module:
             """The residual kind leaves the width to the next level's first block, as ADM does."""
             return block(c, c, scale) if residual_resampling else Resampling(c, c2, scale)
 
         self.embed = nn.Sequential(nn.Linear(width, vector_dim), nn.SiLU(), nn.Linear(vector_dim, vector_dim))
-        self.first = nn.Conv2d(channels + spatial_dim, widths[0], 3, padding=1)
+        self.first = nn.Conv2d(channels + spatial_dim, widths[0], 3, padding=1, stride=first_stride)
         current, skips = widths[0], [widths[0]]
         self.encoder, self.middle = nn.ModuleList(), nn.ModuleList()
         self.decoder, self.upsamplers = nn.ModuleList(), nn.ModuleList()
@@ -223,20 +243,21 @@ class UNet(nn.Module):
                 current = current if residual_resampling else c
                 skips.append(current)
             for _ in range(count):
-                self.encoder.append(block(current, c, attend=2**i in attention))
+                self.encoder.append(block(current, c, factor=factors[i]))
                 current = c
                 skips.append(c)
-        self.middle.extend([block(current, current, attend=True), block(current, current)])
+        self.middle.extend([block(current, current, factor=factors[-1]), block(current, current)])
         for i, (c, count) in reversed(list(enumerate(zip(widths, counts, strict=True)))):
             if i < len(widths) - 1:
                 self.upsamplers.append(resampling(current, c, 2))
                 current = current if residual_resampling else c
             joined = nn.ModuleList()
             for _ in range(count + 1):
-                joined.append(block(current + skips.pop(), c, attend=2**i in attention))
+                joined.append(block(current + skips.pop(), c, factor=factors[i]))
                 current = c
             self.decoder.append(joined)
-        self.last = nn.Sequential(norm(current), nn.SiLU(), _zero(nn.Conv2d(current, channels, 3, padding=1)))
+        last = _zero(nn.Conv2d(current, channels * first_stride**2, 3, padding=1))
+        self.last = nn.Sequential(norm(current), nn.SiLU(), last, nn.PixelShuffle(first_stride))
         self.to(memory_format=torch.channels_last)
 
     def prepare(self, cond: Conditioning) -> Conditioning:
@@ -292,11 +313,7 @@ class UNet(nn.Module):
         return skip if self.skip_scale == 1 else skip * self.skip_scale
 
     def _embedding(self, x: Tensor, level: Tensor, vector: Tensor | None) -> Tensor:
-        """Sines and cosines of 1000 * level at frequencies from 1 to 1e-4, as GLIDE embeds its steps; then the MLP."""
-        half = self.width // 2
-        frequencies = torch.exp(torch.arange(half, device=x.device) * (-math.log(10000) / half))
-        angles = 1000 * level.float()[:, None] * frequencies
-        embedding = self.embed(torch.cat([angles.cos(), angles.sin()], dim=1).to(x.dtype))
+        embedding = self.embed(sinusoids(level, self.width).to(x.dtype))
         return F.silu(embedding if vector is None else embedding + vector)
 
     def _with_map(self, x: Tensor, spatial: Tensor | None) -> Tensor:
@@ -309,6 +326,19 @@ class UNet(nn.Module):
         elif spatial.shape != wanted:
             raise ValueError(f"expected a map of shape {wanted} with these images, found {tuple(spatial.shape)}")
         return torch.cat([x, spatial.to(x.dtype)], dim=1)
+
+
+def sinusoids(level: Float[Tensor, " b"], width: int) -> Float[Tensor, "b {width}"]:
+    """Cosines and sines of 1000 * level at frequencies from 1 to 1e-4, as GLIDE embeds its steps.
+
+    Args:
+        level: In [0, 1].
+        width: Even number of channels.
+    """
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, device=level.device) * (-math.log(10000) / half))
+    angles = 1000 * level.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
 def _zero(module: ModuleT) -> ModuleT:

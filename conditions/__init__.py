@@ -1,9 +1,10 @@
 """Trained adapters from representations to what a U-Net reads; few generic ones serve all representations."""
 
 from .instances import Instances
+from .low_res import LowRes
 from .spatial import Spatial
 from .text import Text
 from .text_transformer import TextTransformer
 from .vector import Vector
 
-__all__ = ["Instances", "Spatial", "Text", "TextTransformer", "Vector"]
+__all__ = ["Instances", "LowRes", "Spatial", "Text", "TextTransformer", "Vector"]

@@ -16,8 +16,9 @@ from PIL import Image
 
 import composer
 from composer.__main__ import main
-from composer.cascade import Cascade, Stage
+from composer.cascade import Cascade
 from composer.gallery import read_recipe
+from composer.stage import Stage
 from composer.storage import from_run
 
 ROOT = Path(__file__).parents[1]

@@ -1,0 +1,149 @@
+"""A stage of a cascade: one resolution's denoiser and conditions, and how it samples."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+
+from . import samplers
+from .conditioning import Condition, Conditioning, ConditionSet
+from .decomposition import Representations
+from .denoiser import Denoiser
+from .low_res import LowRes
+from .samplers import Denoise, Progress
+from .storage import Spec, build
+
+SamplerName = Literal["euler", "heun", "dpmpp_2m", "ancestral"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a stage samples.
+
+    Attributes:
+        sampler: One of `composer.samplers`.
+        steps: Number of steps; `heun` calls the network twice a step, the others once.
+        guidance: Weight of classifier-free guidance; 1 is none.
+        percentile: Dynamic thresholding (Imagen: 0.995); None clips.
+        augmentation: Level in [0, 1] at which a stage that enlarges corrupts the image it was given (Imagen: 0.1 to 0.3
+            for the best pictures, 0 for the most faithful ones).
+    """
+
+    sampler: SamplerName = "dpmpp_2m"
+    steps: int = 30
+    guidance: float = 2.0
+    percentile: float | None = None
+    augmentation: float = 0.0
+
+    def __post_init__(self) -> None:
+        known = get_args(SamplerName)
+        if self.sampler not in known:
+            raise ValueError(f"expected a sampler of {', '.join(known)}, found {self.sampler!r}")
+        if self.steps < 1:
+            raise ValueError(f"expected at least 1 step, found {self.steps}")
+
+    def changed(self, changes: Mapping[str, Any], what: str) -> "Sampling":
+        """Replaces some fields.
+
+        Raises:
+            ValueError: `changes` names something else; `what` says whose sampling this is.
+        """
+        known = [field.name for field in fields(self)]
+        if unknown := sorted(changes.keys() - set(known)):
+            raise ValueError(f"the sampling of {what} has {', '.join(known)}; found {', '.join(unknown)}")
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One resolution's denoiser and conditions.
+
+    Attributes:
+        denoiser: Estimates the clean image.
+        conditions: What the denoiser reads.
+        size: Height and width of its images, in pixels.
+        sampling: How it samples unless the call says otherwise.
+        spec: How denoiser and conditions were built, for `Cascade.save`.
+        low_res: How the image of the stage before is made its condition; None for a stage that begins with noise alone.
+    """
+
+    denoiser: Denoiser
+    conditions: ConditionSet
+    size: int
+    sampling: Sampling
+    spec: Spec
+    low_res: LowRes | None = None
+
+    def __post_init__(self) -> None:
+        if (self.low_res is None) == ("low_res" in self.conditions):
+            raise ValueError(f"stage {self.name}: the condition low_res and how it is made (low_res) go together")
+
+    @classmethod
+    def from_spec(cls, spec: Spec, plugins: Collection[str] = (), folder: Path | None = None) -> "Stage":
+        """Builds a stage with fresh weights.
+
+        Args:
+            spec: ``{"size": 64, "denoiser": Spec, "conditions": {name: Spec}, "sampling": {...}}``, and ``"low_res":
+                Spec`` where the stage enlarges.
+            plugins: Modules beyond the closed list that the user trusts.
+            folder: The model's folder.
+        """
+        conditions = {k: build(v, Condition, plugins, folder) for k, v in spec["conditions"].items()}
+        denoiser = build(spec["denoiser"], Denoiser, plugins, folder).eval().requires_grad_(False)
+        sampling = Sampling(**spec.get("sampling", {}))
+        low_res = build(spec["low_res"], LowRes, plugins, folder) if "low_res" in spec else None
+        adapters = ConditionSet(conditions).eval().requires_grad_(False)
+        return cls(denoiser, adapters, spec["size"], sampling, spec, low_res)
+
+    @property
+    def name(self) -> str:
+        """The name of its weights' file, without the suffix."""
+        return Path(self.spec["file"]).stem
+
+    def weights(self) -> nn.Module:
+        """The stage's weights under the names that its file has."""
+        return nn.ModuleDict({"denoiser": self.denoiser, "conditions": self.conditions})
+
+    def encode(self, reps: Representations, size: tuple[int, int]) -> Conditioning:
+        """Encodes what this stage reads of `reps` for images of a height and width."""
+        known = {name: value for name, value in reps.items() if name in self.conditions}
+        cond: Conditioning = self.conditions(known, size)
+        return cond
+
+
+def sizes_of(chain: Sequence[Stage], size: tuple[int, int] | None, image: Tensor | None) -> list[tuple[int, int]]:
+    """Height and width of each stage's images, so that the last one's are `size`.
+
+    Raises:
+        ValueError: A stage cannot draw its share.
+    """
+    last = chain[-1]
+    if image is not None:
+        first = chain[0]
+        grown = last.size * (first.low_res.scale if first.low_res else 1) // first.size
+        given = (image.shape[-2] * grown, image.shape[-1] * grown)
+        if size not in (None, given):
+            raise ValueError(f"these images become {given[1]} x {given[0]} pixels, not {size[1]} x {size[0]}")
+        size = given
+    h, w = size or (last.size, last.size)
+    for stage in chain:
+        factor, stride = last.size // stage.size, stage.denoiser.network.stride
+        if h <= 0 or w <= 0 or h % (factor * stride) or w % (factor * stride):
+            raise ValueError(
+                f"stage {stage.name} draws sides in multiples of {stride} pixels, which become {factor * stride} in "
+                f"the end: expected such a width and height, found {w} x {h}"
+            )
+    return [(h * s.size // last.size, w * s.size // last.size) for s in chain]
+
+
+def run_sampler(
+    name: SamplerName, denoise: Denoise, x: Tensor, sigmas: Tensor, seeds: Sequence[int], progress: Progress | None
+) -> Tensor:
+    """Runs a sampler by name; `seeds` serve the one that draws fresh noise."""
+    extra: dict[str, Any] = {} if progress is None else {"progress": progress}
+    if name == "ancestral":
+        return samplers.ancestral(denoise, x, sigmas, seeds, **extra)
+    sampler: samplers.Sampler = getattr(samplers, name)
+    return sampler(denoise, x, sigmas, **extra)

@@ -1,0 +1,50 @@
+"""The previous stage's image."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from composer.conditioning import Condition, Conditioning
+from composer.unet import sinusoids
+
+from .spatial import convolutions
+
+
+class LowRes(Condition):
+    """The smaller image, enlarged (bilinear) and joined to the noisy one; joint dropout spares it.
+
+    Args:
+        spatial_dim: Channels of the U-Net's map. With 3 the image goes in as it is, as in the papers; with more, where
+            other local conditions share the map, through two convolutions of its own.
+        vector_dim: Width of the U-Net's embedding, to which the level of augmentation is added (Imagen, section 2.5);
+            0 leaves the network in the dark about it (unCLIP).
+        width: Channels of the level's sinusoidal embedding.
+    """
+
+    always = True
+
+    def __init__(self, spatial_dim: int = 3, vector_dim: int = 0, width: int = 128):
+        super().__init__(dropout=0.0)
+        self.width = width
+        self.encode = nn.Identity() if spatial_dim == 3 else convolutions(3, 16, spatial_dim)
+        self.embed = (
+            nn.Sequential(nn.Linear(width, vector_dim), nn.SiLU(), nn.Linear(vector_dim, vector_dim))
+            if vector_dim
+            else None
+        )
+
+    def forward(self, value: Float[Tensor, "b 4 h w"], keep: Bool[Tensor, " b"], size: tuple[int, int]) -> Conditioning:
+        """Enlarges `value`, an image and its level of augmentation, to `size`; see `Condition.forward`."""
+        image, level = value[:, :3], value[:, 3, 0, 0]
+        if image.shape[-2:] != size:
+            image = F.interpolate(image, size, mode="bilinear", align_corners=False)
+        return Conditioning(
+            spatial=torch.where(keep[:, None, None, None], self.encode(image), 0),
+            vector=self._told(level, keep),
+        )
+
+    def _told(self, level: Float[Tensor, " b"], keep: Bool[Tensor, " b"]) -> Tensor | None:
+        if self.embed is None:
+            return None
+        return torch.where(keep[:, None], self.embed(sinusoids(level, self.width)), 0)
