@@ -3,22 +3,24 @@
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from composer.conditioning import Condition, Conditioning
 
 
 class Text(Condition):
-    """Projects a caption's word encodings to tokens and its sentence embedding to the embedding.
+    """Projects a caption's word encodings to tokens, and its sentence to the embedding.
 
-    Layer norm comes before either projection, which helps considerably (Imagen, section 4.5 and appendix D.1).
+    The sentence is an embedding of its own, or what attention pools from the words (Imagen, section 2.5 and appendix
+    F.1). Layer norm comes before every projection, which helps considerably (section 2.5).
 
     Args:
         in_dim: Width of the encodings; the representation has one more channel, its mask.
         vector_dim: Width of the U-Net's embedding.
         token_dim: Width of the U-Net's tokens.
         sentence: The last row of the sequence is the sentence embedding, as in the representation ``caption``; False
-            takes every row for a word, as in ``t5``, and leaves the embedding alone.
-        dropout: Probability that joint dropout removes this condition from a row.
+            takes every row for a word, as in ``t5``, and pools them. A caption without a word adds nothing then.
+        dropout: Probability that joint dropout removes this condition from a row. 0.1 in Imagen (section 4.1).
     """
 
     def __init__(self, in_dim: int, vector_dim: int, token_dim: int, sentence: bool = True, dropout: float = 0.5):
@@ -26,6 +28,7 @@ class Text(Condition):
         self.in_dim = in_dim
         self.to_tokens = nn.Sequential(nn.LayerNorm(in_dim), nn.Linear(in_dim, token_dim))
         self.to_vector = nn.Sequential(nn.LayerNorm(in_dim), nn.Linear(in_dim, vector_dim)) if sentence else None
+        self.pool = None if sentence else _AttentionPooling(in_dim, vector_dim)
 
     def forward(self, value: Float[Tensor, "b n d1"], keep: Bool[Tensor, " b"], size: tuple[int, int]) -> Conditioning:
         """Projects encodings whose last channel is 1 where the entry is real; see `Condition.forward`.
@@ -36,10 +39,46 @@ class Text(Condition):
         if value.shape[2] != self.in_dim + 1:
             raise ValueError(f"expected encodings of width {self.in_dim} and a mask, found {value.shape[2]} channels")
         real = (value[..., -1] > 0.5) & keep[:, None]
-        encodings = value[..., :-1]
-        vector = None
+        encodings = torch.where(real[..., None], value[..., :-1], 0)  # whatever stands in what is not real
         if self.to_vector is not None:
             vector = torch.where(real[:, -1:], self.to_vector(encodings[:, -1]), 0)
             encodings, real = encodings[:, :-1], real[:, :-1]
+        else:
+            assert self.pool is not None
+            vector = self.pool(encodings, real)
         tokens = torch.where(real[..., None], self.to_tokens(encodings), 0)
         return Conditioning(vector=vector, tokens=tokens, token_mask=real)
+
+
+class _AttentionPooling(nn.Module):
+    """Pools words: their mean asks, they and the mean answer (as CLIP pools an image, Radford et al. 2021).
+
+    Imagen says no more than that attention pools the text. DeepFloyd IF does it like this, over padding as well; here
+    padding takes no part. Heads have 64 channels, as all of Imagen's (appendix F.1).
+
+    Args:
+        in_dim: Width of the words.
+        out_dim: Width of the result, and about that of the attention.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int):
+        super().__init__()
+        self.heads = max(1, out_dim // 64)
+        self.norm = nn.LayerNorm(in_dim)
+        self.query = nn.Parameter(torch.randn(in_dim) / in_dim**0.5)
+        self.to_query = nn.Linear(in_dim, 64 * self.heads)
+        self.to_key, self.to_value = nn.Linear(in_dim, 64 * self.heads), nn.Linear(in_dim, 64 * self.heads)
+        self.out = nn.Linear(64 * self.heads, out_dim)
+
+    def forward(self, words: Float[Tensor, "b n d"], real: Bool[Tensor, "b n"]) -> Float[Tensor, "b v"]:
+        """Pools the real words of each row; a row without any gives 0."""
+        words = torch.where(real[..., None], self.norm(words), 0)
+        mean = words.sum(1, keepdim=True) / real.sum(1).clamp(min=1)[:, None, None]
+        summary = mean + self.query  # it is always there, so that no softmax is empty
+        words, seen = torch.cat([summary, words], 1), torch.cat([torch.ones_like(real[:, :1]), real], 1)
+        q, k, v = (
+            layer(x).unflatten(2, (self.heads, 64)).transpose(1, 2)
+            for layer, x in ((self.to_query, summary), (self.to_key, words), (self.to_value, words))
+        )
+        pooled = F.scaled_dot_product_attention(q, k, v, seen[:, None, None]).transpose(1, 2).flatten(1)
+        return torch.where(real.any(1, keepdim=True), self.out(pooled), 0)

@@ -13,5 +13,6 @@ from .reader import SceneInstances as SceneInstances
 from .rfdetr import RFDETR as RFDETR
 from .semantics import Semantics as Semantics
 from .sketch import Sketch as Sketch
+from .t5 import T5 as T5
 from .tokens import Tokens as Tokens
 from .yolo import YOLO as YOLO

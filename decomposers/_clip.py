@@ -210,17 +210,18 @@ def _frozen(network: Any, mean: Sequence[float], std: Sequence[float], reads: bo
     )
 
 
-def barcode(value: Float[Tensor, "b d"], label: str) -> Float[Tensor, "b 3 h w"]:
+def barcode(value: Float[Tensor, "b *n d"], label: str) -> Float[Tensor, "b 3 h w"]:
     """Draws embeddings, which have no picture, as columns of colour: equal columns, equal numbers.
 
     Args:
-        value: Drawn in units of its root mean square; blue below zero, red above.
+        value: One embedding a row, or several, drawn one below the other; in units of its root mean square, blue
+            below zero, red above.
         label: Written beneath, so that nobody takes it for a picture.
     """
-    x = value.detach().float().cpu()
-    x = x / x.square().mean(1, keepdim=True).sqrt().clamp(min=1e-8)
+    x = value.detach().float().cpu().reshape(len(value), -1, value.shape[-1])
+    x = x / x.square().mean(2, keepdim=True).sqrt().clamp(min=1e-8)
     colours = torch.stack([x.tanh(), -x.abs().tanh(), (-x).tanh()], 1)
-    columns = F.interpolate(colours, 128, mode="nearest")[:, :, None].expand(-1, -1, 96, -1)
+    columns = F.interpolate(colours, (96, 128), mode="nearest")
     words = write([label])[:, :, :32].expand(len(x), -1, -1, -1)
     return torch.cat([columns, words], 2).to(value.device)
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from diffusers.models.embeddings import TextTimeEmbedding
 from torch import Tensor, nn
 
 from composer.conditioning import Condition, Conditioning, ConditionSet, stack
@@ -265,6 +266,56 @@ def test_a_caption_without_a_sentence_adds_none():
     cond = Text(6, 8, 4)(value, torch.ones(2, dtype=torch.bool), SIZE)
     assert cond.tokens.shape == (2, 8, 4) and cond.token_mask.sum(1).tolist() == [5, 3]
     assert (cond.vector[1] == 0).all() and (cond.vector[0] != 0).any()
+
+
+@torch.no_grad()
+def test_words_are_pooled_as_deepfloyd_if_pools_them():
+    theirs, ours = TextTimeEmbedding(128, 128, num_heads=2), Text(128, 128, 4, sentence=False)
+    pairs = [(ours.pool.norm, theirs.norm1), (ours.pool.out, theirs.proj), (ours.pool.to_query, theirs.pool.q_proj)]
+    pairs += [(ours.pool.to_key, theirs.pool.k_proj), (ours.pool.to_value, theirs.pool.v_proj)]
+    for mine, other in pairs:
+        nn.init.normal_(other.weight, std=0.2)
+        mine.load_state_dict(other.state_dict())
+    ours.pool.query.copy_(theirs.pool.positional_embedding[0])
+    words = torch.randn(3, 7, 128)
+    expected = theirs.proj(theirs.pool(theirs.norm1(words)))
+    padded = torch.nn.functional.pad(torch.cat([words, torch.ones(3, 7, 1)], 2), (0, 0, 0, 4))
+    for value in (padded[:, :7], padded):
+        vector = ours(value, torch.ones(3, dtype=torch.bool), SIZE).vector
+        assert torch.allclose(vector, expected, atol=1e-5) and expected.std() > 0.1
+
+
+@pytest.mark.parametrize("sentence", [True, False])
+def test_what_stands_in_padding_reaches_nothing(sentence):
+    condition, keep, value = Text(6, 8, 4, sentence), torch.tensor([True, True, False]), caption(5, 3, 8)
+    value[:, -1, -1] = float(sentence)
+    odd = value.clone()
+    odd[..., :-1][odd[..., -1] == 0] = torch.nan
+    odd[2, :, :-1] = torch.inf
+
+    def results(value: Tensor) -> list[Tensor]:
+        condition.zero_grad()
+        made = ports(condition(value, keep, SIZE))
+        sum((x**2).sum() for x in made).backward()
+        return made + [p.grad.clone() for p in condition.parameters()]
+
+    assert all(torch.equal(a, b) for a, b in zip(results(value), results(odd), strict=True))
+
+
+def test_a_caption_without_words_pools_to_nothing():
+    condition, value = Text(6, 8, 4, sentence=False), caption(5, 0)
+    value[:, -1, -1] = 0
+    cond = condition(value, torch.ones(2, dtype=torch.bool), SIZE)
+    assert size_of(cond, 1) == 0 and cond.vector[0].abs().sum() > 0 and not cond.token_mask[1].any()
+    cond.vector.sum().backward()
+    assert all(p.grad.isfinite().all() for p in condition.pool.parameters())
+    cond = condition(value[1:], torch.ones(1, dtype=torch.bool), SIZE)
+    assert size_of(cond, 0) == 0 and cond.vector.shape == (1, 8)
+
+
+def test_pooling_changes_no_name_of_a_text_with_a_sentence():
+    names = {f"{head}.{i}.{kind}" for head in ("to_tokens", "to_vector") for i in "01" for kind in ("weight", "bias")}
+    assert Text(6, 8, 4).state_dict().keys() == names
 
 
 def naive_transformer(model: TextTransformer, row: Tensor, skip: bool) -> tuple[Tensor, list[Tensor]]:
