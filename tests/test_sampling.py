@@ -9,7 +9,7 @@ from torch import nn
 
 from composer.conditioning import Conditioning
 from composer.denoiser import Cosine, Denoiser, Linear, LogNormal, level
-from composer.guidance import Term, guide, lock, quantile, threshold
+from composer.guidance import Term, guide, lock
 from composer.samplers import ancestral, cosine_sigmas, dpmpp_2m, euler, heun, karras_sigmas, latents
 
 MEAN, STD = 0.3, 0.5
@@ -229,17 +229,6 @@ def test_weights_may_depend_on_sigma_and_on_place():
 def test_weights_that_miss_one_are_refused():
     with pytest.raises(ValueError, match="sum to 1"):
         guide(Shifted(), [Term(cond(2), 0.5)])(torch.zeros(1, 3, 4, 4), torch.ones(1))
-
-
-def test_thresholds():
-    x = torch.randn(3, 3, 32, 32) * 2
-    identity = lambda x, sigma: x  # noqa: E731
-    assert torch.equal(threshold(identity)(x, torch.ones(3)), x.clamp(-1, 1))
-    s = torch.quantile(x.abs().flatten(1), 0.995, dim=1)[:, None, None, None]
-    assert torch.allclose(threshold(identity, 0.995)(x, torch.ones(3)), x.clamp(-s, s) / s, atol=1e-6)
-    quiet = x.clamp(-0.5, 0.5)
-    assert torch.equal(threshold(identity, 0.995)(quiet, torch.ones(3)), quiet)
-    assert torch.allclose(quantile(x.flatten(1), 0.9), torch.quantile(x.flatten(1), 0.9, dim=1))
 
 
 def test_lock_holds_a_region():
