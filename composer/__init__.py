@@ -7,6 +7,7 @@ command line, and lies one import away in the module that is named after it.
 from .cascade import Cascade, Parts
 from .conditioning import Condition, Conditioning, ConditionSet, Keep
 from .decomposition import Batch, Decomposer, Decomposition, Representations, draw
+from .degradation import Degradation
 from .denoiser import Cosine, Denoiser, Linear, LogNormal, NoiseLevels
 from .editing import Original, edit, open_region
 from .gallery import save_png, sheet
@@ -25,6 +26,7 @@ __all__ = [
     "Cosine",
     "Decomposer",
     "Decomposition",
+    "Degradation",
     "Denoise",
     "Denoiser",
     "Keep",

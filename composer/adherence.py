@@ -54,7 +54,8 @@ class Evaluation:
         seed: Seeds the pictures and the pairing with other images.
         rows: How many pictures are drawn at a time.
         progress: Called with the number of pictures that were just drawn.
-        changes: Fields of `Sampling` that differ from the model's own.
+        changes: How `Cascade.sample` differs from the model's own; unless `until` says otherwise, only the first stage
+            draws.
     """
 
     def __init__(
@@ -66,7 +67,8 @@ class Evaluation:
         progress: Callable[[int], None] = lambda count: None,
         changes: Mapping[str, Any] | None = None,
     ):
-        self.cascade, self.rows, self.progress, self.changes = cascade, rows, progress, dict(changes or {})
+        self.cascade, self.rows, self.progress = cascade, rows, progress
+        self.changes = {"until": cascade.stages[0].name, **(changes or {})}
         self.image = batch["image"]
         if len(self.image) < 2:
             raise ValueError(f"adherence compares with other images: expected at least 2, found {len(self.image)}")

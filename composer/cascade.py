@@ -16,7 +16,7 @@ from .guidance import Term, guide, lock, threshold
 from .images import load_rgb, resize_and_crop
 from .samplers import Denoise, Progress
 from .stage import Sampling, Stage, run_sampler, sizes_of
-from .storage import build, load_strictly, read_model, write_model
+from .storage import build, find_model, load_strictly, read_model, write_model
 
 STREAM = 800  # of `draw`, and the numbers above it
 
@@ -97,9 +97,7 @@ class Cascade:
             ValueError: Files are damaged, weights and configuration do not belong together, or the configuration
                 names something that is not on the closed list.
         """
-        path = Path(folder)
-        shipped = Path(__file__).parent / "assets" / path
-        path = shipped if not path.exists() and shipped.is_dir() else path
+        path = find_model(folder)
         config, weights, sha256 = read_model(path)
         cascade = cls.from_spec(config, plugins, path, sha256)
         cascade.load_weights(weights)
@@ -172,7 +170,14 @@ class Cascade:
         return Parts(self.decomposition(batch))
 
     def read(self, batch: Batch) -> Parts:
-        """Reads images, or what was asked of them, in the space that adherence is measured in."""
+        """Reads images, or what was asked of them, in the space that adherence is measured in.
+
+        Images of another size are read at the first stage's, which is where most conditions act.
+        """
+        size = self.stages[0].size
+        if "image" in batch and batch["image"].shape[2:] != (size, size):
+            image = F.interpolate(batch["image"], (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+            batch = {**batch, "image": image}
         return Parts(self.readers(batch))
 
     @torch.no_grad()
@@ -187,7 +192,6 @@ class Cascade:
         image: Float[Tensor, "#b 3 h w"] | None = None,
         size: tuple[int, int] | None = None,
         until: str | None = None,
-        stages: Mapping[str, Mapping[str, Any]] | None = None,
         progress: Progress | None = None,
         **changes: Any,
     ) -> Float[Tensor, "b 3 h2 w2"]:
@@ -203,9 +207,8 @@ class Cascade:
             image: Small images to enlarge, of one row or one a seed: the stages up to their size are left out.
             size: Height and width of the result; None is the last stage's square. Stages are trained on squares.
             until: Name of the stage to stop after; None runs all of them.
-            stages: Name of a stage -> fields of `Sampling` that differ from its own.
             progress: Wraps the steps of each stage.
-            **changes: The same for the first stage that runs.
+            **changes: How the stages sample, see `settings`.
 
         Returns:
             Images in [-1, 1], a row a seed.
@@ -216,17 +219,12 @@ class Cascade:
         """
         self._check(reps, len(seeds))
         self._check(away or {}, len(seeds))
-        chain = self._chain(until, image)
-        settings = {name: dict(fields) for name, fields in (stages or {}).items()}
-        if unknown := sorted(settings.keys() - {stage.name for stage in chain}):
-            ran = ", ".join(stage.name for stage in chain)
-            raise KeyError(f"no stage {', '.join(unknown)} here; what runs is {ran}")
-        settings[chain[0].name] = changes | settings.get(chain[0].name, {})
+        chain, settings = self._chain(until, image), self.settings(until=until, image=image, **changes)
         sizes = sizes_of(chain, size, image)
         image = None if image is None else image.expand(len(seeds), -1, -1, -1).to(self.device)
         for stage, place in zip(chain, sizes, strict=True):
             fresh, corrupting = (_salted(seeds, 2 * self.stages.index(stage) + k) for k in (0, 1))
-            setting = stage.sampling.changed(settings.get(stage.name, {}), f"stage {stage.name}")
+            setting = settings[stage.name]
             own: Representations = {}
             if stage.low_res is not None:
                 if image is None:
@@ -242,6 +240,32 @@ class Cascade:
             image = run_sampler(setting.sampler, denoise, x, sigmas, fresh, progress).clamp(-1, 1)
         assert image is not None
         return image
+
+    def settings(
+        self,
+        *,
+        until: str | None = None,
+        image: Tensor | None = None,
+        stages: Mapping[str, Mapping[str, Any]] | None = None,
+        **changes: Any,
+    ) -> dict[str, Sampling]:
+        """How each stage that `sample` runs is going to sample.
+
+        Args:
+            until: As in `sample`.
+            image: As in `sample`.
+            stages: Name of a stage -> fields of `Sampling` that differ from its own.
+            **changes: The same for the first stage that runs.
+
+        Raises:
+            KeyError: A name is that of no stage.
+            ValueError: There is no such field.
+        """
+        chain, given = self._chain(until, image), dict(stages or {})
+        if unknown := sorted(given.keys() - {stage.name for stage in self.stages}):
+            raise KeyError(f"no stage {', '.join(unknown)}; this model has {', '.join(s.name for s in self.stages)}")
+        given[chain[0].name] = {**changes, **given.get(chain[0].name, {})}
+        return {s.name: s.sampling.changed(given.get(s.name, {}), f"stage {s.name}") for s in chain}
 
     def _chain(self, until: str | None, image: Tensor | None) -> tuple[Stage, ...]:
         """The stages that run."""

@@ -42,7 +42,8 @@ from .options import (
     sampling,
 )
 from .recipe import again, edit_of, recipe, with_edit
-from .storage import carry_weights, from_run
+from .storage import assemble as join
+from .storage import carry_weights, find_model, from_run, write_model
 
 Command = Callable[[Sequence[str], Sequence[str]], int | None]
 
@@ -253,16 +254,40 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument("--half", action="store_true", help="store weights with 16 bits")
     parser.add_argument("--guidance", type=float, default=2.0, help="the model's own guidance (default 2)")
     parser.add_argument("--steps", type=int, default=30, help="the model's own number of steps (default 30)")
+    parser.add_argument("--augmentation", type=float, default=0.0, help="an upsampler's own level of it (default 0)")
     o = parser.parse_args(args)
     path = o.run / "checkpoints" / "last.ckpt" if o.run.is_dir() else o.run
     config, weights = load_stage(path)
-    spec = from_run(config, o.name or o.out.name, {"guidance": o.guidance, "steps": o.steps})
+    own = {"guidance": o.guidance, "steps": o.steps, "augmentation": o.augmentation}
+    spec = from_run(config, o.name or o.out.name, own)
     cascade = Cascade.from_spec(spec, plugins)
-    cascade.load_weights({"base.safetensors": weights})
+    cascade.load_weights({spec["stages"][0]["file"]: weights})
     cascade.spec = carry_weights(spec, o.out)
     card = o.card.read_text() if o.card else f"# {spec['name']}\n"
     cascade.save(o.out, card, torch.float16 if o.half else torch.float32)
     print(f"model in {o.out}")
+
+
+def assemble(args: Sequence[str], plugins: Sequence[str]) -> None:
+    """Join models of one stage each to a cascade."""
+    parser = make_parser("assemble", assemble.__doc__, "models/mine base=models/mine64 up256=models/mine256")
+    parser.add_argument("out", type=Path, help="the new model's folder")
+    parser.add_argument("parts", nargs="+", metavar="STAGE=MODEL", help="from the smallest to the largest")
+    parser.add_argument("--name", help="the model's name (default: the folder's)")
+    parser.add_argument("--card", type=Path, help="the model card, Markdown (default: the parts' cards)")
+    o = parser.parse_args(args)
+    named = [part.partition("=") for part in o.parts]
+    if wrong := [part for part, (name, _, path) in zip(o.parts, named, strict=True) if not (name and path)]:
+        raise ValueError(f"expected STAGE=MODEL, such as base=models/mine64, found {' '.join(wrong)}")
+    parts = {name: find_model(path) for name, _, path in named}
+    if len(parts) < len(named):
+        raise ValueError(f"expected a name of its own for each stage, found {' '.join(o.parts)}")
+    spec, weights = join(parts, o.out, o.name or o.out.name)
+    cascade = Cascade.from_spec(spec, plugins, o.out)
+    cascade.load_weights(weights)
+    cards = [f"# {spec['name']}\n", *((path / "README.md").read_text() for path in parts.values())]
+    write_model(o.out, spec, weights, o.card.read_text() if o.card else "\n".join(cards))
+    print(f"model of {len(parts)} stages, {' -> '.join(str(s.size) for s in cascade.stages)} px, in {o.out}")
 
 
 def caption(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -295,5 +320,6 @@ COMMANDS: dict[str, Command] = {
     "edit": edit,
     "evaluate": evaluate,
     "export": export,
+    "assemble": assemble,
     "caption": caption,
 }

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from rich.progress import Progress
+from torch import Tensor
 
 from .adherence import Evaluation, markdown
 from .cascade import Cascade
@@ -14,6 +16,7 @@ from .decomposition import Batch
 from .editing import Original, edit
 from .files import write_atomically
 from .gallery import Section, decomposed, from_pil, html_index, save_png, sheet, table_rows, to_pil
+from .images import resize
 
 PHOTOGRAPHS = ["astronaut.png", "chelsea.png"]
 LOCAL, GLOBAL = ("sketch", "depth", "instances"), ("palette", "semantics")
@@ -50,10 +53,15 @@ def run(cascade: Cascade, out: Path) -> Path:
 
 
 def sources(cascade: Cascade) -> Batch:
-    """Two photographs that scikit-image ships, then Scenes that no training saw."""
-    size = cascade.stages[0].size
-    photographs, scenes = Photographs(size, PHOTOGRAPHS, smallest=1.0), SceneImages("val", size, 64)
+    """Two photographs that scikit-image ships, then Scenes that no training saw, at the size of the last stage."""
+    size = cascade.stages[-1].size
+    photographs, scenes = Photographs(size, PHOTOGRAPHS, smallest=1.0), SceneImages("val", size, 9)
     return collate([*(photographs.row(i, 2) for i in range(2)), *(scenes.row(i, 0) for i in range(9))])
+
+
+def small(cascade: Cascade, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+    """Images at the size of the first stage, where they are taken apart."""
+    return torch.stack([resize(x, cascade.stages[0].size) for x in image])
 
 
 def take_apart(cascade: Cascade, batch: Batch, out: Path) -> Section:
@@ -61,7 +69,7 @@ def take_apart(cascade: Cascade, batch: Batch, out: Path) -> Section:
     size = cascade.stages[0].size
     region = torch.zeros(4, 1, size, size)
     region[..., size // 2 :, size // 2 :] = 1
-    image, captions = batch["image"][:4], batch["caption"][:4]
+    image, captions = small(cascade, batch["image"][:4]), batch["caption"][:4]
     parts = cascade.decompose({"image": image, "caption": captions, "region": region})
     save_png(out / "decomposed.png", decomposed(image, cascade.decomposition, parts, captions))
     text = "Each row is one image and the representations that the model reads from it."
@@ -70,7 +78,7 @@ def take_apart(cascade: Cascade, batch: Batch, out: Path) -> Section:
 
 def recombine(cascade: Cascade, batch: Batch, out: Path) -> Section:
     """Draws a matrix: local conditions of the rows, global conditions of the columns."""
-    parts = cascade.decompose({"image": batch["image"]})
+    parts = cascade.decompose({"image": small(cascade, batch["image"])})
     local = parts.pick(*(n for n in LOCAL if n in parts))
     other = parts.pick(*(n for n in GLOBAL if n in parts))
     grid: list[list[torch.Tensor | None]] = [[None, *(batch["image"][j] for j in COLUMNS)]]
@@ -85,14 +93,14 @@ def recombine(cascade: Cascade, batch: Batch, out: Path) -> Section:
 
 def edit_region(cascade: Cascade, batch: Batch, out: Path) -> Section:
     """Redraws the middle of an image in another's colours, keeping its shapes and brightness."""
-    before, size = batch["image"][EDITED], cascade.stages[0].size
+    before, size = batch["image"][EDITED], cascade.stages[-1].size
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "before.png"
         save_png(file, before)
         original = Original.open(file)
     region = torch.zeros(1, 1, size, size)
     region[..., size // 4 : -size // 8, size // 8 : -size // 8] = 1
-    wanted = cascade.decompose({"image": batch["image"][PAINTED : PAINTED + 1]})
+    wanted = cascade.decompose({"image": small(cascade, batch["image"][PAINTED : PAINTED + 1])})
     asked = wanted.pick(*(n for n in GLOBAL if n in wanted))
     kept = [n for n in (*LOCAL, "intensity") if n in cascade.names]
     after = from_pil(edit(cascade, original, region, asked, keep=kept)[0])

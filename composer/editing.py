@@ -169,22 +169,26 @@ def edit(
     if not region.any():
         return [original.picture.copy() for _ in seeds]
     rows, columns = window(region[0, 0] > 0)
-    size = cascade.stages[0].size
-    small = F.interpolate(original.image[None, :, rows, columns], (size, size), mode="bicubic", antialias=True)
-    small = small.clamp(-1, 1)
-    part = region[:, :, rows, columns]
-    free = (F.interpolate(part, (size, size), mode="bilinear", antialias=True) > 0).float()
+    shown, part = original.image[None, :, rows, columns], region[:, :, rows, columns]
+    small, free = _seen(shown, part, cascade.stages[0].size)
     batch = {"image": small, "region": free} | ({} if caption is None else {"caption": [caption]})
     own = cascade.decompose(batch)
     parts = own.pick(*keep) | reps
     extra: dict[str, Any] = {}
     if not free.all():  # a full region is plain generation
         parts = parts | (own.pick("mask") if "mask" in own else {})
-        extra["locked"] = (small, 1 - free)
+        large, free = _seen(shown, part, cascade.stages[-1].size)
+        extra["locked"] = (large, 1 - free)
     results = cascade.sample(parts, seeds=seeds, progress=progress, **extra, **changes).cpu()
     patches = F.interpolate(results, part.shape[2:], mode="bicubic", antialias=True).clamp(-1, 1)
     blend = feather(part, soften)[0, 0].numpy()
     return [_paste(original.picture, patch, blend, rows, columns) for patch in patches]
+
+
+def _seen(image: Tensor, region: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """A part of the picture, and where it may change, at a stage's size; a pixel that is free in part is free."""
+    small = F.interpolate(image, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+    return small, (F.interpolate(region, (size, size), mode="bilinear", antialias=True) > 0).float()
 
 
 def _paste(

@@ -57,11 +57,48 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance", type=float, help="weight of classifier-free guidance; 1 is none")
     parser.add_argument("--sampler", choices=get_args(SamplerName))
     parser.add_argument("--percentile", type=float, help="dynamic thresholding, such as 0.995 (default: clip)")
+    parser.add_argument(
+        "--stage",
+        dest="stages",
+        type=_stage,
+        action="append",
+        metavar="NAME:FIELD=VALUE,...",
+        help="how a later stage samples, such as up256:steps=20,augmentation=0.1",
+    )
+    parser.add_argument("--until", metavar="STAGE", help="stage to stop after, such as base (default: run all)")
+    parser.add_argument("--size", type=_size, metavar="WxH", help="pixels of the result (default: the last stage's)")
 
 
 def sampling(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields of `Sampling` that were given."""
-    return {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
+    """What was said of sampling, stages and size, as `Cascade.sample` takes it."""
+    given = {n: getattr(options, n) for n in (*SAMPLING, "until", "size") if getattr(options, n) is not None}
+    return given | ({"stages": dict(options.stages)} if options.stages else {})
+
+
+def _stage(text: str) -> tuple[str, dict[str, Any]]:
+    """``up256:steps=20,sampler=heun`` -> ("up256", {"steps": 20, "sampler": "heun"})."""
+    name, colon, rest = text.partition(":")
+    pairs = [pair.partition("=") for pair in rest.split(",")]
+    if not (name and colon and all(key and equals and value for key, equals, value in pairs)):
+        raise argparse.ArgumentTypeError(f"expected NAME:FIELD=VALUE,..., such as up256:steps=20, found {text!r}")
+    return name, {key: _value(value) for key, _, value in pairs}
+
+
+def _value(text: str) -> int | float | str:
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            pass
+    return text
+
+
+def _size(text: str) -> tuple[int, int]:
+    """``384x256``, width first as people say it -> (256, 384)."""
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT in pixels, such as 384x256, found {text!r}")
+    return int(height), int(width)
 
 
 def load(options: argparse.Namespace, plugins: Sequence[str]) -> Cascade:

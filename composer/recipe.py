@@ -13,7 +13,6 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from .cascade import Cascade, Parts
-from .stage import Sampling
 
 MAX_BYTES = 64_000_000
 """Size of the representations in a recipe, once unpacked; more is refused."""
@@ -24,7 +23,7 @@ def recipe(
     reps: Mapping[str, Tensor],
     row: int,
     seed: int,
-    changes: Mapping[str, Any],
+    how: Mapping[str, Any],
     sources: Mapping[str, str],
 ) -> dict[str, Any]:
     """Writes down how one picture came about, in plain JSON values; hashes and texts, never paths.
@@ -34,14 +33,16 @@ def recipe(
         reps: What it was drawn from.
         row: Which row of `reps` (representations of one row serve all).
         seed: Its seed.
-        changes: Fields of `Sampling` that differed from the model's own.
+        how: What `Cascade.sample` was told about stages, size and sampling.
         sources: Where each representation came from: the SHA-256 of a file, or a person's words.
     """
     own = {name: value.contiguous() for name, value in Parts(reps).row(row).items()}
+    size, told = how.get("size"), {key: value for key, value in how.items() if key != "size"}
     return {
         "model": {"name": cascade.spec.get("name", ""), "sha256": cascade.sha256},
         "seed": seed,
-        "sampling": {**asdict(cascade.stages[0].sampling), **changes},
+        "stages": {name: asdict(setting) for name, setting in cascade.settings(**told).items()},
+        "size": None if size is None else list(size),
         "sources": dict(sources),
         "representations": pack(own),
         "versions": {name: version(name) for name in ("composer-diffusion", "torch")},
@@ -98,7 +99,7 @@ def edit_of(
     Raises:
         ValueError: The recipe is another model's, another picture's, no edit's, or not whole.
     """
-    reps, seed, sampling = _whole(cascade, found)
+    reps, seed, how = _whole(cascade, found)
     try:
         sha256, region = found["edit"]["original"], unpack(found["edit"]["region"])["region"].float()
         options = {name: found["edit"]["options"][name] for name in ("keep", "soften")}
@@ -106,7 +107,7 @@ def edit_of(
         raise ValueError(f"the recipe is not that of an edit: {error}") from error
     if sha256 != name_of(original.read_bytes()):
         raise ValueError(f"{original} is not the picture that was edited: its content has another hash")
-    return reps, region, [seed], options | asdict(sampling)
+    return reps, region, [seed], options | how
 
 
 def again(cascade: Cascade, found: Mapping[str, Any]) -> Tensor:
@@ -122,22 +123,24 @@ def again(cascade: Cascade, found: Mapping[str, Any]) -> Tensor:
     Raises:
         ValueError: The recipe is another model's, or not whole.
     """
-    reps, seed, sampling = _whole(cascade, found)
-    return cascade.sample(reps, seeds=[seed], **asdict(sampling))
+    reps, seed, how = _whole(cascade, found)
+    return cascade.sample(reps, seeds=[seed], **how)
 
 
-def _whole(cascade: Cascade, found: Mapping[str, Any]) -> tuple[Parts, int, Sampling]:
+def _whole(cascade: Cascade, found: Mapping[str, Any]) -> tuple[Parts, int, dict[str, Any]]:
     try:
-        sha256, seed, sampling = found["model"]["sha256"], int(found["seed"]), Sampling(**found["sampling"])
+        sha256, seed, stages = found["model"]["sha256"], int(found["seed"]), dict(found["stages"])
+        how = {"stages": stages, "until": list(stages)[-1]}
+        how |= {"size": None if found["size"] is None else (int(found["size"][0]), int(found["size"][1]))}
         reps = unpack(found["representations"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"the recipe is not whole: {error}") from error
     if sha256 != cascade.sha256:
         raise ValueError(
             f"the picture was drawn by the model {found['model'].get('name')!r} with SHA-256 {sha256[:12]}..., "
             f"this one is {cascade.sha256[:12]}...; give the former with --model"
         )
-    return reps, seed, sampling
+    return reps, seed, how
 
 
 def name_of(data: bytes) -> str:

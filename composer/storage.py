@@ -150,6 +150,45 @@ def from_run(config: Mapping[str, Any], name: str, sampling: Mapping[str, Any]) 
     }
 
 
+def assemble(parts: Mapping[str, Path], folder: Path, name: str) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """Joins models of one stage each to one model of several.
+
+    Args:
+        parts: Name of a stage -> model's folder, from the smallest to the largest.
+        folder: The new model's, to which files of decomposers and readers are copied.
+        name: The new model's name.
+
+    Returns:
+        Its configuration, and file name -> tensors.
+
+    Raises:
+        ValueError: A part has several stages, or two parts take the same representation from different decomposers.
+    """
+    stages: list[dict[str, Any]] = []
+    weights: dict[str, dict[str, Tensor]] = {}
+    groups: dict[str, dict[str, Any]] = {"decomposers": {}, "readers": {}}
+    for stage, path in parts.items():
+        config, tensors, _ = read_model(path)
+        if len(config["stages"]) != 1:
+            raise ValueError(f"expected a model of one stage in {path}, found {len(config['stages'])}")
+        file = f"{stage}.safetensors"
+        stages.append({**config["stages"][0], "file": file})
+        weights[file] = next(iter(tensors.values()))
+        for group, known in groups.items():
+            for key, spec in config.get(group, {}).items():
+                spec = json.loads(json.dumps(spec).replace('"model:', f'"{path.as_posix()}/'))
+                if known.setdefault(key, spec) != spec:
+                    raise ValueError(f"{path} and the parts before it take {key} from different {group}: {spec}")
+    return carry_weights({"name": name, "stages": stages, **groups}, folder), weights
+
+
+def find_model(folder: str | Path) -> Path:
+    """The folder of a model, or of one that the package ships under that name."""
+    path = Path(folder)
+    shipped = Path(__file__).parent / "assets" / path
+    return shipped if not path.exists() and shipped.is_dir() else path
+
+
 def carry_weights(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Copies files that decomposers and readers were built from into the model's folder, so that it can be moved.
 
