@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -300,6 +301,25 @@ def caption(args: Sequence[str], plugins: Sequence[str]) -> None:
     print(f"{caption_folder(o.folder, make(o.weights) if o.weights else make())} captions written in {o.folder}")
 
 
+def cache(args: Sequence[str], plugins: Sequence[str]) -> None:
+    """Compute representations once, as columns beside the images of a training."""
+    parser = make_parser("cache", cache.__doc__, "-c configs/folder64.yaml --names semantics palette")
+    parser.add_argument("-c", "--config", required=True, help="the training's; further options change it as in fit")
+    parser.add_argument("--names", nargs="+", required=True, help="representations that it has decomposers for")
+    parser.add_argument("--rows", type=int, default=32, help="images at a time (default 32)")
+    o, changes = parser.parse_known_args(args)
+    from .caching import chosen, incomplete, write_columns
+
+    folders, decomposition = chosen(["-c", o.config, *changes], o.names, plugins)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for folder in folders:
+        total = len(incomplete(folder, o.names))
+        with Progress(transient=True) as progress:
+            task = progress.add_task(str(folder.folder), total=total)
+            written = write_columns(folder, decomposition, device, o.rows, partial(progress.advance, task))
+        print(f"{folder.folder}: {written} written, {len(folder) - total} kept, {total - written} refused")
+
+
 def demo(args: Sequence[str], plugins: Sequence[str]) -> None:
     """Show everything on the shipped model: take apart, recombine, edit, measure."""
     parser = make_parser("demo", demo.__doc__, "--out out/demo")
@@ -322,4 +342,5 @@ COMMANDS: dict[str, Command] = {
     "export": export,
     "assemble": assemble,
     "caption": caption,
+    "cache": cache,
 }

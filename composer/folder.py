@@ -24,6 +24,10 @@ Item = tuple[str, str | None]
 """An image and its caption; "" where it has none, None where a file beside the image holds it."""
 
 
+RESERVED = frozenset({"image", "caption", "seed", "known"})
+"""What a batch holds besides representations; no column may take these names."""
+
+
 class Ledger:
     """Counts refused files, names them, and ends the run when there are too many.
 
@@ -79,8 +83,10 @@ class ImageFolder(ImageDataset):
     relative to the folder, and ``caption`` or ``text``. A caption beside the image goes before the one in the list.
     Hidden files are left out.
 
-    A representation that is already known lies beside its image as ``<stem>.<name>.npy`` and becomes a float32 column.
-    It has to fit the image's pixels, so columns need images of just the wanted size and no flips.
+    A representation that is already known lies beside its image as ``<stem>.<name>.npy`` and becomes a float32 column
+    (``python -m composer cache`` writes such files). A map (c h w) has to fit the image's pixels, so it needs an image
+    of just the wanted size, and neither random crops nor flips. Vectors and sequences, such as a caption's encodings,
+    go with any crop.
 
     A file that `load_rgb` refuses is replaced by another one, the same in every run.
 
@@ -93,7 +99,7 @@ class ImageFolder(ImageDataset):
 
     Raises:
         FileNotFoundError: There is no such folder, or it holds no images.
-        ValueError: Captions are missing, or columns next to a random crop or flips.
+        ValueError: Captions are missing, or maps lie next to a random crop or flips.
     """
 
     ATTEMPTS = 64
@@ -122,12 +128,13 @@ class ImageFolder(ImageDataset):
             )
         self.sidecars = _sidecars(files)
         self.columns = frozenset(name for names in self.sidecars.values() for name in names)
-        if reserved := self.columns & {"image", "caption", "seed", "known"}:
+        if reserved := self.columns & RESERVED:
             raise ValueError(f"expected columns named after representations in {path}, found {', '.join(reserved)}")
-        if self.columns and (flip or crop == "random"):
+        if (flip or crop == "random") and (maps := _maps(self.sidecars)):
             raise ValueError(
-                f"found columns ({', '.join(sorted(self.columns))}) beside the images in {path}; they would no longer "
-                "fit a random crop or a mirrored image: pass crop='centre' and flip=False"
+                f"found maps ({', '.join(maps)}) beside the images in {path}; they would no longer fit a random crop "
+                "or a mirrored image: pass crop='centre' and flip=False, or remove them. Columns that are no maps "
+                "(c h w), such as a caption's encodings, may stay"
             )
         self.ledger = Ledger()
 
@@ -151,21 +158,32 @@ class ImageFolder(ImageDataset):
         raise ValueError(f"expected images in {self.folder}, found {self.ATTEMPTS} refused ones in a row; {refused}")
 
     def _read(self, index: int, seed: int) -> Row:
-        path, caption = self.items[index]
+        path, _ = self.items[index]
         full = load_rgb(path, self.size).image
-        names = self.sidecars.get(_stem(path), [])
-        if names and full.shape[1:] != (self.size, self.size):
+        columns = {name: _column(path, name) for name in self.sidecars.get(_stem(path), [])}
+        maps = [name for name, value in columns.items() if value.ndim == 3]
+        if maps and full.shape[1:] != (self.size, self.size):
             raise ValueError(
-                f"expected {path} to be {self.size} x {self.size}, as columns ({', '.join(names)}) lie beside it; "
+                f"expected {path} to be {self.size} x {self.size}, as maps ({', '.join(maps)}) lie beside it; "
                 f"found {full.shape[2]} x {full.shape[1]}"
             )
         random = generator(seed)
         image = resize_and_crop(full, self.size, random if self.crop == "random" else None)
         if self.flip and torch.rand((), generator=random) < 0.5:
             image = image.flip(-1)
+        return {"image": image, "caption": self.caption(index), **columns}
+
+    def caption(self, index: int) -> str:
+        """The caption of an image; "" where it has none."""
+        path, caption = self.items[index]
         if caption is None:
-            caption = Path(f"{_stem(path)}.txt").read_text(encoding="utf-8", errors="replace").strip()
-        return {"image": image, "caption": caption, **{name: _column(path, name) for name in names}}
+            return Path(f"{_stem(path)}.txt").read_text(encoding="utf-8", errors="replace").strip()
+        return caption
+
+
+def column_path(image: str | Path, name: str) -> Path:
+    """Where the column of an image lies."""
+    return Path(f"{_stem(str(image))}.{name}.npy")
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -214,8 +232,22 @@ def _sidecars(files: list[str]) -> dict[str, list[str]]:
     return found
 
 
+def _maps(sidecars: dict[str, list[str]]) -> list[str]:
+    """Names of the columns that are maps (c h w), as the first file of each has it."""
+    first = {name: stem for stem, names in reversed(sidecars.items()) for name in names}
+
+    def dimensions(name: str) -> int:
+        try:
+            shape: tuple[int, ...] = np.load(f"{first[name]}.{name}.npy", mmap_mode="r", allow_pickle=False).shape
+            return len(shape)
+        except (OSError, ValueError, EOFError):
+            return 0  # it is refused when its image is read
+
+    return [name for name in sorted(first) if dimensions(name) == 3]
+
+
 def _column(image: str, name: str) -> Float32[Tensor, "..."]:
-    path = Path(f"{_stem(image)}.{name}.npy")
+    path = column_path(image, name)
     try:
         values = np.load(path, allow_pickle=False).astype(np.float32)
     except (OSError, ValueError, EOFError) as error:

@@ -195,15 +195,32 @@ def test_columns_lie_beside_their_images(folder):
     assert torch.equal(images.row(1, 0)["depth"], torch.from_numpy(depth).float())
     assert "depth" not in images.row(0, 0)
     for options in ({"crop": "random"}, {"flip": True}):
-        with pytest.raises(ValueError, match=r"found columns \(depth\).*crop='centre' and flip=False"):
+        with pytest.raises(ValueError, match=r"found maps \(depth\).*crop='centre' and flip=False"):
             ImageFolder(str(folder), 32, **options)
-    with pytest.raises(ValueError, match=r"expected .*image 1.* to be 64 x 64.*found 32 x 32"):
+    with pytest.raises(ValueError, match=r"expected .*image 1.* to be 64 x 64, as maps \(depth\).*found 32 x 32"):
         ImageFolder(str(folder), 64).row(1, 0)
     np.save(folder / "deep" / "image 1.v2.depth.npy", np.array([{}]), allow_pickle=True)
     assert images.row(1, 0)["caption"] != "number 1"  # never unpickled; replaced
     np.save(folder / "deep" / "image 1.v2.caption.npy", depth)
     with pytest.raises(ValueError, match="found caption"):
         ImageFolder(str(folder), 32)
+
+
+def test_columns_that_are_no_maps_go_with_any_crop(folder):
+    words, vector = np.random.default_rng(0).normal(size=(2, 5, 9)).astype(np.float16), np.arange(4.0)
+    np.save(folder / "deep" / "image 1.v2.words.npy", words[0])
+    np.save(folder / "deep" / "image 1.v2.semantics.npy", vector)
+    images = ImageFolder(str(folder), 32, crop="random", flip=True)
+    assert images.columns == {"words", "semantics"}
+    for seed in range(3):
+        row = images.row(1, seed)
+        assert torch.equal(row["words"], torch.from_numpy(words[0]).float()) and row["image"].shape == (3, 32, 32)
+        assert torch.equal(row["semantics"], torch.arange(4.0))
+    np.save(folder / "deep" / "image 2.v2.depth.npy", np.zeros((1, 32, 32)))
+    with pytest.raises(ValueError, match=r"found maps \(depth\) beside .*Columns that are no maps .* may stay"):
+        ImageFolder(str(folder), 32, flip=True)
+    (folder / "deep" / "image 2.v2.depth.npy").write_bytes(b"no array")
+    assert ImageFolder(str(folder), 32, flip=True).row(2, 0)["caption"] != "number 2"  # refused and replaced
 
 
 def test_written_scenes_are_read_with_their_truth(tmp_path):
