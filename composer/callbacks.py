@@ -18,7 +18,7 @@ from .decomposition import Batch
 from .files import replacing
 from .gallery import sheet
 from .guidance import Term, guide, threshold
-from .samplers import cosine_sigmas, dpmpp_2m, latents
+from .samplers import dpmpp_2m, latents
 from .training import StageTraining
 
 LAST = "last.ckpt"
@@ -256,7 +256,7 @@ class SampleGrid(L.Callback):
 
     def _sample(self, stage: StageTraining, reps: dict[str, Tensor], image: Tensor, seed: int) -> Tensor:
         b, size = len(image), (image.shape[-2], image.shape[-1])
-        sigmas = cosine_sigmas(self.steps)
+        sigmas = stage.denoiser.sigmas(self.steps)
         with torch.no_grad():
             cond = stage.conditions(reps, size)
             nothing = stage.conditions(reps, size, stage.conditions.keep_only([], b, image.device))

@@ -233,7 +233,7 @@ class Cascade:
             denoise = self._denoise(stage, setting, {**reps, **own}, {**(away or {}), **own}, place)
             if locked is not None:
                 denoise = lock(denoise, *(x.to(self.device) for x in _fitted(locked, place)))
-            sigmas = samplers.karras_sigmas(setting.steps)
+            sigmas = stage.denoiser.sigmas(setting.steps)
             started = latent if stage.low_res is None else None
             noise = samplers.latents(fresh, (3, *place)) if started is None else started
             x = noise.to(self.device) * sigmas[0]
@@ -300,7 +300,7 @@ class Cascade:
         """
         self._check(reps, len(image))
         stage = self.stages[0]
-        sigmas = samplers.karras_sigmas(steps)[:-1].flip(0)
+        sigmas = stage.denoiser.sigmas(steps)[:-1].flip(0)
         denoise = guide(stage.denoiser, [Term(stage.encode(reps, (image.shape[2], image.shape[3])), 1.0)])
         extra: dict[str, Any] = {} if progress is None else {"progress": progress}
         return samplers.heun(denoise, image.to(self.device), sigmas, **extra) / sigmas[-1]

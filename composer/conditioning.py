@@ -19,11 +19,14 @@ Keep = dict[str, Tensor]
 class Conditioning:
     """What a U-Net reads, through three ports. A monoid under ``+``: vectors add, tokens concatenate, maps add.
 
+    And, not for the network but for a denoiser that works on a residual, the image that it starts from.
+
     Attributes:
         vector: (b d) added to the embedding of the noise level.
         tokens: (b n c) joined to the keys and values of attention.
         token_mask: (b n) True where a token may be attended to.
         spatial: (b k h w) concatenated to the noisy image.
+        origin: (b 3 h w) the previous stage's image, enlarged; origins add.
         keys_values: What `UNet.prepare` computed from `tokens`, one (2 b heads n d) a layer; not part of the sum.
     """
 
@@ -31,6 +34,7 @@ class Conditioning:
     tokens: Float[Tensor, "b n c"] | None = None
     token_mask: Bool[Tensor, "b n"] | None = None
     spatial: Float[Tensor, "b k h w"] | None = None
+    origin: Float[Tensor, "b 3 h w"] | None = None
     keys_values: tuple[Tensor, ...] | None = None
 
     def __add__(self, other: "Conditioning") -> "Conditioning":
@@ -45,6 +49,7 @@ class Conditioning:
             tokens=cat(self.tokens, other.tokens),
             token_mask=cat(self.token_mask, other.token_mask),
             spatial=add(self.spatial, other.spatial),
+            origin=add(self.origin, other.origin),
         )
 
     def expand(self, b: int) -> "Conditioning":
@@ -54,6 +59,7 @@ class Conditioning:
             tokens=_expand(self.tokens, b),
             token_mask=_expand(self.token_mask, b),
             spatial=_expand(self.spatial, b),
+            origin=_expand(self.origin, b),
         )
 
 
@@ -84,6 +90,7 @@ def stack(parts: Sequence[Conditioning], b: int) -> Conditioning:
         tokens=join([None if t is None else F.pad(t, (0, 0, 0, n - t.shape[1])) for t in (p.tokens for p in parts)]),
         token_mask=join([None if m is None else F.pad(m, (0, n - m.shape[1])) for m in (p.token_mask for p in parts)]),
         spatial=join([part.spatial for part in parts]),
+        origin=join([part.origin for part in parts]),
     )
 
 
@@ -192,4 +199,5 @@ def _kept(condition: Condition, value: Tensor, keep: Bool[Tensor, " b"], size: t
         tokens=spread(part.tokens),
         token_mask=spread(part.token_mask),
         spatial=spread(part.spatial),
+        origin=spread(part.origin),
     )

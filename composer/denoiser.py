@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .conditioning import Conditioning
+from .samplers import karras_sigmas
 from .unet import UNet
 
 Target = Literal["eps", "x0", "v"]
@@ -102,6 +103,10 @@ class Denoiser(nn.Module):
         sigma_data: Standard deviation of the images, in [-1, 1] units. Not in the papers; 0.5 fits photographs.
         min_snr: Gamma of min-SNR weighting (Hang et al. 2023): the error of x0 weighs min(1 / sigma^2, gamma).
             None weighs the error of F evenly.
+        residual: For a stage that enlarges: works on the image less `Conditioning.origin`, the enlarged small one, and
+            takes this as the unit of images and noise levels, about twice the standard deviation of that difference. A
+            change of variables: what is left to learn is detail (SRDiff, Li et al. 2022). Not in the papers; None is
+            theirs.
     """
 
     def __init__(
@@ -111,13 +116,16 @@ class Denoiser(nn.Module):
         target: Target = "v",
         sigma_data: float = 0.5,
         min_snr: float | None = None,
+        residual: float | None = None,
     ):
         super().__init__()
         if target not in ("eps", "x0", "v"):
             raise ValueError(f"expected the target eps, x0 or v, found {target!r}")
         if sigma_data <= 0 or (min_snr is not None and min_snr <= 0):
             raise ValueError(f"expected sigma_data and min_snr above 0, found {sigma_data} and {min_snr}")
-        self.network, self.noise, self.target = network, noise, target
+        if residual is not None and residual <= 0:
+            raise ValueError(f"expected residual above 0, found {residual}")
+        self.network, self.noise, self.target, self.residual = network, noise, target, residual
         self.sigma_data, self.min_snr = sigma_data, min_snr
         self.precision: torch.dtype | None = None
 
@@ -140,13 +148,24 @@ class Denoiser(nn.Module):
             sigma: Noise levels, in image units.
             cond: What the network reads besides.
         """
-        x, s = x.float(), sigma.float()[:, None, None, None]
+        if self.residual is None:
+            return self._estimate(x.float(), sigma.float(), cond)
+        origin = 0 if cond.origin is None else cond.origin.float()
+        estimate = self._estimate((x.float() - origin) / self.residual, sigma.float() / self.residual, cond)
+        return origin + self.residual * estimate
+
+    def _estimate(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
+        s = sigma[:, None, None, None]
         c_skip, c_out = self.scales(s)
         c_in = (s**2 + self.sigma_data**2).rsqrt()
         reduced = nullcontext() if self.precision is None else torch.autocast(x.device.type, self.precision)
         with reduced:
-            out: Tensor = self.network(c_in * x, level(sigma.float()), cond)
+            out: Tensor = self.network(c_in * x, level(sigma), cond)
         return c_skip * x + c_out * out.float()
+
+    def sigmas(self, steps: int) -> Float[Tensor, " n"]:
+        """Falling noise levels to sample with: Karras et al. (2022), eq. 5, then 0."""
+        return karras_sigmas(steps) * (self.residual or 1.0)
 
     def prepare(self, cond: Conditioning) -> Conditioning:
         """Computes what the network would otherwise derive from `cond` at every step of a sampling."""
@@ -155,10 +174,19 @@ class Denoiser(nn.Module):
     def draw(self, b: int, generator: torch.Generator | None = None) -> Float[Tensor, " b"]:
         """Draws noise levels, one from each of b equal shares of the distribution (Kingma et al. 2021, section I.1)."""
         u = (torch.arange(b) + torch.rand(b, generator=generator)) / b
-        return self.noise.sigma(u[torch.randperm(b, generator=generator)].clamp(1e-6, 1 - 1e-6))
+        return self.quantile(u[torch.randperm(b, generator=generator)].clamp(1e-6, 1 - 1e-6))
+
+    def quantile(self, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """The noise level, in image units, below which a share `u` in (0, 1) of the training's levels lies."""
+        return self.noise.sigma(u) * (self.residual or 1.0)
 
     def weight(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """What the squared error of x0 weighs in the loss."""
+        if self.residual is not None:
+            return self._weight(sigma / self.residual) / self.residual**2
+        return self._weight(sigma)
+
+    def _weight(self, sigma: Tensor) -> Tensor:
         if self.min_snr is not None:
             return sigma**-2.0 if self.min_snr == math.inf else (sigma**-2.0).clamp(max=self.min_snr)
         return self.scales(sigma)[1] ** -2.0

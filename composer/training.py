@@ -209,7 +209,7 @@ class StageTraining(L.LightningModule):
         drawn = [self.conditions.draw_keep(1, image.device, g) for g in generators]
         # The golden ratio's multiples fill (0, 1) evenly, however many there are.
         u = torch.tensor([(0.5 + item * (math.sqrt(5) - 1) / 2) % 1 for item in items], dtype=torch.float64)
-        sigma = self.denoiser.noise.sigma(u.float()).to(image.device)
+        sigma = self.denoiser.quantile(u.float()).to(image.device)
 
         def measure(name: str, keep: Keep, rows: Bool[Tensor, " b"]) -> None:
             keep = _known(keep, batch)

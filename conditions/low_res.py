@@ -39,8 +39,10 @@ class LowRes(Condition):
         image, level = value[:, :3], value[:, 3, 0, 0]
         if image.shape[-2:] != size:
             image = F.interpolate(image, size, mode="bilinear", align_corners=False)
+        kept = keep[:, None, None, None]
         return Conditioning(
-            spatial=torch.where(keep[:, None, None, None], self.encode(image), 0),
+            spatial=torch.where(kept, self.encode(image), 0),
+            origin=torch.where(kept, image, 0),
             vector=self._told(level, keep),
         )
 

@@ -9,14 +9,16 @@ import torch
 
 from composer.__main__ import main
 from composer.cascade import Cascade, Parts
-from composer.conditioning import ConditionSet
+from composer.conditioning import Conditioning, ConditionSet
 from composer.datasets import Crops, SceneImages
+from composer.denoiser import Denoiser, LogNormal
 from composer.editing import Original, edit
 from composer.gallery import read_recipe, save_png
 from composer.images import load_rgb
 from composer.low_res import GaussianBlur, GaussianNoise, LowRes, shrink
 from composer.recipe import again, recipe
-from composer.storage import from_run
+from composer.storage import build, from_run
+from composer.unet import UNet
 from conditions import LowRes as LowResCondition
 from conditions import Spatial
 
@@ -299,3 +301,23 @@ def test_the_command_line_reaches_every_stage(two, tmp_path, photos, capsys):
 def test_parts_know_no_low_res(two):
     with pytest.raises(KeyError, match="no condition low_res"):
         two.sample(Parts(low_res=torch.zeros(1, 4, 16, 16)))
+
+
+def test_working_on_the_residual_is_a_change_of_variables():
+    network, unit = build(UP["denoiser"]["init_args"]["network"], UNet), 0.2
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    plain, residual = Denoiser(network, LogNormal()), Denoiser(network, LogNormal(), residual=unit)
+    image, noise = torch.rand(2, 3, 16, 16), torch.randn(2, 3, 16, 16)
+    origin, sigma = torch.rand(2, 3, 16, 16), torch.tensor([0.1, 3.0])
+    cond = Conditioning(spatial=origin, origin=origin)
+    x, scaled = image + sigma[:, None, None, None] * noise, (image - origin) / unit
+    expected = origin + unit * plain((x - origin) / unit, sigma / unit, cond)
+    torch.testing.assert_close(residual(x, sigma, cond), expected)
+    loss = plain.loss(scaled, cond, sigma / unit, noise)
+    torch.testing.assert_close(residual.loss(image, cond, sigma, noise), loss, rtol=1e-4, atol=1e-5)
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    torch.testing.assert_close(residual.draw(5, generators[0]), unit * plain.draw(5, generators[1]))
+    torch.testing.assert_close(residual.sigmas(7), unit * plain.sigmas(7))
+    with pytest.raises(ValueError, match="residual above 0"):
+        Denoiser(network, LogNormal(), residual=0.0)

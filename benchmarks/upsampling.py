@@ -1,0 +1,104 @@
+"""How good the upsampler's images are, beside bicubic interpolation's, on Scenes rendered at its own size.
+
+The truth is rendered at 256 px and made small; what comes back from the small image is compared with it. Back: the
+result made small again, against the small image (PSNR). Edges: the mean squared difference of neighbouring pixels, as a
+share of the truth's. KID: in the features of the small CLIP of Scenes, of whole images and of tiles of 64 px, which is
+what that network reads without shrinking.
+
+    python benchmarks/upsampling.py --count 64 --json benchmarks/results/upsampling.json --picture docs/pictures/upsampled.png
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F
+
+from composer.adherence import quantise
+from composer.cascade import Cascade
+from composer.datasets import SceneImages
+from composer.files import write_atomically
+from composer.gallery import save_png, sheet
+from composer.low_res import shrink
+from composer.metrics import kid, read_by, tiles
+from decomposers import Semantics
+
+SHOWN = 5
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Mean over images, in dB; the range of [-1, 1] is 2."""
+    return float((10 * (4 / (a - b).square().mean((1, 2, 3)).clamp(min=1e-12)).log10()).mean())
+
+
+def edges(image: Tensor) -> float:
+    """Mean squared difference of neighbouring pixels."""
+    return float(image.diff(dim=2).square().mean() + image.diff(dim=3).square().mean())
+
+
+def row(image: Tensor, true: Tensor, small: Tensor) -> dict[str, float]:
+    image, features = quantise(image), read_by(Semantics(weights="asset:scenes_clip"))
+    half = len(true) // 2
+    return {
+        "back_db": psnr(shrink(image, true.shape[2] // small.shape[2]), small),
+        "truth_db": psnr(image, true),
+        "edges": edges(image) / edges(true),
+        "kid_tiles": kid(tiles(true, 64), tiles(image, 64), features).value,
+        "kid_tiles_of_others": kid(tiles(true[:half], 64), tiles(image[half:], 64), features).value,
+        "kid_whole": kid(true, image, features).value,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="scenes", help="a cascade, or an upsampler alone (default: what is shipped)")
+    parser.add_argument("--split", default="val", choices=("val", "novel"))
+    parser.add_argument("--count", type=int, default=64)
+    parser.add_argument("--steps", type=int, nargs="+", help="default: the model's own")
+    parser.add_argument("--augmentation", type=float, nargs="+", help="default: the model's own")
+    parser.add_argument("--rows", type=int, default=4, help="pictures drawn at a time")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--picture", type=Path)
+    o = parser.parse_args()
+    cascade = Cascade.load(o.model).to("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+    stage = cascade.stages[-1]
+    assert stage.low_res is not None
+    scenes = SceneImages(o.split, stage.size, o.count)
+    true = torch.stack([scenes.row(i, 0)["image"] for i in range(o.count)])
+    small = shrink(true, stage.low_res.scale)
+    bicubic = F.interpolate(small, true.shape[2:], mode="bicubic").clamp(-1, 1)
+    rows: dict[str, dict[str, float]] = {"true render": row(true, true, small), "bicubic": row(bicubic, true, small)}
+    shown = [F.interpolate(small[:SHOWN], true.shape[2:], mode="nearest"), bicubic[:SHOWN]]
+    for steps in o.steps or [stage.sampling.steps]:
+        for level in o.augmentation or [stage.sampling.augmentation]:
+            started, done = time.process_time(), []
+            for i in track(range(0, o.count, o.rows), f"{steps} steps, augmentation {level:g}"):
+                some = small[i : i + o.rows]
+                drawn = cascade.sample({}, image=some, seeds=range(i, i + len(some)), steps=steps, augmentation=level)
+                done.append(drawn.cpu())
+            taken = (time.process_time() - started) / o.count
+            name = f"ours, {steps} steps, augmentation {level:g}"
+            rows[name] = row(torch.cat(done), true, small) | {"seconds": taken}
+            last = torch.cat(done)[:SHOWN]
+    table = Table("64 -> 256", *rows["bicubic"], "seconds")
+    for name, values in rows.items():
+        table.add_row(name, *(f"{values.get(key, 0):.4f}" for key in (*rows["bicubic"], "seconds")))
+    Console(width=140).print(table)
+    if o.json:
+        write_atomically(
+            o.json, (json.dumps({"split": o.split, "count": o.count, "rows": rows}, indent=2) + "\n").encode()
+        )
+    if o.picture:
+        columns = ["64 px", "bicubic", "ours", "true render"]
+        images = [*shown, last, true[:SHOWN]]
+        save_png(o.picture, sheet([[c[i] for c in images] for i in range(SHOWN)], columns=columns))
+
+
+if __name__ == "__main__":
+    main()
