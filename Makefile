@@ -24,6 +24,7 @@ bench: $(READY)
 	$(RUN) benchmarks/unet.py --json benchmarks/results/unet.json
 	$(RUN) benchmarks/decompose.py --json benchmarks/results/decompose.json
 	$(RUN) benchmarks/scenes.py --json benchmarks/results/scenes.json
+	$(RUN) benchmarks/thresholding.py --json benchmarks/results/thresholding.json --plot docs/pictures/thresholding.png
 
 data/scenes64/scenes.json: $(READY)
 	$(RUN) -m composer scenes --split train --count 50000 --size 64 --out data/scenes64
