@@ -223,12 +223,21 @@ class SampleGrid(L.Callback):
         samples: Pictures sampled for each row from all of its conditions, with the averaged weights.
         steps: Steps of DPM-Solver++(2M).
         guidance: Weight of classifier-free guidance; 1 is none.
+        percentile: Of dynamic thresholding (see `threshold`); None clips.
     """
 
-    def __init__(self, count: int = 4, samples: int = 2, steps: int = 20, guidance: float = 2.0):
+    def __init__(
+        self,
+        count: int = 4,
+        samples: int = 2,
+        steps: int = 20,
+        guidance: float = 2.0,
+        percentile: float | None = None,
+    ):
         if min(count, samples, steps) < 1:
             raise ValueError("expected count, samples and steps of at least 1")
-        self.count, self.samples, self.steps, self.guidance = count, samples, steps, guidance
+        self.count, self.samples, self.steps = count, samples, steps
+        self.guidance, self.percentile = guidance, percentile
         self._batch: Batch = {}
 
     def on_validation_batch_start(
@@ -262,4 +271,5 @@ class SampleGrid(L.Callback):
             nothing = stage.conditions(reps, size, stage.conditions.keep_only([], b, image.device))
             terms = [Term(cond, self.guidance), Term(nothing, 1 - self.guidance)]
             noise = latents([seed * self.count + row for row in range(b)], tuple(image.shape[1:]), image.device)
-            return dpmpp_2m(threshold(guide(stage.denoiser, terms)), noise * float(sigmas[0]), sigmas)
+            bounded = threshold(guide(stage.denoiser, terms), self.percentile)
+            return dpmpp_2m(bounded, noise * float(sigmas[0]), sigmas)

@@ -255,11 +255,12 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument("--half", action="store_true", help="store weights with 16 bits")
     parser.add_argument("--guidance", type=float, default=2.0, help="the model's own guidance (default 2)")
     parser.add_argument("--steps", type=int, default=30, help="the model's own number of steps (default 30)")
+    parser.add_argument("--percentile", type=float, help="the model's own dynamic thresholding (default: clip)")
     parser.add_argument("--augmentation", type=float, default=0.0, help="an upsampler's own level of it (default 0)")
     o = parser.parse_args(args)
     path = o.run / "checkpoints" / "last.ckpt" if o.run.is_dir() else o.run
     config, weights = load_stage(path)
-    own = {"guidance": o.guidance, "steps": o.steps, "augmentation": o.augmentation}
+    own = {"guidance": o.guidance, "steps": o.steps, "percentile": o.percentile, "augmentation": o.augmentation}
     spec = from_run(config, o.name or o.out.name, own)
     cascade = Cascade.from_spec(spec, plugins)
     cascade.load_weights({spec["stages"][0]["file"]: weights})
