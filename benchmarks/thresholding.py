@@ -29,7 +29,7 @@ from torch import Tensor
 
 from composer.adherence import Evaluation, distances, quantise
 from composer.cascade import Cascade
-from composer.commands import sample_of
+from composer.evaluating import sample_of
 from composer.files import write_atomically
 from composer.gallery import save_png, sheet
 from composer.guidance import Term, guide, quantile, threshold

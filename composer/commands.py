@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import io
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -14,27 +13,22 @@ from typing import Any
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from safetensors.torch import save
 
 from . import editing
-from .adherence import Evaluation, distances, markdown, quantise
+from .adherence import distances, quantise
 from .captions import caption_folder
 from .cascade import Cascade
 from .checkpoint import load_stage
-from .datasets import ImageDataset, SceneImages, collate
 from .decomposition import Batch, Decomposer
+from .evaluating import evaluate
 from .files import write_atomically
-from .folder import ImageFolder
 from .gallery import decomposed, from_pil, read_recipe, save_png, sheet
 from .images import load_rgb
 from .options import (
-    SHIPPED,
     add_model,
     add_out,
-    add_precision,
-    add_sampling,
     asked,
     bar,
     load,
@@ -193,56 +187,6 @@ def edit(args: Sequence[str], plugins: Sequence[str]) -> None:
         shown.append(load_rgb(path).image)
     save_png(o.out / "sheet.png", sheet([shown], columns=["before", "region", *(f"seed {s}" for s in o.seeds)]))
     print(f"see {o.out / 'sheet.png'}")
-
-
-def evaluate(args: Sequence[str], plugins: Sequence[str]) -> None:
-    """Measure adherence: every condition alone, all together, and pairs from two images."""
-    parser = make_parser(
-        "evaluate", evaluate.__doc__, "scenes64 --data scenes:val --count 256 --seed 0 --json adherence.json"
-    )
-    parser.add_argument("model", nargs="?", default=SHIPPED, help=f"a model's folder, or {SHIPPED}, which is shipped")
-    parser.add_argument("--data", default="scenes:val", help="scenes:val, scenes:novel, or a folder of images")
-    parser.add_argument("--count", type=int, default=256, help="number of images (default 256)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rows", type=int, default=32, help="pictures drawn at a time (default 32)")
-    parser.add_argument("--alone", action="store_true", help="only every condition alone: half the work")
-    parser.add_argument("--json", type=Path, help="file to write the table to")
-    add_sampling(parser)
-    add_precision(parser)
-    o = parser.parse_args(args)
-    cascade = load(o, plugins)
-    batch = sample_of(o.data, o.count, cascade.stages[0].size)
-    with Progress(transient=True) as progress:
-        task = progress.add_task("drawing")
-        evaluation = Evaluation(
-            cascade, batch, o.seed, o.rows, progress=lambda n: progress.advance(task, n), changes=sampling(o)
-        )
-        progress.update(task, total=o.count * len(evaluation.scored) if o.alone else evaluation.count())
-        table = evaluation.singles() if o.alone else evaluation.table()
-    print(markdown(table))
-    if o.json is not None:
-        table["about"] = {name: getattr(o, name) for name in ("data", "count", "seed", "precision")}
-        table["about"] |= {"model": cascade.sha256, "sampling": sampling(o)}
-        write_atomically(o.json, (json.dumps(table, indent=2) + "\n").encode())
-
-
-def sample_of(data: str, count: int, size: int) -> Batch:
-    """A batch of `count` images from ``scenes:SPLIT`` or from a folder.
-
-    Raises:
-        ValueError: There are fewer.
-    """
-    dataset: ImageDataset
-    if data.startswith("scenes:"):
-        dataset = SceneImages(data.removeprefix("scenes:"), size, count)
-    else:
-        dataset = ImageFolder(data, size, captions="empty")
-    if len(dataset) < count:
-        raise ValueError(f"{data} holds {len(dataset)} images, fewer than --count {count}")
-    batch = collate([dataset.row(i, i) for i in range(count)])
-    if not any(batch["caption"]):
-        del batch["caption"]
-    return batch
 
 
 def export(args: Sequence[str], plugins: Sequence[str]) -> None:

@@ -59,6 +59,13 @@ class Decomposer(nn.Module, ABC):
         """
         raise ValueError(f"{type(self).__name__} reads images: expected an image file, found {text!r}")
 
+    def unread(self, text: str) -> tuple[str, ...]:
+        """The words of a text that never reach the representation: unknown ones, and those beyond its length.
+
+        None, unless a subclass that reads text says otherwise.
+        """
+        return ()
+
 
 class Decomposition(nn.ModuleDict):
     """Named decomposers, run together: in eval mode, without gradients, outside autocast."""

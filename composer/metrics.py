@@ -71,8 +71,8 @@ def kid(
 ) -> Kid:
     """Kernel distance of two sets of images; it has no bias, so it serves small samples too.
 
-    Where the fake images are made from the real ones (upsampled, say), the two are no independent draws, and the estimate
-    comes out too low, by much the same for every method: compare methods with each other and with the true images' own
+    Where the fake images are made from the real ones (upsampled, say), the two are no independent draws: the estimate
+    comes out too low, by much the same for every method. Compare methods with each other and with the true images' own
     distance, which is then below 0. Likewise for `tiles`, of which many come from one image.
 
     Args:

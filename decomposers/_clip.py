@@ -98,6 +98,10 @@ class ClipDecomposer(Decomposer):
         super().__init__()
         self._clip = load_clip(model, weights, type(self).__name__)  # shared, and no submodule: nobody saves it
 
+    def unread(self, text: str) -> tuple[str, ...]:
+        """See `Tokens.unread`."""
+        return () if self._clip.tokens is None else self._clip.tokens.unread(text)
+
 
 def load_clip(model: str, weights: str, who: str) -> Clip:
     """Loads a CLIP, or gives the one that is loaded already.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import lru_cache
+from string import punctuation
 from typing import Any
 
 import torch
@@ -80,6 +81,16 @@ class Tokens(Decomposer):
         """Reads a caption."""
         value: Tensor = self({"caption": [text]})
         return value
+
+    def unread(self, text: str) -> tuple[str, ...]:
+        """Words with a piece that is not in the vocabulary, and those beyond the length; punctuation aside."""
+        room, lost = self.length - 2, []
+        for word in text.split():
+            room -= len(_bpe().encode(word))
+            known = self._compact is None or all(p in self._compact for p in _bpe().encode(word.strip(punctuation)))
+            if room < 0 or not known:
+                lost.append(word)
+        return tuple(lost)
 
     def preview(self, value: Int[Tensor, "b n 2"]) -> Float[Tensor, "b 3 h w"]:
         """Writes the caption, as far as its pieces are known."""

@@ -7,7 +7,7 @@ import torch
 
 from composer.adherence import Evaluation
 from composer.cascade import Cascade
-from composer.commands import sample_of
+from composer.evaluating import sample_of
 
 ASSETS = Path(__file__).parent.parent / "composer" / "assets"
 
