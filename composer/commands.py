@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from safetensors.torch import save
 
