@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from composer.decomposition import Batch, Decomposer
 from composer.pretrained import locate
 
 from ._clip import barcode, cosine_distance
-from .tokens import captions_device
+from .tokens import captions_device, lost_words
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -90,6 +90,11 @@ class T5(Decomposer):
         """Reads a caption."""
         value: Tensor = self({"caption": [text]})
         return value
+
+    def unread(self, text: str) -> tuple[str, ...]:
+        """Words with a piece that T5 does not know, and those beyond the length."""
+        encode = partial(self._tokenizer.encode, add_special_tokens=False)
+        return lost_words(text, self.length - 1, encode, lambda piece: piece != self._tokenizer.unk_token_id)
 
     def preview(self, value: Float[Tensor, "b n d"]) -> Float[Tensor, "b 3 h w"]:
         """Draws the encodings' numbers, a line a word piece: they have no picture."""

@@ -1,6 +1,6 @@
 """Captions as ids of word pieces."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from string import punctuation
 from typing import Any
@@ -84,13 +84,8 @@ class Tokens(Decomposer):
 
     def unread(self, text: str) -> tuple[str, ...]:
         """Words with a piece that is not in the vocabulary, and those beyond the length; punctuation aside."""
-        room, lost = self.length - 2, []
-        for word in text.split():
-            room -= len(_bpe().encode(word))
-            known = self._compact is None or all(p in self._compact for p in _bpe().encode(word.strip(punctuation)))
-            if room < 0 or not known:
-                lost.append(word)
-        return tuple(lost)
+        known = (lambda piece: True) if self._compact is None else self._compact.__contains__
+        return lost_words(text, self.length - 2, _bpe().encode, known)
 
     def preview(self, value: Int[Tensor, "b n 2"]) -> Float[Tensor, "b 3 h w"]:
         """Writes the caption, as far as its pieces are known."""
@@ -100,6 +95,25 @@ class Tokens(Decomposer):
         """Share of the pieces that differ, of those that either caption has."""
         real = (wanted[..., 1] | got[..., 1]).bool()
         return ((wanted[..., 0] != got[..., 0]) & real).sum(1).float() / real.sum(1).clamp(min=1)
+
+
+def lost_words(
+    text: str, room: int, encode: Callable[[str], Sequence[int]], known: Callable[[int], bool]
+) -> tuple[str, ...]:
+    """The words of a text that have an unknown piece, punctuation aside, or find no room.
+
+    Args:
+        text: Words between spaces.
+        room: Pieces that the text may have.
+        encode: A word's pieces.
+        known: Whether a piece can be read.
+    """
+    lost = []
+    for word in text.split():
+        room -= len(encode(word))
+        if room < 0 or not all(map(known, encode(word.strip(punctuation)))):
+            lost.append(word)
+    return tuple(lost)
 
 
 def captions_device(batch: Batch) -> torch.device:

@@ -183,6 +183,12 @@ def test_a_caption_has_room_for_a_piece_and_its_end(folder):
 # Columns
 
 
+def test_words_that_are_unknown_or_cut_off_are_named(folder):
+    t5, text = T5(folder, 6), "a cat, a Ωmega at night"
+    assert t5.unread(text) == ("Ωmega", "at", "night")  # five pieces beside the end: a, cat and its comma, a
+    assert T5(folder, 40).unread(text) == ("Ωmega",) and T5(folder, 40).unread("a cat at night") == ()
+
+
 @pytest.fixture
 def photos(tmp_path):
     """Pictures of odd sizes, one of them without a caption and one that is none."""
