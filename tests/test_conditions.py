@@ -275,6 +275,7 @@ def test_words_are_pooled_as_deepfloyd_if_pools_them():
     pairs += [(ours.pool.to_key, theirs.pool.k_proj), (ours.pool.to_value, theirs.pool.v_proj)]
     for mine, other in pairs:
         nn.init.normal_(other.weight, std=0.2)
+        nn.init.normal_(other.bias, std=0.2)
         mine.load_state_dict(other.state_dict())
     ours.pool.query.copy_(theirs.pool.positional_embedding[0])
     words = torch.randn(3, 7, 128)

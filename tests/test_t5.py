@@ -12,13 +12,17 @@ from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from torch.nn.functional import cosine_similarity
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration, T5TokenizerFast
 
+from composer import callbacks
 from composer.__main__ import main
 from composer.caching import write_columns
 from composer.data import ImageData, ImageFolder
 from composer.datasets import collate
 from composer.decomposition import Decomposition
+from composer.guidance import threshold
+from composer.scenes import write
 from decomposers import T5, Palette, Sketch
 
+ROOT = Path(__file__).parents[1]
 CORPUS = ["a photo of a cat", "an astronaut riding a horse", "a cup of coffee on a wooden table", "a rocket at night"]
 CAPTIONS = ["a cat", "an astronaut riding a wooden horse at night on a table, a rocket", ""]
 SIZES = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
@@ -180,13 +184,13 @@ def test_a_caption_has_room_for_a_piece_and_its_end(folder):
     assert T5(folder, 2).from_text("a cat").shape == (1, 2, 33)
 
 
-# Columns
-
-
 def test_words_that_are_unknown_or_cut_off_are_named(folder):
     t5, text = T5(folder, 6), "a cat, a Ωmega at night"
     assert t5.unread(text) == ("Ωmega", "at", "night")  # five pieces beside the end: a, cat and its comma, a
     assert T5(folder, 40).unread(text) == ("Ωmega",) and T5(folder, 40).unread("a cat at night") == ()
+
+
+# Columns
 
 
 @pytest.fixture
@@ -259,8 +263,8 @@ def test_columns_are_what_the_decomposer_gives_and_training_reads_them(config, p
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_stopped_run_goes_on_and_keeps_what_is_there(config, photos, capsys):
     np.save(photos / "1.v2.t5.npy", np.full((2, 33), 7.0))
-    assert cache(config, "t5", changes=["--rows", "1"]) == 0
-    assert f"{photos}: 2 written, 1 kept, 1 refused" in capsys.readouterr().out
+    assert cache(config, "t5", "palette", changes=["--rows", "1"]) == 0
+    assert f"{photos}: 3 written, 0 kept, 1 refused" in capsys.readouterr().out
     assert np.load(photos / "1.v2.t5.npy").max() == 7 and np.load(photos / "0.v2.t5.npy").shape == (LENGTH, 33)
     before = (photos / "0.v2.t5.npy").stat().st_mtime_ns
     (photos / "2.v2.t5.npy").unlink()
@@ -330,3 +334,39 @@ def test_a_disk_that_is_too_small_is_noticed_first(photos, monkeypatch):
     with pytest.raises(OSError, match=r"4 rows of palette take about 0 MiB, 0 MiB are free"):
         write_columns(ImageFolder(str(photos), 32, captions="empty"), Decomposition({"palette": Palette()}))
     assert not list(photos.glob("*.npy"))
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore:.*LeafSpec:FutureWarning", "ignore:The '.*_dataloader' does not have"
+)
+def test_the_small_imagen_from_cached_text_to_a_picture(tmp_path, monkeypatch):
+    write("train", 4, 64, tmp_path / "scenes", workers=0)
+    own = ["-c", str(ROOT / "configs/scenes_imagen64.yaml"), "--data.train.init_args.path", str(tmp_path / "scenes")]
+    assert main(["cache", *own, "--names", "text"]) == 0
+    assert "text" in ImageFolder(str(tmp_path / "scenes"), 64).columns
+    thresholds = []
+    monkeypatch.setattr(callbacks, "threshold", lambda denoise, p: thresholds.append(p) or threshold(denoise, p))
+    small = {"width": 16, "multipliers": "[1, 2]", "blocks": "[0, 1]", "attention": "[2]", "head_dim": 16}
+    network = "--model.denoiser.init_args.network.init_args"
+    few = {f"{network}.{name}": value for name, value in small.items()}
+    few |= {"--trainer.max_steps": 2, "--trainer.val_check_interval": 2, "--trainer.accelerator": "cpu"}
+    few |= {"--data.batch_size": 2, "--data.validation.init_args.count": 2, "--grid.count": 1, "--grid.steps": 2}
+    few["--trainer.default_root_dir"] = tmp_path / "run"
+    assert main(["fit", *own, *(str(word) for option in few.items() for word in option)]) == 0
+    assert thresholds == [0.995, 0.995] and (tmp_path / "run/samples/0000002.png").exists()
+    model = str(tmp_path / "model")
+    assert main(["export", str(tmp_path / "run"), model, "--percentile", "0.995", "--guidance", "3"]) == 0
+    sampling = json.loads((tmp_path / "model/config.json").read_text())["stages"][0]["sampling"]
+    assert sampling["percentile"] == 0.995 and sampling["guidance"] == 3
+    words = [
+        "compose",
+        "--model",
+        model,
+        "--text",
+        "a red cube on sand",
+        "--steps",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(words) == 0 and (tmp_path / "out/000_seed0.png").exists()
