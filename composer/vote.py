@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from .files import write_atomically
@@ -76,8 +77,6 @@ def vote_page(path: Path, pairs: Sequence[Pair], models: tuple[str, str], seed: 
 
 def _picture(images: Float[Tensor, "n 3 h w"]) -> str:
     """A set of images as one, near to a square, without loss."""
-    from PIL import Image
-
     tiles = [to_pil(image) for image in images]
     width, height = tiles[0].size
     columns = math.ceil(math.sqrt(len(tiles)))
