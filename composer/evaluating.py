@@ -225,7 +225,7 @@ def _markdown(found: dict[str, Any]) -> str:
     """What `measure` gave, as Markdown."""
     lines = ["| metric | value |", "|---|---|"]
     if "fid" in found:
-        lines.append(f"| FID | {found['fid']:.3g} |")
+        lines.append(f"| FID | {found['fid']:.2f} |")
     if "kid" in found:
         lines.append(f"| KID | {found['kid']['value']:.4f} (spread of a subset {found['kid']['spread']:.4f}) |")
     if "clip" in found:
