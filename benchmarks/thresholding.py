@@ -205,7 +205,7 @@ def main() -> None:
         if args.plot:
             plot(drawn, true, args.plot)
         if args.samples:
-            columns = [f"{way}, guidance {guidance:g}" for guidance, way in SHOWN]
+            columns = [f"guidance {guidance:g}, {way}" for guidance, way in SHOWN]
             captions = sample["caption"][:4]
             cells = [[pictures[key][i] for key in SHOWN] for i in range(len(captions))]
             save_png(args.samples, sheet(cells, captions, columns))
