@@ -66,7 +66,7 @@ class Progress(ProgressBar):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
-        self._images += len(batch["image"]) * trainer.world_size
+        self._images += len(batch["seed"]) * trainer.world_size
         self._losses.append(outputs["loss"].detach())
         accumulating = (batch_idx + 1) % trainer.accumulate_grad_batches
         if not self._enabled or accumulating or trainer.global_step % trainer.log_every_n_steps:

@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -21,14 +21,23 @@ from .decomposition import Decomposer
 from .denoiser import Denoiser, NoiseLevels
 from .files import write_atomically
 from .low_res import Corruption
+from .prior.interface import Prior
 from .unet import UNet
 
 Spec = Mapping[str, Any]
 """How an object is built: ``{"class_path": "decomposers.Palette", "init_args": {...}}``, nested as needed."""
 
 FORMAT = 1
-MODULES = ("decomposers", "conditions", "composer", "composer.unet", "composer.denoiser", "composer.low_res")
-BUILDABLE = (Decomposer, Condition, Denoiser, NoiseLevels, UNet, Corruption)
+MODULES = (
+    "decomposers",
+    "conditions",
+    "composer",
+    "composer.unet",
+    "composer.denoiser",
+    "composer.low_res",
+    "composer.prior",
+)
+BUILDABLE = (Decomposer, Condition, Denoiser, NoiseLevels, UNet, Corruption, Prior)
 
 T = TypeVar("T")
 
@@ -95,15 +104,21 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, d
     write_atomically(folder / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
 
 
-def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], str]:
+def read_model(
+    folder: Path, parts: Literal["stages", "priors"] = "stages"
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], str]:
     """Reads a model's folder after checking every file against the manifest.
+
+    Args:
+        folder: The model's.
+        parts: What it has to consist of.
 
     Returns:
         The configuration, file name -> tensors, and the SHA-256 of the manifest, which names the model's exact state.
 
     Raises:
         FileNotFoundError: Not a model folder, or a file of it is missing.
-        ValueError: A file's bytes are not those that were saved, or the format is another.
+        ValueError: A file's bytes are not those that were saved, or the format or the kind of model is another.
     """
     if not (folder / "manifest.json").is_file():
         raise FileNotFoundError(
@@ -119,7 +134,10 @@ def read_model(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor
     config = json.loads((folder / "config.json").read_text())
     if config.get("format") != FORMAT:
         raise ValueError(f"expected a model of format {FORMAT}, found {config.get('format')}: update the package")
-    weights = {stage["file"]: load_file(folder / stage["file"]) for stage in config["stages"]}
+    if parts not in config:
+        found = "a prior: composer.Prior.load reads it, --prior names it" if "priors" in config else "none"
+        raise ValueError(f"expected a model with {parts} at {folder}, found {found}")
+    weights = {part["file"]: load_file(folder / part["file"]) for part in config[parts]}
     return config, weights, digest(folder / "manifest.json")
 
 

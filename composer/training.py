@@ -234,12 +234,7 @@ class StageTraining(L.LightningModule):
 
     def rate(self, step: int) -> float:
         """The learning rate at a step, as a share of its peak."""
-        rising = min(1.0, (step + 1) / (self.warmup_steps + 1))
-        if self.decay_steps is None or step < self.warmup_steps:
-            return rising
-        return 0.5 + 0.5 * math.cos(
-            math.pi * min(1.0, (step - self.warmup_steps) / (self.decay_steps - self.warmup_steps))
-        )
+        return rate(step, self.warmup_steps, self.decay_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped"] = self.skipped
@@ -251,6 +246,20 @@ class StageTraining(L.LightningModule):
         self.skipped = checkpoint.get("skipped", 0)
         if self.trainer.state.fn != "fit":
             checkpoint["state_dict"] = checkpoint["state_dict"] | checkpoint.get("ema", {})
+
+
+def rate(step: int, warmup_steps: int, decay_steps: int | None) -> float:
+    """A learning rate as a share of its peak: rising for `warmup_steps`, then a cosine that reaches 0 at `decay_steps`.
+
+    Args:
+        step: Counted from 0.
+        warmup_steps: Steps of the rise.
+        decay_steps: None holds the peak.
+    """
+    rising = min(1.0, (step + 1) / (warmup_steps + 1))
+    if decay_steps is None or step < warmup_steps:
+        return rising
+    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warmup_steps) / (decay_steps - warmup_steps)))
 
 
 def _known(keep: Keep, batch: Mapping[str, Any]) -> Keep:

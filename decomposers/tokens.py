@@ -117,9 +117,9 @@ def lost_words(
 
 
 def captions_device(batch: Batch) -> torch.device:
-    """Where what is read from captions goes: to the images beside them, else to the CPU."""
-    device: torch.device = batch["image"].device if "image" in batch else torch.device("cpu")
-    return device
+    """Where what is read from captions goes: to the images or the seeds beside them, else to the CPU."""
+    beside = batch.get("image", batch.get("seed"))
+    return torch.device("cpu") if beside is None else beside.device
 
 
 def _compact(words: str) -> dict[int, int]:

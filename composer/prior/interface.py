@@ -1,0 +1,253 @@
+"""What every prior is: something that draws image embeddings for captions, and a folder on disk."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from composer.decomposition import Batch, Decomposer, Decomposition
+from composer.samplers import Progress
+from composer.transformer import CausalTransformer
+
+TEXT, SEMANTICS = "text", "semantics"
+"""Names of what a prior's data has to give: captions as `decomposers.Caption` encodes them, and image embeddings."""
+
+FILE = "prior.safetensors"
+
+
+class Prior(nn.Module, ABC):
+    """p(semantics | caption): draws CLIP image embeddings that go with a caption (unCLIP, section 2.2).
+
+    A caption arrives as the same CLIP encodes it: a sequence of words, then the sentence's embedding, its first `dim`
+    channels; the last channel is 1 where an entry is real. A row that was dropped and one without a caption are the
+    same. Embeddings are of unit length times sqrt(dim), those of images and of texts.
+
+    Args:
+        dim: Width of CLIP's embeddings.
+        caption_dim: Channels of an encoded caption, without the mask.
+        width: Channels of the transformer.
+        layers: Number of its blocks.
+        heads: Attention heads of a block.
+        length: The most words of a caption.
+        guidance: Weight of classifier-free guidance while sampling; 1 is none.
+
+    Attributes:
+        encode: Encodes captions, once `reads` has said how.
+        spec: The configuration that it was loaded from.
+        sha256: Names the exact state that was loaded; empty for a prior that was never saved.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        caption_dim: int,
+        width: int,
+        layers: int,
+        heads: int,
+        length: int = 77,
+        guidance: float = 1.0,
+    ):
+        super().__init__()
+        self.dim, self.guidance = dim, guidance
+        self.captions = CaptionTokens(dim, caption_dim, width, length)
+        self.transformer = CausalTransformer(width, layers, heads)
+        self.encode: Callable[[Batch], Tensor] | None = None
+        self.spec: dict[str, Any] = {}
+        self.sha256 = ""
+
+    @abstractmethod
+    def loss(
+        self,
+        semantics: Float[Tensor, "b d"],
+        caption: Float[Tensor, "b n c"],
+        keep: Bool[Tensor, " b"],
+        generator: torch.Generator,
+    ) -> Float[Tensor, " b"]:
+        """What training makes small, a row each.
+
+        Args:
+            semantics: Image embeddings.
+            caption: Encoded captions.
+            keep: False where a row loses its text, for guidance.
+            generator: What is drawn from, on the CPU.
+        """
+
+    @abstractmethod
+    def draw(
+        self,
+        caption: Float[Tensor, "b n c"],
+        seeds: Sequence[int],
+        guidance: float,
+        progress: Progress,
+    ) -> Float[Tensor, "b d"]:
+        """Draws one embedding for each encoded caption, from its own seed; the length is still free."""
+
+    def adopt(self, statistics: Mapping[str, Tensor]) -> None:
+        """Takes over what was measured on the training data before the training.
+
+        Raises:
+            ValueError: This prior needs none, or other ones.
+        """
+        raise ValueError(f"{type(self).__name__} needs no statistics of the data")
+
+    def check_ready(self) -> None:
+        """Raises a ValueError where something has to happen before this prior can train or sample."""
+
+    def reads(self, decomposer: Decomposer) -> "Prior":
+        """Sets what encodes captions. It belongs to the data: it is neither trained nor saved with the weights."""
+        self.encode = decomposer.eval().forward
+        return self
+
+    @torch.no_grad()
+    def sample(
+        self,
+        captions: Sequence[str],
+        n: int = 1,
+        seeds: Sequence[int] | None = None,
+        guidance: float | None = None,
+        progress: Progress | None = None,
+    ) -> Float[Tensor, "b d"]:
+        """Draws image embeddings for captions, ready for `Cascade.sample` as its ``semantics``.
+
+        Args:
+            captions: What the images are to show; "" asks for anything.
+            n: Embeddings a caption.
+            seeds: One a row; a row depends on its caption and its seed alone. None counts from 0.
+            guidance: Weight of classifier-free guidance; None is the prior's own.
+            progress: Wraps the steps.
+
+        Returns:
+            `n` rows for the first caption, then those of the next one; unit length times sqrt(dim).
+
+        Raises:
+            ValueError: The number of seeds is not that of the rows, or nothing encodes captions here.
+        """
+        rows = len(captions) * n
+        seeds = range(rows) if seeds is None else seeds
+        if isinstance(captions, str) or not rows or len(seeds) != rows:
+            raise ValueError(
+                f"expected a list of captions, n of at least 1 and {rows} seeds (one a row), found {captions!r}, {n} "
+                f"and {len(seeds)} seeds"
+            )
+        if self.encode is None:
+            raise ValueError("this prior cannot read captions: load it with Prior.load, or tell it by prior.reads(...)")
+        self.check_ready()
+        weight = next(self.parameters())
+        caption = self.encode({"caption": list(captions)}).to(weight).repeat_interleave(n, dim=0)
+        guidance = self.guidance if guidance is None else guidance
+        was_training = self.training
+        drawn = self.eval().draw(caption, list(seeds), guidance, progress or _silent)
+        self.train(was_training)
+        return to_sphere(drawn)
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any], plugins: Collection[str] = (), folder: Path | None = None) -> "Prior":
+        """Builds a prior with fresh weights from its configuration.
+
+        Raises:
+            ValueError: The configuration is not that of a prior, or names something that is not on the closed list.
+        """
+        from composer.storage import build  # which has this class on its list
+
+        prior = build(spec["priors"][0], cls, plugins, folder)
+        prior.reads(build(spec["decomposers"][TEXT], Decomposer, plugins, folder))
+        prior.spec = dict(spec)
+        return prior
+
+    @classmethod
+    def load(cls, folder: str | Path, plugins: Collection[str] = ()) -> "Prior":
+        """Loads a prior's folder, or a prior that the package ships by its name (``scenes_prior_diffusion``).
+
+        Raises:
+            FileNotFoundError: There is no model at that place, or a file of it is missing.
+            ValueError: It is another kind of model, files are damaged, weights and configuration do not belong
+                together, or the configuration names something that is not on the closed list.
+        """
+        from composer.storage import find_model, load_strictly, read_model
+
+        path = find_model(folder)
+        config, weights, sha256 = read_model(path, "priors")
+        prior = cls.from_spec(config, plugins, path)
+        load_strictly(prior, weights[FILE], str(path))
+        prior.sha256 = sha256
+        return prior.eval()
+
+    def save(self, folder: str | Path, card: str = "", dtype: torch.dtype = torch.float32) -> None:
+        """Saves the prior as a folder: weights, configuration, manifest and card.
+
+        Args:
+            folder: Where to.
+            card: The model card, Markdown.
+            dtype: Precision of the weights on disk; torch.float16 halves the size.
+        """
+        from composer.storage import write_model
+
+        write_model(Path(folder), self.spec, {FILE: {k: v.to(dtype) for k, v in self.state_dict().items()}}, card)
+
+    def reader_of_images(self, plugins: Collection[str] = ()) -> Decomposition:
+        """What reads the embeddings of images that this prior was trained on, under the name ``semantics``."""
+        from composer.storage import build
+
+        return Decomposition({SEMANTICS: build(self.spec["decomposers"][SEMANTICS], Decomposer, plugins)})
+
+
+class CaptionTokens(nn.Module):
+    """The first tokens of a prior's sequence: a caption's words, then the text embedding.
+
+    Words stand at the sequence's begin, so that positions which no caption of a batch uses can be left out.
+
+    Args:
+        dim: Width of CLIP's embeddings.
+        caption_dim: Channels of an encoded caption, without the mask.
+        width: Channels of a token.
+        length: The most words.
+    """
+
+    def __init__(self, dim: int, caption_dim: int, width: int, length: int):
+        super().__init__()
+        if dim > caption_dim:
+            raise ValueError(f"expected caption_dim to hold the embedding's {dim} channels, found {caption_dim}")
+        self.dim, self.length = dim, length
+        self.word, self.text = nn.Linear(caption_dim, width), nn.Linear(dim, width)
+        self.position = nn.Parameter(torch.randn(length, width) * 0.02)
+        self.nothing = nn.Parameter(torch.randn(width) * 0.02)
+
+    def forward(
+        self, caption: Float[Tensor, "b n c"], keep: Bool[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b m w"], Bool[Tensor, "b m"]]:
+        """Gives the tokens and which of them are real; of a row without text that is a learned one alone.
+
+        Raises:
+            ValueError: A caption has more words than there are positions.
+        """
+        given = keep & (caption[:, -1, -1] > 0.5)
+        words, real = caption[:, :-1, :-1], (caption[:, :-1, -1] > 0.5) & given[:, None]
+        if real.device.type == "cpu":  # elsewhere a shape that depends on values would wait for the device
+            longest = int((real * torch.arange(1, real.shape[1] + 1)).max())
+            words, real = words[:, :longest], real[:, :longest]
+        n = words.shape[1]
+        if n > self.length:
+            raise ValueError(f"this prior reads captions of at most {self.length} words, found {n}")
+        text = torch.where(given[:, None], self.text(text_embedding(caption, self.dim)), self.nothing)
+        tokens = torch.cat([self.word(words) + self.position[:n], text[:, None]], dim=1)
+        return tokens, torch.cat([real, torch.ones_like(given)[:, None]], dim=1)
+
+
+def text_embedding(caption: Float[Tensor, "b n c"], dim: int) -> Float[Tensor, "b {dim}"]:
+    """The sentence's embedding of encoded captions, of unit length times sqrt(dim); 0 where there is no caption."""
+    return to_sphere(caption[:, -1, :dim])
+
+
+def to_sphere(embedding: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+    """Embeddings of unit length times sqrt(d), so that each number is about 1 in size."""
+    return F.normalize(embedding, dim=1) * math.sqrt(embedding.shape[1])
+
+
+def _silent(steps: Sequence[int]) -> Sequence[int]:
+    return steps

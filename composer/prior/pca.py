@@ -1,0 +1,133 @@
+"""Principal components of image embeddings, cut into buckets: the code that an autoregressive prior predicts."""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from .interface import to_sphere
+
+DOT_QUANTILES = 1024
+"""Shares at which the distribution of the dot products is known."""
+
+
+def fit(semantics: Float[Tensor, "n d"], text: Float[Tensor, "n d"]) -> dict[str, Tensor]:
+    """Finds the principal components of image embeddings, and how these agree with their captions.
+
+    Args:
+        semantics: Image embeddings, one an image.
+        text: Text embeddings of the same images' captions.
+
+    Returns:
+        ``mean`` (d,), ``components`` (d d), one a row, in order of falling variance; ``variance`` (d,); ``low`` and
+        ``high`` (d,), the range of each component; ``dots``, quantiles of the cosine of image and text embedding.
+
+    Raises:
+        ValueError: There are too few rows to know anything.
+    """
+    n, d = semantics.shape
+    if n <= d:
+        raise ValueError(f"expected more than {d} embeddings to find their {d} principal components, found {n}")
+    wide = semantics.double()
+    mean = wide.mean(0)
+    centred = wide - mean
+    variance, components = torch.linalg.eigh(centred.T @ centred / n)
+    components = components.T.flip(0)
+    # of either sign, the one whose largest number is positive, so that everybody finds the same
+    components = components * components.gather(1, components.abs().argmax(1, keepdim=True)).sign()
+    projected = centred @ components.T
+    dots = (to_sphere(semantics) * to_sphere(text)).mean(1).double()
+    found = {
+        "mean": mean,
+        "components": components,
+        "variance": variance.flip(0).clamp(min=0),
+        "low": projected.amin(0),
+        "high": projected.amax(0),
+        "dots": _quantiles(dots, DOT_QUANTILES),
+    }
+    return {name: value.float() for name, value in found.items()}
+
+
+def _quantiles(values: Float[Tensor, " n"], count: int) -> Float[Tensor, " m"]:
+    """`count` + 1 quantiles, the ends among them; torch.quantile refuses large inputs."""
+    ordered = values.sort().values
+    position = torch.linspace(0, len(ordered) - 1, count + 1, dtype=torch.float64)
+    low = position.long()
+    return torch.lerp(ordered[low], ordered[(low + 1).clamp(max=len(ordered) - 1)], position - low)
+
+
+def dimensions_for(variance: Float[Tensor, " d"], share: float) -> int:
+    """How many of the leading components keep a share of the variance.
+
+    Args:
+        variance: Of each component, falling.
+        share: In (0, 1], such as 0.99.
+    """
+    kept = variance.double().cumsum(0) / variance.double().sum()
+    return min(int((kept < share - 1e-12).sum()) + 1, len(variance))
+
+
+class Codebook(nn.Module):
+    """Turns embeddings into integers and back: one a component, each component's range cut into equal buckets.
+
+    Args:
+        dim: Width of the embeddings.
+        dimensions: Leading components that are kept; 319 of 1024 in the paper.
+        buckets: Buckets a component; 1,024 in the paper.
+    """
+
+    mean: Tensor
+    components: Tensor
+    low: Tensor
+    high: Tensor
+    dots: Tensor
+
+    def __init__(self, dim: int, dimensions: int, buckets: int):
+        super().__init__()
+        if not 1 <= dimensions <= dim or buckets < 2:
+            raise ValueError(f"expected 1 to {dim} dimensions and at least 2 buckets, found {dimensions} and {buckets}")
+        self.dim, self.dimensions, self.buckets = dim, dimensions, buckets
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("components", torch.zeros(dimensions, dim))
+        self.register_buffer("low", torch.zeros(dimensions))
+        self.register_buffer("high", torch.zeros(dimensions))
+        self.register_buffer("dots", torch.zeros(DOT_QUANTILES + 1))
+
+    def adopt(self, found: Mapping[str, Tensor]) -> None:
+        """Takes over what `fit` found.
+
+        Raises:
+            ValueError: It was found on embeddings of another width, or is something else.
+        """
+        own = dict(self.named_buffers())
+        rows = {"components", "low", "high"}
+        cut = {name: found[name][: self.dimensions] if name in rows else found[name] for name in own if name in found}
+        wrong = [name for name, value in own.items() if name not in cut or cut[name].shape != value.shape]
+        if wrong:
+            raise ValueError(
+                f"expected the principal components of embeddings of width {self.dim} (`python -m composer pca` writes "
+                f"them); {', '.join(wrong)} is missing or of another shape"
+            )
+        for name, value in own.items():
+            value.copy_(cut[name])
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there is anything to code with."""
+        return bool((self.high > self.low).all())
+
+    def encode(self, semantics: Float[Tensor, "b d"]) -> Int[Tensor, "b k"]:
+        """The bucket of each component; what lies beyond the range that was seen goes to the outermost."""
+        share = ((semantics.float() - self.mean) @ self.components.T - self.low) / (self.high - self.low)
+        return (share * self.buckets).floor().long().clamp(0, self.buckets - 1)
+
+    def decode(self, codes: Int[Tensor, "b k"]) -> Float[Tensor, "b d"]:
+        """The embedding in the middle of the buckets."""
+        projected = torch.lerp(self.low, self.high, (codes + 0.5) / self.buckets)
+        return projected @ self.components + self.mean
+
+    def rank(self, dot: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """The share, in [0, 1), of the images seen whose cosine with their text is smaller."""
+        below = torch.searchsorted(self.dots, dot.float().contiguous(), right=True)
+        return ((below - 1).clamp(min=0) / DOT_QUANTILES).clamp(max=1 - 1e-6)

@@ -1,0 +1,136 @@
+"""Transformers over sequences of tokens: a block, and a causal stack that remembers what it has read."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Keys and values of new positions -> those of all positions so far, (b heads n c) each."""
+
+
+class Block(nn.Module):
+    """Attention and an MLP, each behind a layer norm.
+
+    Args:
+        width: Channels of a token.
+        heads: Attention heads, a divisor of the width.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(
+        self, x: Float[Tensor, "b n c"], attended: Bool[Tensor, "#b 1 #n m"] | None, extend: Extend | None = None
+    ) -> Float[Tensor, "b n c"]:
+        """Processes n positions.
+
+        Args:
+            x: Their tokens.
+            attended: Which of m positions each of them looks at; None is all.
+            extend: Puts the keys and values of earlier positions before theirs; None has no earlier ones.
+        """
+        q, k, v = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        if extend is not None:
+            k, v = extend(k, v)
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v, attended).transpose(1, 2).flatten(2))
+        x = x + self.mlp(self.mlp_norm(x))
+        return x
+
+
+class Memory:
+    """What a causal transformer has read of a sequence, so that each later position costs itself alone.
+
+    Args:
+        capacity: The most positions that it will hold.
+
+    Attributes:
+        length: Positions that it holds.
+    """
+
+    def __init__(self, capacity: int):
+        self.capacity, self.length = capacity, 0
+        self._real: Tensor | None = None
+        self._blocks: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def rewind(self, length: int) -> None:
+        """Forgets what came after the first `length` positions."""
+        self.length = min(self.length, length)
+
+    def mark(self, real: Bool[Tensor, "b n"]) -> Bool[Tensor, "b m"]:
+        """Notes which of the positions that come next are real; gives this for all positions so far."""
+        end = self.length + real.shape[1]
+        if end > self.capacity:
+            raise ValueError(f"expected at most {self.capacity} positions, found {end}")
+        if self._real is None:
+            self._real = real.new_empty(len(real), self.capacity)
+        self._real[:, self.length : end] = real
+        return self._real[:, :end]
+
+    def extend(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Appends a block's keys and values; gives those of all positions so far."""
+        if block not in self._blocks:
+            shape = (*k.shape[:2], self.capacity, k.shape[3])
+            self._blocks[block] = k.new_empty(shape), v.new_empty(shape)
+        end = self.length + k.shape[2]
+        keys, values = self._blocks[block]
+        keys[:, :, self.length : end], values[:, :, self.length : end] = k, v
+        return keys[:, :, :end], values[:, :, :end]
+
+
+class CausalTransformer(nn.Module):
+    """A stack of blocks in which each position looks at itself and at the real ones before it.
+
+    Args:
+        width: Channels of a token.
+        layers: Number of blocks.
+        heads: Attention heads of a block, a divisor of the width.
+    """
+
+    def __init__(self, width: int, layers: int, heads: int):
+        super().__init__()
+        if layers < 1 or heads < 1 or width % heads:
+            raise ValueError(
+                f"expected layers and heads of at least 1 and a width that the heads divide, found {layers}, {heads} "
+                f"and {width}"
+            )
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n c"],
+        real: Bool[Tensor, "b n"],
+        memory: Memory | None = None,
+        branch: Int[Tensor, " n"] | None = None,
+    ) -> Float[Tensor, "b n c"]:
+        """Reads n positions.
+
+        Args:
+            x: Their tokens.
+            real: False where a position is padding, which no other one looks at.
+            memory: What was read before, to which these positions are added; for sampling, without gradients.
+            branch: For several continuations of one beginning in one sequence: 0 at the positions that all see, else
+                the number of the continuation, which sees itself and those; without a memory. None is 0 everywhere.
+        """
+        start = 0 if memory is None else memory.length
+        known = real if memory is None else memory.mark(real)
+        columns = torch.arange(known.shape[1], device=x.device)
+        rows = columns[start:, None]
+        # a position of padding sees itself, so that its attention is a number; nobody reads it
+        attended = (columns <= rows) & known[:, None, None] | (columns == rows)
+        if branch is not None:
+            attended &= (branch == 0) | (branch == branch[:, None])
+        for i, block in enumerate(self.blocks):
+            x = block(x, attended, None if memory is None else partial(memory.extend, i))
+        if memory is not None:
+            memory.length += real.shape[1]
+        normed: Tensor = self.norm(x)
+        return normed

@@ -1,0 +1,525 @@
+"""Priors against exact oracles: closed-form posteriors, enumerated distributions, numpy's SVD, torch's transformer."""
+
+import itertools
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from composer import Cascade
+from composer.decomposition import Decomposer
+from composer.prior import AutoregressivePrior, DiffusionPrior, Prior
+from composer.prior.autoregressive import choose
+from composer.prior.interface import text_embedding, to_sphere
+from composer.prior.pca import DOT_QUANTILES, Codebook, dimensions_for, fit
+from composer.samplers import cosine_sigmas, latents
+from composer.transformer import CausalTransformer, Memory
+
+DIM, WORDS = 6, 5
+TINY = {"dim": DIM, "caption_dim": 8, "width": 16, "layers": 2, "heads": 2, "length": WORDS}
+
+
+class Read(Decomposer):
+    """Encodes a caption by its letters: one entry a word, then the sentence."""
+
+    def forward(self, batch):
+        rows = []
+        for caption in batch["caption"]:
+            words = caption.split()[:WORDS]
+            row = torch.zeros(WORDS + 1, 9)
+            for i, word in enumerate(words):
+                row[i, :8] = torch.randn(8, generator=torch.Generator().manual_seed(sum(map(ord, word))))
+                row[i, 8] = 1
+            if words:
+                row[-1] = row[:-1].sum(0)
+                row[-1, DIM:8], row[-1, 8] = 0, 1
+            rows.append(row)
+        return torch.stack(rows)
+
+    def preview(self, value):
+        raise NotImplementedError
+
+    def distance(self, wanted, got):
+        raise NotImplementedError
+
+
+def livened(prior):
+    """Weights with something to say, whatever a fresh network starts with."""
+    with torch.no_grad():
+        for parameter in prior.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return prior.eval()
+
+
+def embeddings(n=400, d=DIM):
+    mixing = torch.randn(d, d, generator=torch.Generator().manual_seed(5))
+    return to_sphere(torch.randn(n, d, generator=torch.Generator().manual_seed(6)) @ mixing + 0.5)
+
+
+def diffusion(**changes):
+    return livened(DiffusionPrior(**TINY | {"steps": 8} | changes)).reads(Read())
+
+
+def autoregressive(**changes):
+    prior = livened(AutoregressivePrior(**TINY | {"dimensions": 3, "buckets": 8, "dot_buckets": 4} | changes))
+    z = embeddings()
+    prior.adopt(fit(z, z + torch.randn(z.shape, generator=torch.Generator().manual_seed(7))))
+    return prior.reads(Read())
+
+
+KINDS = pytest.mark.parametrize("make", [diffusion, autoregressive])
+CAPTIONS = ["a red cube", "two small green cones on", "sky"]
+
+
+# The transformer
+
+
+def test_the_transformer_is_torchs_own_with_a_causal_mask():
+    ours, theirs = CausalTransformer(16, 2, 4), []
+    for block in ours.blocks:
+        layer = nn.TransformerEncoderLayer(16, 4, 64, 0.0, "gelu", norm_first=True, batch_first=True)
+        attention = {"in_proj_weight": block.qkv.weight, "in_proj_bias": block.qkv.bias}
+        attention |= {"out_proj.weight": block.out.weight, "out_proj.bias": block.out.bias}
+        layer.self_attn.load_state_dict(attention)
+        for own, other in (
+            (block.attention_norm, layer.norm1),
+            (block.mlp_norm, layer.norm2),
+            (block.mlp[0], layer.linear1),
+            (block.mlp[2], layer.linear2),
+        ):
+            other.load_state_dict(own.state_dict())
+        theirs.append(layer)
+    x, mask = torch.randn(3, 7, 16), nn.Transformer.generate_square_subsequent_mask(7)
+    expected = x
+    for layer in theirs:
+        expected = layer(expected, mask, is_causal=True)
+    torch.testing.assert_close(ours(x, torch.ones(3, 7, dtype=torch.bool)), F.layer_norm(expected, (16,)))
+
+
+@torch.no_grad()
+def test_padding_changes_nothing_for_others_and_memory_nothing_at_all():
+    network, x = CausalTransformer(16, 2, 4), torch.randn(2, 7, 16)
+    real = torch.ones(2, 7, dtype=torch.bool)
+    real[0, :2] = False
+    whole = network(x, real)
+    torch.testing.assert_close(whole[:1, 2:], network(x[:1, 2:], real[:1, 2:]))
+    memory = Memory(8)
+    parts = [network(x[:, a:b], real[:, a:b], memory) for a, b in ((0, 3), (3, 4), (4, 7))]
+    torch.testing.assert_close(torch.cat(parts, 1), whole)
+    memory.rewind(3)
+    torch.testing.assert_close(network(x[:, 3:], real[:, 3:], memory), whole[:, 3:])
+    with pytest.raises(ValueError, match="at most 8 positions, found 9"):
+        network(x[:, :2], real[:, :2], memory)
+
+
+# Principal components and buckets
+
+
+def test_components_are_those_of_numpys_svd():
+    z = embeddings(d=9)
+    found = fit(z, z)
+    wide = z.double().numpy()
+    _, s, vt = np.linalg.svd(wide - wide.mean(0))
+    np.testing.assert_allclose(found["variance"], s**2 / len(z), rtol=1e-5)
+    assert (np.diff(found["variance"]) <= 0).all()
+    np.testing.assert_allclose(np.abs((found["components"].numpy() * vt).sum(1)), 1, atol=1e-5)
+    shares = (s**2).cumsum() / (s**2).sum()
+    for share in (0.5, 0.9, 0.99, 1.0):
+        assert dimensions_for(found["variance"], share) == min(int(np.argmax(shares >= share - 1e-12)) + 1, 9)
+    with pytest.raises(ValueError, match="more than 9 embeddings"):
+        fit(z[:9], z[:9])
+
+
+def test_what_is_left_out_is_the_variance_of_the_other_components():
+    z = embeddings()
+    book, found = Codebook(DIM, 3, 4096), fit(z, z)
+    book.adopt(found)
+    lost = (book.decode(book.encode(z)) - z).square().sum(1).mean()
+    torch.testing.assert_close(lost, found["variance"][3:].sum(), rtol=1e-3, atol=1e-6)
+
+
+def test_buckets_are_as_wide_as_they_say_and_codes_come_back():
+    z = embeddings()
+    book = Codebook(DIM, DIM, 64)
+    assert not book.fitted
+    book.adopt(fit(z, z))
+    assert book.fitted
+    error = (book.decode(book.encode(z)) - z) @ book.components.T
+    assert (error.abs() <= (book.high - book.low) / 64 / 2 + 1e-5).all()
+    codes = torch.randint(0, 64, (200, DIM))
+    assert torch.equal(book.encode(book.decode(codes)), codes)
+    assert book.encode(z).amin() == 0 and book.encode(z).amax() == 63
+    assert book.encode(100 * z).amin() == 0 and book.encode(100 * z).amax() == 63
+    with pytest.raises(ValueError, match="of width 5"):
+        Codebook(5, 5, 64).adopt(fit(z, z))
+
+
+def test_the_rank_of_a_dot_product_is_the_share_below_it():
+    z, text = embeddings(5000), embeddings(5000).roll(1, 0)
+    book = Codebook(DIM, 2, 4)
+    book.adopt(fit(z, text))
+    cosine = F.cosine_similarity(z, text)
+    expected = (cosine[:, None] > cosine).double().mean(1)
+    assert (book.rank(cosine) - expected).abs().max() < 2 / DOT_QUANTILES
+    assert book.rank(torch.tensor([-2.0, 2.0])).tolist() == [0, pytest.approx(1, abs=1e-5)]
+    assert book.rank(torch.tensor([2.0])) < 1
+
+
+# The autoregressive prior
+
+
+def test_choosing_follows_a_handmade_distribution_exactly():
+    p = torch.tensor([0.1, 0.0, 0.6, 0.3], dtype=torch.float64)
+    chance = torch.arange(1000, dtype=torch.float64) / 1000
+    counts = torch.bincount(choose(p.log().expand(1000, 4), chance), minlength=4)
+    assert (counts - 1000 * p).abs().max() <= 1 and counts[1] == 0
+
+
+@torch.no_grad()
+def every_code(prior, caption, keep, dot):
+    """All codes, and the logits of each."""
+    codes = torch.tensor(list(itertools.product(range(prior.codebook.buckets), repeat=prior.dimensions)))
+    n = len(codes)
+    return codes, prior(codes, dot.expand(n), caption.expand(n, -1, -1), torch.full((n,), keep))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_sampled_codes_have_the_frequencies_of_the_enumerated_joint(guidance):
+    prior = autoregressive(dimensions=2, buckets=4, dot_buckets=1)
+    caption, dot = Read()({"caption": ["a red cube"]}), torch.zeros(1, dtype=torch.long)
+    codes, logits = every_code(prior, caption, True, dot)
+    nothing = every_code(prior, caption, False, dot)[1]
+    guided = (guidance * logits + (1 - guidance) * nothing).log_softmax(2)
+    joint = guided.gather(2, codes[..., None]).sum((1, 2)).exp()
+    torch.testing.assert_close(joint.sum(), torch.tensor(1.0))
+    n = 10_000
+    drawn = prior.draw(caption.expand(n, -1, -1), range(n), guidance, lambda steps: steps)
+    found = prior.codebook.encode(drawn)
+    counts = torch.bincount(found[:, 0] * 4 + found[:, 1], minlength=16)
+    chi = ((counts - n * joint).square() / (n * joint)).sum()
+    assert chi < 44  # 15 degrees of freedom: a right sampler exceeds this once in ten thousand
+
+
+def test_the_loss_is_the_negative_log_likelihood_a_component():
+    prior = autoregressive(dimensions=2, buckets=4, dot_buckets=1)
+    caption = Read()({"caption": ["a red cube"]})
+    codes, logits = every_code(prior, caption, True, torch.zeros(1, dtype=torch.long))
+    log_p = logits.log_softmax(2).gather(2, codes[..., None]).sum((1, 2))
+    with torch.no_grad():
+        z, keep = prior.codebook.decode(codes), torch.ones(16, dtype=torch.bool)
+        loss = prior.loss(z, caption.expand(16, -1, -1), keep, torch.Generator())
+    torch.testing.assert_close(loss, -log_p / 2)
+
+
+def test_no_component_sees_itself_or_a_later_one():
+    prior = autoregressive(dimensions=5, buckets=8)
+    caption, keep = Read()({"caption": CAPTIONS}), torch.ones(3, dtype=torch.bool)
+    codes, dot = torch.randint(0, 8, (3, 5)), torch.tensor([0, 1, 3])
+    with torch.no_grad():
+        before = prior(codes, dot, caption, keep)
+        for j in range(5):
+            other = codes.clone()
+            other[:, j] = (other[:, j] + 3) % 8
+            change = (prior(other, dot, caption, keep) - before).abs().amax((0, 2))
+            assert (change[: j + 1] == 0).all() and (change[j + 1 :] > 1e-3).all()
+        assert (prior(codes, (dot + 1) % 4, caption, keep) - before).abs().amax((0, 2)).min() > 1e-3
+        assert (prior(codes, dot, caption.roll(1, 0), keep) - before).abs().amax((0, 2)).min() > 1e-3
+
+
+@torch.no_grad()
+def test_drawing_with_remembered_keys_is_drawing_without():
+    prior = autoregressive(dimensions=4)
+    caption, seeds = Read()({"caption": CAPTIONS}), [3, 4, 5]
+    codes, keep = torch.zeros(3, 4, dtype=torch.long), torch.ones(3, dtype=torch.bool)
+    chance = torch.stack(
+        [torch.rand(5, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
+    )
+    dot = ((0.5 + chance[:, 0] / 2) * 4).long()
+    for j in range(4):
+        guided = 2.5 * prior(codes, dot, caption, keep) - 1.5 * prior(codes, dot, caption, ~keep)
+        codes[:, j] = choose(guided[:, j].double(), chance[:, j + 1])
+    drawn = prior.draw(caption, seeds, 2.5, lambda steps: steps)
+    assert torch.equal(prior.codebook.encode(drawn), codes)
+
+
+@pytest.mark.parametrize(("percentile", "seen"), [(0.0, {0, 1, 2, 3}), (0.5, {2, 3}), (0.75, {3})])
+def test_the_dot_product_comes_from_the_top(percentile, seen):
+    prior, used = autoregressive(percentile=percentile), []
+    prior.embed_dot.register_forward_hook(lambda module, inputs, output: used.extend(inputs[0].tolist()))
+    prior.sample(["sky"], n=64)
+    assert set(used) == seen
+
+
+def test_it_learns_a_handmade_distribution():
+    """The first component is a coin; the second is the first in nine of ten cases. Entropy: ln 2 + H(0.9)."""
+    torch.manual_seed(0)
+    prior = AutoregressivePrior(**TINY | {"dimensions": 2, "buckets": 2, "dot_buckets": 1})
+    z = embeddings()
+    prior.adopt(fit(z, z))
+    table = torch.tensor([[0, 0]] * 9 + [[0, 1]] + [[1, 1]] * 9 + [[1, 0]])
+    optimiser = torch.optim.Adam(prior.parameters(), 5e-3)
+    caption, keep = Read()({"caption": ["sky"] * 20}), torch.ones(20, dtype=torch.bool)
+    for _ in range(100):
+        loss = prior.loss(prior.codebook.decode(table), caption, keep, torch.Generator()).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    entropy = math.log(2) - 0.9 * math.log(0.9) - 0.1 * math.log(0.1)
+    assert float(2 * loss.detach()) == pytest.approx(entropy, abs=0.01)
+    found = prior.codebook.encode(prior.eval().draw(caption[:1].expand(4000, -1, -1), range(4000), 1.0, iter))
+    share = (found[:, 0] == found[:, 1]).float().mean()
+    assert float(share) == pytest.approx(0.9, abs=0.02)
+
+
+def test_without_principal_components_it_says_what_to_do():
+    prior = AutoregressivePrior(**TINY, dimensions=3).reads(Read())
+    with pytest.raises(ValueError, match="composer pca"):
+        prior.sample(["sky"])
+    with pytest.raises(ValueError, match="needs no statistics"):
+        diffusion().adopt({})
+    with pytest.raises(ValueError, match="missing or of another shape"):
+        prior.adopt({"mean": torch.zeros(DIM)})
+
+
+# The diffusion prior
+
+
+class Gaussian(DiffusionPrior):
+    """p(z | caption) = N(2 * text embedding, diag(SPREAD)), whose denoiser is known."""
+
+    SPREAD = torch.linspace(0.05, 1.2, DIM)
+
+    def denoiser(self, caption, guidance):
+        mean = 2 * text_embedding(caption, self.dim)
+        return lambda z, sigma: mean + (z - mean) * self.SPREAD / (self.SPREAD + sigma[:, None] ** 2)
+
+
+def test_the_sampler_follows_an_exact_posterior_to_its_end():
+    """The probability flow of a Gaussian is known: x(0) = m + (x(s) - m) sqrt(c / (c + s^2))."""
+    prior = Gaussian(**TINY, candidates=1, steps=64)
+    caption = Read()({"caption": CAPTIONS})
+    start = latents([1, 2, 3], (DIM,)) * float(cosine_sigmas(64)[0])
+    mean, spread = 2 * text_embedding(caption, DIM), prior.SPREAD
+    expected = mean + (start - mean) * (spread / (spread + cosine_sigmas(64)[0] ** 2)).sqrt()
+    drawn = prior.draw(caption, [1, 2, 3], 1.0, lambda steps: steps)
+    assert (drawn - expected).abs().max() < 0.02
+
+
+def test_samples_have_the_posteriors_mean_and_spread():
+    prior = Gaussian(**TINY, candidates=1, steps=32)
+    caption = Read()({"caption": ["sky"]})
+    drawn = prior.draw(caption.expand(20_000, -1, -1), range(20_000), 1.0, lambda steps: steps)
+    # noise of level 80 is where the sampling begins, though the noised posterior would be around the mean there
+    mean = 2 * text_embedding(caption, DIM)[0] * (1 - (prior.SPREAD / (prior.SPREAD + 80**2)).sqrt())
+    assert ((drawn.mean(0) - mean) / prior.SPREAD.sqrt()).abs().max() < 5 / math.sqrt(20_000)
+    torch.testing.assert_close(drawn.T.cov(), prior.SPREAD.diag(), rtol=0.05, atol=0.03)
+
+
+def test_of_two_draws_the_one_closer_to_the_text_is_kept():
+    caption = Read()({"caption": CAPTIONS})
+    one, two, many = (Gaussian(**TINY, candidates=k, steps=8) for k in (1, 2, 5))
+    text = text_embedding(caption, DIM)
+    dots = [(prior.draw(caption, [7, 8, 9], 1.0, lambda s: s) * text).sum(1) for prior in (one, two, many)]
+    assert (dots[1] >= dots[0]).all() and (dots[2] >= dots[1]).all() and (dots[2] > dots[0]).any()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 0.0, 3.0])
+@torch.no_grad()
+def test_captions_are_read_once_and_guidance_is_the_weighted_sum(guidance):
+    prior, caption = diffusion(), Read()({"caption": CAPTIONS})
+    denoise, keep = prior.denoiser(caption, guidance), torch.ones(3, dtype=torch.bool)
+    for sigma in (30.0, 0.4):  # the second call finds the captions read
+        z, levels = torch.randn(3, DIM), torch.full((3,), sigma)
+        with_text, without = (prior(z[:, None], levels[:, None], caption, k)[:, 0] for k in (keep, ~keep))
+        expected = guidance * with_text + (1 - guidance) * without
+        torch.testing.assert_close(denoise(z, levels), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_several_noises_of_a_row_know_nothing_of_each_other():
+    prior, caption, keep = diffusion(), Read()({"caption": CAPTIONS}), torch.tensor([True, False, True])
+    z, sigma = torch.randn(3, 4, DIM), torch.rand(3, 4) * 3
+    each = [prior(z[:, i : i + 1], sigma[:, i : i + 1], caption, keep) for i in range(4)]
+    torch.testing.assert_close(prior(z, sigma, caption, keep), torch.cat(each, 1))
+
+
+def test_the_loss_is_the_squared_error_of_the_embedding_itself():
+    prior, z = diffusion(noises=2), embeddings(4096)
+    caption = Read()({"caption": ["sky"]}).expand(4096, -1, -1)
+    keep, seen = torch.ones(4096, dtype=torch.bool), {}
+
+    def estimate(noised, sigma, *_):
+        seen.update(noised=noised, sigma=sigma)
+        return torch.zeros_like(noised)
+
+    prior.forward = estimate
+    loss = prior.loss(z, caption, keep, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(loss, z.square().mean(1))
+    noise = (seen["noised"] - z[:, None]) / seen["sigma"][..., None]
+    assert noise.shape == (4096, 2, DIM)
+    torch.testing.assert_close(noise.std(), torch.tensor(1.0), rtol=0.02, atol=0)
+    time = seen["sigma"].flatten().atan() * 2 / math.pi  # the cosine schedule: uniform in time
+    assert (time.sort().values - torch.linspace(0, 0.9946, 8192)).abs().max() < 2e-3
+
+
+def test_it_learns_the_best_estimate_of_a_gaussian():
+    """z = A t + noise of variance c: no estimate errs less than c s^2 / (c + s^2); without looking at z it were c."""
+    torch.manual_seed(0)
+    prior = DiffusionPrior(**TINY | {"width": 32, "layers": 1, "noises": 8})
+    optimiser = torch.optim.Adam(prior.parameters(), 5e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 200)
+    mixing, c, generator = torch.linalg.qr(torch.randn(DIM, DIM))[0], 0.25, torch.Generator().manual_seed(0)
+
+    def draw(n):
+        caption = torch.zeros(n, WORDS + 1, 9)
+        caption[:, -1, :DIM], caption[:, -1, -1] = torch.randn(n, DIM, generator=generator), 1
+        return text_embedding(caption, DIM) @ mixing + c**0.5 * torch.randn(n, DIM, generator=generator), caption
+
+    for _ in range(200):
+        z, caption = draw(48)
+        loss = prior.loss(z, caption, torch.ones(48, dtype=torch.bool), generator).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    for s in (0.6, 20.0):
+        z, caption = draw(2048)
+        with torch.no_grad():
+            noised, level = z + s * torch.randn(z.shape, generator=generator), torch.full((2048,), s)
+            found = prior(noised[:, None], level[:, None], caption, torch.ones(2048, dtype=torch.bool))[:, 0]
+            error = (found - z).square().mean()
+        assert 0.95 < float(error) / (c * s**2 / (c + s**2)) < 1.45
+
+
+# What both have in common
+
+
+@KINDS
+def test_a_row_depends_on_its_caption_and_its_seed_alone(make):
+    prior = make()
+    together = prior.sample(CAPTIONS, n=2, seeds=[0, 1, 2, 3, 4, 5])
+    assert together.shape == (6, DIM)
+    torch.testing.assert_close(together, prior.sample(CAPTIONS, n=2))
+    torch.testing.assert_close(together.square().mean(1), torch.ones(6))
+    alone = torch.cat([prior.sample([CAPTIONS[i // 2]], seeds=[i]) for i in range(6)])
+    torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
+    assert (prior.sample(["sky"], n=2)[0] - prior.sample(["sky"], n=2)[1]).abs().max() > 1e-3
+    assert (prior.sample(["a", "sky"], seeds=[7, 7])[0] - prior.sample(["sky"], seeds=[7])[0]).abs().max() > 1e-3
+
+
+@KINDS
+def test_sampling_touches_no_global_state(make):
+    prior = make().train()
+    before = torch.get_rng_state()
+    prior.sample(["sky"], n=3)
+    assert torch.equal(before, torch.get_rng_state()) and prior.training
+
+
+@KINDS
+def test_a_dropped_caption_and_an_absent_one_are_the_same(make):
+    prior = make()
+    given, absent = Read()({"caption": CAPTIONS}), Read()({"caption": [""] * 3})
+    z, keep = embeddings(3), torch.ones(3, dtype=torch.bool)
+    with torch.no_grad():
+        loss = [
+            prior.loss(z, caption, kept, torch.Generator().manual_seed(0))
+            for caption, kept in ((given, ~keep), (given.roll(1, 0), ~keep), (absent, keep), (given, keep))
+        ]
+    assert torch.equal(loss[0], loss[1]) and torch.equal(loss[0], loss[2]) and not torch.allclose(loss[0], loss[3])
+    torch.testing.assert_close(prior.sample([""], seeds=[3], guidance=1), prior.sample([""], seeds=[3], guidance=4))
+
+
+@KINDS
+def test_words_matter_and_their_order(make):
+    prior, z = make(), embeddings(1)
+    first, second = (
+        prior.loss(z, Read()({"caption": [c]}), torch.tensor([True]), torch.Generator().manual_seed(0))
+        for c in ("red cube", "cube red")  # the sentence's embedding is the same
+    )
+    assert not torch.allclose(first, second)
+
+
+@KINDS
+def test_mistakes_are_explained(make):
+    prior = make()
+    with pytest.raises(ValueError, match=r"4 seeds \(one a row\), found .* 2 and 1 seeds"):
+        prior.sample(["a", "b"], n=2, seeds=[0])
+    with pytest.raises(ValueError, match="list of captions"):
+        prior.sample("a red cube")
+    with pytest.raises(ValueError, match="at most 5 words, found 7"):
+        prior.captions(torch.ones(1, 8, 9), torch.tensor([True]))
+    prior.encode = None
+    with pytest.raises(ValueError, match=r"Prior\.load"):
+        prior.sample(["a"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"heads": 3}, "the heads divide"),
+        ({"caption_dim": 4}, "hold the embedding's 6 channels"),
+        ({"steps": 0}, "at least 1"),
+    ],
+)
+def test_impossible_sizes_are_refused(changes, says):
+    with pytest.raises(ValueError, match=says):
+        DiffusionPrior(**TINY | changes)
+
+
+@pytest.mark.parametrize("changes", [{"dimensions": 7}, {"percentile": 1.0}, {"dot_buckets": 0}, {"buckets": 1}])
+def test_impossible_codes_are_refused(changes):
+    with pytest.raises(ValueError, match="found"):
+        AutoregressivePrior(**TINY | {"dimensions": 3} | changes)
+
+
+# On disk
+
+CLIP = {"class_path": "decomposers.{}", "init_args": {"weights": "asset:scenes_clip"}}
+
+
+def spec(kind, **arguments):
+    own = {"dim": 128, "caption_dim": 128, "width": 16, "layers": 1, "heads": 2} | arguments
+    readers = {"text": "Caption", "semantics": "Semantics"}
+    return {
+        "name": "tiny",
+        "priors": [{"file": "prior.safetensors", "class_path": f"composer.prior.{kind}", "init_args": own}],
+        "decomposers": {name: {**CLIP, "class_path": f"decomposers.{cls}"} for name, cls in readers.items()},
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"), [("DiffusionPrior", {"steps": 3}), ("AutoregressivePrior", {"dimensions": 4})]
+)
+def test_a_saved_prior_draws_the_same(kind, own, tmp_path):
+    prior = livened(Prior.from_spec(spec(kind, **own)))
+    if kind == "AutoregressivePrior":
+        z = embeddings(300, 128)
+        prior.adopt(fit(z, z.roll(1, 0)))
+    prior.save(tmp_path / "prior", "# card\n")
+    again = Prior.load(tmp_path / "prior")
+    wanted = prior.sample(["a red cube on sand"], n=2)
+    assert torch.equal(again.sample(["a red cube on sand"], n=2), wanted)
+    assert len(again.sha256) == 64 and (tmp_path / "prior" / "README.md").read_text() == "# card\n"
+    assert again.reader_of_images()["semantics"]({"image": torch.zeros(1, 3, 64, 64)}).shape == wanted[:1].shape
+    with pytest.raises(ValueError, match="found a prior"):
+        Cascade.load(tmp_path / "prior")
+    with pytest.raises(ValueError, match="expected a model with priors"):
+        Prior.load("scenes64")
+    weights = tmp_path / "prior" / "prior.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match="damaged or was changed"):
+        Prior.load(tmp_path / "prior")
+
+
+@pytest.mark.parametrize("path", ["os.system", "composer.Denoiser", "composer.prior.Codebook", "decomposers.Caption"])
+def test_a_configuration_can_name_priors_alone(path, tmp_path):
+    Prior.from_spec(spec("DiffusionPrior")).save(tmp_path / "prior")
+    config = tmp_path / "prior" / "config.json"
+    found = json.loads(config.read_text())
+    found["priors"][0]["class_path"] = path
+    with pytest.raises(ValueError, match=r"not one of the modules|expected the name of a Prior"):
+        Prior.from_spec(found)
