@@ -11,11 +11,14 @@ from typing import Any, NoReturn
 import jsonargparse
 import lightning as L
 import omegaconf
+import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from .callbacks import EMA, LAST, AtomicCheckpointIO, Checkpoints, SampleGrid
 from .data import ImageData
+from .datasets import ImageDataset
+from .decomposition import Decomposer
 from .progress import Progress
 from .training import StageTraining
 
@@ -122,6 +125,28 @@ class TrainingCLI(LightningCLI):
         if self.subcommand is not None:
             dumped = dumped[self.subcommand]
         self.model.config = {"model": dumped["model"], "data": dumped["data"]}
+
+
+class ModelAlone(TrainingCLI):
+    """Reads a training's whole configuration but builds its model alone, on the meta device: the data may need weights.
+
+    Args:
+        words: Of the training's command line: ``-c FILE`` and what it changes.
+        plugins: Modules that the user trusts.
+    """
+
+    def __init__(self, words: Sequence[str], plugins: Sequence[str] = ()):
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # the words are none of its own
+        super().__init__(words, plugins, run=False)
+
+    def instantiate_classes(self) -> None:
+        for data in (ImageData, ImageDataset, Decomposer):
+            self.parser.add_instantiator(lambda *args, **kwargs: None, data, subclasses=True)
+        with torch.device("meta"):
+            self.model = self.parser.instantiate_classes(self.config).model
+
+    def after_instantiate_classes(self) -> None:
+        """Nothing is trained."""
 
 
 def _named_after(words: Sequence[str]) -> str:

@@ -3,9 +3,11 @@
 import importlib
 import inspect
 import io
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -266,6 +268,27 @@ def cache(args: Sequence[str], plugins: Sequence[str]) -> None:
         print(f"{folder.folder}: {written} written, {len(folder) - total} kept, {total - written} refused")
 
 
+def doctor(args: Sequence[str], plugins: Sequence[str]) -> None:
+    """Say what a configuration needs before anything is trained: parameters, operations, memory."""
+    examples = ("configs/folder64.yaml", "configs/paper/imagen1024.yaml --batch 4 --json doctor.json")
+    parser = make_parser("doctor", doctor.__doc__, *examples)
+    parser.add_argument("config", help="of a training; further options change it as in fit")
+    parser.add_argument("--batch", type=int, help="images a step and device (default: the configuration's)")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what trains (default cuda)")
+    parser.add_argument("--json", type=Path, help="file to write it all to")
+    o, changes = parser.parse_known_args(args)
+    from .doctor import RUNS, examine_training, tables
+
+    with Progress(transient=True) as progress:
+        task = progress.add_task("trying it out without memory", total=RUNS)
+        found = examine_training(
+            ["-c", o.config, *changes], plugins, o.batch, o.device, partial(progress.advance, task)
+        )
+    Console().print(*tables(found), sep="\n")
+    if o.json is not None:
+        write_atomically(o.json, (json.dumps(asdict(found), indent=2) + "\n").encode())
+
+
 def demo(args: Sequence[str], plugins: Sequence[str]) -> None:
     """Show everything on the shipped model: take apart, recombine, edit, measure."""
     parser = make_parser("demo", demo.__doc__, "--out out/demo")
@@ -289,4 +312,5 @@ COMMANDS: dict[str, Command] = {
     "assemble": assemble,
     "caption": caption,
     "cache": cache,
+    "doctor": doctor,
 }

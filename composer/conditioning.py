@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -124,6 +125,13 @@ class Condition(nn.Module, ABC):
             size: Height and width of the image to come, in pixels.
         """
 
+    @abstractmethod
+    def example(self, b: int, size: tuple[int, int]) -> Tensor:
+        """Makes b representations that `forward` takes, of no meaning, for images of that height and width.
+
+        On torch's default device, so that a model can be tried out without data or decomposers, or on the meta device.
+        """
+
 
 class ConditionSet(nn.ModuleDict):
     """Named conditions and the joint policy that drops them (Composer, section 2.3).
@@ -178,7 +186,8 @@ class ConditionSet(nn.ModuleDict):
             if name in reps:
                 value = reps[name]
                 rows = torch.ones(len(value), dtype=torch.bool, device=value.device) if keep is None else keep[name]
-                total = total + (condition(value, rows, size) if rows.is_cuda else _kept(condition, value, rows, size))
+                adapt = partial(_kept, condition) if rows.device.type == "cpu" else condition
+                total = total + adapt(value, rows, size)
         return total
 
 

@@ -167,6 +167,8 @@ class UNet(nn.Module):
         attention: Downsampling factors at which the blocks attend to pixels and tokens.
         cross_attention: Downsampling factors at which they attend to tokens alone. The middle does as the blocks
             beside it.
+        attend_once: Whether only the last block of such a level attends, on the way down and up, as in Imagen's
+            Efficient U-Net (figures A.28 and A.29), instead of every one.
         head_dim: Channels of an attention head.
         vector_dim: Width of the embedding, and of `Conditioning.vector`.
         token_dim: Channels of `Conditioning.tokens`; 0 for a network that reads none.
@@ -198,6 +200,7 @@ class UNet(nn.Module):
         blocks: int | Sequence[int] = 3,
         attention: Sequence[int] = (2, 4, 8),
         cross_attention: Sequence[int] = (),
+        attend_once: bool = False,
         head_dim: int = 64,
         vector_dim: int = 512,
         token_dim: int = 512,
@@ -242,8 +245,8 @@ class UNet(nn.Module):
                 self.encoder.append(resampling(current, c, 0.5))
                 current = current if residual_resampling else c
                 skips.append(current)
-            for _ in range(count):
-                self.encoder.append(block(current, c, factor=factors[i]))
+            for left in reversed(range(count)):
+                self.encoder.append(block(current, c, factor=0 if attend_once and left else factors[i]))
                 current = c
                 skips.append(c)
         self.middle.extend([block(current, current, factor=factors[-1]), block(current, current)])
@@ -252,8 +255,8 @@ class UNet(nn.Module):
                 self.upsamplers.append(resampling(current, c, 2))
                 current = current if residual_resampling else c
             joined = nn.ModuleList()
-            for _ in range(count + 1):
-                joined.append(block(current + skips.pop(), c, factor=factors[i]))
+            for left in reversed(range(count + 1)):
+                joined.append(block(current + skips.pop(), c, factor=0 if attend_once and left else factors[i]))
                 current = c
             self.decoder.append(joined)
         last = _zero(nn.Conv2d(current, channels * first_stride**2, 3, padding=1))

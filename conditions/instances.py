@@ -50,6 +50,10 @@ class Instances(Condition):
         maps = self.encode(torch.cat([category, borders(ids).to(category.dtype)], dim=1))
         return Conditioning(spatial=torch.where(keep[:, None, None, None], maps, 0))
 
+    def example(self, b: int, size: tuple[int, int]) -> Shaped[Tensor, "b 2 h w"]:
+        """A map of the image's size without any instance."""
+        return torch.zeros(b, 2, *size, dtype=torch.long)
+
 
 def nearest(x: Shaped[Tensor, "b c h w"], size: tuple[int, int]) -> Shaped[Tensor, "b c h2 w2"]:
     """Resizes by nearest neighbour, whatever the dtype; each pixel takes what lies at its centre."""

@@ -46,6 +46,10 @@ class LowRes(Condition):
             vector=self._told(level, keep),
         )
 
+    def example(self, b: int, size: tuple[int, int]) -> Float[Tensor, "b 4 h w"]:
+        """A grey image a quarter as wide and high, as in the papers' cascades, and not corrupted."""
+        return torch.zeros(b, 4, size[0] // 4, size[1] // 4)
+
     def _told(self, level: Float[Tensor, " b"], keep: Bool[Tensor, " b"]) -> Tensor | None:
         if self.embed is None:
             return None

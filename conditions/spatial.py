@@ -37,6 +37,10 @@ class Spatial(Condition):
             value = F.interpolate(value, size, mode="bilinear", antialias=True)
         return Conditioning(spatial=torch.where(keep[:, None, None, None], self.encode(value), 0))
 
+    def example(self, b: int, size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+        """A map of the image's size."""
+        return torch.zeros(b, self.in_channels, *size)
+
 
 def convolutions(in_channels: int, hidden: int, out_channels: int) -> nn.Sequential:
     """Builds the stack, initialised so that a map of unit scale leaves with about unit scale.

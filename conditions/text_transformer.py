@@ -76,6 +76,10 @@ class TextTransformer(Condition):
             token_mask=token_mask,
         )
 
+    def example(self, b: int, size: tuple[int, int]) -> Shaped[Tensor, "b n 2"]:
+        """A caption of full length."""
+        return torch.ones(b, self.length, 2, dtype=torch.long)
+
     def _positions(self, real: Bool[Tensor, "b n"]) -> Shaped[Tensor, " m"]:
         """Chooses the positions to compute; the last one is always among them."""
         if not self.skip_padding or real.device.type != "cpu":  # a shape that depends on values would stall a GPU

@@ -59,3 +59,6 @@ class Vector(Condition):
             tokens=torch.where(keep[:, None, None], self.to_tokens(value), 0) if self.num_tokens else None,
             token_mask=keep[:, None].expand(-1, self.num_tokens) if self.num_tokens else None,
         )
+
+    def example(self, b: int, size: tuple[int, int]) -> Float[Tensor, "b d"]:
+        return torch.ones(b, self.in_dim)

@@ -173,6 +173,19 @@ def test_paper_base_has_two_billion_parameters_and_runs_on_meta():
     assert 2.1e9 < sum(p.numel() for p in net.parameters()) < 2.3e9
 
 
+def test_attending_once_leaves_the_last_block_of_a_level_its_attention():
+    net = unet(multipliers=(1, 2, 2), blocks=(1, 2, 3), attention=(2, 4), attend_once=True)
+
+    def attends(blocks) -> str:
+        return "".join("+" if getattr(block, "attention", None) is not None else "-" for block in blocks)
+
+    assert attends(net.encoder) == "-" + "--+" + "---+"  # a level's blocks, behind the one that halves
+    assert attends(net.middle) == "+-" and attends(net.upsamplers) == "--"
+    assert [attends(level) for level in net.decoder] == ["---+", "--+", "--"]
+    x, level, cond = torch.randn(2, 3, 8, 8), torch.rand(2), conditioning()
+    assert not torch.equal(net(x, level, cond), net(x, level, replace(cond, tokens=None)))
+
+
 def test_norms_have_adm_groups_unless_they_would_be_narrow():
     with torch.device("meta"):
         nets = UNet(width=512), UNet(width=64), UNet(width=64, group_width=1)

@@ -1,0 +1,233 @@
+"""What `doctor` says, beside counts by hand, torch's own counter, and memory that a process really took."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import conditions
+from composer.__main__ import main
+from composer.conditioning import ConditionSet
+from composer.denoiser import Denoiser, LogNormal
+from composer.doctor import examine
+from composer.dry_run import Kernels, Watch, sampling_step, training_step
+from composer.unet import UNet
+
+PLAN = {"width": 32, "multipliers": [1, 2], "blocks": 1, "attention": [2], "head_dim": 16, "vector_dim": 64}
+PLAN |= {"token_dim": 32, "spatial_dim": 4}
+CONDITIONS = {
+    "caption": lambda: conditions.Text(24, 64, 32),
+    "t5": lambda: conditions.Text(24, 64, 32, sentence=False),
+    "tokens": lambda: conditions.TextTransformer(50, 16, 1, 2, 64, 32, length=6),
+    "palette": lambda: conditions.Vector(20, 64, 32),
+    "sketch": lambda: conditions.Spatial(1, 4, hidden=4),
+    "instances": lambda: conditions.Instances(3, 4),
+    "low_res": lambda: conditions.LowRes(4, 64),
+}
+
+
+def stage(device="meta", names=("palette", "sketch"), **plan):
+    with torch.device(device):
+        conds = ConditionSet({name: CONDITIONS[name]() for name in names})
+        return Denoiser(UNet(**(PLAN | plan)), LogNormal()), conds
+
+
+class Little(UNet):
+    """A network of one convolution, from 3 + 4 channels to 3."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.checkpointing = False
+        self.conv = nn.Conv2d(7, 3, 3, padding=1)
+
+    def forward(self, x, level, cond):
+        return self.conv(torch.cat([x, cond.spatial], 1))
+
+    def prepare(self, cond):
+        return cond
+
+
+@pytest.mark.parametrize("name", CONDITIONS)
+def test_conditions_give_an_example_of_what_they_read(name):
+    condition = CONDITIONS[name]()
+    value = condition.example(2, (16, 24))
+    cond = condition(value, torch.ones(2, dtype=torch.bool), (16, 24))
+    assert len(value) == 2 and any(port is not None for port in (cond.vector, cond.tokens, cond.spatial))
+    assert cond.token_mask is None or cond.token_mask.all()  # the most that it may cost
+    with torch.device("meta"):
+        assert condition.example(2, (16, 24)).is_meta
+
+
+def test_one_convolution_by_hand():
+    with torch.device("meta"):
+        denoiser = Denoiser(Little(), LogNormal(), target="x0")
+        conds = ConditionSet({"sketch": conditions.Spatial(1, 4, hidden=8)})
+    report = examine(denoiser, conds, size=32, side=16, batch=5, accumulate=2, guided=False)
+    first, second, last = 1 * 8 * 9, 8 * 4 * 9, 7 * 3 * 9  # weights of the three convolutions
+    assert report.network == last + 3 and report.conditions == {"sketch": first + 8 + second + 4}
+    assert report.trainable == report.parameters
+    way_there = 2 * 16 * 16 * (first + second + last)
+    assert report.configured.forward == way_there
+    # Back: as much for the weights, and as much for the inputs, but for the first one's, which needs no gradient.
+    assert report.configured.operations == 3 * way_there - 2 * 16 * 16 * first
+    assert report.sampling.operations == 2 * 32 * 32 * last and report.sampling.rows == 1
+    memory, size = report.configured.memory, 4 * report.parameters
+    assert (memory.weights, memory.gradients, memory.moments, memory.average) == (size, size, 2 * size, size)
+    assert memory.total == report.configured.fixed + 5 * report.configured.an_image
+
+
+def test_one_layers_memory_by_hand():
+    """The first layer's outcome lives until the sigmoid is done, whose own outcome is kept, as the input is."""
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Linear(10, 40), nn.Sigmoid(), nn.Linear(40, 5))
+        with Watch(net) as watch:
+            out = net(torch.empty(8, 10))
+            assert watch.operations == 2 * 8 * (10 * 40 + 40 * 5)
+            assert watch.peak == 4 * 8 * (10 + 40 + 40) and watch.alive == 4 * 8 * (10 + 40 + 5)
+            del out
+        assert watch.alive == 0
+
+
+def test_frozen_weights_take_no_gradients():
+    denoiser, conds = stage()
+    conds.requires_grad_(False)
+    report = examine(denoiser, conds, 8, 8, 2)
+    assert report.trainable == report.network < report.parameters
+    assert report.configured.memory.gradients == 4 * report.network < report.configured.memory.weights
+
+
+@pytest.mark.parametrize("names", [("palette", "sketch"), ("caption", "t5", "tokens", "instances", "low_res")])
+def test_operations_are_those_of_torchs_counter(names):
+    """On real tensors, where attention is another kernel; as trained, from the images to the gradients."""
+    denoiser, conds = stage("cpu", names)
+    reps = {name: condition.example(3, (8, 8)) for name, condition in conds.named()}
+    image, sigma = torch.randn(3, 3, 8, 8), torch.ones(3)
+    with FlopCounterMode(display=False) as counter:
+        loss = denoiser.loss(image, conds(reps, (8, 8)), sigma, image).mean()
+        forward = counter.get_total_flops()
+        loss.backward()
+    step = training_step(*stage("meta", names), 8, 3, Kernels("cpu", None))
+    assert step.forward == forward and step.operations == counter.get_total_flops() > 2.5 * forward
+
+
+def test_attention_is_counted_whatever_the_precision():
+    found = [training_step(*stage(), 16, 2, Kernels(d, p)) for d in ("cuda", "cpu") for p in (None, torch.bfloat16)]
+    assert len({step.forward for step in found}) == 1
+    with_none = training_step(*stage(attention=[], token_dim=32), 16, 2, Kernels("cuda", None))
+    tokens, layers, c, pixels = 4, 4, 64, 64
+    a_layer = 4 * pixels * c * c + pixels * c * (pixels + tokens) * 2 + 2 * tokens * 32 * c  # qkv and out, scores, keys
+    assert 2 * 2 * layers * a_layer == found[0].forward - with_none.forward
+
+
+def test_memory_grows_evenly_with_the_batch():
+    report = examine(*stage(), 16, 16, 8, precision="bf16-mixed")
+    larger = examine(*stage(), 16, 16, 32, precision="bf16-mixed")
+    plan = report.configured
+    assert plan.fixed + 32 * plan.an_image == pytest.approx(larger.configured.memory.total, rel=0.01)
+    assert plan.largest_batch(plan.fixed + 7.5 * plan.an_image) == 7 and plan.largest_batch(plan.fixed / 2) == 0
+    assert not plan.checkpointing and report.otherwise.checkpointing
+    assert report.otherwise.memory.kept < plan.memory.kept / 2 and report.otherwise.operations > 1.2 * plan.operations
+
+
+def test_mixed_precision_keeps_less_and_a_gpu_norms_in_float32():
+    kept = {
+        (device, precision): training_step(*stage(), 16, 8, Kernels(device, precision)).kept
+        for device in ("cuda", "cpu")
+        for precision in (None, torch.bfloat16)
+    }
+    assert kept["cpu", torch.bfloat16] < kept["cuda", torch.bfloat16] < kept["cuda", None]
+
+
+def test_the_moments_are_adamws():
+    from composer.training import StageTraining
+
+    denoiser, conds = stage("cpu")
+    model = StageTraining(denoiser, dict(conds.named()), size=8)
+    optimizer = model.configure_optimizers()["optimizer"]
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    held = sum(x.nbytes for state in optimizer.state.values() for x in state.values() if x.ndim)
+    assert held == examine(*stage(), 8, 8, 2).configured.memory.moments
+
+
+MEASURE = """
+import sys
+import torch
+from tests.test_doctor import CASES, stage
+torch.set_num_threads(1)
+def now(key):
+    return next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))
+for precision, checkpointing in CASES:
+    denoiser, conds = stage("cpu", checkpointing=checkpointing)
+    for p in (*denoiser.parameters(), *conds.parameters()):
+        p.grad = torch.zeros_like(p)
+    def step(n):
+        reps, size = {name: c.example(n, (32, 32)) for name, c in conds.named()}, (32, 32)
+        image, noise = torch.zeros(n, 3, 32, 32), torch.zeros(n, 3, 32, 32)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision is not None):
+            loss = denoiser.loss(image, conds(reps, size), torch.ones(n), noise).mean()
+        loss.backward()
+    step(1)
+    open("/proc/self/clear_refs", "w").write("5")
+    before = now("VmRSS")
+    step(48)
+    print(now("VmHWM") - before)
+"""
+CASES = [(None, False), (torch.bfloat16, False), (None, True)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads how much memory a process took from Linux")
+def test_a_process_takes_as_much_memory_as_was_said():
+    """Its allocator is told to give back at once what is released: what it hoards is not the model's."""
+    at_once = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", MEASURE]
+    done = subprocess.run(command, env=os.environ | at_once, capture_output=True, text=True, check=True)
+    took = [int(line) for line in done.stdout.split()]
+    said = [training_step(*stage(checkpointing=c), 32, 48, Kernels("cpu", p)).peak for p, c in CASES]
+    assert said == pytest.approx(took, rel=0.15) and said[0] > 2 * said[2]
+
+
+def test_sampling_is_guided_in_one_batch_and_prepared_once():
+    one, two = (sampling_step(*stage(), 32, rows, Kernels("cuda", None)) for rows in (1, 2))
+    assert two.operations == 2 * one.operations and 1.7 * one.peak < two.peak < 2.1 * one.peak
+    loss = training_step(*stage(), 32, 2, Kernels("cuda", None))
+    assert two.peak < loss.peak and two.operations < loss.forward  # no encoding of the conditions in it
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    monkeypatch.setenv("COMPOSER_PLUGINS", "")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr(sys, "argv", ["composer"])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_command_reads_a_configuration(quiet, tmp_path, capsys):
+    file = tmp_path / "report.json"
+    assert main(["doctor", "configs/tiny.yaml", "--batch", "3", "--json", str(file), "--let.size", "16"]) == 0
+    shown, report = capsys.readouterr().out, json.loads(file.read_text())
+    assert (report["size"], report["side"], report["batch"], report["precision"]) == (16, 16, 3, "32-true")
+    parameters = report["network"] + sum(report["conditions"].values())
+    assert f" {parameters:,} " in shown and "training on 3 images" in shown and "checkpointing" in shown
+    assert report["configured"]["memory"]["weights"] == 4 * parameters
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["configs/scenes_clip.yaml"], "expected a configuration of StageTraining, found one of"),
+        (["configs/tiny.yaml", "--trainer.precision", "64-true"], "expected a precision of 32-true, bf16-mixed"),
+        (["configs/tiny.yaml", "--batch", "0"], "at least 1 image"),
+        (["configs/tiny.yaml", "--let.size", "18"], "multiples of 4"),
+    ],
+)
+def test_mistakes_are_explained(quiet, capsys, args, says):
+    assert main(["doctor", *args]) == 1
+    assert says in capsys.readouterr().err
