@@ -157,6 +157,7 @@ def exact(target, sigma_data=0.5, **kwargs):
     nn.Module.__init__(denoiser)
     denoiser.network, denoiser.noise, denoiser.target = Echo(target, sigma_data), Cosine(), target
     denoiser.sigma_data, denoiser.min_snr, denoiser.precision = sigma_data, kwargs.get("min_snr"), None
+    denoiser.residual = None
     return denoiser
 
 
