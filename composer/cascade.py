@@ -259,13 +259,16 @@ class Cascade:
 
         Raises:
             KeyError: A name is that of no stage.
-            ValueError: There is no such field.
+            ValueError: There is no such field, or a stage cannot have such tiles.
         """
         chain, given = self._chain(until, image), dict(stages or {})
         if unknown := sorted(given.keys() - {stage.name for stage in self.stages}):
             raise KeyError(f"no stage {', '.join(unknown)}; this model has {', '.join(s.name for s in self.stages)}")
         given[chain[0].name] = {**changes, **given.get(chain[0].name, {})}
-        return {s.name: s.sampling.changed(given.get(s.name, {}), f"stage {s.name}") for s in chain}
+        settings = {s.name: s.sampling.changed(given.get(s.name, {}), f"stage {s.name}") for s in chain}
+        for stage in chain:
+            stage.estimator(settings[stage.name].tile)  # before an earlier stage has taken its time
+        return settings
 
     def _chain(self, until: str | None, image: Tensor | None) -> tuple[Stage, ...]:
         """The stages that run."""
@@ -315,7 +318,7 @@ class Cascade:
     ) -> Denoise:
         w = setting.guidance
         terms = [Term(stage.encode(toward, size), w), Term(stage.encode(away, size), 1.0 - w)]
-        return threshold(guide(stage.denoiser, terms), setting.percentile)
+        return threshold(guide(stage.estimator(setting.tile), terms), setting.percentile)
 
     def _check(self, reps: Representations, rows: int) -> None:
         if unknown := sorted(reps.keys() - set(self.names)):

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -62,6 +62,14 @@ class Conditioning:
             spatial=_expand(self.spatial, b),
             origin=_expand(self.origin, b),
         )
+
+    def crop(self, rows: slice, columns: slice) -> "Conditioning":
+        """Cuts a rectangle out of the maps; what belongs to no place stays."""
+        return replace(self, spatial=_crop(self.spatial, rows, columns), origin=_crop(self.origin, rows, columns))
+
+
+def _crop(x: Tensor | None, rows: slice, columns: slice) -> Tensor | None:
+    return None if x is None else x[..., rows, columns]
 
 
 def _expand(x: Tensor | None, b: int) -> Tensor | None:

@@ -7,7 +7,7 @@ z = alpha * x0 + s * noise is x = z / alpha with sigma = s / alpha.
 import math
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
-from typing import Literal
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,17 @@ from .samplers import karras_sigmas
 from .unet import UNet
 
 Target = Literal["eps", "x0", "v"]
+
+
+@runtime_checkable
+class Estimator(Protocol):
+    """What guidance asks: a `Denoiser`, or what runs one in another way."""
+
+    def __call__(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
+        """Estimates the clean image from a noisy one, its noise level and what to read besides."""
+
+    def prepare(self, cond: Conditioning) -> Conditioning:
+        """Computes what every step of a sampling would otherwise derive from `cond` again."""
 
 
 class NoiseLevels(ABC):

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .conditioning import Conditioning, stack
-from .denoiser import Denoiser
+from .denoiser import Estimator
 from .samplers import Denoise
 
 Weight = float | Tensor | Callable[[float], float]
@@ -29,7 +29,7 @@ class Term(NamedTuple):
     weight: Weight
 
 
-def guide(denoiser: Denoiser, terms: Sequence[Term]) -> Denoise:
+def guide(denoiser: Estimator, terms: Sequence[Term]) -> Denoise:
     """Sums w_k D(x | c_k), with every term of a step in one network call.
 
     Conditionings are stacked, and their keys and values computed, at the first step; a term that weighs exactly 0

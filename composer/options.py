@@ -19,7 +19,7 @@ from .stage import SamplerName
 SHIPPED = "scenes64"
 """The model that comes with the package."""
 
-SAMPLING = ("steps", "guidance", "sampler", "percentile")
+SAMPLING = ("steps", "guidance", "sampler", "percentile", "tile")
 
 
 def make_parser(name: str, about: str | None, *examples: str) -> argparse.ArgumentParser:
@@ -57,6 +57,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance", type=float, help="weight of classifier-free guidance; 1 is none")
     parser.add_argument("--sampler", choices=get_args(SamplerName))
     parser.add_argument("--percentile", type=float, help="dynamic thresholding, such as 0.995 (default: clip)")
+    parser.add_argument("--tile", type=int, help="side of the tiles to draw a large picture by, such as 256")
     parser.add_argument(
         "--stage",
         dest="stages",

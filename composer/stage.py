@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from . import samplers
 from .conditioning import Condition, Conditioning, ConditionSet
 from .decomposition import Representations
-from .denoiser import Denoiser
+from .denoiser import Denoiser, Estimator
 from .low_res import LowRes
 from .samplers import Denoise, Progress
 from .storage import Spec, build
+from .tiling import Tiled
 
 SamplerName = Literal["euler", "heun", "dpmpp_2m", "ancestral"]
 
@@ -29,6 +30,7 @@ class Sampling:
         percentile: Dynamic thresholding (Imagen: 0.995); None clips.
         augmentation: Level in [0, 1] at which a stage that enlarges corrupts the image it was given (Imagen: 0.1 to 0.3
             for the best pictures, 0 for the most faithful ones).
+        tile: Side in pixels of the tiles that the network sees one at a time, to save memory; None shows it the whole.
     """
 
     sampler: SamplerName = "dpmpp_2m"
@@ -36,6 +38,7 @@ class Sampling:
     guidance: float = 2.0
     percentile: float | None = None
     augmentation: float = 0.0
+    tile: int | None = None
 
     def __post_init__(self) -> None:
         known = get_args(SamplerName)
@@ -105,6 +108,14 @@ class Stage:
     def weights(self) -> nn.Module:
         """The stage's weights under the names that its file has."""
         return nn.ModuleDict({"denoiser": self.denoiser, "conditions": self.conditions})
+
+    def estimator(self, tile: int | None) -> Estimator:
+        """The denoiser, or one that sees tiles of that side.
+
+        Raises:
+            ValueError: Such tiles do not fit the network.
+        """
+        return self.denoiser if tile is None else Tiled(self.denoiser, tile, self.denoiser.network.stride)
 
     def encode(self, reps: Representations, size: tuple[int, int]) -> Conditioning:
         """Encodes what this stage reads of `reps` for images of a height and width."""
