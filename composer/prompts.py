@@ -240,7 +240,7 @@ def tables(prompts: Sequence[Prompt], answers: Mapping[str, Answers], reader: De
     for name, answer in answers.items():
         found = summary(prompts, answer, reader)
         rows = [_cells(category, row) for category, row in [*found["categories"].items(), ("all", found["all"])]]
-        made.append(Section(title=name, text=LEGEND, table=[HEAD, *rows]))
+        made.append(Section(title=name, text="" if made else LEGEND, table=[HEAD, *rows]))
     if len(answers) == 2:
         (first, a), (second, b) = answers.items()
         rows = [["category", first, second, "difference"]]
@@ -286,7 +286,7 @@ def write_report(
     n = next(iter(answers.values())).images.shape[1]
     for number, (category, index) in enumerate(by_category(prompts).items(), start=1):
         grid = [[image for answer in answers.values() for image in answer.shown(i)] for i in index]
-        labels = [shorten(prompts[i].text, _LABEL, placeholder=" ...") for i in index]
+        labels = [shorten(prompts[i].text, _LABEL, placeholder="...") for i in index]
         path = out / f"{number:02d}_{re.sub(r'[^a-z0-9]+', '_', category.lower()).strip('_')}.png"
         save_png(path, sheet(grid, labels, [f"{name}: {k + 1}" for name in answers for k in range(n)], category))
         sections.append(Section(title=category, pictures=[(path, "; ".join(prompts[i].text for i in index))]))
