@@ -236,7 +236,7 @@ def tables(prompts: Sequence[Prompt], answers: Mapping[str, Answers], reader: De
         answers: Of one model or two, by their names.
         reader: Which scored them.
     """
-    made = []
+    made: list[Section] = []
     for name, answer in answers.items():
         found = summary(prompts, answer, reader)
         rows = [_cells(category, row) for category, row in [*found["categories"].items(), ("all", found["all"])]]
