@@ -15,6 +15,7 @@ from .guidance import Term, guide, lock, threshold
 from .images import load_rgb, resize_and_crop
 from .samplers import Denoise, ancestral, cosine_sigmas, dpmpp_2m, euler, heun, karras_sigmas, latents
 from .stage import Sampling, Stage
+from .strength import Strength
 from .unet import UNet
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Representations",
     "Sampling",
     "Stage",
+    "Strength",
     "Term",
     "UNet",
     "ancestral",

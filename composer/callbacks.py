@@ -272,4 +272,4 @@ class SampleGrid(L.Callback):
             terms = [Term(cond, self.guidance), Term(nothing, 1 - self.guidance)]
             noise = latents([seed * self.count + row for row in range(b)], tuple(image.shape[1:]), image.device)
             bounded = threshold(guide(stage.denoiser, terms), self.percentile)
-            return dpmpp_2m(bounded, noise * float(sigmas[0]), sigmas)
+            return dpmpp_2m(bounded, stage.denoiser.start(noise, sigmas[0], nothing), sigmas)

@@ -14,9 +14,10 @@ from . import samplers
 from .decomposition import Batch, Decomposer, Decomposition, Representations, draw
 from .guidance import Term, guide, lock, threshold
 from .images import load_rgb, resize_and_crop
-from .samplers import Denoise, Progress
+from .samplers import Progress
 from .stage import Sampling, Stage, run_sampler, sizes_of
 from .storage import build, find_model, load_strictly, read_model, write_model
+from .strength import Strength
 
 STREAM = 800  # of `draw`, and the numbers above it
 
@@ -187,6 +188,7 @@ class Cascade:
         *,
         seeds: Sequence[int] = (0,),
         away: Representations | None = None,
+        strengths: Mapping[str, Strength] | None = None,
         latent: Tensor | None = None,
         locked: tuple[Tensor, Tensor] | None = None,
         image: Float[Tensor, "#b 3 h w"] | None = None,
@@ -201,6 +203,7 @@ class Cascade:
             reps: Representations of one row, or of one row a seed.
             seeds: One a picture; a picture depends on its seed alone, not on the others.
             away: What guidance leads away from (c1 of two-sided guidance, Composer eq. 2); None is nothing at all.
+            strengths: How much, when and where single conditions of `reps` count; a condition without one counts fully.
             latent: (b 3 h w) noise of unit variance in place of the seeds' for the first stage, from `invert`.
             locked: Image (b 3 h w) and keep map (b 1 h w) of any size, of one row or one a seed: where the map is 1 the
                 image stays. Each stage holds it at its own size.
@@ -214,11 +217,14 @@ class Cascade:
             Images in [-1, 1], a row a seed.
 
         Raises:
-            KeyError: `reps` names a condition that no stage has, or a name is no stage's.
+            KeyError: `reps` names a condition that no stage has, `strengths` one that `reps` has not, or a name is no
+                stage's.
             ValueError: The rows of `reps` are neither one nor one a seed, or a stage cannot draw that size.
         """
         self._check(reps, len(seeds))
         self._check(away or {}, len(seeds))
+        if unknown := sorted((strengths or {}).keys() - reps.keys()):
+            raise KeyError(f"a strength for {', '.join(unknown)}, but what is given is {', '.join(reps) or 'nothing'}")
         chain, settings = self._chain(until, image), self.settings(until=until, image=image, **changes)
         sizes = sizes_of(chain, size, image)
         image = None if image is None else image.expand(len(seeds), -1, -1, -1).to(self.device)
@@ -230,13 +236,14 @@ class Cascade:
                 if image is None:
                     raise ValueError(f"stage {stage.name} enlarges: give it an image (image=...)")
                 own = {"low_res": stage.low_res.corrupt(image, setting.augmentation, corrupting)}
-            denoise = self._denoise(stage, setting, {**reps, **own}, {**(away or {}), **own}, place)
+            terms = stage.terms(reps, own, place, setting.guidance, away, strengths)
+            denoise = threshold(guide(stage.estimator(setting.tile), terms), setting.percentile)
             if locked is not None:
                 denoise = lock(denoise, *(x.to(self.device) for x in _fitted(locked, place)))
             sigmas = stage.denoiser.sigmas(setting.steps)
             started = latent if stage.low_res is None else None
             noise = samplers.latents(fresh, (3, *place)) if started is None else started
-            x = noise.to(self.device) * sigmas[0]
+            x = stage.denoiser.start(noise.to(self.device), sigmas[0], stage.encode(own, place))
             image = run_sampler(setting.sampler, denoise, x, sigmas, fresh, progress).clamp(-1, 1)
         assert image is not None
         return image
@@ -307,18 +314,6 @@ class Cascade:
         denoise = guide(stage.denoiser, [Term(stage.encode(reps, (image.shape[2], image.shape[3])), 1.0)])
         extra: dict[str, Any] = {} if progress is None else {"progress": progress}
         return samplers.heun(denoise, image.to(self.device), sigmas, **extra) / sigmas[-1]
-
-    def _denoise(
-        self,
-        stage: Stage,
-        setting: Sampling,
-        toward: Representations,
-        away: Representations,
-        size: tuple[int, int],
-    ) -> Denoise:
-        w = setting.guidance
-        terms = [Term(stage.encode(toward, size), w), Term(stage.encode(away, size), 1.0 - w)]
-        return threshold(guide(stage.estimator(setting.tile), terms), setting.percentile)
 
     def _check(self, reps: Representations, rows: int) -> None:
         if unknown := sorted(reps.keys() - set(self.names)):

@@ -174,6 +174,19 @@ class Denoiser(nn.Module):
             out: Tensor = self.network(c_in * x, level(sigma), cond)
         return c_skip * x + c_out * out.float()
 
+    def start(
+        self, noise: Float[Tensor, "b c h w"], sigma: float | Tensor, cond: Conditioning
+    ) -> Float[Tensor, "b c h w"]:
+        """The noisy image at which a sampling begins: noise alone, for a residual around its origin.
+
+        Args:
+            noise: Standard normal.
+            sigma: The highest noise level.
+            cond: What the sampling reads.
+        """
+        x = noise * sigma
+        return x if self.residual is None or cond.origin is None else x + cond.origin
+
     def sigmas(self, steps: int) -> Float[Tensor, " n"]:
         """Falling noise levels to sample with: Karras et al. (2022), eq. 5, then 0."""
         return karras_sigmas(steps) * (self.residual or 1.0)

@@ -18,8 +18,8 @@ from .conditioning import Conditioning, stack
 from .denoiser import Estimator
 from .samplers import Denoise
 
-Weight = float | Tensor | Callable[[float], float]
-"""A number, a map (b 1 h w) or (1 1 h w), or a function of sigma."""
+Weight = float | Tensor | Callable[[float], float | Tensor]
+"""A number, a map (b 1 h w) or (1 1 h w), or one of them as a function of sigma."""
 
 
 class Term(NamedTuple):

@@ -1,6 +1,6 @@
 """A stage of a cascade: one resolution's denoiser and conditions, and how it samples."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,9 +11,11 @@ from . import samplers
 from .conditioning import Condition, Conditioning, ConditionSet
 from .decomposition import Representations
 from .denoiser import Denoiser, Estimator
+from .guidance import Term
 from .low_res import LowRes
 from .samplers import Denoise, Progress
 from .storage import Spec, build
+from .strength import Strength, weigh
 from .tiling import Tiled
 
 SamplerName = Literal["euler", "heun", "dpmpp_2m", "ancestral"]
@@ -122,6 +124,38 @@ class Stage:
         known = {name: value for name, value in reps.items() if name in self.conditions}
         cond: Conditioning = self.conditions(known, size)
         return cond
+
+    def terms(
+        self,
+        reps: Representations,
+        own: Representations,
+        size: tuple[int, int],
+        guidance: float,
+        away: Representations | None = None,
+        strengths: Mapping[str, Strength] | None = None,
+    ) -> list[Term]:
+        """What guidance sums: a term for each set of conditions that counts somewhere, and what it leads away from.
+
+        Args:
+            reps: What to agree with.
+            own: What every term reads, that is the image of the stage before.
+            size: Height and width of the images.
+            guidance: Weight of what is agreed with; what is led away from has the rest.
+            away: What to lead away from; None is nothing at all.
+            strengths: How much, when and where conditions of `reps` count.
+        """
+        names = [name for name in reps if name in self.conditions]
+        weights = weigh(names, {n: s for n, s in (strengths or {}).items() if n in names}, size)
+        nothing: frozenset[str] = frozenset()
+
+        def total(subset: frozenset[str]) -> Callable[[float], float | Tensor]:
+            rest = 1 - guidance if subset == nothing and away is None else 0.0
+            share = weights.get(subset)
+            return lambda sigma: rest if share is None else guidance * share(sigma) + rest
+
+        subsets = dict.fromkeys([*weights, *([nothing] if away is None else [])])
+        terms = [Term(self.encode({**{n: reps[n] for n in reps if n in s}, **own}, size), total(s)) for s in subsets]
+        return terms if away is None else [*terms, Term(self.encode({**away, **own}, size), 1 - guidance)]
 
 
 def sizes_of(chain: Sequence[Stage], size: tuple[int, int] | None, image: Tensor | None) -> list[tuple[int, int]]:
