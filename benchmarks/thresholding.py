@@ -187,7 +187,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=32, help="pictures a point of the plot; 0 only times quantiles")
     parser.add_argument("--rounds", type=int, default=9, help="rounds of the timing (default 9)")
-    parser.add_argument("--model", default="scenes", help="a model's folder (default scenes, which is shipped)")
+    parser.add_argument("--model", default="scenes256", help="a model's folder (default scenes256, which is shipped)")
     parser.add_argument("--json", type=Path, help="file to write the rows to")
     parser.add_argument("--plot", type=Path, help="PNG to write the plot to")
     parser.add_argument("--samples", type=Path, help="PNG to write some of the pictures to")

@@ -57,7 +57,7 @@ def row(image: Tensor, true: Tensor, small: Tensor) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="scenes", help="a cascade, or an upsampler alone (default: what is shipped)")
+    parser.add_argument("--model", default="scenes256", help="a cascade, or an upsampler alone (default: what is shipped)")
     parser.add_argument("--split", default="val", choices=("val", "novel"))
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--steps", type=int, nargs="+", help="default: the model's own")

@@ -91,7 +91,7 @@ class Cascade:
 
     @classmethod
     def load(cls, folder: str | Path, plugins: Collection[str] = ()) -> "Cascade":
-        """Loads a model's folder, or a model that the package ships by its name (``scenes``).
+        """Loads a model's folder, or a model that the package ships by its name (``scenes256``).
 
         Raises:
             FileNotFoundError: There is no model at that place, or a file of it is missing.

@@ -37,10 +37,10 @@ def evaluate(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser = make_parser(
         "evaluate",
         evaluate.__doc__,
-        "scenes --data scenes:val --count 256 --seed 0 --json adherence.json",
-        "scenes --metrics fid kid clip --data scenes:val --count 256",
-        "scenes --prompts asset:scenes_prompts.csv --n 4 --out out/prompts",
-        "models/mine --against scenes --prompts prompts.csv",
+        "scenes256 --data scenes:val --count 256 --seed 0 --json adherence.json",
+        "scenes256 --metrics fid kid clip --data scenes:val --count 256",
+        "scenes256 --prompts asset:scenes_prompts.csv --n 4 --out out/prompts",
+        "models/mine --against scenes256 --prompts prompts.csv",
     )
     parser.add_argument("model", nargs="?", default=SHIPPED, help=f"a model's folder, or {SHIPPED}, which is shipped")
     parser.add_argument("--data", default="scenes:val", help="scenes:val, scenes:novel, or a folder of images")

@@ -16,7 +16,7 @@ from .images import SUFFIXES
 from .recipe import name_of
 from .stage import SamplerName
 
-SHIPPED = "scenes"
+SHIPPED = "scenes256"
 """The model that comes with the package."""
 
 SAMPLING = ("steps", "guidance", "sampler", "percentile", "tile")

@@ -204,7 +204,7 @@ def find_model(folder: str | Path) -> Path:
     """The folder of a model, or of one that the package ships under that name."""
     path = Path(folder)
     shipped = Path(__file__).parent / "assets" / path
-    return shipped if not path.exists() and shipped.is_dir() else path
+    return shipped if shipped.is_dir() and not (path / "manifest.json").is_file() else path
 
 
 def carry_weights(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", nargs="?", help="a file (default: a Scene)")
     parser.add_argument("--palette", default="#d9a441 3, #3b6ea5 2, #f2efe6 1", help="colours and their weights")
-    parser.add_argument("--model", default="scenes")
+    parser.add_argument("--model", default="scenes256")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("out/colorize.png"))
     o = parser.parse_args(args)

@@ -21,7 +21,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--region", default="0.25,0.4,0.9,0.9", help="a mask's file, or left,top,right,bottom")
     parser.add_argument("--how", nargs="+", default=["palette", "semantics"], help="conditions of the second picture")
     parser.add_argument("--keep", nargs="*", default=["sketch", "depth"], help="conditions of the first picture")
-    parser.add_argument("--model", default="scenes")
+    parser.add_argument("--model", default="scenes256")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/edit_region"))
     o = parser.parse_args(args)

@@ -21,7 +21,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("images", nargs="*", help="two files (default: two Scenes)")
     parser.add_argument("--where", nargs="+", default=["sketch", "depth"], help="conditions of the first image")
     parser.add_argument("--how", nargs="+", default=["palette", "semantics"], help="conditions of the second image")
-    parser.add_argument("--model", default="scenes")
+    parser.add_argument("--model", default="scenes256")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("out/recombine.png"))
     o = parser.parse_args(args)

@@ -23,7 +23,7 @@ SMALLER = {"scenes": ["--workers", "0"], "compose": ["--steps", "2"], "edit": ["
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder with the model `scenes`, which goes before the one that ships, and some Scenes."""
+    """A folder with the model `scenes256`, which goes before the one that ships, and some Scenes."""
     spec = copy.deepcopy(TINY)
     conditions = spec["stages"][0]["conditions"]
     conditions |= {name: spatial(1) for name in ("sketch", "instances", "depth")}
@@ -31,7 +31,7 @@ def here(tmp_path, monkeypatch):
     conditions["caption"] = {"class_path": "conditions.TextTransformer", "init_args": TEXT}
     spec["decomposers"] |= {name: {"class_path": f"decomposers.{own}"} for name, own in STAND_INS.items()}
     spec["decomposers"]["caption"] = {"class_path": "decomposers.Tokens"}
-    Cascade.from_spec(spec).save(tmp_path / "scenes")
+    Cascade.from_spec(spec).save(tmp_path / "scenes256")
     monkeypatch.chdir(tmp_path)
     assert (
         main(["scenes", "--split", "val", "--count", "4", "--size", "64", "--out", "out/scenes", "--workers", "0"]) == 0

@@ -14,7 +14,7 @@ ASSETS = Path(__file__).parent.parent / "composer" / "assets"
 
 @pytest.fixture(scope="module")
 def shipped():
-    return Cascade.load("scenes").to("cpu", torch.bfloat16)
+    return Cascade.load("scenes256").to("cpu", torch.bfloat16)
 
 
 def test_the_shipped_files_are_small():
@@ -27,7 +27,7 @@ def test_all_eight_conditions_are_there(shipped):
 
 
 def test_the_card_states_figures():
-    card = (ASSETS / "scenes" / "README.md").read_text()
+    card = (ASSETS / "scenes256" / "README.md").read_text()
     assert "| intensity |" in card and "images a second" in card
 
 
