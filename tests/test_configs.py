@@ -3,35 +3,33 @@
 import subprocess
 import sys
 import textwrap
+from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 
 import conditions  # noqa: F401 (short names in the YAMLs)
 import decomposers  # noqa: F401
 from composer.__main__ import main
-from composer.cli import TrainingCLI
-from composer.data import ImageData
-from composer.datasets import ImageDataset
-from composer.decomposition import Decomposer
+from composer.cli import ModelAlone, TrainingCLI
 
-CONFIGS = sorted(Path("configs").glob("*.yaml"))
+CONFIGS = sorted(Path("configs").rglob("*.yaml"))
+PAPERS = {
+    "paper/composer_base": 2.0e9,
+    "paper/composer_up256": 1.1e9,
+    "paper/composer_up1024": 300e6,
+    "paper/unclip_decoder": 3.5e9,
+    "paper/unclip_up256": 700e6,
+    "paper/unclip_up1024": 300e6,
+    "paper/glide_base": 385_030_726,
+    "paper/glide_up256": 398_361_286,
+    "imagen64": 2.0e9,
+    "imagen256": 600e6,
+    "imagen1024": 400e6,
+}
+"""Parameters as the papers print them; GLIDE's are those of the weights that it released."""
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # between Lightning and jsonargparse
-
-
-class ModelAlone(TrainingCLI):
-    """Reads everything but builds the model alone, without allocating it: a YAML's decomposers may need weights."""
-
-    def instantiate_classes(self):
-        for data in (ImageData, ImageDataset, Decomposer):
-            self.parser.add_instantiator(lambda *args, **kwargs: None, data, subclasses=True)
-        with torch.device("meta"):
-            self.model = self.parser.instantiate_classes(self.config).model
-
-    def after_instantiate_classes(self):
-        pass
 
 
 @pytest.fixture(autouse=True)
@@ -40,11 +38,27 @@ def no_arguments(monkeypatch):
     monkeypatch.setenv("COMPOSER_PLUGINS", "")
 
 
+@cache
+def built(path):
+    """A configuration's head and its model, on the meta device."""
+    return path.read_text().partition("model:")[0], ModelAlone(["-c", str(path)]).model
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_config_builds(path):
-    assert f"python -m composer fit -c {path}" in path.read_text().partition("model:")[0]
-    model = ModelAlone(["-c", str(path)], run=False).model
+    head, model = built(path)
+    assert f"python -m composer fit -c {path}" in head
     assert all(p.is_meta for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_papers_sizes_are_theirs_within_3_percent(name):
+    head, model = built(Path(f"configs/{name}.yaml"))
+    count = sum(p.numel() for p in model.parameters())
+    off = count / PAPERS[name] - 1
+    assert abs(off) < 0.03
+    assert f"Expect: {count:,} parameters" in head
+    assert name.startswith("paper/glide") or f"{abs(off):.1%} {'above' if off > 0 else 'below'} the paper's" in head
 
 
 def tiny(tmp_path, **replacements):

@@ -157,13 +157,24 @@ def test_single_convolutions_work_at_the_lower_resolution():
     torch.testing.assert_close(up(down(x)), low.repeat_interleave(2, 2).repeat_interleave(2, 3))
 
 
-def test_counts_what_glide_counts():
-    """GLIDE's released base has 385,030,726, with its text transformer and with 6 output channels where we have 3."""
+@pytest.mark.parametrize(
+    ("plan", "released"),
+    [
+        ({"spatial_dim": 0}, 385_030_726),
+        (
+            {"multipliers": (1, 1, 2, 2, 4, 4), "blocks": 2, "attention": (8, 16, 32), "spatial_dim": 3},
+            398_361_286,
+        ),
+    ],
+    ids=["base", "upsampler"],
+)
+def test_counts_what_glide_counts(plan, released):
+    """The released networks come with a text transformer, and have 6 output channels where we have 3."""
     width, layers, text = 512, 16, 128
     layer = (width * 3 * width + 3 * width) + (width * width + width) + 4 * width + (8 * width * width + 5 * width)
     transformer = 50257 * width + 2 * text * width + layers * layer + 2 * width + width * 768 + 768
-    unet = count(width=192, vector_dim=768, token_dim=width, spatial_dim=0)
-    assert unet + 3 * (9 * 192 + 1) + transformer == 385_030_726
+    unet = count(width=192, vector_dim=768, token_dim=width, **plan)
+    assert unet + 3 * (9 * 192 + 1) + transformer == released
 
 
 def test_paper_base_has_two_billion_parameters_and_runs_on_meta():
