@@ -7,7 +7,6 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -286,7 +285,7 @@ def doctor(args: Sequence[str], plugins: Sequence[str]) -> None:
         )
     Console().print(*tables(found), sep="\n")
     if o.json is not None:
-        write_atomically(o.json, (json.dumps(asdict(found), indent=2) + "\n").encode())
+        write_atomically(o.json, (json.dumps(found.as_json(), indent=2) + "\n").encode())
 
 
 def demo(args: Sequence[str], plugins: Sequence[str]) -> None:

@@ -119,6 +119,13 @@ class Report:
     def parameters(self) -> int:
         return self.network + sum(self.conditions.values())
 
+    def as_json(self) -> dict[str, Any]:
+        """All of it, sums included."""
+        found = asdict(self) | {"parameters": self.parameters}
+        for name, plan in (("configured", self.configured), ("otherwise", self.otherwise)):
+            found[name]["memory"]["total"] = plan.memory.total
+        return found
+
 
 RUNS = 5
 """Runs on the meta device that `examine` makes."""

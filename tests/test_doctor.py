@@ -213,9 +213,10 @@ def test_command_reads_a_configuration(quiet, tmp_path, capsys):
     assert main(["doctor", "configs/tiny.yaml", "--batch", "3", "--json", str(file), "--let.size", "16"]) == 0
     shown, report = capsys.readouterr().out, json.loads(file.read_text())
     assert (report["size"], report["side"], report["batch"], report["precision"]) == (16, 16, 3, "32-true")
-    parameters = report["network"] + sum(report["conditions"].values())
+    parameters, memory = report["network"] + sum(report["conditions"].values()), report["configured"]["memory"]
+    assert report["parameters"] == parameters and memory.pop("total") == sum(memory.values())
     assert f" {parameters:,} " in shown and "training on 3 images" in shown and "checkpointing" in shown
-    assert report["configured"]["memory"]["weights"] == 4 * parameters
+    assert memory["weights"] == 4 * parameters
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
