@@ -42,6 +42,23 @@ class _DataAlone(TrainingCLI):
         """Nothing is trained."""
 
 
+def data_of(words: Sequence[str], names: Sequence[str], plugins: Sequence[str]) -> ImageData:
+    """Builds the data of a training's configuration, with the named decomposers alone.
+
+    Args:
+        words: Of the training's command line: ``-c FILE`` and what it changes.
+        names: Of representations.
+        plugins: Modules that the user trusts.
+
+    Raises:
+        ValueError: There is no such decomposer.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # the words are none of its own
+        data: ImageData = _DataAlone(words, names, plugins).datamodule
+    return data
+
+
 def chosen(
     words: Sequence[str], names: Sequence[str], plugins: Sequence[str]
 ) -> tuple[list[ImageFolder], Decomposition]:
@@ -55,9 +72,7 @@ def chosen(
     Raises:
         ValueError: There is no such decomposer, or no folder of images.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # the words are none of its own
-        data: ImageData = _DataAlone(words, names, plugins).datamodule
+    data = data_of(words, names, plugins)
     folders = [folder for part in (data.train, data.validation) for folder in _folders(part)]
     if not folders:
         raise ValueError("columns lie beside images: expected an ImageFolder in the configuration's data, found none")

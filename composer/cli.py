@@ -19,6 +19,7 @@ from .callbacks import EMA, LAST, AtomicCheckpointIO, Checkpoints, SampleGrid
 from .data import ImageData
 from .datasets import ImageDataset
 from .decomposition import Decomposer
+from .prior.training import PriorTraining
 from .progress import Progress
 from .training import StageTraining
 
@@ -118,8 +119,8 @@ class TrainingCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
-        """Gives a stage its configuration, as plain values, to travel with the checkpoints."""
-        if not isinstance(self.model, StageTraining):
+        """Gives a stage or a prior its configuration, as plain values, to travel with the checkpoints."""
+        if not isinstance(self.model, StageTraining | PriorTraining):
             return
         dumped = json.loads(self.parser.dump(self.config, format="json", skip_none=False, skip_link_targets=False))
         if self.subcommand is not None:

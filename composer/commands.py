@@ -38,6 +38,7 @@ from .options import (
     parse_with_conditions,
     sampling,
 )
+from .prior.commands import embed, evaluate_prior, export_prior, pca
 from .recipe import again, edit_of, recipe, with_edit
 from .storage import assemble as join
 from .storage import carry_weights, find_model, from_run, write_model
@@ -199,20 +200,25 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument("--name", help="the model's name (default: the folder's)")
     parser.add_argument("--card", type=Path, help="the model card, Markdown")
     parser.add_argument("--half", action="store_true", help="store weights with 16 bits")
-    parser.add_argument("--guidance", type=float, default=2.0, help="the model's own guidance (default 2)")
-    parser.add_argument("--steps", type=int, default=30, help="the model's own number of steps (default 30)")
+    parser.add_argument("--guidance", type=float, help="the model's own guidance (default 2; a prior's as configured)")
+    parser.add_argument("--steps", type=int, help="its own number of steps (default 30; a prior's as configured)")
     parser.add_argument("--percentile", type=float, help="the model's own dynamic thresholding (default: clip)")
-    parser.add_argument("--augmentation", type=float, default=0.0, help="an upsampler's own level of it (default 0)")
+    parser.add_argument("--augmentation", type=float, help="an upsampler's own level of it (default 0)")
     o = parser.parse_args(args)
     path = o.run / "checkpoints" / "last.ckpt" if o.run.is_dir() else o.run
     config, weights = load_stage(path)
-    own = {"guidance": o.guidance, "steps": o.steps, "percentile": o.percentile, "augmentation": o.augmentation}
-    spec = from_run(config, o.name or o.out.name, own)
+    given = {n: getattr(o, n) for n in ("guidance", "steps", "percentile", "augmentation") if getattr(o, n) is not None}
+    name, dtype = o.name or o.out.name, torch.float16 if o.half else torch.float32
+    card = o.card.read_text() if o.card else f"# {name}\n"
+    if "prior" in config["model"]["init_args"]:
+        export_prior(config, weights, o.out, name, card, dtype, given, plugins)
+        print(f"prior in {o.out}")
+        return
+    spec = from_run(config, name, {"guidance": 2.0, "steps": 30, "percentile": None, "augmentation": 0.0} | given)
     cascade = Cascade.from_spec(spec, plugins)
     cascade.load_weights({spec["stages"][0]["file"]: weights})
     cascade.spec = carry_weights(spec, o.out)
-    card = o.card.read_text() if o.card else f"# {spec['name']}\n"
-    cascade.save(o.out, card, torch.float16 if o.half else torch.float32)
+    cascade.save(o.out, card, dtype)
     print(f"model in {o.out}")
 
 
@@ -307,9 +313,12 @@ COMMANDS: dict[str, Command] = {
     "compose": compose,
     "edit": edit,
     "evaluate": evaluate,
+    "evaluate-prior": evaluate_prior,
     "export": export,
     "assemble": assemble,
     "caption": caption,
     "cache": cache,
+    "embed": embed,
+    "pca": pca,
     "doctor": doctor,
 }

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,13 +12,21 @@ from torch import nn
 from torch.nn import functional as F
 
 from composer import Cascade
-from composer.decomposition import Decomposer
-from composer.prior import AutoregressivePrior, DiffusionPrior, Prior
+from composer import checkpoint as checkpoints
+from composer.__main__ import main
+from composer.cli import ModelAlone
+from composer.datasets import ImageDataset, collate
+from composer.decomposition import Decomposer, Decomposition
+from composer.prior import AutoregressivePrior, DiffusionPrior, Embeddings, Prior
 from composer.prior.autoregressive import choose
+from composer.prior.embeddings import write_embeddings
+from composer.prior.evaluation import mean_pairwise_cosine, measure_embeddings
 from composer.prior.interface import text_embedding, to_sphere
 from composer.prior.pca import DOT_QUANTILES, Codebook, dimensions_for, fit
 from composer.samplers import cosine_sigmas, latents
+from composer.scenes import render_batch, write
 from composer.transformer import CausalTransformer, Memory
+from decomposers import Caption, Semantics
 
 DIM, WORDS = 6, 5
 TINY = {"dim": DIM, "caption_dim": 8, "width": 16, "layers": 2, "heads": 2, "length": WORDS}
@@ -504,11 +513,11 @@ def test_a_saved_prior_draws_the_same(kind, own, tmp_path):
     wanted = prior.sample(["a red cube on sand"], n=2)
     assert torch.equal(again.sample(["a red cube on sand"], n=2), wanted)
     assert len(again.sha256) == 64 and (tmp_path / "prior" / "README.md").read_text() == "# card\n"
-    assert again.reader_of_images()["semantics"]({"image": torch.zeros(1, 3, 64, 64)}).shape == wanted[:1].shape
+    assert again.image_reader()({"image": torch.zeros(1, 3, 64, 64)}).shape == wanted[:1].shape
     with pytest.raises(ValueError, match="found a prior"):
         Cascade.load(tmp_path / "prior")
     with pytest.raises(ValueError, match="expected a model with priors"):
-        Prior.load("scenes64")
+        Prior.load("scenes256")
     weights = tmp_path / "prior" / "prior.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match="damaged or was changed"):
@@ -523,3 +532,200 @@ def test_a_configuration_can_name_priors_alone(path, tmp_path):
     found["priors"][0]["class_path"] = path
     with pytest.raises(ValueError, match=r"not one of the modules|expected the name of a Prior"):
         Prior.from_spec(found)
+
+
+# Training, and the commands around it
+
+
+class Captioned(ImageDataset):
+    """Four colours, captioned."""
+
+    COLOURS = ("red", "green", "blue", "yellow")
+
+    def __len__(self):
+        return 64
+
+    def row(self, index, seed):
+        value = torch.randn(3, 1, 1, generator=torch.Generator().manual_seed(index % 4)).clamp(-1, 1)
+        return {"image": value.expand(3, 64, 64).clone(), "caption": f"a {self.COLOURS[index % 4]} cube"}
+
+
+def readers():
+    return Decomposition(
+        {"text": Caption(weights="asset:scenes_clip"), "semantics": Semantics(weights="asset:scenes_clip")}
+    )
+
+
+def test_embeddings_come_back_as_they_were_computed(tmp_path):
+    seen = []
+    write_embeddings(Captioned(), readers(), tmp_path / "e", rows=24, progress=seen.append)
+    rows, images = Embeddings(str(tmp_path / "e")), Captioned()
+    assert seen == [24, 24, 16] and len(rows) == 64 and rows.columns == {"text", "semantics"}
+    batch = collate([images[i, i] for i in (0, 1, 63)])
+    again = collate([rows[i, i] for i in (0, 1, 63)])
+    assert again["caption"] == batch["caption"] and "image" not in again
+    for name, value in readers()(batch).items():
+        torch.testing.assert_close(again[name], value, rtol=1e-3, atol=1e-3)
+    with pytest.raises(FileExistsError, match="is there already"):
+        write_embeddings(Captioned(), readers(), tmp_path / "e")
+    np.save(tmp_path / "e" / "semantics.npy", np.zeros((3, 128)))
+    with pytest.raises(ValueError, match="as many rows"):
+        Embeddings(str(tmp_path / "e"))
+    with pytest.raises(FileNotFoundError, match="composer embed"):
+        Embeddings(str(tmp_path / "nowhere"))
+    assert [path.name for path in tmp_path.iterdir()] == ["e"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_embeddings_are_written_by_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["composer"])
+    config, scenes = tmp_path / "mine.yaml", tmp_path / "scenes"
+    config.write_text(CONFIG.format(kind="DiffusionPrior", own="steps: 1", folder=tmp_path, statistics="null"))
+    write("val", 3, 64, scenes, workers=0)
+    status = main(["embed", str(scenes), "-c", str(config), "--out", str(tmp_path / "e"), "--names", "semantics"])
+    assert status == 0 and "semantics of 3 images" in capsys.readouterr().out
+    rows, truth = Embeddings(str(tmp_path / "e")), render_batch("val", range(3), 64)
+    assert [rows.row(i, 0)["caption"] for i in range(3)] == truth["caption"]
+    expected = Semantics(weights="asset:scenes_clip")(truth)
+    found = torch.stack([rows.row(i, 0)["semantics"] for i in range(3)])
+    assert F.cosine_similarity(found, expected).min() > 0.999  # the files have 8 bits a channel
+
+
+def made_up(folder, n=200):
+    """Embeddings of no image, of which a caption tells one word."""
+    random = np.random.default_rng(0)
+    text = np.zeros((n, 6, 129), np.float16)
+    text[:, [0, 1, -1], :128], text[:, [0, 1, -1], -1] = random.standard_normal((n, 3, 128)), 1
+    semantics = random.standard_normal((n, 128)) + text[:, -1, :128]
+    folder.mkdir()
+    np.save(folder / "text.npy", text)
+    np.save(folder / "semantics.npy", to_sphere(torch.from_numpy(semantics)).half().numpy())
+    (folder / "captions.json").write_text(json.dumps(["a cube"] * n))
+
+
+CONFIG = """
+model:
+  class_path: composer.prior.training.PriorTraining
+  init_args:
+    prior:
+      class_path: {kind}
+      init_args: {{dim: 128, caption_dim: 128, width: 16, layers: 1, heads: 2, {own}}}
+    statistics: {statistics}
+    learning_rate: 0.01
+    warmup_steps: 2
+data:
+  train: {{class_path: composer.prior.Embeddings, init_args: {{path: {folder}/e}}}}
+  validation: {{class_path: SceneImages, init_args: {{split: val, size: 64, count: 2}}}}
+  decomposers:
+    text: {{class_path: Caption, init_args: {{weights: asset:scenes_clip}}}}
+    semantics: {{class_path: Semantics, init_args: {{weights: asset:scenes_clip}}}}
+  batch_size: 8
+trainer: {{accelerator: cpu, max_steps: 4, val_check_interval: 4, default_root_dir: {folder}/run, logger: false}}
+"""
+
+
+@pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:.*does not have many workers"
+)
+@pytest.mark.parametrize(
+    ("kind", "own"), [("DiffusionPrior", "steps: 9"), ("AutoregressivePrior", "dimensions: 3, dot_buckets: 4")]
+)
+def test_from_embeddings_to_a_prior_by_the_commands(kind, own, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["composer"])
+    monkeypatch.setenv("COMPOSER_PLUGINS", "")
+    statistics = tmp_path / "pca.safetensors"
+    config = tmp_path / "mine.yaml"
+    given = statistics if kind == "AutoregressivePrior" else "null"
+    config.write_text(CONFIG.format(kind=kind, own=own, folder=tmp_path, statistics=given))
+
+    def run(*words):
+        status = main([str(word) for word in words])
+        said = capsys.readouterr()
+        assert status == 0, said.err
+        return said.out
+
+    made_up(tmp_path / "e")
+    if kind == "AutoregressivePrior":
+        assert main(["fit", "-c", str(config)]) == 1 and "composer pca -c CONFIG" in capsys.readouterr().err
+        assert "128 components of 140 embeddings" in run("pca", "-c", config, "--out", statistics, "--count", "140")
+    run("fit", "-c", config)
+    out = tmp_path / "prior"
+    assert "prior in" in run("export", tmp_path / "run", out, "--half", "--guidance", "1.5")
+    prior = Prior.load(out)
+    assert type(prior).__name__ == kind and prior.guidance == 1.5
+    last = checkpoints.load(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    torch.testing.assert_close(prior.captions.nothing, last["ema"]["prior.captions.nothing"], rtol=1e-3, atol=1e-4)
+    z = prior.sample(["a red cube on sand"], n=2, seeds=[0, 1])
+    torch.testing.assert_close(z.square().mean(1), torch.ones(2))
+    table = tmp_path / "table.json"
+    words = ("--count", 2, "--draws", 2, "--pictures", 0, "--guidance", 1, 3, "--json", table)
+    assert "| prior, guidance 3 |" in run("evaluate-prior", out, *words)
+    assert json.loads(table.read_text())["about"]["prior"] == prior.sha256
+    assert main(["export", str(tmp_path / "run"), str(out), "--augmentation", "0.1"]) == 1
+    assert "a prior has no augmentation" in capsys.readouterr().err
+
+
+# How good a prior is
+
+
+def test_measures_of_embeddings_are_right_by_hand():
+    x, y = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 2.0])
+    assert mean_pairwise_cosine(torch.stack([x, x, y])[None]) == pytest.approx(1 / 3)
+    assert mean_pairwise_cosine(torch.stack([torch.stack([x, x]), torch.stack([x, -x])])) == pytest.approx(0)
+
+
+class Oracle(DiffusionPrior):
+    """Draws what it was told, whatever the caption: row i of `drawn` for the i-th row ever asked for."""
+
+    def draw(self, caption, seeds, guidance, progress):
+        return self.drawn[torch.tensor(seeds) % len(self.drawn)]
+
+
+class Known(Read):
+    """Reads an image's embedding off its first pixels."""
+
+    def forward(self, batch):
+        return batch["image"][:, 0, 0, :DIM]
+
+
+def test_a_prior_that_knows_the_images_is_found_perfect_and_one_that_mistakes_them_is_not():
+    z = torch.eye(DIM)[:4] * math.sqrt(DIM)
+    image = torch.zeros(4, 3, 8, 8)
+    image[:, 0, 0, :DIM] = z
+    batch, prior = {"image": image, "caption": ["a", "b", "c", "d"]}, Oracle(**TINY).reads(Read())
+    prior.drawn = z
+    table = measure_embeddings(prior, Known(), batch, draws=3)
+    assert table["prior, guidance 1"] == {
+        "to_image": pytest.approx(1),
+        "to_text": pytest.approx(table["text embedding itself"]["to_image"]),
+        "found": 1,
+        "among_draws": pytest.approx(1),
+    }
+    assert table["text embedding itself"]["to_text"] == pytest.approx(1)
+    assert table["another image"]["to_image"] == pytest.approx(0) and table["another image"]["found"] == 0
+    prior.drawn = z.roll(1, 0)
+    assert measure_embeddings(prior, Known(), batch)["prior, guidance 1"]["found"] == 0
+    with pytest.raises(ValueError, match="each with a caption"):
+        measure_embeddings(prior, Known(), {**batch, "caption": ["a", "", "", ""]})
+
+
+# Paper sizes
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        # what the multi-stage code of Composer's laboratory has at this width and depth
+        ("unclip_prior_diffusion", 1.23e9),
+        # attention and MLP of table 3's latent decoder: 12 width^2 in each of 24 blocks
+        ("unclip_prior_ar", 24 * 12 * 1664**2),
+    ],
+)
+def test_paper_sizes(name, expected):
+    path = Path("configs/paper") / f"{name}.yaml"
+    model, text = ModelAlone(["-c", str(path)]).model, path.read_text()
+    count = sum(p.numel() for p in model.parameters())
+    assert all(p.is_meta for p in model.parameters())
+    assert count == pytest.approx(expected, rel=0.03) and round(count / 1e9) == 1
+    assert f"{count:,} parameters" in text and f"python -m composer fit -c {path}" in text

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer.decomposition import Batch, Decomposer, Decomposition
+from composer.decomposition import Batch, Decomposer
 from composer.samplers import Progress
 from composer.transformer import CausalTransformer
 
@@ -60,6 +60,7 @@ class Prior(nn.Module, ABC):
         self.encode: Callable[[Batch], Tensor] | None = None
         self.spec: dict[str, Any] = {}
         self.sha256 = ""
+        self._folder: Path | None = None
 
     @abstractmethod
     def loss(
@@ -157,7 +158,7 @@ class Prior(nn.Module, ABC):
 
         prior = build(spec["priors"][0], cls, plugins, folder)
         prior.reads(build(spec["decomposers"][TEXT], Decomposer, plugins, folder))
-        prior.spec = dict(spec)
+        prior.spec, prior._folder = dict(spec), folder
         return prior
 
     @classmethod
@@ -190,11 +191,12 @@ class Prior(nn.Module, ABC):
 
         write_model(Path(folder), self.spec, {FILE: {k: v.to(dtype) for k, v in self.state_dict().items()}}, card)
 
-    def reader_of_images(self, plugins: Collection[str] = ()) -> Decomposition:
-        """What reads the embeddings of images that this prior was trained on, under the name ``semantics``."""
+    def image_reader(self, plugins: Collection[str] = ()) -> Decomposer:
+        """What read the image embeddings that this prior, which was loaded, was trained on."""
         from composer.storage import build
 
-        return Decomposition({SEMANTICS: build(self.spec["decomposers"][SEMANTICS], Decomposer, plugins)})
+        reader = build(self.spec["decomposers"][SEMANTICS], Decomposer, plugins, self._folder)
+        return reader.eval().requires_grad_(False)
 
 
 class CaptionTokens(nn.Module):

@@ -1,0 +1,172 @@
+"""The commands around priors: ``embed``, ``pca``, ``evaluate-prior``, and the export of a run."""
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress, track
+from safetensors.torch import save
+from torch import Tensor
+
+from composer.cascade import Cascade
+from composer.datasets import collate
+from composer.evaluating import sample_of
+from composer.files import write_atomically
+from composer.gallery import save_png, sheet
+from composer.options import add_model, load, make_parser
+from composer.storage import carry_weights, load_strictly
+
+from .embeddings import write_embeddings
+from .evaluation import markdown, measure_embeddings, measure_pictures
+from .interface import FILE, SEMANTICS, TEXT, Prior, text_embedding
+from .pca import dimensions_for, fit
+
+SHIPPED_PRIOR = "scenes_prior_diffusion"
+
+
+def embed(args: Sequence[str], plugins: Sequence[str]) -> None:
+    """Compute embeddings of images and captions once, for the training of a prior."""
+    example = "data/scenes64 -c configs/scenes_prior_diffusion.yaml --out data/scenes64_embeddings"
+    parser = make_parser("embed", embed.__doc__, example)
+    parser.add_argument("images", help="a folder of images with captions")
+    parser.add_argument("-c", "--config", required=True, help="the prior's training, which says what reads them")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, which its data.train names")
+    parser.add_argument("--names", nargs="+", default=[SEMANTICS, TEXT], help=f"default: {SEMANTICS} {TEXT}")
+    parser.add_argument("--size", type=int, default=64, help="side of the images as they are read (default 64)")
+    parser.add_argument("--rows", type=int, default=64, help="images at a time (default 64)")
+    o = parser.parse_args(args)
+    from composer.caching import data_of
+
+    train = ["--data.train=composer.data.ImageFolder", f"--data.train.path={o.images}", f"--data.train.size={o.size}"]
+    data = data_of(["-c", o.config, *train], o.names, plugins)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with Progress(transient=True) as progress:
+        task = progress.add_task(o.images, total=len(data.train))
+        write_embeddings(data.train, data.decomposition, o.out, device, o.rows, partial(progress.advance, task))
+    print(f"{', '.join(o.names)} of {len(data.train)} images in {o.out}")
+
+
+def pca(args: Sequence[str], plugins: Sequence[str]) -> None:
+    """Find the principal components of a training's image embeddings, for the autoregressive prior."""
+    example = "-c configs/scenes_prior_ar.yaml --out data/scenes64_pca.safetensors"
+    parser = make_parser("pca", pca.__doc__, example)
+    parser.add_argument("-c", "--config", required=True, help="the prior's training; further options change it")
+    parser.add_argument("--out", type=Path, required=True, help="file to write, which its `statistics` names")
+    parser.add_argument("--count", type=int, default=100_000, help="embeddings, evenly spread (default 100000)")
+    parser.add_argument("--rows", type=int, default=256, help="embeddings at a time (default 256)")
+    o, changes = parser.parse_known_args(args)
+    from composer.caching import data_of
+
+    data = data_of(["-c", o.config, *changes], [SEMANTICS, TEXT], plugins)
+    count = min(o.count, len(data.train))
+    indices = [i * len(data.train) // count for i in range(count)]
+    semantics, text = [], []
+    for start in track(range(0, count, o.rows), "reading", transient=True):
+        batch = data.decompose(collate([data.train[i, i] for i in indices[start : start + o.rows]]))
+        found = batch["representations"][SEMANTICS].float()
+        semantics.append(found)
+        text.append(text_embedding(batch["representations"][TEXT].float(), found.shape[1]))
+    statistics = fit(torch.cat(semantics), torch.cat(text))
+    write_atomically(o.out, save({name: value.contiguous() for name, value in statistics.items()}))
+    needed = {share: dimensions_for(statistics["variance"], share) for share in (0.9, 0.95, 0.99, 0.999)}
+    print(f"{len(statistics['mean'])} components of {count} embeddings in {o.out}")
+    print("needed for a share of the variance: " + ", ".join(f"{share:.1%}: {k}" for share, k in needed.items()))
+
+
+def evaluate_prior(args: Sequence[str], plugins: Sequence[str]) -> None:
+    """Measure a prior: its embeddings beside the true images', and pictures drawn with and without it."""
+    parser = make_parser(
+        "evaluate-prior",
+        evaluate_prior.__doc__,
+        f"{SHIPPED_PRIOR} --data scenes:val --count 256 --guidance 1 2 --json prior.json",
+        "models/my_prior --model models/mine --data photos/val --pictures 64 --out out/prior",
+    )
+    parser.add_argument("prior", nargs="?", default=SHIPPED_PRIOR, help=f"a prior's folder (default {SHIPPED_PRIOR})")
+    parser.add_argument("--data", default="scenes:val", help="scenes:val, scenes:novel, or a folder of images")
+    parser.add_argument("--count", type=int, default=256, help="captions (default 256)")
+    parser.add_argument("--draws", type=int, default=4, help="embeddings and pictures a caption (default 4)")
+    parser.add_argument("--guidance", type=float, nargs="+", help="the prior's, several to compare (default: its own)")
+    parser.add_argument("--pictures", type=int, default=32, help="pictures each way; 0 draws none (default 32)")
+    parser.add_argument("--json", type=Path, help="file to write the tables to")
+    parser.add_argument("--out", type=Path, help="folder for prior.png, a sheet of the pictures")
+    add_model(parser)
+    o = parser.parse_args(args)
+    cascade = load(o, plugins)
+    prior = Prior.load(o.prior, plugins).to(cascade.device)
+    batch, guidances = sample_of(o.data, o.count, cascade.stages[0].size), o.guidance or [prior.guidance]
+    images = prior.image_reader(plugins)
+    tables = {}
+    with Progress(transient=True) as progress:
+        task = progress.add_task("drawing embeddings", total=o.count * o.draws * len(guidances))
+        advance = partial(progress.advance, task)
+        tables["embeddings"] = measure_embeddings(prior, images, batch, o.draws, guidances, advance)
+    print(markdown(tables["embeddings"]))
+    if o.pictures:
+        tables["pictures"] = _pictures(o, prior, cascade, batch, guidances[0])
+        print(markdown(tables["pictures"]))
+    if o.json is not None:
+        about = {name: getattr(o, name) for name in ("data", "count", "draws", "pictures")}
+        about |= {"prior": prior.sha256, "model": cascade.sha256, "guidance": guidances}
+        write_atomically(o.json, (json.dumps({**tables, "about": about}, indent=2) + "\n").encode())
+
+
+def _pictures(
+    o: argparse.Namespace, prior: Prior, cascade: Cascade, batch: dict[str, Any], guidance: float
+) -> dict[str, dict[str, float]]:
+    few = max(2, o.pictures // o.draws)
+    some = {"image": batch["image"][:few], "caption": batch["caption"][:few]}
+    with Progress(transient=True) as progress:
+        task = progress.add_task("drawing pictures", total=5 * few * o.draws)
+        advance = partial(progress.advance, task)
+        table, pictures = measure_pictures(
+            prior, cascade, some, o.draws, guidance, advance, until=cascade.stages[0].name
+        )
+    if o.out is not None:
+        true = [[image] for image in some["image"]]
+        rows = [true[i] + [picture for drawn in pictures.values() for picture in drawn[i]] for i in range(few)]
+        columns = ["true", *(f"{way}, {k}" for way in pictures for k in range(o.draws))]
+        save_png(o.out / "prior.png", sheet(rows, some["caption"], columns))
+        print(f"see {o.out / 'prior.png'}\n")
+    return table
+
+
+def export_prior(
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    out: Path,
+    name: str,
+    card: str,
+    dtype: torch.dtype,
+    sampling: Mapping[str, Any],
+    plugins: Sequence[str],
+) -> None:
+    """Writes a prior's folder from what its training left.
+
+    Args:
+        config: The ``model`` and ``data`` sections that travel with a checkpoint.
+        weights: The averaged weights, under ``prior.``.
+        out: The prior's folder.
+        name: The prior's name.
+        card: The card, Markdown.
+        dtype: Precision of the weights on disk.
+        sampling: ``guidance`` and ``steps``, where they are to differ from the training's configuration.
+        plugins: Modules that the user trusts.
+
+    Raises:
+        ValueError: `sampling` holds what this prior does not have, or weights and configuration do not fit.
+    """
+    if foreign := sorted(sampling.keys() - {"guidance", "steps"}):
+        raise ValueError(f"a prior has no {', '.join(foreign)}; it has guidance and, if by diffusion, steps")
+    readers = {key: config["data"]["decomposers"][key] for key in (TEXT, SEMANTICS)}
+    trained = config["model"]["init_args"]["prior"]
+    trained = {"file": FILE, **trained, "init_args": {**trained["init_args"], **sampling}}
+    made = {"name": name, "priors": [trained], "decomposers": readers}
+    prior = Prior.from_spec(made, plugins)
+    load_strictly(prior, {key.removeprefix("prior."): value for key, value in weights.items()}, str(out))
+    prior.check_ready()
+    prior.spec = carry_weights(made, out)
+    prior.save(out, card, dtype)
