@@ -7,9 +7,10 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from PIL import Image
@@ -40,6 +41,7 @@ from .options import (
 )
 from .prior.commands import embed, evaluate_prior, export_prior, pca
 from .recipe import again, edit_of, recipe, with_edit
+from .stage import SamplerName, Sampling
 from .storage import assemble as join
 from .storage import carry_weights, find_model, from_run, write_model
 
@@ -203,18 +205,20 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument("--guidance", type=float, help="the model's own guidance (default 2; a prior's as configured)")
     parser.add_argument("--steps", type=int, help="its own number of steps (default 30; a prior's as configured)")
     parser.add_argument("--percentile", type=float, help="the model's own dynamic thresholding (default: clip)")
+    parser.add_argument("--sampler", choices=get_args(SamplerName), help="the model's own sampler (default dpmpp_2m)")
     parser.add_argument("--augmentation", type=float, help="an upsampler's own level of it (default 0)")
     o = parser.parse_args(args)
     path = o.run / "checkpoints" / "last.ckpt" if o.run.is_dir() else o.run
     config, weights = load_stage(path)
-    given = {n: getattr(o, n) for n in ("guidance", "steps", "percentile", "augmentation") if getattr(o, n) is not None}
+    own = ("guidance", "steps", "percentile", "sampler", "augmentation")
+    given = {name: getattr(o, name) for name in own if getattr(o, name) is not None}
     name, dtype = o.name or o.out.name, torch.float16 if o.half else torch.float32
     card = o.card.read_text() if o.card else f"# {name}\n"
     if "prior" in config["model"]["init_args"]:
         export_prior(config, weights, o.out, name, card, dtype, given, plugins)
         print(f"prior in {o.out}")
         return
-    spec = from_run(config, name, {"guidance": 2.0, "steps": 30, "percentile": None, "augmentation": 0.0} | given)
+    spec = from_run(config, name, asdict(Sampling()) | given)
     cascade = Cascade.from_spec(spec, plugins)
     cascade.load_weights({spec["stages"][0]["file"]: weights})
     cascade.spec = carry_weights(spec, o.out)

@@ -7,7 +7,9 @@ import torch
 
 from composer.adherence import Evaluation
 from composer.cascade import Cascade
+from composer.datasets import SceneImages
 from composer.evaluating import sample_of
+from composer.low_res import shrink
 
 ASSETS = Path(__file__).parent.parent / "composer" / "assets"
 
@@ -18,7 +20,9 @@ def shipped():
 
 
 def test_the_shipped_files_are_small():
-    assert sum(path.stat().st_size for path in ASSETS.rglob("*")) <= 25e6
+    assert sum(path.stat().st_size for path in (ASSETS / "scenes256").iterdir()) <= 25e6
+    assert (ASSETS / "scenes256" / "up256.safetensors").stat().st_size <= 12e6
+    assert sum(path.stat().st_size for path in ASSETS.rglob("*")) <= 40e6
 
 
 def test_all_eight_conditions_are_there(shipped):
@@ -44,3 +48,18 @@ def test_it_follows_a_condition_alone(evaluation, name, least):
 
 def test_an_edit_changes_nothing_outside(evaluation):
     assert evaluation.masked()["outside"] == 0
+
+
+def test_the_upsampler_keeps_the_image_and_sharpens_it(shipped):
+    scenes = SceneImages("val", 256, 2)
+    true = torch.stack([scenes.row(i, 0)["image"] for i in range(2)])
+    small = shrink(true, 4)
+    large = shipped.sample({}, image=small, seeds=[0, 1])
+    error = (shrink(large, 4) - small).square().mean((1, 2, 3))
+    assert (10 * (4 / error).log10() >= 32).all()
+
+    def edges(image):
+        return float(image.diff(dim=2).square().mean() + image.diff(dim=3).square().mean())
+
+    bicubic = torch.nn.functional.interpolate(small, (256, 256), mode="bicubic")
+    assert edges(bicubic) < 0.3 * edges(true) and 0.6 * edges(true) < edges(large) < 1.3 * edges(true)
