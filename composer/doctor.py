@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .conditioning import ConditionSet
 from .denoiser import Denoiser
-from .dry_run import Device, Kernels, sampling_step, training_step
+from .dry_run import Device, Kernels, Step, sampling_step, training_step
 
 PRECISIONS: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torch.bfloat16}
 """Precisions of a training, and what mixed precision computes in."""
@@ -50,20 +50,31 @@ class Training:
         forward: Operations of the way there, an image.
         operations: Operations of a step, an image, with what is computed again.
         memory: Of a step of the batch that was asked for.
-        an_image: What each image of a batch adds to the memory's total.
-        fixed: The rest of the total.
+        totals: Batch -> bytes in all; for one image, for the batch that was asked for, and for 16 times as many.
     """
 
     checkpointing: bool
     forward: int
     operations: int
     memory: Memory
-    an_image: int
-    fixed: int
+    totals: dict[int, int]
+
+    @property
+    def an_image(self) -> int:
+        """Bytes that an image more takes, where the batch is large."""
+        (few, less), (many, more) = sorted(self.totals.items())[-2:]
+        return (more - less) // (many - few)
 
     def largest_batch(self, space: float) -> int:
-        """The most images a step for which a device with so many bytes suffices; 0 if not even one fits."""
-        return max(0, int((space - self.fixed) // self.an_image))
+        """The most images of a batch for which a device with so many bytes suffices; 0 if not even one fits.
+
+        On straight lines between the totals. The truth is the greatest of several lines, one for each moment that may
+        be the fullest, so it lies below them.
+        """
+        points = sorted(self.totals.items())
+        few, less = max((point for point in points[:-1] if point[1] <= space), default=(0, 0))
+        many, more = next(point for point in points if point[0] > few)
+        return few and int(few + (space - less) * (many - few) / (more - less))
 
 
 @dataclass(frozen=True)
@@ -127,8 +138,8 @@ class Report:
         return found
 
 
-RUNS = 5
-"""Runs on the meta device that `examine` makes."""
+RUNS = 7
+"""Runs on the meta device that `examine` makes at the most."""
 
 
 def examine(
@@ -155,7 +166,7 @@ def examine(
         precision: Of the training, as the trainer names it.
         device: Whose rules of mixed precision apply.
         guided: Whether sampling is guided, which doubles its rows.
-        progress: Called after each of `RUNS` runs.
+        progress: Called after each run, of which there are `RUNS` at the most.
 
     Raises:
         ValueError: `batch` is not positive, or `precision` is none of `PRECISIONS`.
@@ -165,21 +176,25 @@ def examine(
     if precision not in PRECISIONS:
         raise ValueError(f"expected a precision of {', '.join(PRECISIONS)}, found {precision}")
     stage = nn.ModuleList([denoiser, conditions])
-    configured, few = denoiser.network.checkpointing, 1 if batch > 1 else 2
+    configured = denoiser.network.checkpointing
+
+    def run(images: int, checkpointing: bool) -> Step:
+        denoiser.network.checkpointing = checkpointing
+        step = training_step(denoiser, conditions, side, images, Kernels(device, PRECISIONS[precision]))
+        denoiser.network.checkpointing = configured
+        progress()
+        return step
 
     def train(checkpointing: bool) -> Training:
-        denoiser.network.checkpointing = checkpointing
-        steps = []
-        for images in (batch, few):
-            kernels = Kernels(device, PRECISIONS[precision])
-            steps.append(training_step(denoiser, conditions, side, images, kernels))
-            progress()
-        step, other = steps
-        denoiser.network.checkpointing = configured
-        memory = Memory(**_static(stage), kept=step.kept, passing=step.peak - step.kept)
-        an_image = (step.peak - other.peak) // (batch - few)
-        operations = step.forward // batch, step.operations // batch
-        return Training(checkpointing, *operations, memory, an_image, memory.total - batch * an_image)
+        steps = {images: run(images, checkpointing) for images in {1, batch, 16 * batch}}
+        memories = {n: Memory(**_static(stage), kept=s.kept, passing=s.peak - s.kept) for n, s in steps.items()}
+        return Training(
+            checkpointing=checkpointing,
+            forward=steps[1].forward,
+            operations=steps[1].operations,
+            memory=memories[batch],
+            totals={images: memory.total for images, memory in sorted(memories.items())},
+        )
 
     as_configured, otherwise = train(configured), train(not configured)
     rows = 2 if guided else 1
@@ -215,7 +230,7 @@ def examine_training(
         plugins: Modules that the user trusts.
         batch: Images a batch and device; None for the configuration's.
         device: Whose rules of mixed precision apply.
-        progress: Called after each of `RUNS` runs.
+        progress: Called after each run, of which there are `RUNS` at the most.
 
     Raises:
         ValueError: The configuration trains no stage.
