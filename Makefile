@@ -23,6 +23,7 @@ check: $(READY)
 bench: $(READY)
 	$(RUN) benchmarks/unet.py --json benchmarks/results/unet.json
 	$(RUN) benchmarks/decompose.py --json benchmarks/results/decompose.json
+	$(RUN) benchmarks/upsampling.py --json benchmarks/results/upsampling.json
 	$(RUN) benchmarks/scenes.py --json benchmarks/results/scenes.json
 	$(RUN) benchmarks/thresholding.py --json benchmarks/results/thresholding.json --plot docs/pictures/thresholding.png
 

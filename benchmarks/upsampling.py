@@ -5,7 +5,7 @@ result made small again, against the small image (PSNR). Edges: the mean squared
 share of the truth's. KID: in the features of the small CLIP of Scenes, of whole images and of tiles of 64 px, which is
 what that network reads without shrinking.
 
-    python benchmarks/upsampling.py --count 64 --json benchmarks/results/upsampling.json --picture docs/pictures/upsampled.png
+    python benchmarks/upsampling.py --json benchmarks/results/upsampling.json --picture out/upsampled.png
 """
 
 import argparse
@@ -57,7 +57,7 @@ def row(image: Tensor, true: Tensor, small: Tensor) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="scenes256", help="a cascade, or an upsampler alone (default: what is shipped)")
+    parser.add_argument("--model", default="scenes256", help="a cascade, or an upsampler (default: what ships)")
     parser.add_argument("--split", default="val", choices=("val", "novel"))
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--steps", type=int, nargs="+", help="default: the model's own")
