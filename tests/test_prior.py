@@ -18,7 +18,7 @@ from composer.cli import ModelAlone
 from composer.datasets import ImageDataset, collate
 from composer.decomposition import Decomposer, Decomposition
 from composer.prior import AutoregressivePrior, DiffusionPrior, Embeddings, Prior
-from composer.prior.autoregressive import choose
+from composer.prior.autoregressive import choose, smooth
 from composer.prior.embeddings import write_embeddings
 from composer.prior.evaluation import mean_pairwise_cosine, measure_embeddings
 from composer.prior.interface import text_embedding, to_sphere
@@ -263,6 +263,13 @@ def test_the_dot_product_comes_from_the_top(percentile, seen):
     assert set(used) == seen
 
 
+def test_tables_begin_smooth():
+    table = smooth(1024, 256)
+    assert float(table.var()) == pytest.approx(1, rel=0.1)
+    alike = F.cosine_similarity(table[:-1], table[1:])
+    assert alike.min() > 0.99 and F.cosine_similarity(table[:300], table[-300:]).abs().mean() < 0.3
+
+
 def test_it_learns_a_handmade_distribution():
     """The first component is a coin; the second is the first in nine of ten cases. Entropy: ln 2 + H(0.9)."""
     torch.manual_seed(0)
@@ -368,6 +375,10 @@ def test_the_loss_is_the_squared_error_of_the_embedding_itself():
     prior.forward = estimate
     loss = prior.loss(z, caption, keep, torch.Generator().manual_seed(0))
     torch.testing.assert_close(loss, z.square().mean(1))
+    prior.max_snr = 4.0
+    weighted = prior.loss(z, caption, keep, torch.Generator().manual_seed(0))
+    weight = 1 + torch.minimum(1 / seen["sigma"] ** 2, torch.tensor(4.0))
+    torch.testing.assert_close(weighted, weight.mean(1) * z.square().mean(1))
     noise = (seen["noised"] - z[:, None]) / seen["sigma"][..., None]
     assert noise.shape == (4096, 2, DIM)
     torch.testing.assert_close(noise.std(), torch.tensor(1.0), rtol=0.02, atol=0)
@@ -472,6 +483,8 @@ def test_mistakes_are_explained(make):
         ({"heads": 3}, "the heads divide"),
         ({"caption_dim": 4}, "hold the embedding's 6 channels"),
         ({"steps": 0}, "at least 1"),
+        ({"max_snr": -1.0}, "max_snr"),
+        ({"sigma_min": 0.0}, "sigma_min"),
     ],
 )
 def test_impossible_sizes_are_refused(changes, says):
@@ -620,7 +633,8 @@ data:
     text: {{class_path: Caption, init_args: {{weights: asset:scenes_clip}}}}
     semantics: {{class_path: Semantics, init_args: {{weights: asset:scenes_clip}}}}
   batch_size: 8
-trainer: {{accelerator: cpu, max_steps: 4, val_check_interval: 4, default_root_dir: {folder}/run, logger: false}}
+trainer: {{accelerator: cpu, max_steps: 4, val_check_interval: 4, default_root_dir: {folder}/run, logger: false,
+  precision: bf16-mixed, gradient_clip_val: 1.0}}
 """
 
 

@@ -18,6 +18,10 @@ STREAM = 900
 """Of `draw`, and the numbers above it: seeds of the candidates after the first."""
 
 
+SIGMA_MAX = 80.0
+"""Noise level that samplings start from."""
+
+
 class DiffusionPrior(Prior):
     """Diffusion over image embeddings by a causal transformer (unCLIP, section 2.2; table 3).
 
@@ -27,6 +31,10 @@ class DiffusionPrior(Prior):
 
     Noise is sigma (see `composer.denoiser`); the network sees the noised embedding scaled to unit variance and the
     level as the cosine schedule's time. Where the paper takes 64 steps of Analytic-DPM, this takes DPM-Solver++(2M).
+
+    A short training learns what the caption says long before it learns to keep what little noise leaves of the
+    embedding, and until then all draws of a caption are nearly the same. `max_snr` makes that part of the loss count,
+    and `sigma_min` ends the sampling where the estimate can be trusted; neither is in the paper.
 
     Args:
         dim: See `Prior`.
@@ -40,6 +48,8 @@ class DiffusionPrior(Prior):
         steps: Steps of a sampling.
         candidates: Embeddings that are drawn for each that is given: the one with the largest dot product with the text
             embedding is kept. 2 in the paper.
+        max_snr: The squared error weighs 1 + min(1 / sigma^2, max_snr); 0 is the paper's even weight.
+        sigma_min: Noise level that the last step of a sampling starts from.
         noises: Noised embeddings, each at its own level, that training makes of every row. The caption is read once for
             all of them, and it is by far the longest part of the sequence. 1 in the paper.
     """
@@ -56,6 +66,8 @@ class DiffusionPrior(Prior):
         noise: NoiseLevels | None = None,
         steps: int = 64,
         candidates: int = 2,
+        max_snr: float = 0.0,
+        sigma_min: float = 0.002,
         noises: int = 1,
     ):
         super().__init__(dim, caption_dim, width, layers, heads, length, guidance)
@@ -63,6 +75,11 @@ class DiffusionPrior(Prior):
             raise ValueError(
                 f"expected steps, candidates and noises of at least 1, found {steps}, {candidates}, {noises}"
             )
+        if max_snr < 0 or not 0 < sigma_min < SIGMA_MAX:
+            raise ValueError(
+                f"expected max_snr >= 0 and sigma_min in (0, {SIGMA_MAX:g}), found {max_snr} and {sigma_min}"
+            )
+        self.max_snr, self.sigma_min = max_snr, sigma_min
         self.noise, self.steps, self.candidates, self.noises = noise or Cosine(), steps, candidates, noises
         self.embed_level = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.embed_noised = nn.Linear(dim, width)
@@ -107,7 +124,7 @@ class DiffusionPrior(Prior):
         keep: Bool[Tensor, " b"],
         generator: torch.Generator,
     ) -> Float[Tensor, " b"]:
-        """|f(z + sigma noise, sigma, caption) - z|^2, the mean over the numbers of an embedding and over the noises."""
+        """|f(z + sigma noise, sigma, caption) - z|^2, weighted; the mean over an embedding's numbers and the noises."""
         count = len(semantics) * self.noises
         u = (torch.arange(count) + torch.rand(count, generator=generator)) / count  # one level from each equal share
         u = u[torch.randperm(count, generator=generator)].clamp(1e-6, 1 - 1e-6)
@@ -115,7 +132,8 @@ class DiffusionPrior(Prior):
         clean = semantics[:, None].expand(-1, self.noises, -1)
         noise = torch.randn(clean.shape, generator=generator).to(semantics)
         error: Tensor = self(clean + sigma[..., None] * noise, sigma, caption, keep) - clean
-        return error.square().mean((1, 2))
+        weight = 1 + (sigma**-2).clamp(max=self.max_snr)
+        return (weight * error.square().mean(2)).mean(1)
 
     def denoiser(self, caption: Float[Tensor, "b n c"], guidance: float) -> Denoise:
         """The guided estimate as a sampler takes it; the captions are read here, once.
@@ -146,7 +164,7 @@ class DiffusionPrior(Prior):
         """Draws `candidates` embeddings a row and keeps the one that agrees best with the text."""
         more = [draw_number(torch.tensor(seeds), STREAM + i, 1 << 62).tolist() for i in range(1, self.candidates)]
         fresh = [seed for group in (seeds, *more) for seed in group]
-        sigmas = cosine_sigmas(self.steps)
+        sigmas = cosine_sigmas(self.steps, self.sigma_min, SIGMA_MAX)
         x = latents(fresh, (self.dim,), caption.device) * sigmas[0]
         denoise = self.denoiser(caption.repeat(self.candidates, 1, 1), guidance)
         drawn = dpmpp_2m(denoise, x, sigmas, progress).view(self.candidates, len(caption), self.dim)

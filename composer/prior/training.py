@@ -69,9 +69,11 @@ class PriorTraining(L.LightningModule):
         """Compares what the prior reads with what the data gives, and takes over the statistics.
 
         Raises:
-            ValueError: The data lacks text or embeddings, or the statistics are missing or foreign.
+            ValueError: float16 was asked for, the data lacks text or embeddings, or statistics are missing or foreign.
             FileNotFoundError: There are no statistics at that place.
         """
+        if self.trainer.precision == "16-mixed":
+            raise ValueError("float16 loses small gradients: use --trainer.precision bf16-mixed or 32-true")
         if missing := {TEXT, SEMANTICS} - self.trainer.datamodule.names:
             raise ValueError(f"a prior trains on {TEXT} and {SEMANTICS}; the data has no {', '.join(sorted(missing))}")
         if stage == "fit" and self.trainer.ckpt_path is None:
@@ -102,6 +104,24 @@ class PriorTraining(L.LightningModule):
         for name, keep in (("val/loss", torch.ones(b)), ("val/none", torch.zeros(b))):
             loss = self._loss(batch, keep.bool(), stream("validation", batch_idx))
             self.log(name, loss, batch_size=b, on_epoch=True, sync_dist=True)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the norm of all gradients; a fused optimizer wants it done here.
+
+        Raises:
+            FloatingPointError: The norm is not finite; the last checkpoint is sound.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or float("inf"))
+        if not bool(norm.isfinite()):
+            raise FloatingPointError(
+                f"the gradients of step {self.global_step} are not finite; the last checkpoint is sound: resume from "
+                "it with --ckpt_path last and a lower learning rate"
+            )
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(
