@@ -261,7 +261,8 @@ class ImageData(L.LightningDataModule):
 
     def decompose(self, batch: Batch) -> Batch:
         """Adds ``representations``: what the decomposers extract, and columns that need no decomposer."""
-        decomposition = self.decomposition.to(batch["seed"].device)
+        device = next(value.device for value in batch.values() if isinstance(value, torch.Tensor))
+        decomposition = self.decomposition.to(device)
         columns = {name: batch[name] for name in sorted(self.names) if name in batch}
         return {**batch, "representations": columns | decomposition(batch), "known": decomposition.known(batch)}
 
