@@ -221,8 +221,7 @@ class Cascade:
                 stage's.
             ValueError: The rows of `reps` are neither one nor one a seed, or a stage cannot draw that size.
         """
-        self._check(reps, len(seeds))
-        self._check(away or {}, len(seeds))
+        reps, away = self._checked(reps, len(seeds)), self._checked(away or {}, len(seeds))
         if unknown := sorted((strengths or {}).keys() - reps.keys()):
             raise KeyError(f"a strength for {', '.join(unknown)}, but what is given is {', '.join(reps) or 'nothing'}")
         chain, settings = self._chain(until, image), self.settings(until=until, image=image, **changes)
@@ -308,20 +307,23 @@ class Cascade:
         Returns:
             Noise of about unit variance, for `sample(..., latent=...)`.
         """
-        self._check(reps, len(image))
+        reps = self._checked(reps, len(image))
         stage = self.stages[0]
         sigmas = stage.denoiser.sigmas(steps)[:-1].flip(0)
         denoise = guide(stage.denoiser, [Term(stage.encode(reps, (image.shape[2], image.shape[3])), 1.0)])
         extra: dict[str, Any] = {} if progress is None else {"progress": progress}
         return samplers.heun(denoise, image.to(self.device), sigmas, **extra) / sigmas[-1]
 
-    def _check(self, reps: Representations, rows: int) -> None:
+    def _checked(self, reps: Representations, rows: int) -> Representations:
+        """The same representations, all of one row or all of as many as there are pictures."""
         if unknown := sorted(reps.keys() - set(self.names)):
             has = ", ".join(sorted(self.names)) or "none"
             raise KeyError(f"this model has no condition {', '.join(unknown)}; it has {has}")
         wrong = {name: len(value) for name, value in reps.items() if len(value) not in (1, rows)}
         if wrong:
             raise ValueError(f"expected representations of 1 or {rows} rows (one a seed), found {wrong}")
+        most = max(map(len, reps.values()), default=1)
+        return {name: value.expand(most, *value.shape[1:]) for name, value in reps.items()}
 
 
 def _salted(seeds: Sequence[int], stream: int) -> list[int]:

@@ -39,7 +39,7 @@ from .options import (
     parse_with_conditions,
     sampling,
 )
-from .prior.commands import embed, evaluate_prior, export_prior, pca
+from .prior.commands import SHIPPED_PRIOR, embed, evaluate_prior, export_prior, pca, prior_for
 from .recipe import again, edit_of, recipe, with_edit
 from .stage import SamplerName, Sampling
 from .storage import assemble as join
@@ -117,18 +117,25 @@ def compose(args: Sequence[str], plugins: Sequence[str]) -> None:
         compose.__doc__,
         '--sketch a.jpg --palette b.jpg --caption "a red cube on sand" --seeds 0,1,2 --out out',
         "--sketch a.jpg b.jpg --palette '#aa3311 0.6, #eeddcc 0.4' --guidance 3",
+        f'--caption "a red cube on sand" --prior {SHIPPED_PRIOR} --seeds 0,1,2',
         "--from-png out/000_seed0.png --out out/again",
     )
     parser.add_argument("--from-png", type=Path, help="make the picture that carries this recipe again")
+    parser.add_argument("--prior", help="a prior's folder: it draws the semantics of --caption, others for each seed")
     o, cascade = parse_with_conditions(parser, args, plugins)
     if o.from_png is not None:
         return _compose_again(cascade, o.from_png, o.out)
     what, changes, grid = asked(o, cascade), sampling(o), []
+    prior = None if o.prior is None else prior_for(cascade, o.prior, what.parts, plugins)
     for row in range(what.rows):
         progress = bar(f"row {row + 1} of {what.rows}")
-        images = cascade.sample(what.parts.row(row), seeds=o.seeds, progress=progress, **changes).cpu()
-        for seed, image in zip(o.seeds, images, strict=True):
-            made = recipe(cascade, what.parts, row, seed, changes, what.source(row))
+        parts, source = what.parts.row(row), what.source(row)
+        if prior is not None:
+            parts = parts | {"semantics": prior.sample([source["caption"]], len(o.seeds), o.seeds)}
+            source["semantics"] = f"prior {prior.spec['name']} {prior.sha256}"
+        images = cascade.sample(parts, seeds=o.seeds, progress=progress, **changes).cpu()
+        for i, (seed, image) in enumerate(zip(o.seeds, images, strict=True)):
+            made = recipe(cascade, parts, i, seed, changes, source)
             save_png(o.out / f"{row:03d}_seed{seed}.png", image, None if o.no_recipe else made)
         far = distances(cascade, what.wanted.row(row), images)
         print(f"row {row}: " + ", ".join(f"{name} off by {float(d.mean()):.3f}" for name, d in far.items()))

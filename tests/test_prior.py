@@ -1,5 +1,6 @@
 """Priors against exact oracles: closed-form posteriors, enumerated distributions, numpy's SVD, torch's transformer."""
 
+import copy
 import itertools
 import json
 import math
@@ -17,16 +18,20 @@ from composer.__main__ import main
 from composer.cli import ModelAlone
 from composer.datasets import ImageDataset, collate
 from composer.decomposition import Decomposer, Decomposition
+from composer.gallery import read_recipe
 from composer.prior import AutoregressivePrior, DiffusionPrior, Embeddings, Prior
 from composer.prior.autoregressive import choose, smooth
 from composer.prior.embeddings import write_embeddings
-from composer.prior.evaluation import mean_pairwise_cosine, measure_embeddings
+from composer.prior.evaluation import markdown, mean_pairwise_cosine, measure_embeddings, measure_pictures
 from composer.prior.interface import text_embedding, to_sphere
 from composer.prior.pca import DOT_QUANTILES, Codebook, dimensions_for, fit
+from composer.recipe import unpack
 from composer.samplers import cosine_sigmas, latents
 from composer.scenes import render_batch, write
 from composer.transformer import CausalTransformer, Memory
-from decomposers import Caption, Semantics
+from decomposers import Agreement, Caption, Semantics
+
+from . import conftest
 
 DIM, WORDS = 6, 5
 TINY = {"dim": DIM, "caption_dim": 8, "width": 16, "layers": 2, "heads": 2, "length": WORDS}
@@ -721,6 +726,86 @@ def test_a_prior_that_knows_the_images_is_found_perfect_and_one_that_mistakes_th
     assert measure_embeddings(prior, Known(), batch)["prior, guidance 1"]["found"] == 0
     with pytest.raises(ValueError, match="each with a caption"):
         measure_embeddings(prior, Known(), {**batch, "caption": ["a", "", "", ""]})
+
+
+# Pictures
+
+
+@pytest.fixture(scope="module")
+def draws_pictures(tmp_path_factory):
+    """A tiny model that reads captions and semantics, and a prior for it; both untrained."""
+    folder, made, clip = (
+        tmp_path_factory.mktemp("models"),
+        copy.deepcopy(conftest.TINY),
+        {"weights": "asset:scenes_clip"},
+    )
+    text = {"vocabulary_size": 84, "width": 8, "layers": 1, "heads": 1, "vector_dim": 32, "token_dim": 16}
+    vector = {"in_dim": 128, "vector_dim": 32, "token_dim": 16}
+    made["stages"][0]["conditions"] |= {
+        "semantics": {"class_path": "conditions.Vector", "init_args": vector},
+        "caption": {"class_path": "conditions.TextTransformer", "init_args": text},
+    }
+    words = {"words": "asset:scenes_clip/words.txt"}
+    made["decomposers"] |= {
+        "semantics": {"class_path": "decomposers.Semantics", "init_args": clip},
+        "caption": {"class_path": "decomposers.Tokens", "init_args": words},
+    }
+    made["readers"] = {"caption": {"class_path": "decomposers.Agreement", "init_args": clip}}
+    model = Cascade.from_spec(made)
+    livened(model.stages[0].denoiser)
+    model.save(folder / "model")
+    livened(Prior.from_spec(spec("DiffusionPrior", steps=3))).save(folder / "prior")
+    livened(Prior.from_spec(spec("DiffusionPrior", dim=64))).save(folder / "narrow")
+    return folder
+
+
+def test_compose_draws_semantics_for_a_caption(draws_pictures, photos, tmp_path, capsys):
+    words, out = "a red cube on sand", tmp_path / "out"
+    model, prior = ("--model", str(draws_pictures / "model")), ("--prior", str(draws_pictures / "prior"))
+    assert main(["compose", *model, *prior, "--caption", words, "--seeds", "4,5", "--out", str(out)]) == 0
+    found = read_recipe(out / "000_seed5.png")
+    drawn = Prior.load(draws_pictures / "prior").sample([words], n=2, seeds=[4, 5])
+    torch.testing.assert_close(unpack(found["representations"])["semantics"], drawn[1:])
+    assert found["sources"]["semantics"].startswith("prior tiny ") and found["sources"]["caption"] == words
+    capsys.readouterr()
+    assert main(["compose", *model, "--from-png", str(out / "000_seed5.png"), "--out", str(tmp_path / "again")]) == 0
+    assert "the same, bit for bit" in capsys.readouterr().out
+    for wrong, says in (
+        (["--palette", "#aa3311", *prior], "give a caption"),
+        (["--caption", words, "--semantics", photos[0], *prior], "no --semantics beside it"),
+        (["--caption", words, "--prior", str(draws_pictures / "narrow")], "width 128, this prior draws width 64"),
+        (["--caption", words, "--prior", str(draws_pictures / "model")], "expected a model with priors"),
+    ):
+        assert main(["compose", *model, *wrong, "--out", str(out)]) == 1 and says in capsys.readouterr().err
+
+
+def test_pictures_with_and_without_a_prior(draws_pictures):
+    cascade, prior = (kind.load(draws_pictures / n) for kind, n in ((Cascade, "model"), (Prior, "prior")))
+    batch, seen = render_batch("val", range(2), 64), []
+    batch["image"] = F.interpolate(batch["image"], (16, 16))
+    table, pictures = measure_pictures(prior, cascade, batch, draws=2, progress=seen.append, steps=2)
+    assert sum(seen) == 2 * 2 * len(pictures) and all(p.shape == (2, 2, 3, 16, 16) for p in pictures.values())
+    # two rows of one caption: the first is what the cascade draws from the prior's embedding for that seed
+    asked = {"semantics": prior.sample([batch["caption"][1]], n=2, seeds=[0, 1])}
+    torch.testing.assert_close(pictures["prior"][1], cascade.sample(asked, seeds=[0, 1], steps=2), atol=1e-2, rtol=0)
+    apart = (pictures["prior"][:, 0] - pictures["prior"][:, 1]).square().mean((1, 2, 3)).sqrt().mean()
+    assert table["prior"]["pixels"] == pytest.approx(float(apart)) and 0 <= table["prior"]["spread"] <= 2
+    agreement = Agreement(weights="asset:scenes_clip")
+    cosine = F.cosine_similarity(agreement({"image": batch["image"]}), agreement({"caption": batch["caption"]}))
+    assert table["true image"]["adherence"] == pytest.approx(float(cosine.mean()), abs=1e-5)
+    assert "| caption + prior |" in markdown(table) and "| true image |" in markdown(table)
+    with pytest.raises(ValueError, match="belong to different CLIPs"):
+        measure_pictures(Prior.load(draws_pictures / "narrow"), cascade, batch, draws=2)
+
+
+def test_one_caption_goes_with_an_embedding_for_each_seed(draws_pictures):
+    cascade, prior = (kind.load(draws_pictures / n) for kind, n in ((Cascade, "model"), (Prior, "prior")))
+    caption = cascade.decompose({"caption": ["a red cube"]})
+    drawn = prior.sample(["a red cube"], n=3, seeds=[1, 2, 3])
+    together = cascade.sample(caption | {"semantics": drawn}, seeds=[1, 2, 3], steps=2)
+    for i in range(3):
+        alone = cascade.sample(caption | {"semantics": drawn[i : i + 1]}, seeds=[i + 1], steps=2)
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-4)
 
 
 # Paper sizes

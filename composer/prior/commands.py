@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,30 @@ def _pictures(
         save_png(o.out / "prior.png", sheet(rows, some["caption"], columns))
         print(f"see {o.out / 'prior.png'}\n")
     return table
+
+
+def prior_for(cascade: Cascade, folder: str, given: Collection[str], plugins: Sequence[str]) -> Prior:
+    """Loads a prior that is to draw the semantics for a model.
+
+    Args:
+        cascade: The model.
+        folder: The prior's, or the name of a shipped one.
+        given: The conditions that a person asked for.
+        plugins: Modules that the user trusts.
+
+    Raises:
+        ValueError: There is no caption to draw for, the semantics are given already, or the model does not read such.
+    """
+    if "caption" not in given or SEMANTICS in given:
+        raise ValueError("--prior draws the semantics of a --caption: give a caption, and no --semantics beside it")
+    if not {"caption", SEMANTICS} <= set(cascade.names):
+        raise ValueError(f"--prior wants a model that reads semantics; this one reads {', '.join(cascade.names)}")
+    prior = Prior.load(folder, plugins).to(cascade.device)
+    size = cascade.stages[0].size
+    width = cascade.decompose({"image": torch.zeros(1, 3, size, size, device=cascade.device)})[SEMANTICS].shape[1]
+    if width != prior.dim:
+        raise ValueError(f"the model reads embeddings of width {width}, this prior draws width {prior.dim}")
+    return prior
 
 
 def export_prior(
