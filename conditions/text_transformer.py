@@ -1,11 +1,12 @@
 """A text transformer that trains with the model, from token ids."""
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.conditioning import Condition, Conditioning
+from composer.transformer import Block
 
 
 class TextTransformer(Condition):
@@ -52,7 +53,7 @@ class TextTransformer(Condition):
         self.position = nn.Parameter(torch.randn(length, width) * 0.01)
         self.padding = nn.Parameter(torch.randn(length, width) * 0.02)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.to_tokens = nn.Linear(width, token_dim)
         self.to_vector = nn.Linear(width, vector_dim)
@@ -92,21 +93,3 @@ class TextTransformer(Condition):
         if not self.skip_padding:
             return torch.ones_like(real)
         return torch.cat([real[:, :-1], torch.ones_like(real[:, -1:])], dim=1)
-
-
-class _Block(nn.Module):
-    """Attention and an MLP, each behind a layer norm."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.attention_norm, self.mlp_norm = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-
-    def forward(self, x: Float[Tensor, "b n c"], attended: Bool[Tensor, "b 1 1 n"] | None) -> Float[Tensor, "b n c"]:
-        qkv = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v, attended).transpose(1, 2).flatten(2))
-        x = x + self.mlp(self.mlp_norm(x))
-        return x
