@@ -13,12 +13,14 @@ from .editing import Original, edit, open_region
 from .gallery import save_png, sheet
 from .guidance import Term, guide, lock, threshold
 from .images import load_rgb, resize_and_crop
+from .prior import AutoregressivePrior, DiffusionPrior, Prior
 from .samplers import Denoise, ancestral, cosine_sigmas, dpmpp_2m, euler, heun, karras_sigmas, latents
 from .stage import Sampling, Stage
 from .strength import Strength
 from .unet import UNet
 
 __all__ = [
+    "AutoregressivePrior",
     "Batch",
     "Cascade",
     "Condition",
@@ -30,12 +32,14 @@ __all__ = [
     "Degradation",
     "Denoise",
     "Denoiser",
+    "DiffusionPrior",
     "Keep",
     "Linear",
     "LogNormal",
     "NoiseLevels",
     "Original",
     "Parts",
+    "Prior",
     "Representations",
     "Sampling",
     "Stage",
