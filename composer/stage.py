@@ -117,7 +117,11 @@ class Stage:
         Raises:
             ValueError: Such tiles do not fit the network.
         """
-        return self.denoiser if tile is None else Tiled(self.denoiser, tile, self.denoiser.network.stride)
+        if tile is None:
+            return self.denoiser
+        network = self.denoiser.network
+        norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
+        return Tiled(self.denoiser, tile, network.stride, norms)
 
     def encode(self, reps: Representations, size: tuple[int, int]) -> Conditioning:
         """Encodes what this stage reads of `reps` for images of a height and width."""

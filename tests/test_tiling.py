@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from composer.cascade import Cascade
 from composer.conditioning import Conditioning, ConditionSet
+from composer.datasets import SceneImages
 from composer.denoiser import Denoiser, LogNormal
 from composer.guidance import Term, guide
 from composer.low_res import LowRes, shrink
@@ -92,6 +93,45 @@ def test_a_crop_cuts_maps_alone():
         assert getattr(cut, name) is getattr(cond, name)
 
 
+class Normed:
+    """A group norm, and nothing else."""
+
+    def __init__(self):
+        self.norm, self.seen = torch.nn.GroupNorm(1, 3), []
+        torch.nn.init.normal_(self.norm.weight)
+        torch.nn.init.normal_(self.norm.bias)
+
+    def prepare(self, cond):
+        return cond
+
+    @torch.no_grad()
+    def __call__(self, x, sigma, cond):
+        if sigma[0] > 1:
+            raise ArithmeticError
+        self.seen.append(tuple(x.shape[2:]))
+        return self.norm(x)
+
+
+@pytest.mark.parametrize(("h", "w"), [(128, 128), (64, 128), (96, 128), (144, 64)])
+def test_norms_go_by_the_whole_image(h, w):
+    """Where a look at all tiles, side by side, finds its statistics exactly."""
+    normed, x = Normed(), torch.randn(2, 3, h, w) * torch.linspace(0.1, 2, w) + torch.linspace(-1, 1, h)[:, None]
+    sigma = torch.zeros(2)
+    whole = normed(x, sigma, Conditioning())
+    torch.testing.assert_close(Tiled(normed, 64, 8, [normed.norm])(x, sigma, Conditioning()), whole)
+    apart = Tiled(normed, 64, 8)(x, sigma, Conditioning())
+    assert (apart - whole).abs().mean() > 0.1
+    with pytest.raises(ArithmeticError):
+        Tiled(normed, 64, 8, [normed.norm])(x, sigma + 2, Conditioning())
+    assert torch.equal(normed(x, sigma, Conditioning()), whole), "and the norm is as it was"
+
+
+def test_of_many_tiles_every_other_is_looked_at():
+    normed = Normed()
+    Tiled(normed, 64, 8, [normed.norm])(torch.randn(1, 3, 256, 192), torch.zeros(1), Conditioning())
+    assert len(normed.seen) == 4 * 3 / 2 + 5 * 4
+
+
 @pytest.mark.parametrize("tile", [0, -64, 32, 100])
 def test_tiles_that_do_not_fit_the_network_are_refused(tile):
     with pytest.raises(ValueError, match=f"multiple of 32 pixels, at least 64, found {tile}"):
@@ -133,12 +173,20 @@ def enlarged(upsampler, small, tile, wrap=Tiled):
     denoiser, conditions = upsampler
     h, w = 4 * small.shape[2], 4 * small.shape[3]
     cond = conditions({"low_res": LowRes().corrupt(small, 0.0, [0])}, (h, w))
-    estimator = denoiser if tile is None else wrap(denoiser, tile, denoiser.network.stride)
+    norms = [module for module in denoiser.modules() if isinstance(module, torch.nn.GroupNorm)]
+    estimator = denoiser if tile is None else wrap(denoiser, tile, denoiser.network.stride, norms)
     sigmas = denoiser.sigmas(6)
     return dpmpp_2m(guide(estimator, [Term(cond, 1.0)]), latents([0], (3, h, w)) * sigmas[0], sigmas)
 
 
-class Abrupt(Tiled):
+class Apart(Tiled):
+    """Tiles whose norms know of nothing else."""
+
+    def __init__(self, denoiser, tile, stride, norms):
+        super().__init__(denoiser, tile, stride)
+
+
+class Abrupt(Apart):
     """Tiles side by side: what the seams of tiles look like."""
 
     def _spans(self, side):
@@ -163,6 +211,16 @@ def test_a_unets_tiles_leave_no_seams(upsampler):
     spans = Tiled(upsampler[0], 64, 4)._spans(128)
     borders = [at for span in spans for at in (span.start, span.stop) if 0 < at < 128]
     assert borders and all(seam(tiled, at) < 2 for at in borders)
+
+
+def test_the_shipped_upsampler_hardly_notices_tiles():
+    stage = Cascade.load("scenes256").stages[1]
+    small = shrink(SceneImages("val", 256, 3).row(2, 0)["image"][None], 4)
+    whole, tiled, apart = (
+        enlarged((stage.denoiser, stage.conditions), small, *how) for how in ((None,), (128,), (128, Apart))
+    )
+    assert (tiled - whole).abs().mean() / 2 < 1 / 255
+    assert (tiled - whole).abs().mean() < (apart - whole).abs().mean() / 1.5
 
 
 def test_a_cascade_tiles_the_stages_that_are_told_to():
