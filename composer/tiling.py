@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
 
 import torch
@@ -71,8 +72,9 @@ class Tiled:
         seen: dict[nn.GroupNorm, list[Tensor]] = {norm: [] for norm in self.norms}
 
         def remember(norm: nn.GroupNorm, values: Tensor) -> Tensor:
-            seen[norm].append(_moments(values, norm.num_groups))
-            return F.group_norm(values, norm.num_groups, norm.weight, norm.bias, norm.eps)
+            out, moments = _with_moments(norm, values)
+            seen[norm].append(moments)
+            return out
 
         with _normalising(dict.fromkeys(self.norms, remember)):
             for (i, rows), (j, columns) in places:
@@ -109,20 +111,28 @@ class Tiled:
         return fade
 
 
-def _moments(values: Float[Tensor, "b c h w"], groups: int) -> Float[Tensor, "2 b {groups}"]:
-    """Mean and mean square of each group."""
-    variance, mean = torch.var_mean(values.float(), dim=(2, 3), correction=0)
-    return torch.stack([mean, variance + mean.square()]).reshape(2, len(values), groups, -1).mean(3)
+def _with_moments(
+    norm: nn.GroupNorm, values: Float[Tensor, "b c h w"]
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "2 b groups"]]:
+    """A group norm as it is, and the mean and mean square of each group, which it computes anyway."""
+    b, c, h, w = values.shape
+    values = values if values.device.type == "cpu" else values.float()  # as autocast has it on a GPU
+    out, mean, inverse = torch.native_group_norm(values, norm.weight, norm.bias, b, c, h * w, norm.num_groups, norm.eps)
+    mean, inverse = mean.float(), inverse.float()
+    return out, torch.stack([mean, inverse**-2 - norm.eps + mean.square()])
 
 
 def _alike(moments: Float[Tensor, "2 b groups"]) -> Forward:
     """A group norm by given moments, whatever those of its input are."""
 
     def normalise(norm: nn.GroupNorm, values: Tensor) -> Tensor:
-        mean, square = moments.repeat_interleave(norm.num_channels // norm.num_groups, dim=2)
-        scale = ((square - mean.square()).clamp(min=0) + norm.eps).rsqrt() * norm.weight
-        shift = norm.bias - mean * scale
-        return torch.addcmul(shift[:, :, None, None], values, scale[:, :, None, None]).to(values.dtype)
+        means, squares = moments.repeat_interleave(norm.num_channels // norm.num_groups, dim=2)
+        variances = (squares - means.square()).clamp(min=0)
+        rows = [  # a batch norm takes the statistics of one row
+            F.batch_norm(values[i : i + 1], means[i], variances[i], norm.weight, norm.bias, eps=norm.eps)
+            for i in range(len(values))
+        ]
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
 
     return normalise
 
@@ -131,7 +141,7 @@ def _alike(moments: Float[Tensor, "2 b groups"]) -> Forward:
 def _normalising(ways: dict[nn.GroupNorm, Forward]) -> Iterator[None]:
     """Has group norms compute in another way."""
     for norm, way in ways.items():
-        norm.forward = way.__get__(norm)  # type: ignore[method-assign]
+        norm.forward = partial(way, norm)  # type: ignore[method-assign]
     try:
         yield
     finally:
