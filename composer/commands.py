@@ -39,7 +39,7 @@ from .options import (
     parse_with_conditions,
     sampling,
 )
-from .prior.commands import SHIPPED_PRIOR, embed, evaluate_prior, export_prior, pca, prior_for
+from .prior.commands import embed, evaluate_prior, export_prior, pca, prior_for
 from .recipe import again, edit_of, recipe, with_edit
 from .stage import SamplerName, Sampling
 from .storage import assemble as join
@@ -117,7 +117,7 @@ def compose(args: Sequence[str], plugins: Sequence[str]) -> None:
         compose.__doc__,
         '--sketch a.jpg --palette b.jpg --caption "a red cube on sand" --seeds 0,1,2 --out out',
         "--sketch a.jpg b.jpg --palette '#aa3311 0.6, #eeddcc 0.4' --guidance 3",
-        f'--caption "a red cube on sand" --prior {SHIPPED_PRIOR} --seeds 0,1,2',
+        '--caption "a red cube on sand" --prior models/scenes_prior_diffusion --seeds 0,1,2',
         "--from-png out/000_seed0.png --out out/again",
     )
     parser.add_argument("--from-png", type=Path, help="make the picture that carries this recipe again")

@@ -25,8 +25,6 @@ from .evaluation import markdown, measure_embeddings, measure_pictures
 from .interface import FILE, SEMANTICS, TEXT, Prior, text_embedding
 from .pca import dimensions_for, fit
 
-SHIPPED_PRIOR = "scenes_prior_diffusion"
-
 
 def embed(args: Sequence[str], plugins: Sequence[str]) -> None:
     """Compute embeddings of images and captions once, for the training of a prior."""
@@ -82,10 +80,10 @@ def evaluate_prior(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser = make_parser(
         "evaluate-prior",
         evaluate_prior.__doc__,
-        f"{SHIPPED_PRIOR} --data scenes:val --count 256 --guidance 1 2 --json prior.json",
+        "models/scenes_prior_diffusion --data scenes:val --count 256 --guidance 1 2 --json prior.json",
         "models/my_prior --model models/mine --data photos/val --pictures 64 --out out/prior",
     )
-    parser.add_argument("prior", nargs="?", default=SHIPPED_PRIOR, help=f"a prior's folder (default {SHIPPED_PRIOR})")
+    parser.add_argument("prior", help="a prior's folder")
     parser.add_argument("--data", default="scenes:val", help="scenes:val, scenes:novel, or a folder of images")
     parser.add_argument("--count", type=int, default=256, help="captions (default 256)")
     parser.add_argument("--draws", type=int, default=4, help="embeddings and pictures a caption (default 4)")
@@ -139,7 +137,7 @@ def prior_for(cascade: Cascade, folder: str, given: Collection[str], plugins: Se
 
     Args:
         cascade: The model.
-        folder: The prior's, or the name of a shipped one.
+        folder: The prior's.
         given: The conditions that a person asked for.
         plugins: Modules that the user trusts.
 

@@ -163,7 +163,7 @@ class Prior(nn.Module, ABC):
 
     @classmethod
     def load(cls, folder: str | Path, plugins: Collection[str] = ()) -> "Prior":
-        """Loads a prior's folder, or a prior that the package ships by its name (``scenes_prior_diffusion``).
+        """Loads a prior's folder.
 
         Raises:
             FileNotFoundError: There is no model at that place, or a file of it is missing.
