@@ -4,7 +4,7 @@ These are the public names. What is not among them serves training (`composer.da
 command line, and lies one import away in the module that is named after it.
 """
 
-from .cascade import Cascade, Parts
+from .cascade import Cascade
 from .conditioning import Condition, Conditioning, ConditionSet, Keep
 from .decomposition import Batch, Decomposer, Decomposition, Representations, draw
 from .degradation import Degradation
@@ -13,6 +13,7 @@ from .editing import Original, edit, open_region
 from .gallery import save_png, sheet
 from .guidance import Term, guide, lock, threshold
 from .images import load_rgb, resize_and_crop
+from .parts import Latent, Parts
 from .prior import AutoregressivePrior, DiffusionPrior, Prior
 from .samplers import Denoise, ancestral, cosine_sigmas, dpmpp_2m, euler, heun, karras_sigmas, latents
 from .stage import Sampling, Stage
@@ -34,6 +35,7 @@ __all__ = [
     "Denoiser",
     "DiffusionPrior",
     "Keep",
+    "Latent",
     "Linear",
     "LogNormal",
     "NoiseLevels",

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .cascade import Cascade, Parts
+from .cascade import Cascade
 from .decomposition import Batch
+from .parts import Parts
 
 CROSS = tuple((local, other) for local in ("sketch", "depth") for other in ("palette", "semantics", "caption"))
 """Pairs whose first condition comes from one image and whose second from another."""

@@ -1,5 +1,6 @@
 """Recombination: representations in, image out, through one or more stages."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -12,44 +13,16 @@ from torch.nn import functional as F
 
 from . import samplers
 from .decomposition import Batch, Decomposer, Decomposition, Representations, draw
+from .denoiser import level
 from .guidance import Term, guide, lock, threshold
 from .images import load_rgb, resize_and_crop
+from .parts import Latent, Parts
 from .samplers import Progress
 from .stage import Sampling, Stage, run_sampler, sizes_of
 from .storage import build, find_model, load_strictly, read_model, write_model
 from .strength import Strength
 
 STREAM = 800  # of `draw`, and the numbers above it
-
-
-class Parts(Representations):
-    """Representations that combine: ``a.pick("sketch", "depth") | b.pick("palette")``. The right side wins."""
-
-    def pick(self, *names: str) -> "Parts":
-        """Keeps the named representations.
-
-        Raises:
-            KeyError: One of them is not here.
-        """
-        missing = sorted(set(names) - self.keys())
-        if missing:
-            raise KeyError(f"no {', '.join(missing)} among these parts; they hold {', '.join(sorted(self))}")
-        return Parts({name: self[name] for name in names})
-
-    def drop(self, *names: str) -> "Parts":
-        """Leaves out the named representations."""
-        return Parts({name: value for name, value in self.items() if name not in names})
-
-    def rows(self, index: Sequence[int] | slice) -> "Parts":
-        """Keeps some rows of each representation."""
-        return Parts({name: value[index] for name, value in self.items()})
-
-    def row(self, i: int) -> "Parts":
-        """Keeps row i, of representations of a single row that one."""
-        return Parts({name: value[i : i + 1] if len(value) > 1 else value for name, value in self.items()})
-
-    def __or__(self, other: Mapping[str, Tensor]) -> "Parts":  # type: ignore[override]
-        return Parts({**self, **other})
 
 
 class Cascade:
@@ -181,6 +154,11 @@ class Cascade:
             batch = {**batch, "image": image}
         return Parts(self.readers(batch))
 
+    @property
+    def identity(self) -> str:
+        """Names this model's exact state: its SHA-256, or for one that was never saved this very object."""
+        return self.sha256 or f"unsaved-{id(self)}"
+
     @torch.no_grad()
     def sample(
         self,
@@ -188,8 +166,10 @@ class Cascade:
         *,
         seeds: Sequence[int] = (0,),
         away: Representations | None = None,
+        also: Sequence[tuple[Representations, float]] = (),
         strengths: Mapping[str, Strength] | None = None,
-        latent: Tensor | None = None,
+        latent: Latent | Tensor | None = None,
+        start: tuple[Float[Tensor, "#b 3 h w"], float] | None = None,
         locked: tuple[Tensor, Tensor] | None = None,
         image: Float[Tensor, "#b 3 h w"] | None = None,
         size: tuple[int, int] | None = None,
@@ -203,8 +183,13 @@ class Cascade:
             reps: Representations of one row, or of one row a seed.
             seeds: One a picture; a picture depends on its seed alone, not on the others.
             away: What guidance leads away from (c1 of two-sided guidance, Composer eq. 2); None is nothing at all.
+            also: Further representations and what they weigh, each against what guidance leads away from: a positive
+                weight asks for them as well (AND), a negative one for something else (NOT; Liu et al. 2022, eq. 11).
             strengths: How much, when and where single conditions of `reps` count; a condition without one counts fully.
-            latent: (b 3 h w) noise of unit variance in place of the seeds' for the first stage, from `invert`.
+            latent: Noise in place of the seeds' for the first stage, of one row or one a seed: what `invert` found, or
+                (b 3 h w) of unit variance.
+            start: An image that the first stage starts from, and the noise level that it gets, as the cosine schedule's
+                time in (0, 1]: the lower, the more of it stays, below about 0.8 its layout (SDEdit, Meng et al. 2022).
             locked: Image (b 3 h w) and keep map (b 1 h w) of any size, of one row or one a seed: where the map is 1 the
                 image stays. Each stage holds it at its own size.
             image: Small images to enlarge, of one row or one a seed: the stages up to their size are left out.
@@ -219,9 +204,15 @@ class Cascade:
         Raises:
             KeyError: `reps` names a condition that no stage has, `strengths` one that `reps` has not, or a name is no
                 stage's.
-            ValueError: The rows of `reps` are neither one nor one a seed, or a stage cannot draw that size.
+            ValueError: The rows of `reps` are neither one nor one a seed, a stage cannot draw that size, or the latent
+                is another model's.
         """
+        nothing = away is None
         reps, away = self._checked(reps, len(seeds)), self._checked(away or {}, len(seeds))
+        further = [(self._checked(other, len(seeds)), weight) for other, weight in also]
+        latent = self._own(latent, len(seeds))
+        if start is not None and (latent is not None or not 0 < start[1] <= 1):
+            raise ValueError(f"expected to start at a time in (0, 1] and from no latent besides, found {start[1]}")
         if unknown := sorted((strengths or {}).keys() - reps.keys()):
             raise KeyError(f"a strength for {', '.join(unknown)}, but what is given is {', '.join(reps) or 'nothing'}")
         chain, settings = self._chain(until, image), self.settings(until=until, image=image, **changes)
@@ -235,15 +226,19 @@ class Cascade:
                 if image is None:
                     raise ValueError(f"stage {stage.name} enlarges: give it an image (image=...)")
                 own = {"low_res": stage.low_res.corrupt(image, setting.augmentation, corrupting)}
-            terms = stage.terms(reps, own, place, setting.guidance, away, strengths)
+            terms = stage.terms(reps, own, place, setting.guidance, None if nothing else away, strengths, further)
             denoise = threshold(guide(stage.estimator(setting.tile), terms), setting.percentile)
             if locked is not None:
                 denoise = lock(denoise, *(x.to(self.device) for x in _fitted(locked, place)))
             sigmas = stage.denoiser.sigmas(setting.steps)
-            started = latent if stage.low_res is None else None
-            noise = samplers.latents(fresh, (3, *place)) if started is None else started
+            first = stage.low_res is None
+            noise = latent if first and latent is not None else samplers.latents(fresh, (3, *place))
             x = stage.denoiser.start(noise.to(self.device), sigmas[0], stage.encode(own, place))
-            image = run_sampler(setting.sampler, denoise, x, sigmas, fresh, progress).clamp(-1, 1)
+            if first and start is not None:
+                sigma = math.tan(math.pi / 2 * min(start[1], level(sigmas[:1]).item()))
+                sigmas = torch.cat([sigmas.new_tensor([sigma]), sigmas[sigmas < sigma]])
+                x = _fitted_image(start[0], place).to(self.device) + sigma * noise.to(self.device)
+            image = run_sampler(setting, denoise, x, sigmas, fresh, progress).clamp(-1, 1)
         assert image is not None
         return image
 
@@ -299,20 +294,44 @@ class Cascade:
         reps: Representations,
         steps: int = 50,
         progress: Progress | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
+    ) -> Latent:
         """Finds the latent from which `reps` gives `image` back (Composer, section 3.4), for the first stage.
 
         Heun's method, without guidance or thresholds: at 50 steps Euler (DDIM) errs two hundred times as much.
 
+        Args:
+            image: Of the first stage's size.
+            reps: What the image is under (c1), of one row or one an image.
+            steps: Of Heun's method.
+            progress: Wraps the steps.
+
         Returns:
-            Noise of about unit variance, for `sample(..., latent=...)`.
+            Noise of about unit variance, for ``sample(..., latent=...)``. What it is drawn with again matters: Heun's
+            method, as many steps and guidance 1 give the image back.
         """
         reps = self._checked(reps, len(image))
         stage = self.stages[0]
         sigmas = stage.denoiser.sigmas(steps)[:-1].flip(0)
         denoise = guide(stage.denoiser, [Term(stage.encode(reps, (image.shape[2], image.shape[3])), 1.0)])
         extra: dict[str, Any] = {} if progress is None else {"progress": progress}
-        return samplers.heun(denoise, image.to(self.device), sigmas, **extra) / sigmas[-1]
+        return Latent(samplers.heun(denoise, image.to(self.device), sigmas, **extra) / sigmas[-1], self.identity)
+
+    def _own(self, latent: Latent | Tensor | None, rows: int) -> Tensor | None:
+        """The noise of a latent, a row a seed.
+
+        Raises:
+            ValueError: It is another model's, or has other rows.
+        """
+        if isinstance(latent, Latent):
+            if latent.model != self.identity:
+                raise ValueError(
+                    "this latent was found by another model, for which it stands for another picture: invert the image "
+                    f"with the model that draws (found by {latent.model[:12]}, this is {self.identity[:12]})"
+                )
+            latent = latent.noise
+        if latent is not None and len(latent) not in (1, rows):
+            raise ValueError(f"expected a latent of 1 or {rows} rows (one a seed), found {len(latent)}")
+        return None if latent is None else latent.expand(rows, -1, -1, -1)
 
     def _checked(self, reps: Representations, rows: int) -> Representations:
         """The same representations, all of one row or all of as many as there are pictures."""
@@ -334,8 +353,13 @@ def _salted(seeds: Sequence[int], stream: int) -> list[int]:
 def _fitted(locked: tuple[Tensor, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """A region lock at a stage's size; where a pixel is free in part, it is free."""
     image, keep = locked
-    if image.shape[-2:] != size:
-        image = F.interpolate(image, size, mode="bicubic", antialias=True).clamp(-1, 1)
+    image = _fitted_image(image, size)
     if keep.shape[-2:] != size:
         keep = (F.interpolate(1 - keep, size, mode="bilinear", antialias=True) <= 0).to(keep)
     return image, keep
+
+
+def _fitted_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    if image.shape[-2:] == size:
+        return image
+    return F.interpolate(image, size, mode="bicubic", antialias=True).clamp(-1, 1)

@@ -13,8 +13,9 @@ from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
-from .cascade import Cascade, Parts
+from .cascade import Cascade
 from .images import load_rgb
+from .parts import Parts
 from .samplers import Progress
 
 MODES = ("L", "LA", "RGB", "RGBA", "I;16")

@@ -11,7 +11,7 @@ import torch
 from rich.progress import Progress
 
 from .adherence import Evaluation, markdown
-from .cascade import Cascade, Parts
+from .cascade import Cascade
 from .datasets import ImageDataset, SceneImages, collate
 from .decomposition import Batch, Decomposer
 from .files import write_atomically
@@ -27,6 +27,7 @@ from .metrics import (
     read_by,
 )
 from .options import SHIPPED, add_out, add_precision, add_sampling, load, make_parser, sampling
+from .parts import Parts
 from .prompts import answer, from_captions, read_prompts, write_report
 
 METRICS = ("fid", "kid", "clip")

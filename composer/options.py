@@ -10,9 +10,10 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from .cascade import Cascade, Parts
+from .cascade import Cascade
 from .decomposition import Decomposition
 from .images import SUFFIXES
+from .parts import Parts
 from .recipe import name_of
 from .stage import SamplerName
 

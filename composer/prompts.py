@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .adherence import quantise
-from .cascade import Cascade, Parts
+from .cascade import Cascade
 from .decomposition import Decomposer
 from .files import write_atomically
 from .gallery import Section, html_index, save_png, sheet
 from .metrics import clip_score
+from .parts import Parts
 from .pretrained import locate
 from .vote import Pair, vote_page
 

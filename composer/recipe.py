@@ -12,7 +12,8 @@ from typing import Any
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .cascade import Cascade, Parts
+from .cascade import Cascade
+from .parts import Parts
 
 MAX_BYTES = 64_000_000
 """Size of the representations in a recipe, once unpacked; more is refused."""

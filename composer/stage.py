@@ -29,6 +29,7 @@ class Sampling:
         sampler: One of `composer.samplers`.
         steps: Number of steps; `heun` calls the network twice a step, the others once.
         guidance: Weight of classifier-free guidance; 1 is none.
+        eta: Share of fresh noise of the sampler `ancestral`: 1 is DDPM's, 0 none, as DDIM (Song et al. 2021).
         percentile: Dynamic thresholding (Imagen: 0.995); None clips.
         augmentation: Level in [0, 1] at which a stage that enlarges corrupts the image it was given (Imagen: 0.1 to 0.3
             for the best pictures, 0 for the most faithful ones).
@@ -38,6 +39,7 @@ class Sampling:
     sampler: SamplerName = "dpmpp_2m"
     steps: int = 30
     guidance: float = 2.0
+    eta: float = 1.0
     percentile: float | None = None
     augmentation: float = 0.0
     tile: int | None = None
@@ -46,8 +48,8 @@ class Sampling:
         known = get_args(SamplerName)
         if self.sampler not in known:
             raise ValueError(f"expected a sampler of {', '.join(known)}, found {self.sampler!r}")
-        if self.steps < 1:
-            raise ValueError(f"expected at least 1 step, found {self.steps}")
+        if self.steps < 1 or not 0 <= self.eta <= 1:
+            raise ValueError(f"expected at least 1 step and eta in [0, 1], found {self.steps} and {self.eta}")
 
     def changed(self, changes: Mapping[str, Any], what: str) -> "Sampling":
         """Replaces some fields.
@@ -137,6 +139,7 @@ class Stage:
         guidance: float,
         away: Representations | None = None,
         strengths: Mapping[str, Strength] | None = None,
+        also: Sequence[tuple[Representations, float]] = (),
     ) -> list[Term]:
         """What guidance sums: a term for each set of conditions that counts somewhere, and what it leads away from.
 
@@ -147,19 +150,23 @@ class Stage:
             guidance: Weight of what is agreed with; what is led away from has the rest.
             away: What to lead away from; None is nothing at all.
             strengths: How much, when and where conditions of `reps` count.
+            also: Further representations and their weights, which are taken from what is led away from.
         """
         names = [name for name in reps if name in self.conditions]
         weights = weigh(names, {n: s for n, s in (strengths or {}).items() if n in names}, size)
         nothing: frozenset[str] = frozenset()
+        also = [(other, weight) for other, weight in also if other.keys() & self.conditions.keys()]
+        left = 1 - guidance - sum(weight for _, weight in also)
+        others = [Term(self.encode({**other, **own}, size), weight) for other, weight in also]
 
         def total(subset: frozenset[str]) -> Callable[[float], float | Tensor]:
-            rest = 1 - guidance if subset == nothing and away is None else 0.0
+            rest = left if subset == nothing and away is None else 0.0
             share = weights.get(subset)
             return lambda sigma: rest if share is None else guidance * share(sigma) + rest
 
         subsets = dict.fromkeys([*weights, *([nothing] if away is None else [])])
         terms = [Term(self.encode({**{n: reps[n] for n in reps if n in s}, **own}, size), total(s)) for s in subsets]
-        return terms if away is None else [*terms, Term(self.encode({**away, **own}, size), 1 - guidance)]
+        return [*terms, *others] + ([] if away is None else [Term(self.encode({**away, **own}, size), left)])
 
 
 def sizes_of(chain: Sequence[Stage], size: tuple[int, int] | None, image: Tensor | None) -> list[tuple[int, int]]:
@@ -188,11 +195,11 @@ def sizes_of(chain: Sequence[Stage], size: tuple[int, int] | None, image: Tensor
 
 
 def run_sampler(
-    name: SamplerName, denoise: Denoise, x: Tensor, sigmas: Tensor, seeds: Sequence[int], progress: Progress | None
+    how: Sampling, denoise: Denoise, x: Tensor, sigmas: Tensor, seeds: Sequence[int], progress: Progress | None
 ) -> Tensor:
-    """Runs a sampler by name; `seeds` serve the one that draws fresh noise."""
+    """Runs a stage's sampler; `seeds` serve the one that draws fresh noise."""
     extra: dict[str, Any] = {} if progress is None else {"progress": progress}
-    if name == "ancestral":
-        return samplers.ancestral(denoise, x, sigmas, seeds, **extra)
-    sampler: samplers.Sampler = getattr(samplers, name)
+    if how.sampler == "ancestral":
+        return samplers.ancestral(denoise, x, sigmas, seeds, how.eta, **extra)
+    sampler: samplers.Sampler = getattr(samplers, how.sampler)
     return sampler(denoise, x, sigmas, **extra)

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from composer.adherence import Evaluation, distances, markdown, quantise
-from composer.cascade import Cascade, Parts
+from composer.cascade import Cascade
 from composer.decomposition import Decomposer
 from composer.editing import Original, edit, feather, open_region, window
 from composer.gallery import from_pil, read_recipe, save_png, to_pil
+from composer.parts import Parts
 from composer.recipe import again, pack, recipe, unpack
 from composer.stage import Sampling
 from composer.storage import build, carry_weights

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from composer.cascade import Parts
+from composer.parts import Parts
 from composer.strength import Strength, weigh
 
 SIZE = (4, 4)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from composer.__main__ import main
-from composer.cascade import Cascade, Parts
+from composer.cascade import Cascade
 from composer.conditioning import Conditioning, ConditionSet
 from composer.datasets import Crops, SceneImages
 from composer.denoiser import Denoiser, LogNormal
@@ -16,6 +16,7 @@ from composer.editing import Original, edit
 from composer.gallery import read_recipe, save_png
 from composer.images import load_rgb
 from composer.low_res import GaussianBlur, GaussianNoise, LowRes, shrink
+from composer.parts import Parts
 from composer.recipe import again, recipe
 from composer.storage import build, from_run
 from composer.unet import UNet
