@@ -85,7 +85,18 @@ def autoregressive(**changes):
     return prior.reads(Read())
 
 
-KINDS = pytest.mark.parametrize("make", [diffusion, autoregressive])
+def corrected(**changes):
+    """A diffusion prior that corrects the best linear estimate."""
+    prior, z = diffusion(**{"linear": True} | changes), embeddings()
+    prior.adopt(fit(z, z + torch.randn(z.shape, generator=torch.Generator().manual_seed(7))))
+    return prior
+
+
+def waved(**changes):
+    return autoregressive(**{"waves": 5} | changes)
+
+
+KINDS = pytest.mark.parametrize("make", [diffusion, corrected, autoregressive, waved])
 CAPTIONS = ["a red cube", "two small green cones on", "sky"]
 
 
@@ -275,6 +286,17 @@ def test_tables_begin_smooth():
     assert alike.min() > 0.99 and F.cosine_similarity(table[:300], table[-300:]).abs().mean() < 0.3
 
 
+def test_with_waves_neighbouring_buckets_are_alike_and_any_peak_is_within_reach():
+    prior = waved(buckets=64, waves=16)
+    codes = torch.arange(64)[:, None].expand(-1, 3)
+    read = prior._read(codes[:, 0]).detach()
+    assert (read[1:] - read[:-1]).norm(dim=1).max() < 0.5 * read.std(0).norm()
+    wanted = F.softmax(-(((torch.arange(64) - 40.3) / 4) ** 2) / 2, dim=0)
+    basis = prior.basis - prior.basis.mean(0)
+    found = basis @ torch.linalg.lstsq(basis, wanted.log().clamp(min=-12)[:, None]).solution
+    assert 0.5 * float((F.softmax(found[:, 0], dim=0) - wanted).abs().sum()) < 0.05
+
+
 def test_it_learns_a_handmade_distribution():
     """The first component is a coin; the second is the first in nine of ten cases. Entropy: ln 2 + H(0.9)."""
     torch.manual_seed(0)
@@ -349,9 +371,10 @@ def test_of_two_draws_the_one_closer_to_the_text_is_kept():
 
 
 @pytest.mark.parametrize("guidance", [1.0, 0.0, 3.0])
+@pytest.mark.parametrize("make", [diffusion, corrected])
 @torch.no_grad()
-def test_captions_are_read_once_and_guidance_is_the_weighted_sum(guidance):
-    prior, caption = diffusion(), Read()({"caption": CAPTIONS})
+def test_captions_are_read_once_and_guidance_is_the_weighted_sum(make, guidance):
+    prior, caption = make(), Read()({"caption": CAPTIONS})
     denoise, keep = prior.denoiser(caption, guidance), torch.ones(3, dtype=torch.bool)
     for sigma in (30.0, 0.4):  # the second call finds the captions read
         z, levels = torch.randn(3, DIM), torch.full((3,), sigma)
@@ -360,9 +383,10 @@ def test_captions_are_read_once_and_guidance_is_the_weighted_sum(guidance):
         torch.testing.assert_close(denoise(z, levels), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("make", [diffusion, corrected])
 @torch.no_grad()
-def test_several_noises_of_a_row_know_nothing_of_each_other():
-    prior, caption, keep = diffusion(), Read()({"caption": CAPTIONS}), torch.tensor([True, False, True])
+def test_several_noises_of_a_row_know_nothing_of_each_other(make):
+    prior, caption, keep = make(), Read()({"caption": CAPTIONS}), torch.tensor([True, False, True])
     z, sigma = torch.randn(3, 4, DIM), torch.rand(3, 4) * 3
     each = [prior(z[:, i : i + 1], sigma[:, i : i + 1], caption, keep) for i in range(4)]
     torch.testing.assert_close(prior(z, sigma, caption, keep), torch.cat(each, 1))
@@ -380,10 +404,6 @@ def test_the_loss_is_the_squared_error_of_the_embedding_itself():
     prior.forward = estimate
     loss = prior.loss(z, caption, keep, torch.Generator().manual_seed(0))
     torch.testing.assert_close(loss, z.square().mean(1))
-    prior.max_snr = 4.0
-    weighted = prior.loss(z, caption, keep, torch.Generator().manual_seed(0))
-    weight = 1 + torch.minimum(1 / seen["sigma"] ** 2, torch.tensor(4.0))
-    torch.testing.assert_close(weighted, weight.mean(1) * z.square().mean(1))
     noise = (seen["noised"] - z[:, None]) / seen["sigma"][..., None]
     assert noise.shape == (4096, 2, DIM)
     torch.testing.assert_close(noise.std(), torch.tensor(1.0), rtol=0.02, atol=0)
@@ -418,6 +438,54 @@ def test_it_learns_the_best_estimate_of_a_gaussian():
             found = prior(noised[:, None], level[:, None], caption, torch.ones(2048, dtype=torch.bool))[:, 0]
             error = (found - z).square().mean()
         assert 0.95 < float(error) / (c * s**2 / (c + s**2)) < 1.45
+
+
+def linear_world(n=20_000):
+    """z = (t - 1/2) A + noise of covariance C, with texts t; A, C, t and z."""
+    generator = torch.Generator().manual_seed(3)
+    mixing, root = (torch.randn(DIM, DIM, generator=generator) * size for size in (0.8, 0.3))
+    text = to_sphere(torch.randn(n, DIM, generator=generator))
+    return mixing, root.T @ root, text, (text - 0.5) @ mixing + torch.randn(n, DIM, generator=generator) @ root
+
+
+def captioned(text):
+    caption = torch.zeros(len(text), WORDS + 1, 9)
+    caption[:, -1, :DIM], caption[:, -1, -1] = text, 1
+    return caption
+
+
+def test_before_any_training_it_is_the_best_linear_estimate():
+    """With text, the posterior of (t - 1/2) A + noise in closed form; without, numpy's best line through z itself."""
+    mixing, spread, text, z = linear_world()
+    prior = DiffusionPrior(**TINY, linear=True)
+    with pytest.raises(ValueError, match="composer pca"):
+        prior.check_ready()
+    prior.adopt(fit(z, text))
+    few, sigma = captioned(text[:2000]), torch.tensor([0.05, 0.4, 30.0]).expand(2000, 3)
+    noise = torch.randn(2000, 3, DIM, generator=torch.Generator().manual_seed(4))
+    noised, told = z[:2000, None] + sigma[..., None] * noise, torch.ones(2000, dtype=torch.bool)
+    with torch.no_grad():
+        found, blind = prior(noised, sigma, few, told), prior(noised, sigma, few, ~told)
+    mean, everything = (text[:2000] - 0.5) @ mixing, torch.from_numpy(np.cov(z.numpy().T)).float()
+    for i, s in enumerate((0.05, 0.4, 30.0)):
+        for middle, c, got in ((mean, spread, found), (z.mean(0), everything, blind)):
+            gain = torch.linalg.solve(c + s**2 * torch.eye(DIM), c)
+            torch.testing.assert_close(got[:, i], middle + (noised[:, i] - middle) @ gain, rtol=0.02, atol=0.05)
+    error = prior.linear.error(sigma, told)[0]
+    torch.testing.assert_close((found - z[:2000, None]).square().mean((0, 2)), error, rtol=0.05, atol=0)
+    loss = prior.loss(z[:2000], few, told, torch.Generator().manual_seed(0))
+    assert float(loss.detach().mean()) == pytest.approx(1, abs=0.05)  # in units of the best linear estimate's
+
+
+def test_draws_of_an_untrained_correction_have_the_mean_and_the_spread_of_the_data():
+    mixing, spread, text, z = linear_world()
+    prior = DiffusionPrior(**TINY, linear=True, candidates=1, steps=32)
+    prior.adopt(fit(z, text))
+    drawn = prior.draw(captioned(text[:1]).expand(4000, -1, -1), range(4000), 1.0, lambda steps: steps)
+    torch.testing.assert_close(drawn.mean(0), (text[0] - 0.5) @ mixing, rtol=0, atol=0.06)
+    torch.testing.assert_close(drawn.T.cov(), spread, rtol=0.1, atol=0.04)
+    with pytest.raises(ValueError, match=r"width 6.*missing or of another shape"):
+        prior.adopt({"mean": torch.zeros(DIM)})
 
 
 # What both have in common
@@ -488,8 +556,7 @@ def test_mistakes_are_explained(make):
         ({"heads": 3}, "the heads divide"),
         ({"caption_dim": 4}, "hold the embedding's 6 channels"),
         ({"steps": 0}, "at least 1"),
-        ({"max_snr": -1.0}, "max_snr"),
-        ({"sigma_min": 0.0}, "sigma_min"),
+        ({"noises": 0}, "at least 1"),
     ],
 )
 def test_impossible_sizes_are_refused(changes, says):
@@ -497,7 +564,10 @@ def test_impossible_sizes_are_refused(changes, says):
         DiffusionPrior(**TINY | changes)
 
 
-@pytest.mark.parametrize("changes", [{"dimensions": 7}, {"percentile": 1.0}, {"dot_buckets": 0}, {"buckets": 1}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"dimensions": 7}, {"percentile": 1.0}, {"dot_buckets": 0}, {"buckets": 1}, {"waves": 0}, {"waves": 1024}],
+)
 def test_impossible_codes_are_refused(changes):
     with pytest.raises(ValueError, match="found"):
         AutoregressivePrior(**TINY | {"dimensions": 3} | changes)
@@ -519,11 +589,17 @@ def spec(kind, **arguments):
 
 
 @pytest.mark.parametrize(
-    ("kind", "own"), [("DiffusionPrior", {"steps": 3}), ("AutoregressivePrior", {"dimensions": 4})]
+    ("kind", "own"),
+    [
+        ("DiffusionPrior", {"steps": 3}),
+        ("DiffusionPrior", {"steps": 3, "linear": True}),
+        ("AutoregressivePrior", {"dimensions": 4}),
+        ("AutoregressivePrior", {"dimensions": 4, "waves": 8}),
+    ],
 )
 def test_a_saved_prior_draws_the_same(kind, own, tmp_path):
     prior = livened(Prior.from_spec(spec(kind, **own)))
-    if kind == "AutoregressivePrior":
+    if "steps" not in own or "linear" in own:
         z = embeddings(300, 128)
         prior.adopt(fit(z, z.roll(1, 0)))
     prior.save(tmp_path / "prior", "# card\n")
@@ -647,14 +723,20 @@ trainer: {{accelerator: cpu, max_steps: 4, val_check_interval: 4, default_root_d
     "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:.*does not have many workers"
 )
 @pytest.mark.parametrize(
-    ("kind", "own"), [("DiffusionPrior", "steps: 9"), ("AutoregressivePrior", "dimensions: 3, dot_buckets: 4")]
+    ("kind", "own"),
+    [
+        ("DiffusionPrior", "steps: 9"),
+        ("DiffusionPrior", "steps: 9, linear: true"),
+        ("AutoregressivePrior", "dimensions: 3, dot_buckets: 4, waves: 32"),
+    ],
 )
 def test_from_embeddings_to_a_prior_by_the_commands(kind, own, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["composer"])
     monkeypatch.setenv("COMPOSER_PLUGINS", "")
     statistics = tmp_path / "pca.safetensors"
     config = tmp_path / "mine.yaml"
-    given = statistics if kind == "AutoregressivePrior" else "null"
+    plain = own == "steps: 9"
+    given = "null" if plain else statistics
     config.write_text(CONFIG.format(kind=kind, own=own, folder=tmp_path, statistics=given))
 
     def run(*words):
@@ -664,7 +746,7 @@ def test_from_embeddings_to_a_prior_by_the_commands(kind, own, tmp_path, capsys,
         return said.out
 
     made_up(tmp_path / "e")
-    if kind == "AutoregressivePrior":
+    if not plain:
         assert main(["fit", "-c", str(config)]) == 1 and "composer pca -c CONFIG" in capsys.readouterr().err
         assert "128 components of 140 embeddings" in run("pca", "-c", config, "--out", statistics, "--count", "140")
     run("fit", "-c", config)

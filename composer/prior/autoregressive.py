@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from composer.samplers import Progress
 from composer.transformer import Memory
 
-from .interface import Prior, text_embedding
+from .interface import Prior, given, text_embedding
 from .pca import Codebook
 
 
@@ -24,7 +24,8 @@ class AutoregressivePrior(Prior):
     dot product are read once, and every component at the cost of one position.
 
     The tables of the buckets begin as smooth functions of the value that a bucket stands for: with independent rows, a
-    short training learns next to nothing. Not in the paper.
+    short training learns next to nothing. With `waves` they stay such functions, and what is learned of one bucket is
+    learned of its neighbours. Not in the paper.
 
     Needs the principal components of the training's embeddings, which `python -m composer pca` finds.
 
@@ -38,10 +39,14 @@ class AutoregressivePrior(Prior):
         buckets: Buckets a component.
         dot_buckets: Buckets of the dot product, each of which holds equally many training images. Not in the paper.
         length: See `Prior`.
+        waves: Cosines of the bucket's number that what is read of a code and the logits are made of, which a small
+            model learns sooner than a row for each bucket; None is the paper's independent rows.
         guidance: See `Prior`; of the logits.
         percentile: Share of the dot products, in [0, 1), that is too small to be drawn from. The paper tried 0.5, 0.7,
             0.85 and 0.95 and found the first best.
     """
+
+    basis: Tensor | None
 
     def __init__(
         self,
@@ -53,6 +58,7 @@ class AutoregressivePrior(Prior):
         dimensions: int = 319,
         buckets: int = 1024,
         dot_buckets: int = 1024,
+        waves: int | None = None,
         length: int = 77,
         guidance: float = 1.0,
         percentile: float = 0.5,
@@ -60,14 +66,19 @@ class AutoregressivePrior(Prior):
         super().__init__(dim, caption_dim, width, layers, heads, length, guidance)
         if dot_buckets < 1 or not 0 <= percentile < 1:
             raise ValueError(f"expected dot_buckets >= 1 and a percentile in [0, 1), found {dot_buckets}, {percentile}")
+        if waves is not None and not 1 <= waves < buckets:
+            raise ValueError(f"expected 1 to {buckets - 1} waves for {buckets} buckets, found {waves}")
         self.codebook = Codebook(dim, dimensions, buckets)
         self.dimensions, self.dot_buckets, self.percentile = dimensions, dot_buckets, percentile
-        self.embed_dot, self.embed_code = nn.Embedding(dot_buckets, width), nn.Embedding(buckets, width)
+        self.embed_dot = nn.Embedding(dot_buckets, width)
         self.no_dot = nn.Parameter(torch.randn(width) * 0.02)
         self.component = nn.Parameter(torch.randn(dimensions, width) * 0.02)
-        self.out = nn.Linear(width, buckets)
+        self.register_buffer("basis", None if waves is None else cosines(buckets, waves), persistent=False)
+        self.embed_code: nn.Module = nn.Embedding(buckets, width) if waves is None else nn.Linear(waves, width)
+        self.out = nn.Linear(width, waves or buckets)
+        tables = ((self.embed_dot, 0.3), *(() if waves else ((self.embed_code, 0.3), (self.out, 0.05))))
         with torch.no_grad():
-            for table, std in ((self.embed_dot, 0.3), (self.embed_code, 0.3), (self.out, 0.05)):
+            for table, std in tables:
                 table.weight.copy_(std * smooth(*table.weight.shape))
 
     def adopt(self, statistics: Mapping[str, Tensor]) -> None:
@@ -96,18 +107,25 @@ class AutoregressivePrior(Prior):
             keep: False where a row goes without text and dot product.
         """
         tokens, real = self._prefix(dot, caption, keep)
-        later = self.embed_code(codes[:, :-1]) + self.component[1:]
+        later = self._read(codes[:, :-1]) + self.component[1:]
         x = torch.cat([tokens, later], dim=1)
         real = torch.cat([real, real.new_ones(later.shape[:2])], dim=1)
-        logits: Tensor = self.out(self.transformer(x, real)[:, -self.dimensions :])
-        return logits.float()
+        return self._logits(self.transformer(x, real)[:, -self.dimensions :])
+
+    def _read(self, codes: Int[Tensor, "*b"]) -> Float[Tensor, "*b w"]:
+        token: Tensor = self.embed_code(codes if self.basis is None else self.basis[codes])
+        return token
+
+    def _logits(self, x: Float[Tensor, "*b w"]) -> Float[Tensor, "*b q"]:
+        out: Tensor = self.out(x).float()
+        return out if self.basis is None else out @ self.basis.T
 
     def _prefix(self, dot: Tensor, caption: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens before the code: words, text embedding, dot product."""
         tokens, real = self.captions(caption, keep)
-        given = keep & (caption[:, -1, -1] > 0.5)
-        agreed = torch.where(given[:, None], self.embed_dot(dot), self.no_dot) + self.component[0]
-        return torch.cat([tokens, agreed[:, None]], dim=1), torch.cat([real, torch.ones_like(given)[:, None]], dim=1)
+        told = given(caption, keep)
+        agreed = torch.where(told[:, None], self.embed_dot(dot), self.no_dot) + self.component[0]
+        return torch.cat([tokens, agreed[:, None]], dim=1), torch.cat([real, torch.ones_like(told)[:, None]], dim=1)
 
     def loss(
         self,
@@ -136,20 +154,23 @@ class AutoregressivePrior(Prior):
         tokens, real = self._prefix(dot.repeat(k), caption.repeat(k, 1, 1), keep)
         memory, codes = Memory(tokens.shape[1] + self.dimensions - 1), []
         for i in progress(range(self.dimensions)):
-            logits = self.out(self.transformer(tokens, real, memory)[:, -1]).double().chunk(k)
+            logits = self._logits(self.transformer(tokens, real, memory)[:, -1]).double().chunk(k)
             guided = logits[0] if k == 1 else torch.lerp(logits[1], logits[0], guidance)
             codes.append(choose(guided, chance[:, i + 1]))
-            tokens = (self.embed_code(codes[-1]) + self.component[min(i + 1, self.dimensions - 1)]).repeat(k, 1)[
-                :, None
-            ]
+            tokens = (self._read(codes[-1]) + self.component[min(i + 1, self.dimensions - 1)]).repeat(k, 1)[:, None]
             real = keep.new_ones(k * b, 1)
         return self.codebook.decode(torch.stack(codes, dim=1))
 
 
+def cosines(buckets: int, waves: int) -> Float[Tensor, "{buckets} {waves}"]:
+    """Cosines of a bucket's place among the others, the slowest first, and the faster the smaller."""
+    place, k = (torch.arange(buckets) + 0.5) / buckets, torch.arange(1, waves + 1)
+    return torch.cos(math.pi * place[:, None] * k) / k.sqrt()
+
+
 def smooth(buckets: int, width: int, waves: int = 16) -> Float[Tensor, "{buckets} {width}"]:
     """A random table of unit variance whose neighbouring rows are alike: sums of a few slow cosines of the row."""
-    place, k = (torch.arange(buckets) + 0.5) / buckets, torch.arange(1, waves + 1)
-    basis = torch.cos(math.pi * place[:, None] * k) / k.sqrt()
+    basis = cosines(buckets, waves)
     return basis @ torch.randn(waves, width) / basis.square().sum(1).mean().sqrt()
 
 

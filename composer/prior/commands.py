@@ -49,7 +49,7 @@ def embed(args: Sequence[str], plugins: Sequence[str]) -> None:
 
 
 def pca(args: Sequence[str], plugins: Sequence[str]) -> None:
-    """Find the principal components of a training's image embeddings, for the autoregressive prior."""
+    """Find the principal components of a training's image embeddings, for the priors that need them."""
     example = "-c configs/scenes_prior_ar.yaml --out data/scenes64_pca.safetensors"
     parser = make_parser("pca", pca.__doc__, example)
     parser.add_argument("-c", "--config", required=True, help="the prior's training; further options change it")

@@ -1,6 +1,6 @@
 """The diffusion prior."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,14 +12,11 @@ from composer.samplers import Denoise, Progress, cosine_sigmas, dpmpp_2m, latent
 from composer.transformer import Memory
 from composer.unet import sinusoids
 
-from .interface import Prior, text_embedding
+from .gaussian import Gaussian
+from .interface import Prior, given, text_embedding
 
 STREAM = 900
 """Of `draw`, and the numbers above it: seeds of the candidates after the first."""
-
-
-SIGMA_MAX = 80.0
-"""Noise level that samplings start from."""
 
 
 class DiffusionPrior(Prior):
@@ -33,8 +30,9 @@ class DiffusionPrior(Prior):
     level as the cosine schedule's time. Where the paper takes 64 steps of Analytic-DPM, this takes DPM-Solver++(2M).
 
     A short training learns what the caption says long before it learns to keep what little noise leaves of the
-    embedding, and until then all draws of a caption are nearly the same. `max_snr` makes that part of the loss count,
-    and `sigma_min` ends the sampling where the estimate can be trusted; neither is in the paper.
+    embedding, and until then all draws of a caption are nearly the same. With `linear`, the network begins as the best
+    linear estimate and learns what that lacks (see `Gaussian`); its squared error is measured in units of that
+    estimate's. Not in the paper. It needs the principal components that `python -m composer pca` finds.
 
     Args:
         dim: See `Prior`.
@@ -48,8 +46,7 @@ class DiffusionPrior(Prior):
         steps: Steps of a sampling.
         candidates: Embeddings that are drawn for each that is given: the one with the largest dot product with the text
             embedding is kept. 2 in the paper.
-        max_snr: The squared error weighs 1 + min(1 / sigma^2, max_snr); 0 is the paper's even weight.
-        sigma_min: Noise level that the last step of a sampling starts from.
+        linear: Whether the network corrects the best linear estimate; False predicts the embedding as in the paper.
         noises: Noised embeddings, each at its own level, that training makes of every row. The caption is read once for
             all of them, and it is by far the longest part of the sequence. 1 in the paper.
     """
@@ -66,8 +63,7 @@ class DiffusionPrior(Prior):
         noise: NoiseLevels | None = None,
         steps: int = 64,
         candidates: int = 2,
-        max_snr: float = 0.0,
-        sigma_min: float = 0.002,
+        linear: bool = False,
         noises: int = 1,
     ):
         super().__init__(dim, caption_dim, width, layers, heads, length, guidance)
@@ -75,16 +71,28 @@ class DiffusionPrior(Prior):
             raise ValueError(
                 f"expected steps, candidates and noises of at least 1, found {steps}, {candidates}, {noises}"
             )
-        if max_snr < 0 or not 0 < sigma_min < SIGMA_MAX:
-            raise ValueError(
-                f"expected max_snr >= 0 and sigma_min in (0, {SIGMA_MAX:g}), found {max_snr} and {sigma_min}"
-            )
-        self.max_snr, self.sigma_min = max_snr, sigma_min
         self.noise, self.steps, self.candidates, self.noises = noise or Cosine(), steps, candidates, noises
         self.embed_level = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.embed_noised = nn.Linear(dim, width)
         self.query = nn.Parameter(torch.randn(width) * 0.02)
         self.out = nn.Linear(width, dim)
+        self.linear = Gaussian(dim) if linear else None
+        if linear:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)
+
+    def adopt(self, statistics: Mapping[str, Tensor]) -> None:
+        if self.linear is None:
+            super().adopt(statistics)
+        else:
+            self.linear.adopt(statistics)
+
+    def check_ready(self) -> None:
+        if self.linear is not None and not self.linear.fitted:
+            raise ValueError(
+                "this prior has no principal components yet: find them by `python -m composer pca -c CONFIG`, then "
+                "train or adopt them"
+            )
 
     def forward(
         self,
@@ -102,19 +110,40 @@ class DiffusionPrior(Prior):
             keep: False where a row goes without its text.
         """
         tokens, real = self.captions(caption, keep)
-        last = self._last(z, sigma).flatten(1, 2)
         k, beside = z.shape[1], torch.zeros(tokens.shape[1], dtype=torch.long, device=z.device)
-        branch = torch.arange(1, k + 1, device=z.device).repeat_interleave(3)
-        x, real = torch.cat([tokens, last], dim=1), torch.cat([real, real.new_ones(last.shape[:2])], dim=1)
-        x = self.transformer(x, real, branch=torch.cat([beside, branch]))
-        estimate: Tensor = self.out(x[:, tokens.shape[1] + 2 :: 3])
-        return estimate.float()
+        branch = torch.cat([beside, torch.arange(1, k + 1, device=z.device).repeat_interleave(3)])
 
-    def _last(self, z: Float[Tensor, "*b d"], sigma: Float[Tensor, "*b"]) -> Float[Tensor, "*b 3 w"]:
+        def run(last: Tensor) -> Tensor:
+            last = last.flatten(1, 2)
+            x, seen = torch.cat([tokens, last], dim=1), torch.cat([real, real.new_ones(last.shape[:2])], dim=1)
+            queries: Tensor = self.transformer(x, seen, branch=branch)[:, tokens.shape[1] + 2 :: 3]
+            return queries
+
+        return self._estimate(z, sigma, run, text_embedding(caption, self.dim), given(caption, keep))
+
+    def _estimate(
+        self,
+        z: Float[Tensor, "b k d"],
+        sigma: Float[Tensor, "b k"],
+        run: Callable[[Tensor], Tensor],
+        text: Float[Tensor, "b d"],
+        told: Bool[Tensor, " b"],
+    ) -> Float[Tensor, "b k d"]:
+        """The clean embedding, where `run` takes the last tokens (b k 3 w) through the transformer to its queries."""
+        if self.linear is None:
+            out: Tensor = self.out(run(self._last(z * (sigma**2 + 1).rsqrt()[..., None], sigma)))
+            return out.float()
+        with torch.autocast(z.device.type, enabled=False):
+            centre = self.linear.centre(text, told)
+            seen = self.linear.read(z, sigma, centre, told)
+        out = self.out(run(self._last(seen, sigma))).float()
+        with torch.autocast(z.device.type, enabled=False):
+            return self.linear.estimate(seen, out, sigma, centre, told)
+
+    def _last(self, seen: Float[Tensor, "*b d"], sigma: Float[Tensor, "*b"]) -> Float[Tensor, "*b 3 w"]:
         """The tokens after the caption's: noise level, noised embedding, query."""
-        z = z * (sigma**2 + 1).rsqrt()[..., None]
-        noised = self.embed_noised(z)
-        steps = sinusoids(level(sigma).flatten(), noised.shape[-1]).to(z.dtype).view_as(noised)
+        noised = self.embed_noised(seen)
+        steps = sinusoids(level(sigma).flatten(), noised.shape[-1]).to(seen.dtype).view_as(noised)
         return torch.stack([self.embed_level(steps), noised, self.query.expand_as(noised)], dim=-2)
 
     def loss(
@@ -124,16 +153,20 @@ class DiffusionPrior(Prior):
         keep: Bool[Tensor, " b"],
         generator: torch.Generator,
     ) -> Float[Tensor, " b"]:
-        """|f(z + sigma noise, sigma, caption) - z|^2, weighted; the mean over an embedding's numbers and the noises."""
+        """|f(z + sigma noise, sigma, caption) - z|^2, the mean over an embedding's numbers and the noises.
+
+        With `linear`, each noise's in units of the best linear estimate's.
+        """
         count = len(semantics) * self.noises
         u = (torch.arange(count) + torch.rand(count, generator=generator)) / count  # one level from each equal share
         u = u[torch.randperm(count, generator=generator)].clamp(1e-6, 1 - 1e-6)
         sigma = self.noise.sigma(u).to(semantics).view(-1, self.noises)
         clean = semantics[:, None].expand(-1, self.noises, -1)
         noise = torch.randn(clean.shape, generator=generator).to(semantics)
-        error: Tensor = self(clean + sigma[..., None] * noise, sigma, caption, keep) - clean
-        weight = 1 + (sigma**-2).clamp(max=self.max_snr)
-        return (weight * error.square().mean(2)).mean(1)
+        error: Tensor = (self(clean + sigma[..., None] * noise, sigma, caption, keep) - clean).square().mean(2)
+        if self.linear is not None:
+            error = error / self.linear.error(sigma, given(caption, keep))
+        return error.mean(1)
 
     def denoiser(self, caption: Float[Tensor, "b n c"], guidance: float) -> Denoise:
         """The guided estimate as a sampler takes it; the captions are read here, once.
@@ -144,16 +177,21 @@ class DiffusionPrior(Prior):
         """
         b, k = len(caption), 1 if guidance == 1 else 2
         keep = torch.arange(k, device=caption.device).repeat_interleave(b) == 0
-        tokens, real = self.captions(caption.repeat(k, 1, 1), keep)
+        caption = caption.repeat(k, 1, 1)
+        text, told = text_embedding(caption, self.dim), given(caption, keep)
+        tokens, real = self.captions(caption, keep)
         start = tokens.shape[1]
         memory = Memory(start + 3)
         self.transformer(tokens, real, memory)
 
-        def denoise(z: Tensor, sigma: Tensor) -> Tensor:
+        def run(last: Tensor) -> Tensor:
             memory.rewind(start)
-            last = self._last(z.repeat(k, 1), sigma.repeat(k))
-            x = self.transformer(last, keep.new_ones(last.shape[:2]), memory)[:, -1]
-            estimates: tuple[Tensor, ...] = self.out(x).float().chunk(k)
+            query: Tensor = self.transformer(last[:, 0], keep.new_ones(len(last), 3), memory)[:, -1:]
+            return query
+
+        def denoise(z: Tensor, sigma: Tensor) -> Tensor:
+            z, sigma = z.repeat(k, 1)[:, None], sigma.repeat(k)[:, None]
+            estimates: tuple[Tensor, ...] = self._estimate(z, sigma, run, text, told)[:, 0].chunk(k)
             return estimates[0] if k == 1 else torch.lerp(estimates[1], estimates[0], guidance)
 
         return denoise
@@ -164,7 +202,7 @@ class DiffusionPrior(Prior):
         """Draws `candidates` embeddings a row and keeps the one that agrees best with the text."""
         more = [draw_number(torch.tensor(seeds), STREAM + i, 1 << 62).tolist() for i in range(1, self.candidates)]
         fresh = [seed for group in (seeds, *more) for seed in group]
-        sigmas = cosine_sigmas(self.steps, self.sigma_min, SIGMA_MAX)
+        sigmas = cosine_sigmas(self.steps)
         x = latents(fresh, (self.dim,), caption.device) * sigmas[0]
         denoise = self.denoiser(caption.repeat(self.candidates, 1, 1), guidance)
         drawn = dpmpp_2m(denoise, x, sigmas, progress).view(self.candidates, len(caption), self.dim)

@@ -1,4 +1,4 @@
-"""Principal components of image embeddings, cut into buckets: the code that an autoregressive prior predicts."""
+"""Principal components of image embeddings, and the code that they are when cut into buckets."""
 
 from collections.abc import Mapping
 
@@ -21,7 +21,9 @@ def fit(semantics: Float[Tensor, "n d"], text: Float[Tensor, "n d"]) -> dict[str
 
     Returns:
         ``mean`` (d,), ``components`` (d d), one a row, in order of falling variance; ``variance`` (d,); ``low`` and
-        ``high`` (d,), the range of each component; ``dots``, quantiles of the cosine of image and text embedding.
+        ``high`` (d,), the range of each component; ``dots``, quantiles of the cosine of image and text embedding;
+        ``text_mean`` (d,) and ``regression`` (d d), for the best linear estimate mean + (text - text_mean) @
+        regression, and ``rest_components`` and ``rest_variance`` of what it leaves.
 
     Raises:
         ValueError: There are too few rows to know anything.
@@ -29,24 +31,34 @@ def fit(semantics: Float[Tensor, "n d"], text: Float[Tensor, "n d"]) -> dict[str
     n, d = semantics.shape
     if n <= d:
         raise ValueError(f"expected more than {d} embeddings to find their {d} principal components, found {n}")
-    wide = semantics.double()
-    mean = wide.mean(0)
-    centred = wide - mean
-    variance, components = torch.linalg.eigh(centred.T @ centred / n)
-    components = components.T.flip(0)
-    # of either sign, the one whose largest number is positive, so that everybody finds the same
-    components = components * components.gather(1, components.abs().argmax(1, keepdim=True)).sign()
+    wide, said = semantics.double(), text.double()
+    mean, text_mean = wide.mean(0), said.mean(0)
+    centred, told = wide - mean, said - text_mean
+    variance, components = _principal(centred)
     projected = centred @ components.T
+    regression = torch.linalg.pinv(told.T @ told, rtol=1e-9, hermitian=True) @ (told.T @ centred)
+    rest_variance, rest_components = _principal(centred - told @ regression)
     dots = (to_sphere(semantics) * to_sphere(text)).mean(1).double()
     found = {
         "mean": mean,
         "components": components,
-        "variance": variance.flip(0).clamp(min=0),
+        "variance": variance,
         "low": projected.amin(0),
         "high": projected.amax(0),
         "dots": _quantiles(dots, DOT_QUANTILES),
+        "text_mean": text_mean,
+        "regression": regression,
+        "rest_components": rest_components,
+        "rest_variance": rest_variance,
     }
     return {name: value.float() for name, value in found.items()}
+
+
+def _principal(centred: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+    """Variances, falling, and components, one a row: of either sign, that whose largest number is positive."""
+    variance, components = torch.linalg.eigh(centred.T @ centred / len(centred))
+    components = components.T.flip(0)
+    return variance.flip(0).clamp(min=0), components * components.gather(1, components.abs().argmax(1, True)).sign()
 
 
 def _quantiles(values: Float[Tensor, " n"], count: int) -> Float[Tensor, " m"]:
@@ -66,6 +78,22 @@ def dimensions_for(variance: Float[Tensor, " d"], share: float) -> int:
     """
     kept = variance.double().cumsum(0) / variance.double().sum()
     return min(int((kept < share - 1e-12).sum()) + 1, len(variance))
+
+
+def take_over(module: nn.Module, found: Mapping[str, Tensor], dim: int) -> None:
+    """Fills the buffers of a module with what was found on embeddings of width `dim`.
+
+    Raises:
+        ValueError: It was found on embeddings of another width, or is something else.
+    """
+    own = dict(module.named_buffers())
+    if wrong := [name for name, value in own.items() if name not in found or found[name].shape != value.shape]:
+        raise ValueError(
+            f"expected the principal components of embeddings of width {dim} (`python -m composer pca` writes them); "
+            f"{', '.join(wrong)} is missing or of another shape"
+        )
+    for name, value in own.items():
+        value.copy_(found[name])
 
 
 class Codebook(nn.Module):
@@ -100,17 +128,9 @@ class Codebook(nn.Module):
         Raises:
             ValueError: It was found on embeddings of another width, or is something else.
         """
-        own = dict(self.named_buffers())
         rows = {"components", "low", "high"}
-        cut = {name: found[name][: self.dimensions] if name in rows else found[name] for name in own if name in found}
-        wrong = [name for name, value in own.items() if name not in cut or cut[name].shape != value.shape]
-        if wrong:
-            raise ValueError(
-                f"expected the principal components of embeddings of width {self.dim} (`python -m composer pca` writes "
-                f"them); {', '.join(wrong)} is missing or of another shape"
-            )
-        for name, value in own.items():
-            value.copy_(cut[name])
+        cut = {name: value[: self.dimensions] if name in rows else value for name, value in found.items()}
+        take_over(self, cut, self.dim)
 
     @property
     def fitted(self) -> bool:
