@@ -140,6 +140,26 @@ class Condition(nn.Module, ABC):
         On torch's default device, so that a model can be tried out without data or decomposers, or on the meta device.
         """
 
+    @abstractmethod
+    def silence(self) -> None:
+        """Zeroes its last layers, so that what it adds is exactly nothing until training moves them.
+
+        A trained model takes up a new condition this way: the first step begins with the model that it was, and the
+        gradient reaches the last layers at once, the ones before them from the second step on.
+
+        Raises:
+            ValueError: It makes tokens, whose share of attention's softmax is not nothing even where they are zero; or
+                it can't be added to a model for another reason.
+
+        Reference: ControlNet's zero convolutions (Zhang et al. 2023, section 3.1).
+        """
+
+
+def zero(layer: nn.Module) -> None:
+    """Fills a layer's parameters with zeros."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
 
 class ConditionSet(nn.ModuleDict):
     """Named conditions and the joint policy that drops them (Composer, section 2.3).

@@ -7,9 +7,9 @@ a run that was killed and resumed is the run that was not.
 import hashlib
 import logging
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -20,7 +20,7 @@ from torch import Tensor
 from .conditioning import Condition, ConditionSet, Keep
 from .decomposition import Batch, Representations
 from .denoiser import Denoiser
-from .storage import load_strictly, read_model
+from .warm_start import warm_start
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +51,11 @@ class StageTraining(L.LightningModule):
         conditions: Name -> adapter; the data module needs a decomposer under every one of these names.
         size: Side of the images that the stage samples, in pixels.
         crop: Side of the crops of them that it trains on, as the papers' larger stages do; None trains on whole images.
-        start_from: A model's folder whose weights the training begins with, such as one that was exported before its
-            run was lost; None begins with fresh ones.
+        start_from: A model whose weights the training begins with: a folder, such as one that was exported before its
+            run was lost, or the name of one that ships. Of several stages the one of this size is meant. Conditions
+            that it lacks may be added: they start silent (`warm_start`). None begins with fresh weights.
+        train_only: Names of the conditions that are trained while all else stays as `start_from` has it; None trains
+            everything.
         learning_rate: Peak learning rate of AdamW.
         betas: Decay of AdamW's two moments.
         weight_decay: Decoupled weight decay.
@@ -68,7 +71,7 @@ class StageTraining(L.LightningModule):
         skipped: Steps that were skipped for want of a finite gradient.
 
     Raises:
-        ValueError: A rate is out of its range.
+        ValueError: A rate is out of its range, or `train_only` names no condition of this stage.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class StageTraining(L.LightningModule):
         size: int,
         crop: int | None = None,
         start_from: str | None = None,
+        train_only: list[str] | None = None,
         learning_rate: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.01,
@@ -94,9 +98,12 @@ class StageTraining(L.LightningModule):
             raise ValueError(f"decay_steps={decay_steps} must lie beyond warmup_steps={warmup_steps}")
         self.denoiser, self.size, self.crop, self.start_from = denoiser, size, crop, start_from
         self.conditions = ConditionSet(conditions, drop_all, keep_all)
+        if train_only is not None:
+            self._freeze(train_only)
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
         self.warmup_steps, self.decay_steps, self.seed = warmup_steps, decay_steps, seed
         self.config: dict[str, Any] | None = None
+        self._origin = ""
         self.skipped = 0
         self._failed: list[list[int]] = []  # the samples of each failed step since the last good one
         self._samples: list[Tensor] = []  # the samples of this step
@@ -112,11 +119,26 @@ class StageTraining(L.LightningModule):
         """
         if self.trainer.precision == "16-mixed":
             raise ValueError("float16 loses small gradients: use --trainer.precision bf16-mixed or 32-true")
-        if self.start_from is not None and stage == "fit" and self.trainer.ckpt_path is None:
-            _, weights, _ = read_model(Path(self.start_from))
-            if len(weights) != 1:
-                raise ValueError(f"expected a model of one stage in {self.start_from}, found {', '.join(weights)}")
-            load_strictly(self, next(iter(weights.values())), self.start_from)
+        if self.start_from is not None and stage == "fit":  # a checkpoint to resume from is loaded after this
+            file, new = warm_start(self.denoiser, self.conditions, self.size, self.start_from)
+            added = f"; new and silent at first: {', '.join(new)}" if new else ""
+            self._origin = f"starting from {file} of {self.start_from}{added}"
+
+    def on_train_start(self) -> None:
+        """Says what the weights were begun with, unless the training is resumed."""
+        if self._origin and self.trainer.global_step == 0 and self.trainer.is_global_zero:
+            print(self._origin, file=sys.stderr)
+
+    def _freeze(self, but: Collection[str]) -> None:
+        """Keeps everything from the optimiser and the average, except for some conditions."""
+        if self.start_from is None:
+            raise ValueError("train_only leaves the rest as a trained model has it: name that model with start_from")
+        if not but or (unknown := sorted(set(but) - set(self.conditions))):
+            found = ", ".join(unknown) if but else "none"
+            raise ValueError(f"expected train_only out of {', '.join(self.conditions)}; found {found}")
+        self.requires_grad_(False)
+        for name in but:
+            self.conditions[name].requires_grad_(True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, reps = self._read(batch)
@@ -226,8 +248,9 @@ class StageTraining(L.LightningModule):
                 measure(f"val/alone/{name}", only([name]), _known({name: every}, batch)[name])
 
     def configure_optimizers(self) -> dict[str, Any]:
+        trained = [p for p in self.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay, fused=True
+            trained, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay, fused=True
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))  # not saved
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

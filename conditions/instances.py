@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
-from composer.conditioning import Condition, Conditioning
+from composer.conditioning import Condition, Conditioning, zero
 
 from .spatial import convolutions
 
@@ -53,6 +53,9 @@ class Instances(Condition):
     def example(self, b: int, size: tuple[int, int]) -> Shaped[Tensor, "b 2 h w"]:
         """A map of the image's size without any instance."""
         return torch.zeros(b, 2, *size, dtype=torch.long)
+
+    def silence(self) -> None:
+        zero(self.encode[-1])
 
 
 def nearest(x: Shaped[Tensor, "b c h w"], size: tuple[int, int]) -> Shaped[Tensor, "b c h2 w2"]:

@@ -50,6 +50,10 @@ class LowRes(Condition):
         """A grey image a quarter as wide and high, as in the papers' cascades, and not corrupted."""
         return torch.zeros(b, 4, size[0] // 4, size[1] // 4)
 
+    def silence(self) -> None:
+        """Refuses: a stage that enlarges is another model, not one with a condition more."""
+        raise ValueError("low_res can't be added to a trained stage: start from one that enlarges")
+
     def _told(self, level: Float[Tensor, " b"], keep: Bool[Tensor, " b"]) -> Tensor | None:
         if self.embed is None:
             return None

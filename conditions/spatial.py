@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer.conditioning import Condition, Conditioning
+from composer.conditioning import Condition, Conditioning, zero
 
 
 class Spatial(Condition):
@@ -40,6 +40,9 @@ class Spatial(Condition):
     def example(self, b: int, size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
         """A map of the image's size."""
         return torch.zeros(b, self.in_channels, *size)
+
+    def silence(self) -> None:
+        zero(self.encode[-1])
 
 
 def convolutions(in_channels: int, hidden: int, out_channels: int) -> nn.Sequential:

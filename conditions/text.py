@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer.conditioning import Condition, Conditioning
+from composer.conditioning import Condition, Conditioning, zero
 
 
 class Text(Condition):
@@ -17,7 +17,7 @@ class Text(Condition):
     Args:
         in_dim: Width of the encodings; the representation has one more channel, its mask.
         vector_dim: Width of the U-Net's embedding.
-        token_dim: Width of the U-Net's tokens.
+        token_dim: Width of the U-Net's tokens; 0 makes none, and the embedding alone is told.
         sentence: The last row of the sequence is the sentence embedding, as in the representation ``caption``; False
             takes every row for a word, as in ``t5``, and pools them. A caption without a word adds nothing then.
         dropout: Probability that joint dropout removes this condition from a row. 0.1 in Imagen (section 4.1).
@@ -26,7 +26,7 @@ class Text(Condition):
     def __init__(self, in_dim: int, vector_dim: int, token_dim: int, sentence: bool = True, dropout: float = 0.5):
         super().__init__(dropout)
         self.in_dim = in_dim
-        self.to_tokens = nn.Sequential(nn.LayerNorm(in_dim), nn.Linear(in_dim, token_dim))
+        self.to_tokens = nn.Sequential(nn.LayerNorm(in_dim), nn.Linear(in_dim, token_dim)) if token_dim else None
         self.to_vector = nn.Sequential(nn.LayerNorm(in_dim), nn.Linear(in_dim, vector_dim)) if sentence else None
         self.pool = None if sentence else _AttentionPooling(in_dim, vector_dim)
 
@@ -46,12 +46,23 @@ class Text(Condition):
         else:
             assert self.pool is not None
             vector = self.pool(encodings, real)
+        if self.to_tokens is None:
+            return Conditioning(vector=vector)
         tokens = torch.where(real[..., None], self.to_tokens(encodings), 0)
         return Conditioning(vector=vector, tokens=tokens, token_mask=real)
 
     def example(self, b: int, size: tuple[int, int]) -> Float[Tensor, "b n d1"]:
         """A caption of 77 words, as many as CLIP reads, and the sentence if there is one."""
         return torch.ones(b, 77 + (self.pool is None), self.in_dim + 1)
+
+    def silence(self) -> None:
+        if self.to_tokens is not None:
+            raise ValueError("it makes tokens, and even zeros take their share of attention: set token_dim: 0")
+        if self.to_vector is not None:
+            zero(self.to_vector[-1])
+        else:
+            assert self.pool is not None
+            zero(self.pool.out)
 
 
 class _AttentionPooling(nn.Module):

@@ -5,7 +5,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer.conditioning import Condition, Conditioning
+from composer.conditioning import Condition, Conditioning, zero
 from composer.transformer import Block
 
 
@@ -27,7 +27,7 @@ class TextTransformer(Condition):
         layers: Number of its blocks.
         heads: Attention heads of a block.
         vector_dim: Width of the U-Net's embedding.
-        token_dim: Width of the U-Net's tokens.
+        token_dim: Width of the U-Net's tokens; 0 makes none, and the embedding alone is told.
         length: Positions; tokens beyond are cut, shorter sequences padded. 128 in GLIDE.
         skip_padding: Whether padding is left out; False computes what GLIDE computes.
         dropout: Probability that joint dropout removes this condition from a row.
@@ -55,7 +55,7 @@ class TextTransformer(Condition):
         nn.init.normal_(self.embedding.weight, std=0.02)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.to_tokens = nn.Linear(width, token_dim)
+        self.to_tokens = nn.Linear(width, token_dim) if token_dim else None
         self.to_vector = nn.Linear(width, vector_dim)
 
     def forward(self, value: Shaped[Tensor, "b n 2"], keep: Bool[Tensor, " b"], size: tuple[int, int]) -> Conditioning:
@@ -70,16 +70,21 @@ class TextTransformer(Condition):
         for block in self.blocks:
             x = block(x, attended[:, None, None] if self.skip_padding else None)
         x = self.norm(x)
+        vector = torch.where(keep[:, None], self.to_vector(x[:, -1]), 0)
+        if self.to_tokens is None:
+            return Conditioning(vector=vector)
         token_mask = attended & keep[:, None]
-        return Conditioning(
-            vector=torch.where(keep[:, None], self.to_vector(x[:, -1]), 0),
-            tokens=torch.where(token_mask[..., None], self.to_tokens(x), 0),
-            token_mask=token_mask,
-        )
+        tokens = torch.where(token_mask[..., None], self.to_tokens(x), 0)
+        return Conditioning(vector=vector, tokens=tokens, token_mask=token_mask)
 
     def example(self, b: int, size: tuple[int, int]) -> Shaped[Tensor, "b n 2"]:
         """A caption of full length."""
         return torch.ones(b, self.length, 2, dtype=torch.long)
+
+    def silence(self) -> None:
+        if self.to_tokens is not None:
+            raise ValueError("it makes tokens, and even zeros take their share of attention: set token_dim: 0")
+        zero(self.to_vector)
 
     def _positions(self, real: Bool[Tensor, "b n"]) -> Shaped[Tensor, " m"]:
         """Chooses the positions to compute; the last one is always among them."""

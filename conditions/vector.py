@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from composer.conditioning import Condition, Conditioning
+from composer.conditioning import Condition, Conditioning, zero
 
 
 class Vector(Condition):
@@ -37,11 +37,15 @@ class Vector(Condition):
         super().__init__(dropout)
         self.in_dim, self.num_tokens, self.shares = in_dim, num_tokens, shares
         self.to_vector = nn.Sequential(nn.Linear(in_dim, vector_dim), nn.SiLU(), nn.Linear(vector_dim, vector_dim))
-        self.to_tokens = nn.Sequential(
-            nn.Linear(in_dim, token_dim),
-            nn.SiLU(),
-            nn.Linear(token_dim, num_tokens * token_dim),
-            nn.Unflatten(1, (num_tokens, token_dim)),
+        self.to_tokens = (
+            nn.Sequential(
+                nn.Linear(in_dim, token_dim),
+                nn.SiLU(),
+                nn.Linear(token_dim, num_tokens * token_dim),
+                nn.Unflatten(1, (num_tokens, token_dim)),
+            )
+            if num_tokens
+            else None
         )
 
     def forward(self, value: Float[Tensor, "b d"], keep: Bool[Tensor, " b"], size: tuple[int, int]) -> Conditioning:
@@ -56,9 +60,14 @@ class Vector(Condition):
             value = (self.in_dim * value.clamp(min=1e-6)).sqrt()  # the clamp keeps the root's gradient finite at 0
         return Conditioning(
             vector=torch.where(keep[:, None], self.to_vector(value), 0),
-            tokens=torch.where(keep[:, None, None], self.to_tokens(value), 0) if self.num_tokens else None,
-            token_mask=keep[:, None].expand(-1, self.num_tokens) if self.num_tokens else None,
+            tokens=None if self.to_tokens is None else torch.where(keep[:, None, None], self.to_tokens(value), 0),
+            token_mask=None if self.to_tokens is None else keep[:, None].expand(-1, self.num_tokens),
         )
 
     def example(self, b: int, size: tuple[int, int]) -> Float[Tensor, "b d"]:
         return torch.ones(b, self.in_dim)
+
+    def silence(self) -> None:
+        if self.to_tokens is not None:
+            raise ValueError("it makes tokens, and even zeros take their share of attention: set num_tokens: 0")
+        zero(self.to_vector[-1])

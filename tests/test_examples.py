@@ -135,9 +135,33 @@ def test_the_ninth_condition(here, capsys):
     assert "saturation" in Cascade.load("models/ninth", plugins=["ninth_condition"]).names
 
 
-def walk_through(language):
+def walk_through(language, block=0):
     text = (ROOT / "docs/architecture.md").read_text().partition("## The ninth condition")[2]
-    return re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)[1]
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)[block]
+
+
+@QUIET
+def test_the_model_that_ships_takes_up_a_ninth_condition(here, capsys):
+    """Performs that part of the walk-through; then the model has nine, and of the others nothing has changed."""
+    for name in ("ninth_condition.py", "ninth_condition_warm.yaml"):
+        shutil.copy(EXAMPLES / name, here)
+    few = "--trainer.max_steps 2 --trainer.val_check_interval 2 --trainer.precision 32-true --trainer.accelerator cpu "
+    few += "--data.batch_size 2 --data.train.init_args.count 2 --data.validation.init_args.count 2 --grid.steps 1"
+    tiny = {"fit": f"{few} --grid.count 1", "export": "", "evaluate": "--count 2 --steps 2"}
+    for line in walk_through("bash", 1).splitlines():
+        words = shlex.split(line)
+        assert words[:5] == ["python", "-m", "composer", "--plugins", "ninth_condition"]
+        assert main([*words[3:], *shlex.split(tiny[words[5]])]) == 0, line
+    shown = capsys.readouterr()
+    assert "new and silent at first: saturation" in shown.err and "| saturation |" in shown.out
+    shipped, nine = Cascade.load("scenes256"), Cascade.load("models/ninth_warm", plugins=["ninth_condition"])
+    assert set(nine.names) == {*shipped.names, "saturation"} and len(shipped.names) == 8
+    old, new = shipped.stages[0].weights().state_dict(), nine.stages[0].weights().state_dict()
+    assert all(torch.equal(new[name], old[name]) for name in old)
+    assert new["conditions.saturation.encode.2.weight"].any()
+    words = ["fit", "-c", "ninth_condition_warm.yaml", "--trainer.default_root_dir", "elsewhere"]
+    assert main(["--plugins", "ninth_condition", *words, "--model.start_from", "nowhere"]) == 1
+    assert "expected a model folder with config.json and manifest.json at nowhere" in capsys.readouterr().err
 
 
 def test_the_walk_through_shows_what_the_files_say(here):
