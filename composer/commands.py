@@ -2,10 +2,8 @@
 
 import importlib
 import inspect
-import io
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -13,37 +11,24 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from safetensors.torch import save
 
-from . import editing
-from .adherence import distances, quantise
 from .captions import caption_folder
 from .cascade import Cascade
 from .checkpoint import load_stage
 from .decomposition import Batch, Decomposer
 from .evaluating import evaluate
 from .files import write_atomically
-from .gallery import decomposed, from_pil, read_recipe, save_png, sheet
-from .images import load_rgb
-from .options import (
-    add_model,
-    add_out,
-    asked,
-    bar,
-    load,
-    make_parser,
-    parse_with_conditions,
-    sampling,
-)
-from .prior.commands import embed, evaluate_prior, export_prior, pca, prior_for
-from .recipe import again, edit_of, recipe, with_edit
+from .gallery import decomposed, save_png
+from .options import add_model, add_out, load, make_parser
+from .prior.commands import embed, evaluate_prior, export_prior, pca
 from .stage import SamplerName, Sampling
 from .storage import assemble as join
 from .storage import carry_weights, find_model, from_run, write_model
+from .task_commands import TASKS
 
 Command = Callable[[Sequence[str], Sequence[str]], int | None]
 
@@ -108,97 +93,6 @@ def decompose(args: Sequence[str], plugins: Sequence[str]) -> None:
     if o.preview:
         save_png(o.out / "decomposed.png", decomposed(batch["image"], cascade.decomposition, parts, o.images))
     print(f"see {o.out}")
-
-
-def compose(args: Sequence[str], plugins: Sequence[str]) -> None:
-    """Recombine conditions of different images, palettes and captions into new images."""
-    parser = make_parser(
-        "compose",
-        compose.__doc__,
-        '--sketch a.jpg --palette b.jpg --caption "a red cube on sand" --seeds 0,1,2 --out out',
-        "--sketch a.jpg b.jpg --palette '#aa3311 0.6, #eeddcc 0.4' --guidance 3",
-        '--caption "a red cube on sand" --prior models/scenes_prior_diffusion --seeds 0,1,2',
-        "--from-png out/000_seed0.png --out out/again",
-    )
-    parser.add_argument("--from-png", type=Path, help="make the picture that carries this recipe again")
-    parser.add_argument("--prior", help="a prior's folder: it draws the semantics of --caption, others for each seed")
-    o, cascade = parse_with_conditions(parser, args, plugins)
-    if o.from_png is not None:
-        return _compose_again(cascade, o.from_png, o.out)
-    what, changes, grid = asked(o, cascade), sampling(o), []
-    prior = None if o.prior is None else prior_for(cascade, o.prior, what.parts, plugins)
-    for row in range(what.rows):
-        progress = bar(f"row {row + 1} of {what.rows}")
-        parts, source = what.parts.row(row), what.source(row)
-        if prior is not None:
-            parts = parts | {"semantics": prior.sample([source["caption"]], len(o.seeds), o.seeds)}
-            source["semantics"] = f"prior {prior.spec['name']} {prior.sha256}"
-        images = cascade.sample(parts, seeds=o.seeds, progress=progress, **changes).cpu()
-        for i, (seed, image) in enumerate(zip(o.seeds, images, strict=True)):
-            made = recipe(cascade, parts, i, seed, changes, source)
-            save_png(o.out / f"{row:03d}_seed{seed}.png", image, None if o.no_recipe else made)
-        far = distances(cascade, what.wanted.row(row), images)
-        print(f"row {row}: " + ", ".join(f"{name} off by {float(d.mean()):.3f}" for name, d in far.items()))
-        grid.append(list(images))
-    labels = [f"row {row}" for row in range(what.rows)]
-    save_png(o.out / "sheet.png", sheet(grid, labels, [f"seed {seed}" for seed in o.seeds]))
-    print(f"see {o.out / 'sheet.png'}")
-    return None
-
-
-def _compose_again(cascade: Cascade, path: Path, out: Path) -> None:
-    found = read_recipe(path)
-    image = again(cascade, found)[0].cpu()
-    before = from_pil(Image.open(io.BytesIO(path.read_bytes())))
-    off = (quantise(image[None])[0] - before).abs() * 127.5
-    save_png(out / path.name, image, found)
-    share = float((off > 0.5).float().mean())
-    print(f"{out / path.name}: " + ("the same, bit for bit" if share == 0 else f"{share:.2%} of the values differ"))
-    if float(off.max()) > 1.5:
-        print(f"warning: they differ by up to {float(off.max()):.0f} of 255", file=sys.stderr)
-
-
-def edit(args: Sequence[str], plugins: Sequence[str]) -> None:
-    """Redraw a region of a picture under new conditions; all pixels outside it stay the file's own."""
-    parser = make_parser(
-        "edit",
-        edit.__doc__,
-        "photo.png --region mask.png --palette b.jpg --keep sketch --out out",
-        'photo.png --region 0.1,0.2,0.6,0.9 --caption "a large red cube" --seeds 0,1',
-        "photo.png --from-png out/photo_seed0.png --out out/again",
-    )
-    parser.add_argument("image", type=Path, help="the picture to edit")
-    parser.add_argument("--region", help="a mask's file (white = may change) or left,top,right,bottom")
-    parser.add_argument("--keep", nargs="+", default=[], help="conditions to take from the picture itself")
-    parser.add_argument("--soften", type=int, default=2, help="pixels over which the edit fades in (default 2)")
-    parser.add_argument("--from-png", type=Path, help="make this edit of the same picture again")
-    o, cascade = parse_with_conditions(parser, args, plugins)
-    original = editing.Original.open(o.image)
-    if o.from_png is not None:
-        found = read_recipe(o.from_png)
-        parts, region, seeds, how = edit_of(cascade, found, o.image)
-        (result,) = editing.edit(cascade, original, region, parts, seeds=seeds, progress=bar("drawing"), **how)
-        save_png(o.out / o.from_png.name, result, found)
-        print(f"see {o.out / o.from_png.name}")
-        return
-    if o.region is None:
-        raise ValueError("an edit needs --region: a mask's file, or a box left,top,right,bottom")
-    what = asked(o, cascade, required=False)
-    if what.rows != 1:
-        raise ValueError(f"an edit takes one value a condition, found {what.rows}")
-    region = editing.open_region(o.region, (original.image.shape[1], original.image.shape[2]))
-    how = {"keep": o.keep, "soften": o.soften}
-    results = editing.edit(
-        cascade, original, region, what.parts, seeds=o.seeds, progress=bar("drawing"), **how, **sampling(o)
-    )
-    shown = [original.image, region[0].expand(3, -1, -1) * 2 - 1]
-    for seed, result in zip(o.seeds, results, strict=True):
-        made = with_edit(recipe(cascade, what.parts, 0, seed, sampling(o), what.source(0)), o.image, region, how)
-        path = o.out / f"{o.image.stem}_seed{seed}.png"
-        save_png(path, result, None if o.no_recipe else made)
-        shown.append(load_rgb(path).image)
-    save_png(o.out / "sheet.png", sheet([shown], columns=["before", "region", *(f"seed {s}" for s in o.seeds)]))
-    print(f"see {o.out / 'sheet.png'}")
 
 
 def export(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -321,8 +215,7 @@ COMMANDS: dict[str, Command] = {
     "scenes": scenes,
     "decomposers": decomposers,
     "decompose": decompose,
-    "compose": compose,
-    "edit": edit,
+    **TASKS,
     "evaluate": evaluate,
     "evaluate-prior": evaluate_prior,
     "export": export,

@@ -59,6 +59,14 @@ class Decomposer(nn.Module, ABC):
         """
         raise ValueError(f"{type(self).__name__} reads images: expected an image file, found {text!r}")
 
+    def interpolate(self, a: Tensor, b: Tensor, share: float) -> Tensor:
+        """Goes `share` of the way from one representation to another, where there is something in between.
+
+        Raises:
+            ValueError: There is not, or the two differ in shape.
+        """
+        raise ValueError(f"nothing lies between two representations of {type(self).__name__}: hold one of them fixed")
+
     def unread(self, text: str) -> tuple[str, ...]:
         """The words of a text that never reach the representation: unknown ones, and those beyond its length.
 

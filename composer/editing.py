@@ -14,9 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .cascade import Cascade
+from .composition import Composition, Source
 from .images import load_rgb
 from .parts import Parts
 from .samplers import Progress
+
+BOXED = 256
+"""Side of the map that a box becomes where no picture gives a size."""
 
 MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 
@@ -57,37 +61,37 @@ class Original:
         return cls(picture, image)
 
 
-def open_region(source: str, size: tuple[int, int]) -> Float[Tensor, "1 1 h w"]:
-    """Reads where an edit may change a picture.
+def open_region(source: str, size: tuple[int, int] | None = None) -> Float[Tensor, "1 1 h w"]:
+    """Reads where an edit may change a picture, or where a condition counts.
 
     Args:
         source: A picture (white or opaque = may change) of the same size, or a box "left,top,right,bottom" in pixels,
             or in shares of the sides where no number exceeds 1.
-        size: Height and width of the picture to edit.
+        size: Height and width of the picture to edit; None takes a mask of any size, and a box in shares.
 
     Raises:
         ValueError: The mask has another size, or the box lies outside or is empty.
         FileNotFoundError: `source` is neither a box nor a file.
     """
-    h, w = size
-    region = torch.zeros(1, 1, h, w)
+    h, w = size or (BOXED, BOXED)
     numbers = _numbers(source)
     if numbers is not None:
-        scale = [w, h, w, h] if max(numbers) <= 1 else [1, 1, 1, 1]
+        region = torch.zeros(1, 1, h, w)
+        scale = [w, h, w, h] if max(numbers) <= 1 or size is None else [1, 1, 1, 1]
         left, top, right, bottom = (round(n * s) for n, s in zip(numbers, scale, strict=True))
         if not (0 <= left < right <= w and 0 <= top < bottom <= h):
-            raise ValueError(f"expected a box left,top,right,bottom within {w} x {h} pixels, found {source}")
+            limit = "shares of the sides, 0 to 1" if size is None else f"{w} x {h} pixels"
+            raise ValueError(f"expected a box left,top,right,bottom within {limit}, found {source}")
         region[..., top:bottom, left:right] = 1
         return region
     if not Path(source).is_file():
         raise FileNotFoundError(f"expected a mask's file or a box left,top,right,bottom, found {source!r}")
     mask = ImageOps.exif_transpose(Image.open(source))
-    if mask.size != (w, h):
+    if size is not None and mask.size != (w, h):
         raise ValueError(f"the mask {source} has {mask.width} x {mask.height} pixels, the picture {w} x {h}")
     alpha = mask.mode in ("LA", "RGBA") and np.asarray(mask.getchannel("A")).min() < 255
     grey = np.asarray(mask.getchannel("A") if alpha else mask.convert("L"))
-    region[0, 0] = torch.from_numpy(grey.astype(np.float32) / 255 >= 0.5)
-    return region
+    return torch.from_numpy((grey.astype(np.float32) / 255 >= 0.5).astype(np.float32))[None, None]
 
 
 def _numbers(source: str) -> list[float] | None:
@@ -127,6 +131,75 @@ def feather(region: Float[Tensor, "1 1 h w"], radius: int) -> Float[Tensor, "1 1
     return inside / (radius + 1)
 
 
+@dataclass(frozen=True)
+class Frame:
+    """Where in a picture an edit happens: a region, and the square around it that the model sees.
+
+    Attributes:
+        original: The picture.
+        region: (1 1 h w) of its size, 1 where it may change; not empty.
+        rows: Of the square.
+        columns: Of the square.
+    """
+
+    original: Original
+    region: Float[Tensor, "1 1 h w"]
+    rows: slice
+    columns: slice
+
+    @classmethod
+    def around(cls, original: Original, region: Float[Tensor, "1 1 h w"]) -> "Frame":
+        """Chooses the square.
+
+        Raises:
+            ValueError: The region's size is not the picture's, or it is empty.
+        """
+        h, w = original.image.shape[1:]
+        if region.shape[2:] != (h, w):
+            raise ValueError(f"the region has {region.shape[3]} x {region.shape[2]} pixels, the picture {w} x {h}")
+        if not region.any():
+            raise ValueError("the region is empty: nothing of the picture may change")
+        return cls(original, region, *window(region[0, 0] > 0))
+
+    def seen(self, size: int) -> tuple[Float[Tensor, "1 3 s s"], Float[Tensor, "1 1 s s"]]:
+        """The square and where it may change, at a stage's size; a pixel that is free in part is free."""
+        image = self.original.image[None, :, self.rows, self.columns]
+        small = F.interpolate(image, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+        region = self.region[:, :, self.rows, self.columns]
+        return small, (F.interpolate(region, (size, size), mode="bilinear", antialias=True) > 0).float()
+
+    def source(self, cascade: Cascade, caption: str = "", source: str = "the picture") -> Source:
+        """The square taken apart."""
+        return Source.of(cascade, self.seen(cascade.stages[0].size)[0][0], caption, source)
+
+    def restrict(self, cascade: Cascade, composition: Composition) -> Composition:
+        """Leaves a composition free within the region alone; a full region is plain generation.
+
+        Within the square the kept pixels are a condition (``mask``, where the model has it) and are held through the
+        sampling.
+        """
+        small, free = self.seen(cascade.stages[0].size)
+        if free.all():
+            return composition
+        if "mask" in cascade.names:
+            batch = {"image": small.to(cascade.device), "region": free.to(cascade.device)}
+            composition = composition.but(parts=composition.parts | cascade.decompose(batch).pick("mask"))
+        large, free = self.seen(cascade.stages[-1].size)
+        return composition.but(locked=(large, 1 - free))
+
+    def paste(self, images: Float[Tensor, "b 3 s s"], soften: int = 2) -> list[Image.Image]:
+        """Puts results into the picture; all pixels outside the region stay the file's own, bit for bit.
+
+        Args:
+            images: What the model made of the square.
+            soften: Pixels over which the edit fades in, inside the region.
+        """
+        part = self.region[:, :, self.rows, self.columns]
+        patches = F.interpolate(images.cpu(), part.shape[2:], mode="bicubic", antialias=True).clamp(-1, 1)
+        blend = feather(part, soften)[0, 0].numpy()
+        return [_paste(self.original.picture, patch, blend, self.rows, self.columns) for patch in patches]
+
+
 @torch.no_grad()
 def edit(
     cascade: Cascade,
@@ -135,16 +208,13 @@ def edit(
     reps: Parts,
     *,
     keep: Sequence[str] = (),
-    caption: str | None = None,
+    caption: str = "",
     seeds: Sequence[int] = (0,),
     soften: int = 2,
     progress: Progress | None = None,
     **changes: Any,
 ) -> list[Image.Image]:
-    """Redraws a region of a picture under new conditions.
-
-    The model sees a square around the region. Within it the kept pixels are a condition (``mask``, where the model has
-    it) and are held through the sampling; in the end all pixels outside the region are the file's own, bit for bit.
+    """Redraws a region of a picture under new conditions. All pixels outside it are the file's own, bit for bit.
 
     Args:
         cascade: The model.
@@ -156,7 +226,7 @@ def edit(
         seeds: One a result.
         soften: Pixels over which the edit fades in, inside the region.
         progress: Wraps the steps.
-        **changes: Fields of `Sampling` that differ from the model's own.
+        **changes: What `Cascade.sample` takes besides, such as fields of `Sampling`.
 
     Returns:
         Pictures of the original's size and mode. An empty region gives the picture back.
@@ -164,32 +234,42 @@ def edit(
     Raises:
         ValueError: The region's size is not the picture's.
     """
-    h, w = original.image.shape[1:]
-    if region.shape[2:] != (h, w):
-        raise ValueError(f"the region has {region.shape[3]} x {region.shape[2]} pixels, the picture {w} x {h}")
-    if not region.any():
+    if not region.any() and region.shape[2:] == original.image.shape[1:]:
         return [original.picture.copy() for _ in seeds]
-    rows, columns = window(region[0, 0] > 0)
-    shown, part = original.image[None, :, rows, columns], region[:, :, rows, columns]
-    small, free = _seen(shown, part, cascade.stages[0].size)
-    batch = {"image": small, "region": free} | ({} if caption is None else {"caption": [caption]})
-    own = cascade.decompose(batch)
-    parts = own.pick(*keep) | reps
-    extra: dict[str, Any] = {}
-    if not free.all():  # a full region is plain generation
-        parts = parts | (own.pick("mask") if "mask" in own else {})
-        large, free = _seen(shown, part, cascade.stages[-1].size)
-        extra["locked"] = (large, 1 - free)
-    results = cascade.sample(parts, seeds=seeds, progress=progress, **extra, **changes).cpu()
-    patches = F.interpolate(results, part.shape[2:], mode="bicubic", antialias=True).clamp(-1, 1)
-    blend = feather(part, soften)[0, 0].numpy()
-    return [_paste(original.picture, patch, blend, rows, columns) for patch in patches]
+    frame = Frame.around(original, region)
+    asked = frame.source(cascade, caption).pick(*keep) | Composition(parts=reps)
+    images = frame.restrict(cascade, asked).draw(cascade, seeds, progress=progress, **changes)
+    return frame.paste(images, soften)
 
 
-def _seen(image: Tensor, region: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """A part of the picture, and where it may change, at a stage's size; a pixel that is free in part is free."""
-    small = F.interpolate(image, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
-    return small, (F.interpolate(region, (size, size), mode="bilinear", antialias=True) > 0).float()
+def extend(original: Original, sides: tuple[float, float, float, float]) -> tuple[Original, Float[Tensor, "1 1 h w"]]:
+    """Enlarges the canvas for outpainting.
+
+    Args:
+        original: The picture.
+        sides: How much to add at the left, top, right and bottom: in pixels, or in shares of the sides where no number
+            exceeds 1.
+
+    Returns:
+        The larger picture, its new parts filled by reflection, and where they are.
+
+    Raises:
+        ValueError: Nothing is added, or less than nothing.
+    """
+    w, h = original.picture.size
+    scale = (w, h, w, h) if max(sides) <= 1 else (1, 1, 1, 1)
+    left, top, right, bottom = (round(n * s) for n, s in zip(sides, scale, strict=True))
+    if min(left, top, right, bottom) < 0 or not any((left, top, right, bottom)):
+        raise ValueError(f"expected how much to add at left,top,right,bottom, found {','.join(map(str, sides))}")
+    around = ((top, bottom), (left, right))
+    pixels = np.array(original.picture)
+    pixels = np.pad(pixels, (*around, *[(0, 0)] * (pixels.ndim - 2)), mode="symmetric")
+    picture = Image.fromarray(pixels, None if original.picture.mode == "I;16" else original.picture.mode)
+    picture.info = dict(original.picture.info)
+    image = np.pad(original.image.numpy(), ((0, 0), *around), mode="symmetric")
+    region = torch.ones(1, 1, *image.shape[1:])
+    region[..., top : top + h, left : left + w] = 0
+    return Original(picture, torch.from_numpy(image)), region
 
 
 def _paste(

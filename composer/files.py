@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -38,3 +39,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file by `replacing`; missing folders are made."""
     with replacing(path) as file:
         file.write(data)
+
+
+def name_of(data: bytes) -> str:
+    """The SHA-256 under which a recipe names a file's content."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"

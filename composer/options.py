@@ -1,26 +1,28 @@
 """What the commands share: their options, and how conditions are read from the command line."""
 
 import argparse
+import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from rich.progress import track
-from torch import Tensor
 
 from .cascade import Cascade
-from .decomposition import Decomposition
+from .composition import Composition, Source, said
+from .editing import open_region
 from .images import SUFFIXES
-from .parts import Parts
-from .recipe import name_of
 from .stage import SamplerName
+from .strength import Strength
 
 SHIPPED = "scenes256"
 """The model that comes with the package."""
 
-SAMPLING = ("steps", "guidance", "sampler", "percentile", "tile")
+SAMPLING = ("steps", "guidance", "sampler", "eta", "percentile", "tile")
 
 
 def make_parser(name: str, about: str | None, *examples: str) -> argparse.ArgumentParser:
@@ -57,6 +59,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="sampling steps")
     parser.add_argument("--guidance", type=float, help="weight of classifier-free guidance; 1 is none")
     parser.add_argument("--sampler", choices=get_args(SamplerName))
+    parser.add_argument("--eta", type=float, help="share of fresh noise of --sampler ancestral, 0 to 1 (default 1)")
     parser.add_argument("--percentile", type=float, help="dynamic thresholding, such as 0.995 (default: clip)")
     parser.add_argument("--tile", type=int, help="side of the tiles to draw a large picture by, such as 256")
     parser.add_argument(
@@ -110,97 +113,81 @@ def load(options: argparse.Namespace, plugins: Sequence[str]) -> Cascade:
     return cascade.to("cuda" if torch.cuda.is_available() else "cpu", precision)
 
 
-def parse_with_conditions(
-    parser: argparse.ArgumentParser, args: Sequence[str], plugins: Sequence[str]
-) -> tuple[argparse.Namespace, Cascade]:
-    """Adds an option for each condition of the model that the arguments name, then parses.
-
-    Raises:
-        ValueError: An option is not known; the model's conditions are named.
-    """
-    add_model(parser)
-    add_out(parser)
-    add_sampling(parser)
-    parser.add_argument("--seeds", type=_numbers, default=[0], help="such as 0,1,2; one picture each (default 0)")
-    parser.add_argument("--no-recipe", action="store_true", help="leave no trace of how a picture was made in its PNG")
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    add_model(first)
-    cascade = load(first.parse_known_args(args)[0], plugins)
-    group = parser.add_argument_group("conditions, each from images or words; several values make several rows")
-    for name in _askable(cascade):
+def add_conditions(parser: argparse.ArgumentParser, cascade: Cascade) -> None:
+    """Adds an option for each condition that a person may ask a model for."""
+    group = parser.add_argument_group(
+        "conditions",
+        "each from an image or words, several values for several rows; VALUE:0.7@0.2-0.8:mask.png says how much, at "
+        "which noise levels (0 to 1) and where it counts (a mask's file, or left,top,right,bottom in shares)",
+    )
+    for name in askable(cascade):
         group.add_argument(f"--{name}", nargs="+", action="extend", default=[], metavar="FILE|WORDS")
-    options, unknown = parser.parse_known_args(args)
-    if unknown:
-        known = ", ".join(f"--{name}" for name in _askable(cascade))
-        raise ValueError(f"no option {' '.join(unknown)}; the conditions of {options.model} are {known}")
-    return options, cascade
 
 
-def _askable(cascade: Cascade) -> list[str]:
+def askable(cascade: Cascade) -> list[str]:
     """The conditions that a person asks for; the mask comes from an edit's region."""
     return [name for name in cascade.names if name != "mask"]
 
 
-def _numbers(text: str) -> list[int]:
+def numbers(text: str) -> list[int]:
+    """Reads ``0,1,2``."""
     return [int(part) for part in text.split(",")]
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The conditions that a command line asks for.
-
-    Attributes:
-        rows: How many compositions.
-        parts: What to draw them from; representations of one row serve all.
-        wanted: The same in the space that adherence is measured in.
-        sources: Where each representation came from, row by row: a file's SHA-256, or a person's words.
-    """
-
-    rows: int
-    parts: Parts
-    wanted: Parts
-    sources: dict[str, list[str]]
-
-    def source(self, row: int) -> dict[str, str]:
-        """Where the representations of one row came from."""
-        return {name: given[min(row, len(given) - 1)] for name, given in self.sources.items()}
-
-
-def asked(options: argparse.Namespace, cascade: Cascade, required: bool = True) -> Asked:
-    """Reads the conditions that were given.
+def asked(options: argparse.Namespace, cascade: Cascade) -> list[Composition]:
+    """Reads the conditions that were given, a composition a row.
 
     Raises:
-        ValueError: Nothing was given where something has to be, or their numbers do not match.
+        ValueError: Their numbers do not match, or one cannot be read.
     """
-    values: dict[str, list[str]] = {n: getattr(options, n) for n in _askable(cascade) if getattr(options, n)}
-    if required and not values:
-        raise ValueError(f"nothing asked: give at least one of {', '.join(f'--{n}' for n in _askable(cascade))}")
+    values: dict[str, list[str]] = {n: getattr(options, n) for n in askable(cascade) if getattr(options, n)}
     rows = max(map(len, values.values()), default=1)
-    wrong = {name: len(given) for name, given in values.items() if len(given) not in (1, rows)}
-    if wrong:
+    if wrong := {name: len(given) for name, given in values.items() if len(given) not in (1, rows)}:
         raise ValueError(f"expected one value or {rows} for each condition, found {wrong}")
-    parts, wanted, sources = Parts(), Parts(), {}
-    for name, given in values.items():
-        parts[name] = torch.cat([_read(cascade, cascade.decomposition, name, value) for value in given])
-        wanted[name] = torch.cat([_read(cascade, cascade.readers, name, value) for value in given])
-        sources[name] = [name_of(Path(value).read_bytes()) if _is_file(value) else value for value in given]
-    return Asked(rows, parts, wanted, sources)
+    read = {name: [read_value(cascade, name, value) for value in given] for name, given in values.items()}
+    return [
+        reduce(or_, (given[min(row, len(given) - 1)] for given in read.values()), Composition()) for row in range(rows)
+    ]
 
 
-def _read(cascade: Cascade, by: Decomposition, name: str, value: str) -> Tensor:
-    decomposer = dict(by.named())[name]
-    if not _is_file(value):
+PLACE = r"\d*\.?\d+(?:,\d*\.?\d+){3}|.+\.[A-Za-z]+"
+COLOUR = "#[0-9a-fA-F]{6}"  # what follows its colon is the colour's own share
+STRENGTH = re.compile(rf"(.*?)(?:(?<!{COLOUR}):(\d*\.?\d+))?(?:@(\d*\.?\d+)-(\d*\.?\d+))?(?::({PLACE}))?", re.DOTALL)
+
+
+def read_value(cascade: Cascade, name: str, text: str) -> Composition:
+    """Reads one value of a condition: an image's file or words, and how it counts (``b.jpg:0.7@0.2-0.8:mask.png``).
+
+    Raises:
+        FileNotFoundError: An image or a mask is not there.
+        ValueError: The condition is not given by such a thing, or a number is out of its range.
+    """
+    found = STRENGTH.fullmatch(text)
+    if is_file(text) or found is None or not any(found.groups()[1:]):
+        return _given(cascade, name, text)
+    value, weight, low, high, place = found.groups()
+    strength = Strength(
+        weight=1.0 if weight is None else float(weight),
+        interval=(0.0, 1.0) if low is None else (float(low), float(high)),
+        region=None if place is None else open_region(place, None).to(cascade.device),
+    )
+    return _given(cascade, name, value).but(strengths={name: strength})
+
+
+def _given(cascade: Cascade, name: str, value: str) -> Composition:
+    if not is_file(value):
         if Path(value).suffix.lower() in SUFFIXES:
             raise FileNotFoundError(f"--{name}: there is no file {value}")
-        return decomposer.from_text(value)
-    batch = {"image": cascade.open(value)}
-    if not decomposer.can_read(batch):
+        if lost := dict(cascade.decomposition.named())[name].unread(value):
+            print(f"note: --{name}: the model does not know or has no room for {' '.join(lost)}", file=sys.stderr)
+        return said(cascade, name, value)
+    if not dict(cascade.decomposition.named())[name].can_read({"image": torch.zeros(1, 3, 1, 1)}):
         raise ValueError(f"--{name} is not read from images: found {value}")
-    read: Tensor = decomposer(batch)
-    return read
+    return Source.open(cascade, value).pick(name)
 
 
-def _is_file(value: str) -> bool:
+def is_file(value: str) -> bool:
+    """Whether there is a file of that name."""
     try:
         return Path(value).is_file()
     except OSError:  # a long caption is too long for a file's name

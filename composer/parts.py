@@ -86,7 +86,7 @@ def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], share: float) -> F
     sine = torch.where(near, 1.0, angle.sin())
     left = torch.where(near, 1 - share, ((1 - share) * angle).sin() / sine)
     right = torch.where(near, share, (share * angle).sin() / sine)
-    between = (left * x + right * y) * torch.lerp(length_x, length_y, share)
+    between: Tensor = (left * x + right * y) * torch.lerp(length_x, length_y, share)
     return between.view_as(a).to(a.dtype)
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.decomposition import Batch
+from composer.parts import slerp
 
 from ._clip import ClipDecomposer, barcode, cosine_distance
 from .tokens import captions_device
@@ -50,3 +51,7 @@ class Agreement(ClipDecomposer):
     def distance(self, wanted: Float[Tensor, "b d"], got: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         """1 - cosine, between 0 and 2."""
         return cosine_distance(wanted, got)
+
+    def interpolate(self, a: Float[Tensor, "b d"], b: Float[Tensor, "b d"], share: float) -> Float[Tensor, "b d"]:
+        """Along the great circle (DALL-E 2, section 3.2)."""
+        return slerp(a, b, share)

@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from composer.decomposition import Batch, Decomposer
+from composer.parts import lerp
 
 HUES = (0.0, 0.0833, 0.166, 0.25, 0.333, 0.5, 0.56333, 0.666, 0.73, 0.803, 0.916)
 LONGEST_SIDE = 241  # pixels that a side is thinned out to before it is counted
@@ -124,6 +125,10 @@ class Palette(Decomposer):
         """Total variation of the two palettes, each scaled to sum 1: the share of the pixels to recolour, in [0, 1]."""
         p, q = (palette / palette.sum(1, keepdim=True).clamp_min(FLOOR) for palette in (wanted, got))
         return (p - q).abs().sum(1) / 2
+
+    def interpolate(self, a: Float[Tensor, "b k"], b: Float[Tensor, "b k"], share: float) -> Float[Tensor, "b k"]:
+        """Mixes the two sets of pixels: colours fade in and out, none wander (Composer, section 3.2)."""
+        return lerp(a, b, share)
 
     def _smooth(self, shares: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
         smooth = shares @ self.spread.T.to(shares)

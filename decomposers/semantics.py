@@ -2,11 +2,13 @@
 
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
 from composer.decomposition import Batch
+from composer.parts import slerp
 
 from ._clip import ClipDecomposer, barcode, cosine_distance
 
@@ -25,6 +27,11 @@ class Semantics(ClipDecomposer):
         value = F.normalize(self._clip.encode_image(batch["image"]), dim=1)
         return value * math.sqrt(value.shape[1])
 
+    def from_text(self, text: str) -> Float[Tensor, "1 d"]:
+        """The caption's own embedding in the place of an image's: a prior's crudest stand-in (DALL-E 2, figure 8)."""
+        value = F.normalize(self._clip.encode_text([text], torch.device("cpu"))[1], dim=1)
+        return value * math.sqrt(value.shape[1])
+
     def preview(self, value: Float[Tensor, "b d"]) -> Float[Tensor, "b 3 h w"]:
         """Draws the embedding's numbers: it has no picture."""
         return barcode(value, "semantics: numbers only")
@@ -32,3 +39,7 @@ class Semantics(ClipDecomposer):
     def distance(self, wanted: Float[Tensor, "b d"], got: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
         """1 - cosine, between 0 and 2."""
         return cosine_distance(wanted, got)
+
+    def interpolate(self, a: Float[Tensor, "b d"], b: Float[Tensor, "b d"], share: float) -> Float[Tensor, "b d"]:
+        """Along the great circle (DALL-E 2, section 3.2)."""
+        return slerp(a, b, share)

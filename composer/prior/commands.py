@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from rich.progress import Progress, track
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from composer.cascade import Cascade
@@ -20,6 +20,7 @@ from composer.gallery import save_png, sheet
 from composer.options import add_model, load, make_parser
 from composer.storage import carry_weights, load_strictly
 
+from .autoregressive import AutoregressivePrior
 from .embeddings import write_embeddings
 from .evaluation import markdown, measure_embeddings, measure_pictures
 from .interface import FILE, SEMANTICS, TEXT, Prior, text_embedding
@@ -154,6 +155,26 @@ def prior_for(cascade: Cascade, folder: str, given: Collection[str], plugins: Se
     if width != prior.dim:
         raise ValueError(f"the model reads embeddings of width {width}, this prior draws width {prior.dim}")
     return prior
+
+
+def principal_components(source: str, plugins: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Reads the mean and the principal components of image embeddings, the most important first.
+
+    Args:
+        source: A file that ``pca`` wrote, or an autoregressive prior, shipped or a folder.
+        plugins: Modules that the user trusts.
+
+    Raises:
+        FileNotFoundError: There is neither.
+        ValueError: The prior knows no components.
+    """
+    if Path(source).is_file():
+        found = load_file(source)
+        return found["mean"], found["components"]
+    prior = Prior.load(source, plugins)
+    if not isinstance(prior, AutoregressivePrior):
+        raise ValueError(f"expected an autoregressive prior or a file that `pca` wrote, found {source}")
+    return prior.codebook.mean, prior.codebook.components
 
 
 def export_prior(

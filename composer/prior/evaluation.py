@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.adherence import quantise
-from composer.cascade import Cascade, Parts
+from composer.cascade import Cascade
 from composer.decomposition import Batch, Decomposer
+from composer.parts import Parts
 
 from .interface import SEMANTICS, Prior, text_embedding
 

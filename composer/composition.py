@@ -1,0 +1,199 @@
+"""What a picture is to be composed of: representations, how much each counts, and where the drawing begins."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from .cascade import Cascade
+from .decomposition import Batch
+from .files import name_of
+from .images import resize
+from .parts import Latent, Parts
+from .strength import Strength
+
+BY_NAME = ("parts", "wanted", "sources", "strengths")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composition:
+    """Everything that says what to draw, but for the seeds. Compositions combine as parts do; the right side wins.
+
+    Attributes:
+        parts: Representations of one row (or of one row a seed).
+        wanted: The same as the model's readers read them, which is what adherence compares.
+        sources: Where each representation came from: the SHA-256 of a file, or a person's words.
+        strengths: How much, when and where single representations count.
+        away: What guidance leads away from; None is nothing at all.
+        also: Further representations and their weights, for AND and NOT; see `Cascade.sample`.
+        latent: Noise to begin with, in place of the seeds'.
+        start: An image to start from and the noise level it gets; see `Cascade.sample`.
+        locked: An image and where it has to stay.
+        sampling: What `Cascade.sample` has to be told besides; what the caller says wins.
+        drawn: Makes parts of the seeds, one row each, such as semantics by a prior.
+    """
+
+    parts: Parts = field(default_factory=Parts)
+    wanted: Parts = field(default_factory=Parts)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    strengths: Mapping[str, Strength] = field(default_factory=dict)
+    away: Parts | None = None
+    also: tuple[tuple[Parts, float], ...] = ()
+    latent: Latent | None = None
+    start: tuple[Float[Tensor, "#b 3 h w"], float] | None = None
+    locked: tuple[Tensor, Tensor] | None = None
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    drawn: Callable[[Sequence[int]], Parts] | None = None
+
+    def pick(self, *names: str) -> "Composition":
+        """Keeps the named representations.
+
+        Raises:
+            KeyError: One of them is not here.
+        """
+        self.parts.pick(*names)
+        return self._named(lambda name: name in names)
+
+    def drop(self, *names: str) -> "Composition":
+        """Leaves out the named representations."""
+        return self._named(lambda name: name not in names)
+
+    def _named(self, keep: Callable[[str], bool]) -> "Composition":
+        kept = {key: {n: v for n, v in getattr(self, key).items() if keep(n)} for key in BY_NAME}
+        return self.but(**kept | {key: Parts(kept[key]) for key in ("parts", "wanted")})
+
+    def __or__(self, other: "Composition") -> "Composition":
+        """Both, name by name. A name that the right side gives counts as the right side says."""
+        mine, theirs = self.drop(*other.parts), other
+        joined: dict[str, Any] = {key: {**getattr(mine, key), **getattr(theirs, key)} for key in BY_NAME}
+        joined |= {key: Parts(joined[key]) for key in ("parts", "wanted")}
+        rest = [f.name for f in fields(self) if f.name not in (*BY_NAME, "sampling")]
+        joined |= {key: getattr(theirs, key) for key in rest if getattr(theirs, key) not in (None, ())}
+        return self.but(**joined, sampling={**self.sampling, **other.sampling})
+
+    def but(self, **changes: Any) -> "Composition":
+        """The same with some fields replaced."""
+        return replace(self, **changes)
+
+    def settled(self, seeds: Sequence[int]) -> "Composition":
+        """The same with what depends on the seeds drawn, a row a seed."""
+        return self if self.drawn is None else self.but(parts=self.parts | self.drawn(seeds), drawn=None)
+
+    def row(self, i: int) -> "Composition":
+        """Row i of one that is settled, for the picture of the i-th seed."""
+        latent = self.latent
+        if latent is not None and len(latent.noise) > 1:
+            latent = Latent(latent.noise[i : i + 1], latent.model)
+        away = None if self.away is None else self.away.row(i)
+        also = tuple((parts.row(i), weight) for parts, weight in self.also)
+        return self.but(parts=self.parts.row(i), wanted=self.wanted.row(i), away=away, also=also, latent=latent)
+
+    def draw(self, cascade: Cascade, seeds: Sequence[int], **changes: Any) -> Float[Tensor, "b 3 h w"]:
+        """Draws a picture a seed; `changes` are those of `Cascade.sample`."""
+        ready = self.settled(seeds)
+        told = {name: getattr(ready, name) for name in ("away", "also", "strengths", "latent", "start", "locked")}
+        if "image" in changes:  # the first stage has drawn
+            told |= {"latent": None, "start": None}
+        return cascade.sample(ready.parts, seeds=seeds, **told, **merged(self.sampling, changes))
+
+
+def merged(own: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """What a composition wants of sampling, and what the caller says instead."""
+    return {**own, **{name: value for name, value in changes.items() if value is not None}}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A picture to take from.
+
+    Attributes:
+        image: (1 3 h w) in [-1, 1], at the size of the model's first stage.
+        has: All that the model reads from it.
+    """
+
+    image: Float[Tensor, "1 3 h w"]
+    has: Composition
+
+    @classmethod
+    def of(
+        cls, cascade: Cascade, image: Float[Tensor, "3 h w"], caption: str = "", source: str = "an image"
+    ) -> "Source":
+        """Takes an image apart.
+
+        Args:
+            cascade: The model that reads it.
+            image: In [-1, 1], square, of any size.
+            caption: What it shows, if known.
+            source: What a recipe says of where it came from.
+        """
+        size = cascade.stages[0].size
+        small = image if image.shape[-2:] == (size, size) else resize(image, size)
+        batch: Batch = {"image": small[None].to(cascade.device)} | ({"caption": [caption]} if caption else {})
+        parts, wanted = cascade.decompose(batch), cascade.read(batch)
+        sources = {name: caption if name == "caption" else source for name in parts}
+        return cls(batch["image"], Composition(parts=parts, wanted=wanted, sources=sources))
+
+    @classmethod
+    def open(cls, cascade: Cascade, path: str | Path, caption: str = "") -> "Source":
+        """Takes an image's file apart.
+
+        Raises:
+            Refused: The file is no picture that can be read.
+        """
+        image = cascade.open(path)[0]
+        return cls.of(cascade, image, caption, name_of(Path(path).read_bytes()))
+
+    def pick(self, *names: str) -> Composition:
+        """Takes the named representations.
+
+        Raises:
+            KeyError: The model reads no such thing from it.
+        """
+        return self.has.pick(*names)
+
+
+def said(cascade: Cascade, name: str, words: str) -> Composition:
+    """Makes one representation of words, such as a caption or ``"#aa3311 0.6, #eeddcc 0.4"``.
+
+    Raises:
+        KeyError: The model has no such condition.
+        ValueError: It is not given by words, or these do not say it.
+    """
+    require(cascade, name)
+    decomposer, reader = dict(cascade.decomposition.named())[name], dict(cascade.readers.named())[name]
+    parts, wanted = (Parts({name: by.from_text(words).to(cascade.device)}) for by in (decomposer, reader))
+    return Composition(parts=parts, wanted=wanted, sources={name: words})
+
+
+def require(cascade: Cascade, *names: str, task: str = "this") -> None:
+    """Refuses a task that the model lacks conditions for.
+
+    Raises:
+        KeyError: Names the ones that are missing, and what the model has.
+    """
+    if missing := [name for name in names if name not in cascade.names]:
+        raise KeyError(
+            f"{task} needs {', '.join(missing)}, for which this model has no condition; it has "
+            f"{', '.join(cascade.names) or 'none'}. Choose another model, or train one with them"
+        )
+
+
+def interpolate(cascade: Cascade, a: Composition, b: Composition, share: float) -> Composition:
+    """Goes `share` of the way from one composition to another, in the representations that both have.
+
+    Raises:
+        ValueError: One of them has a representation that the other lacks, or one with nothing in between.
+    """
+    if a.parts.keys() != b.parts.keys():
+        raise ValueError(
+            f"expected the same representations at both ends, found {', '.join(a.parts)} and {', '.join(b.parts)}"
+        )
+    by, readers = dict(cascade.decomposition.named()), dict(cascade.readers.named())
+    parts = Parts({n: by[n].interpolate(a.parts[n], b.parts[n], share) for n in a.parts})
+    wanted = Parts({n: readers[n].interpolate(a.wanted[n], b.wanted[n], share) for n in a.wanted if n in b.wanted})
+    sources = {n: f"{1 - share:.3g} {a.sources.get(n)} + {share:.3g} {b.sources.get(n)}" for n in parts}
+    latent = a.latent and b.latent and a.latent.interpolate(b.latent, share)
+    return a.but(parts=parts, wanted=wanted, sources=sources, latent=latent)

@@ -1,0 +1,138 @@
+"""The best of several: results are taken apart again, and the one that follows best is kept.
+
+DALL-E reranks by CLIP (Ramesh et al. 2021, section 2.6); this reranks by all that was asked.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .adherence import distances, quantise
+from .cascade import Cascade
+from .composition import Composition
+from .parts import Parts
+from .samplers import Progress
+
+STRANGERS = 32
+ROWS = 16
+"""Pictures that are drawn at a time."""
+
+
+def closed(cascade: Cascade, wanted: Parts, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, " b"]]:
+    """How much of the way from strangers' (0) to what was asked (1) each image goes, by condition.
+
+    It is 1 - d(asked, got) / d(asked, stranger), the latter a mean over Scenes of the split ``novel`` that the package
+    renders: the same for every result, so that results compare.
+
+    Args:
+        cascade: Whose readers take the images apart.
+        wanted: What was asked, as they read it; of one row or b rows.
+        images: In [-1, 1].
+    """
+    got = distances(cascade, wanted, images)
+    strangers = _strangers(cascade.stages[0].size).to(images)
+    found = {}
+    for name, distance in got.items():
+        chance = [
+            distances(cascade, wanted.pick(name).row(i), strangers)[name].mean() for i in range(len(wanted[name]))
+        ]
+        found[name] = 1 - distance.cpu() / torch.stack(chance).cpu().clamp(min=1e-6)
+    return found
+
+
+@lru_cache(maxsize=2)
+def _strangers(size: int) -> Float[Tensor, "n 3 h w"]:
+    from .datasets import SceneImages
+
+    scenes = SceneImages("novel", size, STRANGERS)
+    return torch.stack([scenes.row(i, 0)["image"] for i in range(STRANGERS)])
+
+
+@dataclass(frozen=True)
+class Best:
+    """What `best_of` found, a row a seed.
+
+    Attributes:
+        images: The pictures.
+        seeds: Theirs, among the candidates'.
+        compositions: What each was drawn from, settled.
+        scores: (b n) those of all candidates; empty where there was no choice.
+    """
+
+    images: Float[Tensor, "b 3 h w"]
+    seeds: list[int]
+    compositions: list[Composition]
+    scores: Float[Tensor, "b n"]
+
+
+def best_of(
+    cascade: Cascade,
+    composition: Composition,
+    seeds: Sequence[int],
+    n: int = 1,
+    weights: Mapping[str, float] | None = None,
+    progress: Progress | None = None,
+    **changes: Any,
+) -> Best:
+    """Draws n pictures for each seed and keeps the one that adheres best.
+
+    Candidates are drawn by the first stage alone, and only the chosen ones enlarged.
+
+    Args:
+        cascade: The model.
+        composition: What to draw.
+        seeds: Seed s has the candidates s n to s n + n - 1; of one candidate it is the seed itself.
+        n: Number of candidates.
+        weights: Name -> how much a condition counts; 1 where it is not named.
+        progress: Wraps the steps.
+        **changes: Those of `Cascade.sample`.
+
+    Raises:
+        KeyError: `weights` names what was not asked.
+        ValueError: `n` is below 1, or nothing was asked that can be measured.
+    """
+    if n < 1:
+        raise ValueError(f"expected the best of at least 1, found {n}")
+    if n == 1:
+        ready = composition.settled(seeds)
+        images = ready.draw(cascade, seeds, progress=progress, **changes)
+        return Best(images.cpu(), list(seeds), [ready.row(i) for i in range(len(seeds))], torch.empty(len(seeds), 0))
+    first = cascade.stages[0].name
+    best: list[int] = []
+    scores = []
+    for seed in seeds:
+        candidates = [seed * n + k for k in range(n)]
+        drawn = [
+            composition.draw(cascade, candidates[i : i + ROWS], progress=progress, **{**changes, "until": first}).cpu()
+            for i in range(0, n, ROWS)
+        ]
+        score = score_of(cascade, composition.wanted, torch.cat(drawn), weights or {})
+        scores.append(score)
+        best.append(candidates[int(score.argmax())])
+    chosen = best_of(cascade, composition, best, 1, None, progress, **changes)
+    return Best(chosen.images, best, chosen.compositions, torch.stack(scores))
+
+
+def score_of(
+    cascade: Cascade, wanted: Parts, images: Float[Tensor, "b 3 h w"], weights: Mapping[str, float]
+) -> Float[Tensor, " b"]:
+    """The weighted mean of what each condition closes.
+
+    Raises:
+        KeyError: `weights` names what was not asked.
+        ValueError: Nothing was asked that can be measured, or no weight is above 0.
+    """
+    found = closed(cascade, wanted, quantise(images))
+    if unknown := sorted(set(weights) - set(found)):
+        raise KeyError(
+            f"no {', '.join(unknown)} among what was asked and can be measured: {', '.join(found) or 'nothing'}"
+        )
+    shares = {name: weights.get(name, 1.0) for name in found}
+    if not found or sum(shares.values()) <= 0 or min(shares.values()) < 0:
+        raise ValueError("nothing to choose by: ask for a condition that can be measured, with a weight above 0")
+    return torch.stack([found[name] * share for name, share in shares.items()]).sum(0) / sum(shares.values())
