@@ -52,10 +52,10 @@ class Progress(ProgressBar):
             self._task = self._bar.add_task("fit", total=total, completed=trainer.global_step, status="")
             self._bar.start()
         if self._enabled:
-            size = sum(p.numel() for p in pl_module.parameters()) / 1e6
+            size = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
             where = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
             start = f"from step {trainer.global_step}" if trainer.global_step else "from the start"
-            self._console.print(f"{trainer.default_root_dir}: training {size:.1f}M parameters {start} on {where}")
+            self._console.print(f"{trainer.default_root_dir}: training {size:,} parameters {start} on {where}")
         self._reset(trainer.global_step)
 
     def on_train_batch_start(
