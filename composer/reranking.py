@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .adherence import distances, quantise
+from .adherence import quantise
 from .cascade import Cascade
 from .composition import Composition
 from .parts import Parts
@@ -34,14 +34,15 @@ def closed(cascade: Cascade, wanted: Parts, images: Float[Tensor, "b 3 h w"]) ->
         wanted: What was asked, as they read it; of one row or b rows.
         images: In [-1, 1].
     """
-    got = distances(cascade, wanted, images)
     strangers = _strangers(cascade.stages[0].size).to(images)
+    got, strange = cascade.read({"image": images}), cascade.read({"image": strangers})
     found = {}
-    for name, distance in got.items():
-        chance = [
-            distances(cascade, wanted.pick(name).row(i), strangers)[name].mean() for i in range(len(wanted[name]))
-        ]
-        found[name] = 1 - distance.cpu() / torch.stack(chance).cpu().clamp(min=1e-6)
+    for name, reader in cascade.readers.named():
+        if name in wanted and name in got:
+            asked = wanted[name]
+            distance = reader.distance(asked.expand(len(images), *asked.shape[1:]), got[name])
+            chance = [reader.distance(row.expand_as(strange[name]), strange[name]).mean() for row in asked]
+            found[name] = 1 - distance.cpu() / torch.stack(chance).cpu().clamp(min=1e-6)
     return found
 
 
