@@ -180,7 +180,7 @@ def reconfigure(args: Sequence[str], plugins: Sequence[str]) -> None:
 
 
 def translate(args: Sequence[str], plugins: Sequence[str]) -> None:
-    """Make a picture show what a caption says, holding all else that the model reads from it."""
+    """Make a picture show what a caption says, holding its shapes: image translation."""
     drawing = Drawing(
         "translate",
         translate.__doc__,
@@ -189,10 +189,11 @@ def translate(args: Sequence[str], plugins: Sequence[str]) -> None:
         pictures=["the picture"],
     )
     drawing.parser.add_argument("--to", metavar="WORDS", default="", help="what it is to show")
+    drawing.names("--hold", LOCAL, "conditions of the picture that stay")
 
     def make(given: Given) -> Labelled:
         o, steps = given.options, given.options.steps or INVERTED
-        made = tasks.translate(given.cascade, given.sources[0], o.to, steps, bar("inverting"))
+        made = tasks.translate(given.cascade, given.sources[0], o.to, o.hold, steps, bar("inverting"))
         return [("", made | given.only)]
 
     drawing.run(args, plugins, make)

@@ -25,6 +25,9 @@ GLOBAL = ("semantics", "palette")
 INVERTED = 50
 """Steps of an inversion and of the drawing that follows; on the shipped model they give an image back to 60 dB."""
 
+TOWARDS = 2.0
+"""Guidance of a reconfiguration, from what was to what is to be; much more burns what is new into strong colours."""
+
 Labelled = list[tuple[str, Composition]]
 
 
@@ -154,14 +157,24 @@ def reconfigure(
     held = source.pick(*hold)
     before = held | source.pick(*(name for name in changed.parts if name in known))
     latent = cascade.invert(source.image, before.parts, steps, progress)
-    return (held | changed).but(latent=latent, away=before.parts, sampling={"sampler": "heun", "steps": steps})
+    sampling = {"sampler": "heun", "steps": steps, "guidance": TOWARDS}
+    return (held | changed).but(latent=latent, away=before.parts, sampling=sampling)
 
 
 def translate(
-    cascade: Cascade, source: Source, caption: str, steps: int = INVERTED, progress: Progress | None = None
+    cascade: Cascade,
+    source: Source,
+    caption: str,
+    hold: Sequence[str] | None = LOCAL,
+    steps: int = INVERTED,
+    progress: Progress | None = None,
 ) -> Composition:
-    """Makes a picture show what a caption says, holding all that the model reads from it (Composer, section 3.4)."""
-    return reconfigure(cascade, source, said(cascade, "caption", caption), None, steps, progress)
+    """Makes a picture show what a caption says: image translation, a reconfiguration (Composer, section 3.4).
+
+    The paper holds all representations that there are, and so does None. Where they contradict the caption they win,
+    with the shipped model altogether; hence only the picture's shapes are held by default.
+    """
+    return reconfigure(cascade, source, said(cascade, "caption", caption), hold, steps, progress)
 
 
 def pose_transfer(
