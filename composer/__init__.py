@@ -5,6 +5,7 @@ command line, and lies one import away in the module that is named after it.
 """
 
 from .cascade import Cascade
+from .composition import Composition, Source
 from .conditioning import Condition, Conditioning, ConditionSet, Keep
 from .decomposition import Batch, Decomposer, Decomposition, Representations, draw
 from .degradation import Degradation
@@ -24,6 +25,7 @@ __all__ = [
     "AutoregressivePrior",
     "Batch",
     "Cascade",
+    "Composition",
     "Condition",
     "ConditionSet",
     "Conditioning",
@@ -44,6 +46,7 @@ __all__ = [
     "Prior",
     "Representations",
     "Sampling",
+    "Source",
     "Stage",
     "Strength",
     "Term",

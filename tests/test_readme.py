@@ -52,7 +52,7 @@ def test_every_block_says_what_it_is():
 @pytest.mark.parametrize("block", [block for kind, block in BLOCKS if kind == "python"])
 def test_python_runs_as_printed(block, here):
     exec(compile(block, "README.md", "exec"), {})
-    assert {path.name for path in (here / "out").glob("*.png")} & {"recombined.png", "edited.png"}
+    assert {path.name for path in (here / "out").glob("*.png")} & {"recombined.png", "edited.png", "restyled.png"}
 
 
 def test_commands_run_as_printed(here):
