@@ -795,7 +795,10 @@ def test_a_prior_that_knows_the_images_is_found_perfect_and_one_that_mistakes_th
     image[:, 0, 0, :DIM] = z
     batch, prior = {"image": image, "caption": ["a", "b", "c", "d"]}, Oracle(**TINY).reads(Read())
     prior.drawn = z
-    table = measure_embeddings(prior, Known(), batch, draws=3)
+    twice = torch.stack([image, image.roll(1, 0)], dim=1)  # of which the second is another caption's
+    table = measure_embeddings(prior, Known(), batch, draws=3, retold=twice)
+    others = table["other images of the caption"]
+    assert others["to_image"] == pytest.approx(0.5) and others["among_draws"] == pytest.approx(0)
     assert table["prior, guidance 1"] == {
         "to_image": pytest.approx(1),
         "to_text": pytest.approx(table["text embedding itself"]["to_image"]),
@@ -803,7 +806,8 @@ def test_a_prior_that_knows_the_images_is_found_perfect_and_one_that_mistakes_th
         "among_draws": pytest.approx(1),
     }
     assert table["text embedding itself"]["to_text"] == pytest.approx(1)
-    assert table["another image"]["to_image"] == pytest.approx(0) and table["another image"]["found"] == 0
+    stranger = table["image of another caption"]
+    assert stranger["to_image"] == pytest.approx(0) and stranger["found"] == 0
     prior.drawn = z.roll(1, 0)
     assert measure_embeddings(prior, Known(), batch)["prior, guidance 1"]["found"] == 0
     with pytest.raises(ValueError, match="each with a caption"):

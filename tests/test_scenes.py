@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from composer.scenes import NOVEL_PAIRS, SHAPES, WORDS, describe, render_batch, write, writing
+from composer.scenes import NOVEL_PAIRS, SHAPES, WORDS, describe, render_batch, render_retold, write, writing
 from composer.scenes.batch import to_world
-from composer.scenes.captions import RELATIONS, SYNONYMS
-from composer.scenes.layout import COLOURS, MATERIALS, SIZES
+from composer.scenes.captions import RELATIONS, SYNONYMS, relations
+from composer.scenes.layout import COLOURS, MATERIALS, SIZES, Dice, draw
 from composer.scenes.render import World, render
+from composer.scenes.retelling import retell
 from composer.scenes.solids import SOLIDS
 
 CPU = torch.device("cpu")
@@ -69,6 +70,7 @@ def test_captions_hold_all_words_of_the_vocabulary_and_no_others(described):
 CANONICAL = {synonym: word for word, synonym in SYNONYMS.items()}
 NOUN = "|".join([*SHAPES, *(word for word in CANONICAL if CANONICAL[word] in SHAPES)])
 MENTION = rf"\b(?:an?|the) ((?:\w+ )??(?:\w+ )??(?:{'|'.join(COLOURS)}) (?:{NOUN}))"
+SIZE = r"\b(large|big|small|little)\b"
 RELATION = "|".join(sorted((p for phrases in RELATIONS.values() for p in phrases), key=len, reverse=True))
 
 
@@ -189,6 +191,46 @@ def test_resolutions_show_the_same_picture():
     assert (halved - small["image"]).abs().mean() < 0.02
     assert (large["instances"][:, :, ::2, ::2] == small["instances"]).float().mean() > 0.98
     assert (torch.nn.functional.avg_pool2d(large["depth"], 2) - small["depth"]).abs().mean() < 0.01
+
+
+def test_other_scenes_of_a_caption_are_such_as_it_tells():
+    """What is said stays, relations among it; what is not said changes, and so do places, cameras and light."""
+    told = 0
+    for index in range(16):
+        scene, caption = describe("val", index)
+        others = retell("val", index, 6)
+        assert len({other.camera for other in [scene, *others]} | {other.azimuth for other in [scene, *others]}) == 14
+        said = [{CANONICAL.get(word, word) for word in mention.split()} for mention in re.findall(MENTION, caption)]
+        for i, thing in enumerate(scene.things):
+            mine = set.union(*(words for words in said if {thing.shape, thing.colour} <= words))
+            for kinds, name in ((SIZES, "size"), (MATERIALS, "material")):
+                drawn = {getattr(other.things[i], name) for other in others}
+                assert drawn == {getattr(thing, name)} if mine & set(kinds) else drawn <= set(kinds)
+        for other in others:
+            assert [(t.shape, t.colour) for t in other.things] == [(t.shape, t.colour) for t in scene.things]
+            assert (other.ground, other.sky) == (scene.ground, scene.sky)
+            for first, relation, second in re.findall(rf"{MENTION} ({RELATION}) (?={MENTION})", caption):
+                kind = next(kind for kind, phrases in RELATIONS.items() if relation in phrases)
+                (a,), (b,) = find(other, first), find(other, second)
+                assert kind in relations(other.camera, other.things[a], other.things[b])
+                told += 1
+    assert told > 20
+
+
+def test_what_a_caption_leaves_open_is_drawn_evenly():
+    """A thing alone whose size is not said is as often large as small, near or far as the world has it."""
+    index = next(
+        i for i in range(200) if len(describe("val", i)[0].things) == 1 and not re.search(SIZE, describe("val", i)[1])
+    )
+    sizes = [scene.things[0].size for scene in retell("val", index, 400)]
+    fresh = [s for s in (draw(Dice(9, i), novel=False) for i in range(3000)) if len(s.things) == 1]
+    expected = sum(scene.things[0].size == "large" for scene in fresh) / len(fresh)
+    assert abs(sizes.count("large") / 400 - expected) < 0.15 and 0.3 < expected < 0.7
+
+
+def test_pictures_of_other_scenes():
+    pictures = render_retold("val", [3, 7], 2, 16)
+    assert pictures.shape == (2, 2, 3, 16, 16) and (pictures[:, 0] - pictures[:, 1]).abs().amax((1, 2, 3)).min() > 0.1
 
 
 def test_writes_what_it_renders_and_resumes(tmp_path):

@@ -18,6 +18,7 @@ from composer.evaluating import sample_of
 from composer.files import write_atomically
 from composer.gallery import save_png, sheet
 from composer.options import add_model, load, make_parser
+from composer.scenes import render_retold
 from composer.storage import carry_weights, load_strictly
 
 from .autoregressive import AutoregressivePrior
@@ -25,6 +26,9 @@ from .embeddings import write_embeddings
 from .evaluation import markdown, measure_embeddings, measure_pictures
 from .interface import FILE, SEMANTICS, TEXT, Prior, text_embedding
 from .pca import dimensions_for, fit
+
+SHIPPED, OTHER = "scenes_prior_diffusion", "scenes_prior_ar"
+"""The priors that come with the package."""
 
 
 def embed(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -81,10 +85,12 @@ def evaluate_prior(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser = make_parser(
         "evaluate-prior",
         evaluate_prior.__doc__,
-        "models/scenes_prior_diffusion --data scenes:val --count 256 --guidance 1 2 --json prior.json",
+        f"{SHIPPED} --data scenes:val --count 256 --guidance 1 2 --json prior.json",
         "models/my_prior --model models/mine --data photos/val --pictures 64 --out out/prior",
     )
-    parser.add_argument("prior", help="a prior's folder")
+    parser.add_argument(
+        "prior", nargs="?", default=SHIPPED, help=f"a prior's folder, {SHIPPED} or {OTHER}, which are shipped"
+    )
     parser.add_argument("--data", default="scenes:val", help="scenes:val, scenes:novel, or a folder of images")
     parser.add_argument("--count", type=int, default=256, help="captions (default 256)")
     parser.add_argument("--draws", type=int, default=4, help="embeddings and pictures a caption (default 4)")
@@ -102,7 +108,7 @@ def evaluate_prior(args: Sequence[str], plugins: Sequence[str]) -> None:
     with Progress(transient=True) as progress:
         task = progress.add_task("drawing embeddings", total=o.count * o.draws * len(guidances))
         advance = partial(progress.advance, task)
-        tables["embeddings"] = measure_embeddings(prior, images, batch, o.draws, guidances, advance)
+        tables["embeddings"] = measure_embeddings(prior, images, batch, o.draws, guidances, advance, _retold(o, batch))
     print(markdown(tables["embeddings"]))
     if o.pictures:
         tables["pictures"] = _pictures(o, prior, cascade, batch, guidances[0])
@@ -111,6 +117,14 @@ def evaluate_prior(args: Sequence[str], plugins: Sequence[str]) -> None:
         about = {name: getattr(o, name) for name in ("data", "count", "draws", "pictures")}
         about |= {"prior": prior.sha256, "model": cascade.sha256, "guidance": guidances}
         write_atomically(o.json, (json.dumps({**tables, "about": about}, indent=2) + "\n").encode())
+
+
+def _retold(o: argparse.Namespace, batch: dict[str, Any]) -> Tensor | None:
+    """Other true pictures of the same captions, which Scenes alone can make."""
+    world, _, split = o.data.partition(":")
+    if world != "scenes":
+        return None
+    return render_retold(split, range(len(batch["image"])), o.draws, batch["image"].shape[-1])
 
 
 def _pictures(

@@ -32,7 +32,8 @@ class DiffusionPrior(Prior):
     A short training learns what the caption says long before it learns to keep what little noise leaves of the
     embedding, and until then all draws of a caption are nearly the same. With `linear`, the network begins as the best
     linear estimate and learns what that lacks (see `Gaussian`); its squared error is measured in units of that
-    estimate's. Not in the paper. It needs the principal components that `python -m composer pca` finds.
+    estimate's, and the query begins as the sum of all that it would else have to find. Not in the paper. It needs the
+    principal components that `python -m composer pca` finds.
 
     Args:
         dim: See `Prior`.
@@ -131,20 +132,23 @@ class DiffusionPrior(Prior):
     ) -> Float[Tensor, "b k d"]:
         """The clean embedding, where `run` takes the last tokens (b k 3 w) through the transformer to its queries."""
         if self.linear is None:
-            out: Tensor = self.out(run(self._last(z * (sigma**2 + 1).rsqrt()[..., None], sigma)))
+            last = self._last(z * (sigma**2 + 1).rsqrt()[..., None], sigma)
+            out: Tensor = self.out(run(torch.stack([*last, self.query.expand_as(last[0])], dim=-2)))
             return out.float()
         with torch.autocast(z.device.type, enabled=False):
             centre = self.linear.centre(text, told)
             seen = self.linear.read(z, sigma, centre, told)
-        out = self.out(run(self._last(seen, sigma))).float()
+        last = self._last(seen, sigma)
+        query = self.query + sum(last) + self.captions.text(text * told[:, None])[:, None]
+        out = self.out(run(torch.stack([*last, query], dim=-2))).float()
         with torch.autocast(z.device.type, enabled=False):
             return self.linear.estimate(seen, out, sigma, centre, told)
 
-    def _last(self, seen: Float[Tensor, "*b d"], sigma: Float[Tensor, "*b"]) -> Float[Tensor, "*b 3 w"]:
-        """The tokens after the caption's: noise level, noised embedding, query."""
+    def _last(self, seen: Float[Tensor, "*b d"], sigma: Float[Tensor, "*b"]) -> tuple[Tensor, Tensor]:
+        """The two tokens before the query: noise level, noised embedding."""
         noised = self.embed_noised(seen)
         steps = sinusoids(level(sigma).flatten(), noised.shape[-1]).to(seen.dtype).view_as(noised)
-        return torch.stack([self.embed_level(steps), noised, self.query.expand_as(noised)], dim=-2)
+        return self.embed_level(steps), noised
 
     def loss(
         self,

@@ -41,6 +41,7 @@ def measure_embeddings(
     draws: int = 4,
     guidances: Sequence[float] = (1.0,),
     progress: Callable[[int], object] = lambda done: None,
+    retold: Float[Tensor, "n k 3 h w"] | None = None,
 ) -> Table:
     """Compares drawn embeddings with those of the true images.
 
@@ -54,9 +55,11 @@ def measure_embeddings(
         draws: Embeddings a caption, at least 2.
         guidances: Weights of guidance to measure.
         progress: Called with the number of embeddings that were just drawn.
+        retold: Other true images of the same captions, at least 2 each, where the world can make such.
 
     Returns:
-        For draws at each guidance, the middle of the draws, the text embedding itself and another image's embedding:
+        For draws at each guidance, the middle of the draws, other images of the caption where they are known, the text
+        embedding itself and another caption's image:
         ``to_image`` and ``to_text``, the mean cosine with the true image's and with the text embedding;
         ``among_draws``, the mean cosine of two draws of a caption; ``found``, the share whose nearest true image is
         their own.
@@ -79,8 +82,11 @@ def measure_embeddings(
         drawn = torch.cat([_draw(prior, captions, k, w, progress) for k in range(draws)], dim=1)
         table[f"prior, guidance {w:g}"] = _row(drawn, true, text)
         table[f"prior, guidance {w:g}, middle of {draws}"] = _row(F.normalize(drawn, dim=2).mean(1, True), true, text)
+    if retold is not None:
+        others = images({"image": retold.flatten(0, 1)}).float().cpu().unflatten(0, retold.shape[:2])
+        table["other images of the caption"] = _row(others, true, text)
     table["text embedding itself"] = _row(text[:, None], true, text)
-    table["another image"] = _row(true.roll(1, 0)[:, None], true, text)
+    table["image of another caption"] = _row(true.roll(1, 0)[:, None], true, text)
     return table
 
 

@@ -3,6 +3,7 @@
 from composer.scenes.batch import SPLITS, describe, render_batch
 from composer.scenes.captions import WORDS
 from composer.scenes.layout import COLOURS, MATERIALS, NOVEL_PAIRS, SHAPES, SIZES
+from composer.scenes.retelling import render_retold
 from composer.scenes.scenery import GROUNDS, SKIES
 from composer.scenes.writing import write
 
@@ -18,5 +19,6 @@ __all__ = [
     "WORDS",
     "describe",
     "render_batch",
+    "render_retold",
     "write",
 ]

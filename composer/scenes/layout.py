@@ -13,6 +13,8 @@ from composer.scenes.solids import SOLIDS
 T = TypeVar("T")
 Box = tuple[float, float, float, float]
 """xyxy in [0, 1]: left, upper, right, lower."""
+Kind = tuple[str, str, Sequence[str], Sequence[str]]
+"""What a thing is: its shape, its colour, the sizes and the materials that it may have."""
 
 SHAPES = tuple(SOLIDS)
 COLOURS = {
@@ -123,11 +125,32 @@ def draw(dice: Dice, novel: bool) -> Scene:
     things = None
     while things is None:
         camera = _camera(dice)
-        things = _place(dice, camera, _draw_pairs(dice, novel))
+        pairs = _draw_pairs(dice, novel)
+        things = _place(dice, camera, [(*pair, tuple(SIZES), MATERIALS) for pair in pairs])
+    return _lit(dice, things, camera, dice.pick(GROUNDS), dice.pick(SKIES))
+
+
+def redraw(dice: Dice, kinds: Sequence[Kind], ground: str, sky: str) -> Scene:
+    """Draws a scene as `draw` does, given all that is in it.
+
+    Args:
+        dice: Where randomness comes from.
+        kinds: Of the things, in the order in which they are placed.
+        ground: One of `GROUNDS`.
+        sky: One of `SKIES`.
+    """
+    things = None
+    while things is None:
+        camera = _camera(dice)
+        things = _place(dice, camera, kinds)
+    return _lit(dice, things, camera, ground, sky)
+
+
+def _lit(dice: Dice, things: tuple[Thing, ...], camera: Camera, ground: str, sky: str) -> Scene:
     return Scene(
         things=things,
-        ground=dice.pick(GROUNDS),
-        sky=dice.pick(SKIES),
+        ground=ground,
+        sky=sky,
         camera=camera,
         azimuth=dice.pick((-1, 1)) * dice.between(0.7, 1.8),
         elevation=dice.between(0.65, 1.05),
@@ -152,12 +175,12 @@ def _draw_pairs(dice: Dice, novel: bool) -> list[tuple[str, str]]:
     return [dice.pick(NOVEL_PAIRS), *drawn[1:]] if novel else drawn
 
 
-def _place(dice: Dice, camera: Camera, pairs: list[tuple[str, str]]) -> tuple[Thing, ...] | None:
+def _place(dice: Dice, camera: Camera, kinds: Sequence[Kind]) -> tuple[Thing, ...] | None:
     """Puts things where they fit, or gives up."""
     things: list[Thing] = []
     boxes: list[Box] = []
-    for shape, colour in pairs:
-        size, material = dice.pick(tuple(SIZES)), dice.pick(MATERIALS)
+    for shape, colour, sizes, materials in kinds:
+        size, material = dice.pick(sizes), dice.pick(materials)
         for _ in range(12):
             z = dice.between(-1.5, 2.3)
             x = dice.between(-0.8, 0.8) * camera.zoom * (camera.distance + z)

@@ -1,0 +1,78 @@
+"""Other scenes that a caption might have told: how much of a picture the words leave open."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from composer.scenes.batch import SPLITS, to_world
+from composer.scenes.captions import tell
+from composer.scenes.layout import MATERIALS, SIZES, Dice, Kind, Scene, Thing, draw, redraw
+from composer.scenes.render import render
+
+ENOUGH = 256
+"""More numbers than the longest caption takes."""
+
+
+class Replay(Dice):
+    """Draws that were drawn before."""
+
+    def __init__(self, numbers: Sequence[float]):
+        self.random = iter(numbers).__next__
+
+
+def retell(split: str, index: int, count: int, seed: int = 0) -> list[Scene]:
+    """Draws scenes of which the same caption was told as of that of `describe`.
+
+    A caption is a function of the scene and of how it is told. This keeps the second, and draws the first from all
+    scenes that would have led to the same words: a step of Gibbs sampling, which leaves p(scene | caption) as it is.
+
+    Args:
+        split: "train", "val" or "novel".
+        index: Which scene.
+        count: Scenes to draw.
+        seed: As of `describe`.
+    """
+    dice = Dice(seed, SPLITS.index(split), index)
+    scene = draw(dice, novel=split == "novel")
+    numbers = [float(dice.random()) for _ in range(ENOUGH)]
+    caption = tell(Replay(numbers), scene)
+    kinds = [_told(scene, i, caption, numbers) for i in range(len(scene.things))]
+    fresh, found = Dice(seed, SPLITS.index(split), index, 1), []
+    while len(found) < count:
+        other = redraw(fresh, kinds, scene.ground, scene.sky)
+        if tell(Replay(numbers), other) == caption:
+            found.append(other)
+    return found
+
+
+def _told(scene: Scene, i: int, caption: str, numbers: Sequence[float]) -> Kind:
+    """What a caption says of a thing: all sizes and materials with which it would be the same."""
+    thing = scene.things[i]
+
+    def same(other: Thing) -> bool:
+        return (
+            tell(Replay(numbers), replace(scene, things=(*scene.things[:i], other, *scene.things[i + 1 :]))) == caption
+        )
+
+    sizes = tuple(size for size in SIZES if same(replace(thing, size=size)))
+    materials = tuple(material for material in MATERIALS if same(replace(thing, material=material)))
+    return thing.shape, thing.colour, sizes, materials
+
+
+def render_retold(
+    split: str, indices: Sequence[int], count: int, size: int, seed: int = 0
+) -> Float[Tensor, "n k 3 {size} {size}"]:
+    """Pictures of `count` other scenes for each caption.
+
+    Args:
+        split: As of `retell`.
+        indices: Which scenes' captions.
+        count: Pictures a caption.
+        size: Height and width in pixels.
+        seed: As of `retell`.
+    """
+    pictures = [render(to_world(retell(split, i, count, seed), torch.device("cpu")), size).image for i in indices]
+    return torch.stack(pictures)
