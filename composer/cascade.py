@@ -187,7 +187,7 @@ class Cascade:
                 weight asks for them as well (AND), a negative one for something else (NOT; Liu et al. 2022, eq. 11).
             strengths: How much, when and where single conditions of `reps` count; a condition without one counts fully.
             latent: Noise in place of the seeds' for the first stage, of one row or one a seed: what `invert` found, or
-                (b 3 h w) of unit variance.
+                (b 3 h w) of unit variance. At most one of `latent`, `start` and `image` is given.
             start: An image that the first stage starts from, and the noise level that it gets, as the cosine schedule's
                 time in (0, 1]: the lower, the more of it stays, below about 0.8 its layout (SDEdit, Meng et al. 2022).
             locked: Image (b 3 h w) and keep map (b 1 h w) of any size, of one row or one a seed: where the map is 1 the
@@ -205,14 +205,16 @@ class Cascade:
             KeyError: `reps` names a condition that no stage has, `strengths` one that `reps` has not, or a name is no
                 stage's.
             ValueError: The rows of `reps` are neither one nor one a seed, a stage cannot draw that size, or the latent
-                is another model's.
+                is another model's or of another size.
         """
         nothing = away is None
         reps, away = self._checked(reps, len(seeds)), self._checked(away or {}, len(seeds))
         further = [(self._checked(other, len(seeds)), weight) for other, weight in also]
         latent = self._own(latent, len(seeds))
-        if start is not None and (latent is not None or not 0 < start[1] <= 1):
-            raise ValueError(f"expected to start at a time in (0, 1] and from no latent besides, found {start[1]}")
+        if sum(given is not None for given in (latent, start, image)) > 1:
+            raise ValueError("expected one of latent, start and image at most: each says where the drawing begins")
+        if start is not None and not 0 < start[1] <= 1:
+            raise ValueError(f"expected to start at a time in (0, 1], found {start[1]}")
         if unknown := sorted((strengths or {}).keys() - reps.keys()):
             raise KeyError(f"a strength for {', '.join(unknown)}, but what is given is {', '.join(reps) or 'nothing'}")
         chain, settings = self._chain(until, image), self.settings(until=until, image=image, **changes)
@@ -233,6 +235,8 @@ class Cascade:
             sigmas = stage.denoiser.sigmas(setting.steps)
             first = stage.low_res is None
             noise = latent if first and latent is not None else samplers.latents(fresh, (3, *place))
+            if noise.shape[1:] != (3, *place):
+                raise ValueError(f"expected a latent of shape {(3, *place)}, found {tuple(noise.shape[1:])}")
             x = stage.denoiser.start(noise.to(self.device), sigmas[0], stage.encode(own, place))
             if first and start is not None:
                 sigma = math.tan(math.pi / 2 * min(start[1], level(sigmas[:1]).item()))

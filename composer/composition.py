@@ -84,19 +84,33 @@ class Composition:
 
     def row(self, i: int) -> "Composition":
         """Row i of one that is settled, for the picture of the i-th seed."""
-        latent = self.latent
-        if latent is not None and len(latent.noise) > 1:
-            latent = Latent(latent.noise[i : i + 1], latent.model)
-        away = None if self.away is None else self.away.row(i)
-        also = tuple((parts.row(i), weight) for parts, weight in self.also)
-        return self.but(parts=self.parts.row(i), wanted=self.wanted.row(i), away=away, also=also, latent=latent)
+
+        def own(x: Tensor) -> Tensor:
+            return x[i : i + 1] if len(x) > 1 else x
+
+        return self.but(
+            parts=self.parts.row(i),
+            wanted=self.wanted.row(i),
+            away=None if self.away is None else self.away.row(i),
+            also=tuple((parts.row(i), weight) for parts, weight in self.also),
+            latent=None if self.latent is None else replace(self.latent, noise=own(self.latent.noise)),
+            start=None if self.start is None else (own(self.start[0]), self.start[1]),
+            locked=None if self.locked is None else (own(self.locked[0]), own(self.locked[1])),
+        )
+
+    def seedless(self, cascade: Cascade, changes: Mapping[str, Any]) -> bool:
+        """Whether the first stage draws the same for every seed: from one latent, without fresh noise on the way."""
+        told = merged(self.sampling, changes)
+        how = cascade.settings(**{name: value for name, value in told.items() if name != "size"})
+        first = how[cascade.stages[0].name]
+        return (
+            self.latent is not None and len(self.latent.noise) == 1 and not (first.sampler == "ancestral" and first.eta)
+        )
 
     def draw(self, cascade: Cascade, seeds: Sequence[int], **changes: Any) -> Float[Tensor, "b 3 h w"]:
         """Draws a picture a seed; `changes` are those of `Cascade.sample`."""
         ready = self.settled(seeds)
         told = {name: getattr(ready, name) for name in ("away", "also", "strengths", "latent", "start", "locked")}
-        if "image" in changes:  # the first stage has drawn
-            told |= {"latent": None, "start": None}
         return cascade.sample(ready.parts, seeds=seeds, **told, **merged(self.sampling, changes))
 
 
@@ -189,7 +203,8 @@ def interpolate(cascade: Cascade, a: Composition, b: Composition, share: float) 
     """
     if a.parts.keys() != b.parts.keys():
         raise ValueError(
-            f"expected the same representations at both ends, found {', '.join(a.parts)} and {', '.join(b.parts)}"
+            "expected the same representations at both ends, "
+            f"found {', '.join(a.parts) or 'none'} and {', '.join(b.parts) or 'none'}"
         )
     by, readers = dict(cascade.decomposition.named()), dict(cascade.readers.named())
     parts = Parts({n: by[n].interpolate(a.parts[n], b.parts[n], share) for n in a.parts})

@@ -1,25 +1,28 @@
-"""What every command that draws shares: options, axes, seeds, the best of several, regions, recipes, contact sheets."""
+"""What every command that draws shares: options, seeds, the best of several, regions, recipes, contact sheets."""
 
 import argparse
 import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from .adherence import distances
+from .axes import Drawn, arrange, settings
 from .cascade import Cascade
 from .composition import Composition, Source
 from .editing import Frame, Original, extend, open_region
 from .files import name_of
-from .gallery import from_pil, read_recipe, save_png, sheet
+from .gallery import read_recipe, save_png, sheet
 from .images import load_rgb
 from .options import (
+    HOW_CONDITIONS,
     add_conditions,
     add_model,
     add_out,
@@ -35,6 +38,7 @@ from .options import (
 from .prior.commands import prior_for
 from .recipe import again, frame_of, read, recipe, with_edit
 from .reranking import best_of
+from .tasks import INVERTED, Labelled
 
 
 @dataclass(frozen=True)
@@ -66,30 +70,35 @@ class Given:
             raise ValueError(f"this task takes one value a condition, found {len(self.asked)}")
         return self.asked[0]
 
+    @property
+    def steps(self) -> int:
+        """Of an inversion and of the drawing that follows it."""
+        return self.options.steps or INVERTED
+
+    @cached_property
+    def rows(self) -> list[tuple[str, Composition]]:
+        """The conditions, labelled by those of them that have several values."""
+        given = [getattr(self.options, name) for name in askable(self.cascade)]
+        labels = [
+            ", ".join(Path(values[i]).name for values in given if len(values) > 1) for i in range(len(self.asked))
+        ]
+        return list(zip(labels, self.asked, strict=True))
+
+    def under(self, made: Labelled) -> Labelled:
+        """What a task makes, under the conditions that were given besides."""
+        return [
+            (", ".join(word for word in (label, own) if word), composition | row)
+            for label, composition in made
+            for own, row in self.rows
+        ]
+
     def prior(self, named: str, caption: Composition) -> Any:
         """Loads the prior that is to draw the semantics of a caption."""
         return prior_for(self.cascade, named, caption.parts, self.plugins)
 
 
-Make = Callable[[Given], Sequence[tuple[str, Composition]]]
-"""What a task is on the command line: labelled compositions, a row each."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """The pictures of one setting.
-
-    Attributes:
-        labels: One a row.
-        rows: A picture a seed.
-        files: Theirs.
-        before: What stands before them on the sheet.
-    """
-
-    labels: list[str]
-    rows: list[list[Tensor]]
-    files: list[list[Path]]
-    before: list[tuple[str, Tensor]]
+Make = Callable[[Given], Labelled]
+"""What a task is on the command line: labelled compositions."""
 
 
 class Drawing:
@@ -102,6 +111,7 @@ class Drawing:
         pictures: What each of the pictures is that it takes.
         needs_region: Whether it works within a region of the first picture only.
         grows: Whether the canvas of the picture grows by ``--by``.
+        between: Whether what it draws lies between the first picture and the last.
     """
 
     def __init__(
@@ -112,25 +122,47 @@ class Drawing:
         pictures: Sequence[str] = (),
         needs_region: bool = False,
         grows: bool = False,
+        between: bool = False,
     ):
-        self.parser = make_parser(name, about, *examples)
-        self.pictures, self.needs_region, self.grows = list(pictures), needs_region, grows
-        add = self.parser.add_argument
+        words = ["IMAGE"] * len(pictures) + ["--region R"] * needs_region + ["[options]"]
+        self.parser = make_parser(name, about, *examples, usage=" ".join(words))
+        self.pictures, self.needs_region, self.grows, self.between = list(pictures), needs_region, grows, between
+        self.conditions = self.parser.add_argument_group("conditions", " ".join(HOW_CONDITIONS.split()))
         if pictures:
-            add("images", nargs="*", metavar="IMAGE", help=", then ".join(pictures))
-            add("--image-caption", default="", metavar="WORDS", help="what the (first) picture shows")
-            add("--soften", type=int, default=2, help="pixels over which an edit fades in (default 2)")
-            if not grows:
-                add("--region", help="a mask's file (white = may change) or left,top,right,bottom")
-        add_model(self.parser)
-        add_out(self.parser)
-        add_sampling(self.parser)
-        add("--seeds", type=numbers, default=[0], help="such as 0,1,2; one picture each (default 0)")
+            self.parser.add_argument("images", nargs="*", metavar="IMAGE", help=", then ".join(pictures))
+            self._add_pictures()
+        self._add_drawing()
+        add_sampling(self.parser.add_argument_group("sampling"))
+        files = self.parser.add_argument_group("model and files")
+        add_model(files)
+        add_out(files)
+        files.add_argument(
+            "--from-png", type=Path, metavar="FILE", help="make the picture that carries this recipe again"
+        )
+        files.add_argument(
+            "--no-recipe", action="store_true", help="leave no trace of how a picture was made in its PNG"
+        )
+
+    def _add_pictures(self) -> None:
+        add = self.parser.add_argument_group("pictures").add_argument
+        add(
+            "--image-caption",
+            default="",
+            metavar="WORDS",
+            help="what the (first) picture shows, where a task reads that",
+        )
+        if not self.grows:
+            what = "a mask's file (white = may change) or left,top,right,bottom"
+            add("--region", metavar="R", help=f"change this part of the (first) picture alone: {what}")
+        add("--soften", type=int, default=2, metavar="N", help="pixels over which a change fades in (default 2)")
+
+    def _add_drawing(self) -> None:
+        add = self.parser.add_argument_group("drawing").add_argument
+        add("--seeds", type=numbers, default=[0], metavar="N,...", help="one picture each, such as 0,1,2 (default 0)")
         add("--best-of", type=int, default=1, metavar="N", help="draw N a seed and keep the one that follows best")
         add("--weights", default={}, type=_weights, metavar="NAME=W,...", help="what counts how much for --best-of")
-        add("--sheet", nargs="+", default=[], metavar="OPTION=V1,V2", help="draw all settings: guidance=1,3 seed=0,1")
-        add("--from-png", type=Path, help="make the picture that carries this recipe again")
-        add("--no-recipe", action="store_true", help="leave no trace of how a picture was made in its PNG")
+        about = "a sheet over these options, such as guidance=1,3 seed=0,1; ';' separates values that have commas"
+        add("--sheet", nargs="+", default=[], metavar="OPTION=V,V", help=about)
 
     def names(self, option: str, default: Sequence[str] | None, about: str) -> None:
         """Adds an option that takes names of conditions."""
@@ -152,60 +184,61 @@ class Drawing:
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         add_model(first)
         cascade = load(first.parse_known_args(args)[0], plugins)
-        add_conditions(self.parser, cascade)
+        add_conditions(self.conditions, cascade)
         o = self._parse(args, cascade)
         if o.from_png is not None:
             _again(cascade, o)
             return []
-        axes = [_axis(text) for text in o.sheet]
-        settings = list(product(*(values for _, values in axes)))
-        done = []
-        for values in settings:
-            chosen = [word for (name, _), value in zip(axes, values, strict=True) for word in (f"--{name}", value)]
-            suffix = "".join(f"_{name}={_plain(value)}" for (name, _), value in zip(axes, values, strict=True))
-            done.append(self._draw(self._parse([*args, *chosen], cascade), cascade, plugins, make, suffix))
-        rows, labels, columns = _arranged(axes, settings, done, o.seeds)
-        if sum(len(row) for row in rows) > 1:
-            save_png(o.out / "sheet.png", sheet(rows, labels, columns))
+        chosen = settings(o.sheet)
+        many = [f"--{name}" for name in askable(cascade)]
+        told = [self._parse(setting.words(args, many), cascade) for setting in chosen]  # mistakes show before the work
+        pairs = zip(told, chosen, strict=True)
+        done = [self._draw(options, cascade, plugins, make, setting.suffix) for options, setting in pairs]
+        if sum(len(row) for one in done for row in one.rows) > 1:
+            laid = arrange(chosen, done)
+            save_png(o.out / "sheet.png", sheet(laid.images, laid.rows, laid.columns))
             print(f"see {o.out / 'sheet.png'}")
         else:
             print(f"see {done[0].files[0][0]}")
         return done
 
     def _parse(self, args: Sequence[str], cascade: Cascade) -> argparse.Namespace:
-        o, unknown = self.parser.parse_known_args(args)
+        o, unknown = self.parser.parse_known_intermixed_args(args)
         if unknown:
             known = ", ".join(f"--{name}" for name in askable(cascade))
             raise ValueError(f"no option {' '.join(unknown)}; the conditions of {o.model} are {known}")
         if o.from_png is None and self.pictures and len(o.images) != len(self.pictures):
-            raise ValueError(f"expected {' and '.join(self.pictures)}, found {' '.join(o.images) or 'no picture'}")
+            found = " ".join(o.images) or "no picture"
+            raise ValueError(f"expected {' and '.join(self.pictures)} before all options, found {found}")
         if o.from_png is None and self.needs_region and o.region is None:
             raise ValueError("this needs --region: a mask's file, or a box left,top,right,bottom")
         return o
 
     def _draw(self, o: argparse.Namespace, cascade: Cascade, plugins: Sequence[str], make: Make, suffix: str) -> Drawn:
-        sources = [Source.open(cascade, path, o.image_caption if i == 0 else "") for i, path in enumerate(_images(o))]
-        place, frame = self._place(o), None
-        if place is not None:
-            if not place.region.any():
-                return _unchanged(o, suffix)
-            frame = Frame.around(place.original, place.region)
-            sources[0] = frame.source(cascade, o.image_caption, name_of(Path(o.images[0]).read_bytes()))
+        place, images = self._place(o), _images(o)
+        if place is not None and not place.region.any():
+            return _unchanged(o, suffix)
+        frame = None if place is None else Frame.around(place.original, place.region)
+        if frame is None:
+            sources = [Source.open(cascade, path, o.image_caption if i == 0 else "") for i, path in enumerate(images)]
+        else:
+            own = frame.source(cascade, o.image_caption, name_of(Path(images[0]).read_bytes()))
+            sources = [own, *(Source.open(cascade, path) for path in images[1:])]
         made = make(Given(cascade, o, sources, asked(o, cascade), plugins))
-        stem = Path(o.images[0]).stem if self.pictures else ""
-        labels, rows, files = [], [], []
-        for i, (label, composition) in enumerate(made):
+        rows, files = [], []
+        for i, (_, composition) in enumerate(made):
             if frame is not None:
                 composition = frame.restrict(cascade, composition)
-            name = "_".join(part for part in (stem, f"{i:03d}" if len(made) > 1 or not stem else "") if part)
-            pictures, paths = _save(o, cascade, composition, frame, place, f"{name}_seed{{}}{suffix}.png")
-            labels.append(label or (f"row {i}" if len(made) > 1 else ""))
+            words = [Path(images[0]).stem] if images else []
+            name = "_".join([*words, f"{i:03d}"] if len(made) > 1 or not words else words)
+            pictures, paths = _save(o, cascade, composition, frame, place, name, suffix)
             rows.append(pictures)
             files.append(paths)
-        before = [(Path(path).name, load_rgb(path).image) for path in _images(o)]
+        shown = [(Path(path).name, load_rgb(path).image) for path in images]
+        after = [shown.pop()] if self.between else []
         if frame is not None:
-            before.insert(1, ("region", frame.region[0].expand(3, -1, -1) * 2 - 1))
-        return Drawn(labels, rows, files, before)
+            shown.insert(1, ("region", frame.region[0].expand(3, -1, -1) * 2 - 1))
+        return Drawn(o.seeds, [label for label, _ in made], rows, files, shown, after)
 
     def _place(self, o: argparse.Namespace) -> "Place | None":
         """Where the first picture may change; None is everywhere."""
@@ -257,23 +290,30 @@ def _save(
     frame: Frame | None,
     place: Place | None,
     name: str,
+    suffix: str,
 ) -> tuple[list[Tensor], list[Path]]:
-    """Draws and saves one row; says how far its pictures are from what was asked."""
+    """Draws and saves the pictures of one composition; says how far they are from what was asked."""
     how = sampling(o)
-    drawn = best_of(cascade, composition, o.seeds, o.best_of, o.weights, bar("drawing"), **how)
+    if len(o.seeds) > 1 and composition.seedless(cascade, how):
+        print("note: all seeds begin with the same latent; they differ in later stages alone", file=sys.stderr)
+    drawn = best_of(cascade, composition, o.seeds, o.best_of, o.weights, bar(f"drawing {name}"), **how)
     pictures: list[Any] = list(drawn.images) if frame is None else frame.paste(drawn.images, o.soften)
     shown, paths = [], []
     for i, (seed, picture) in enumerate(zip(o.seeds, pictures, strict=True)):
         made = recipe(cascade, drawn.compositions[i], drawn.seeds[i], how)
         if frame is not None and place is not None:
             made = with_edit(made, Path(o.images[0]), frame, o.soften, place.sides)
-        path = o.out / name.format(seed)
+        path = o.out / f"{name}_seed{seed}{suffix}.png"
         save_png(path, picture, None if o.no_recipe else made)
         paths.append(path)
-        shown.append(picture if isinstance(picture, Tensor) else from_pil(Image.open(path)))
+        shown.append(picture if isinstance(picture, Tensor) else load_rgb(path).image)
+    if o.best_of > 1:
+        kept, last = drawn.scores.amax(1).mean(), drawn.scores.amin(1).mean()
+        print(f"{name}{suffix}: the best of {o.best_of} closes {kept:.2f}, the last {last:.2f}")
     far = distances(cascade, composition.wanted, drawn.images)
     if far:
-        print(f"{paths[0].stem}: " + ", ".join(f"{what} off by {float(d.mean()):.3f}" for what, d in far.items()))
+        says = ", ".join(f"{what} off by {float(d.mean()):.3f}" for what, d in far.items())
+        print(f"{name}{suffix}: {says}")
     return shown, paths
 
 
@@ -284,45 +324,37 @@ def _unchanged(o: argparse.Namespace, suffix: str) -> Drawn:
     paths = [o.out / f"{Path(o.images[0]).stem}_seed{seed}{suffix}.png" for seed in o.seeds]
     for path in paths:
         save_png(path, original.picture)
-    return Drawn([""], [[original.image] * len(paths)], [paths], [])
+    return Drawn(o.seeds, [""], [[original.image] * len(paths)], [paths])
 
 
 def _again(cascade: Cascade, o: argparse.Namespace) -> None:
     """Draws a recipe's picture again, and says whether it is the same."""
     found = read_recipe(o.from_png)
+    before = _pixels(o.from_png.read_bytes())
     if "edit" in found:
         if not _images(o):
             raise ValueError(f"{o.from_png} is an edit: give the picture that was edited, too")
-        frame, soften = frame_of(found, Path(o.images[0]))
+        frame, soften = frame_of(found, Path(_images(o)[0]))
         redo = read(cascade, found)
         composition = redo.composition.but(locked=frame.restrict(cascade, redo.composition).locked)
         image = composition.draw(cascade, [redo.seed], progress=bar("drawing"), **redo.how)
         picture: Any = frame.paste(image, soften)[0]
     else:
         picture = again(cascade, found, bar("drawing"))[0].cpu()
-    save_png(o.out / o.from_png.name, picture, found)
-    before, after = (from_pil(Image.open(io.BytesIO(p.read_bytes()))) for p in (o.from_png, o.out / o.from_png.name))
-    off = (after - before).abs() * 127.5
-    share = float((off > 0.5).float().mean())
+    path = o.out / o.from_png.name
+    if path.resolve() == o.from_png.resolve():
+        path = path.with_stem(f"{path.stem}_again")
+    save_png(path, picture, None if o.no_recipe else found)
+    off = np.abs(_pixels(path.read_bytes()) - before)
+    share = (off > 0).mean()
     same = "the same, bit for bit" if share == 0 else f"{share:.2%} of the values differ"
-    print(f"{o.out / o.from_png.name}: {same}")
-    if float(off.max()) > 1.5:
-        print(f"warning: they differ by up to {float(off.max()):.0f} of 255", file=sys.stderr)
+    print(f"{path}: {same}")
+    if off.max() > 1:
+        print(f"warning: they differ by up to {off.max()} levels", file=sys.stderr)
 
 
-def _axis(text: str) -> tuple[str, list[str]]:
-    """``guidance=1,3,7`` -> ("guidance", ["1", "3", "7"]); a semicolon separates values that have commas."""
-    name, equals, values = text.partition("=")
-    name = {"seed": "seeds"}.get(name.removeprefix("--"), name.removeprefix("--"))
-    parts = [value.strip() for value in values.split(";" if ";" in values else ",")]
-    if not (name and equals and all(parts)) or name in ("sheet", "out", "from-png"):
-        raise ValueError(f"expected an axis such as guidance=1,3,7, found {text!r}")
-    return name, parts
-
-
-def _plain(value: str) -> str:
-    """A value as a part of a file's name."""
-    return "".join(c if c.isalnum() or c in ".-" else "-" for c in Path(value).name)[:40]
+def _pixels(png: bytes) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(png)), np.int32)
 
 
 def _weights(text: str) -> dict[str, float]:
@@ -331,30 +363,3 @@ def _weights(text: str) -> dict[str, float]:
         return {name: float(weight) for name, _, weight in pairs}
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"expected NAME=WEIGHT,..., such as palette=2, found {text!r}") from error
-
-
-def _arranged(
-    axes: Sequence[tuple[str, list[str]]], settings: Sequence[tuple[str, ...]], done: Sequence[Drawn], seeds: list[int]
-) -> tuple[list[list[Tensor | None]], list[str], list[str]]:
-    """A sheet's rows, their labels and those of the columns: the last axis runs across, the seeds where there is none.
-
-    What stands before the pictures, such as the picture to edit, comes first in every row.
-    """
-    before = done[0].before
-    lead, heads = [image for _, image in before], [name for name, _ in before]
-    if not axes:
-        labels = done[0].labels if any(done[0].labels) else []
-        columns = [*heads, *(f"seed {seed}" for seed in seeds)]
-        return [[*lead, *row] for row in done[0].rows], labels, columns
-    across = len(axes[-1][1])
-    rows: list[list[Tensor | None]] = []
-    labels = []
-    for start in range(0, len(done), across):
-        group = done[start : start + across]
-        fixed = [f"{name} {value}" for (name, _), value in zip(axes[:-1], settings[start][:-1], strict=True)]
-        for i, label in enumerate(group[0].labels):
-            for k in range(len(group[0].rows[i])):
-                rows.append([*lead, *(one.rows[i][k] for one in group)])
-                many = [f"{k + 1}."] if len(group[0].rows[i]) > 1 else []
-                labels.append(" ".join([*fixed, *([label] if label else []), *many]))
-    return rows, labels if any(labels) else [], [*heads, *(f"{axes[-1][0]} {value}" for value in axes[-1][1])]

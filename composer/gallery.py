@@ -26,8 +26,8 @@ from .decomposition import Decomposition, Representations
 from .files import write_atomically
 
 RECIPE_KEY = "composer"
-MAX_RECIPE = 1_000_000
-"""Characters of JSON; a recipe that is longer is refused before it is parsed."""
+MAX_RECIPE = 8_000_000
+"""Characters of JSON; a recipe that is longer is refused before it is parsed. A latent of 256 px takes a million."""
 
 SMALLEST_CELL, LARGEST_CELL = 128, 256
 MARGIN, GAP, LABEL_WIDTH = 16, 8, 150

@@ -25,11 +25,23 @@ SHIPPED = "scenes256"
 SAMPLING = ("steps", "guidance", "sampler", "eta", "percentile", "tile")
 
 
-def make_parser(name: str, about: str | None, *examples: str) -> argparse.ArgumentParser:
-    """A command's parser, whose help ends in examples."""
+Options = argparse.ArgumentParser | argparse._ArgumentGroup
+"""What options are added to."""
+
+
+def make_parser(name: str, about: str | None, *examples: str, usage: str | None = None) -> argparse.ArgumentParser:
+    """A command's parser, whose help ends in examples.
+
+    Args:
+        name: Of the command.
+        about: What it does.
+        *examples: What stands behind its name in the examples.
+        usage: The same for the line of its usage; None lists all options there.
+    """
     prog = f"python -m composer {name}"
     return argparse.ArgumentParser(
         prog=prog,
+        usage=usage and f"{prog} {usage}",
         description=about,
         epilog="\n".join(["examples:", *(f"  {prog} {example}" for example in examples)]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -37,31 +49,32 @@ def make_parser(name: str, about: str | None, *examples: str) -> argparse.Argume
     )
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: Options) -> None:
     """Adds the options that say which model, and how it runs."""
     parser.add_argument("--model", default=SHIPPED, help=f"a model's folder (default {SHIPPED}, which is shipped)")
     add_precision(parser)
 
 
-def add_precision(parser: argparse.ArgumentParser) -> None:
+def add_precision(parser: Options) -> None:
     """Adds the option for the precision inside the network."""
     kinds = ("fp32", "bf16")
     parser.add_argument("--precision", choices=kinds, default="fp32", help="inside the network (default fp32)")
 
 
-def add_out(parser: argparse.ArgumentParser, default: str = "out") -> None:
+def add_out(parser: Options, default: str = "out") -> None:
     """Adds the option for the folder to write to."""
     parser.add_argument("--out", type=Path, default=Path(default), help=f"folder to write to (default {default})")
 
 
-def add_sampling(parser: argparse.ArgumentParser) -> None:
+def add_sampling(parser: Options) -> None:
     """Adds the options that differ from the model's own sampling."""
-    parser.add_argument("--steps", type=int, help="sampling steps")
-    parser.add_argument("--guidance", type=float, help="weight of classifier-free guidance; 1 is none")
-    parser.add_argument("--sampler", choices=get_args(SamplerName))
-    parser.add_argument("--eta", type=float, help="share of fresh noise of --sampler ancestral, 0 to 1 (default 1)")
-    parser.add_argument("--percentile", type=float, help="dynamic thresholding, such as 0.995 (default: clip)")
-    parser.add_argument("--tile", type=int, help="side of the tiles to draw a large picture by, such as 256")
+    add = parser.add_argument
+    add("--steps", type=int, metavar="N", help="sampling steps")
+    add("--guidance", type=float, metavar="W", help="weight of classifier-free guidance; 1 is none")
+    add("--sampler", choices=get_args(SamplerName), metavar="NAME", help=", ".join(get_args(SamplerName)))
+    add("--eta", type=float, help="share of fresh noise of --sampler ancestral, 0 to 1 (default 1)")
+    add("--percentile", type=float, metavar="P", help="dynamic thresholding, such as 0.995 (default: clip)")
+    add("--tile", type=int, metavar="N", help="side of the tiles to draw a large picture by, such as 256")
     parser.add_argument(
         "--stage",
         dest="stages",
@@ -113,15 +126,14 @@ def load(options: argparse.Namespace, plugins: Sequence[str]) -> Cascade:
     return cascade.to("cuda" if torch.cuda.is_available() else "cpu", precision)
 
 
-def add_conditions(parser: argparse.ArgumentParser, cascade: Cascade) -> None:
+HOW_CONDITIONS = """each from an image or words, several values for several rows; VALUE:0.7@0.2-0.8:mask.png says how
+much it counts, at which noise levels (0 to 1) and where (a mask's file, or left,top,right,bottom in shares)"""
+
+
+def add_conditions(parser: Options, cascade: Cascade) -> None:
     """Adds an option for each condition that a person may ask a model for."""
-    group = parser.add_argument_group(
-        "conditions",
-        "each from an image or words, several values for several rows; VALUE:0.7@0.2-0.8:mask.png says how much, at "
-        "which noise levels (0 to 1) and where it counts (a mask's file, or left,top,right,bottom in shares)",
-    )
     for name in askable(cascade):
-        group.add_argument(f"--{name}", nargs="+", action="extend", default=[], metavar="FILE|WORDS")
+        parser.add_argument(f"--{name}", nargs="+", action="extend", default=[], metavar="FILE|WORDS")
 
 
 def askable(cascade: Cascade) -> list[str]:
@@ -150,9 +162,12 @@ def asked(options: argparse.Namespace, cascade: Cascade) -> list[Composition]:
     ]
 
 
-PLACE = r"\d*\.?\d+(?:,\d*\.?\d+){3}|.+\.[A-Za-z]+"
+PLACE = rf"\d*\.?\d+(?:,\d*\.?\d+){{3}}|[^:]+\.(?i:{'|'.join(suffix[1:] for suffix in sorted(SUFFIXES))})"
 COLOUR = "#[0-9a-fA-F]{6}"  # what follows its colon is the colour's own share
-STRENGTH = re.compile(rf"(.*?)(?:(?<!{COLOUR}):(\d*\.?\d+))?(?:@(\d*\.?\d+)-(\d*\.?\d+))?(?::({PLACE}))?", re.DOTALL)
+CLOCK = r"(?<!\s\d)(?<!\s\d\d)"  # "a clock at 10:30" is about the time, "16:9" about a shape
+STRENGTH = re.compile(
+    rf"(.+?)(?:(?<!{COLOUR}){CLOCK}:(\d*\.?\d+))?(?:@(\d*\.?\d+)-(\d*\.?\d+))?(?::({PLACE}))?", re.DOTALL
+)
 
 
 def read_value(cascade: Cascade, name: str, text: str) -> Composition:

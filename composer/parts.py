@@ -75,7 +75,8 @@ def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], share: float) -> F
         ValueError: The shapes differ.
 
     Reference:
-        Shoemake 1985; rows that point the same way are interpolated linearly, which is the limit.
+        Shoemake 1985. Rows that point the same way are interpolated linearly, which is the limit; so are opposite ones,
+        for which no great circle is the right one.
     """
     check_shapes(a, b)
     x, y = a.flatten(1).double(), b.flatten(1).double()

@@ -1,6 +1,7 @@
 """What a picture carries so that it can be made again: seed, settings, versions, and the representations themselves."""
 
 import base64
+import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -35,30 +35,38 @@ def recipe(cascade: Cascade, composition: Composition, seed: int, how: Mapping[s
     """
     told = merged(composition.sampling, how)
     size = told.pop("size", None)
-    reps, wanted = composition.parts, composition.wanted
-    other = {n: v for n, v in wanted.items() if n not in reps or not torch.equal(v.cpu(), reps[n].cpu())}
     latent, start, away = composition.latent, composition.start, composition.away
+    tensors: dict[str, Tensor] = {}  # each once, however often it is used
+
+    def held(reps: Mapping[str, Tensor]) -> dict[str, str]:
+        return {name: hold(value) for name, value in reps.items()}
+
+    def hold(value: Tensor) -> str:
+        own = value.detach().cpu().contiguous()
+        key = hashlib.sha256(save({"": own})).hexdigest()[:16]
+        tensors[key] = own
+        return key
+
+    def strength(given: Strength) -> dict[str, Any]:
+        region = None if given.region is None else hold(given.region)
+        return {"weight": given.weight, "interval": list(given.interval), "region": region}
+
     return {
         "model": {"name": cascade.spec.get("name", ""), "sha256": cascade.sha256},
         "seed": seed,
         "stages": {name: asdict(setting) for name, setting in cascade.settings(**told).items()},
         "size": None if size is None else list(size),
         "sources": dict(composition.sources),
-        "representations": pack(reps),
-        "wanted": pack(other),
-        "read": sorted(wanted),
-        "strengths": {name: _strength(strength) for name, strength in composition.strengths.items()},
-        "away": None if away is None else pack(away),
-        "also": [[pack(parts), weight] for parts, weight in composition.also],
-        "latent": None if latent is None else pack({"noise": latent.noise}),
-        "start": None if start is None else [pack({"image": start[0]}), start[1]],
+        "representations": held(composition.parts),
+        "wanted": held(composition.wanted),
+        "strengths": {name: strength(given) for name, given in composition.strengths.items()},
+        "away": None if away is None else held(away),
+        "also": [[held(parts), weight] for parts, weight in composition.also],
+        "latent": None if latent is None else hold(latent.noise),
+        "start": None if start is None else [hold(start[0]), start[1]],
+        "tensors": pack(tensors),
         "versions": {name: version(name) for name in ("composer-diffusion", "torch")},
     }
-
-
-def _strength(strength: Strength) -> dict[str, Any]:
-    region = None if strength.region is None else pack({"region": strength.region})
-    return {"weight": strength.weight, "interval": list(strength.interval), "region": region}
 
 
 def pack(reps: Mapping[str, Tensor]) -> str:
@@ -107,37 +115,36 @@ def read(cascade: Cascade, found: Mapping[str, Any]) -> Redo:
         sha256, seed, stages = found["model"]["sha256"], int(found["seed"]), dict(found["stages"])
         how = {"stages": stages, "until": list(stages)[-1]}
         how |= {"size": None if found["size"] is None else (int(found["size"][0]), int(found["size"][1]))}
-        parts = unpack(found["representations"])
-        wanted = {name: parts[name] for name in found["read"] if name in parts} | unpack(found["wanted"])
-        strengths = {name: _strength_of(given) for name, given in found["strengths"].items()}
-        away = None if found["away"] is None else unpack(found["away"])
-        also = tuple((unpack(packed), float(weight)) for packed, weight in found["also"])
-        noise = None if found["latent"] is None else unpack(found["latent"])["noise"]
-        start = None if found["start"] is None else (unpack(found["start"][0])["image"], float(found["start"][1]))
-        sources = {str(name): str(source) for name, source in found["sources"].items()}
+        tensors = {key: value.to(cascade.device) for key, value in unpack(found["tensors"]).items()}
+        strengths = {name: _strength_of(given, tensors) for name, given in found["strengths"].items()}
+        start = None if found["start"] is None else (tensors[found["start"][0]], float(found["start"][1]))
+        composition = Composition(
+            parts=_parts(found["representations"], tensors),
+            wanted=_parts(found["wanted"], tensors),
+            sources={str(name): str(source) for name, source in found["sources"].items()},
+            strengths=strengths,
+            away=None if found["away"] is None else _parts(found["away"], tensors),
+            also=tuple((_parts(keys, tensors), float(weight)) for keys, weight in found["also"]),
+            latent=None if found["latent"] is None else Latent(tensors[found["latent"]], cascade.identity),
+            start=start,
+        )
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"the recipe is not whole: {error}") from error
+        raise ValueError(f"the recipe is not whole, or of another version: {error}") from error
     if sha256 != cascade.sha256:
         raise ValueError(
             f"the picture was drawn by the model {found['model'].get('name')!r} with SHA-256 {sha256[:12]}..., "
             f"this one is {cascade.sha256[:12]}...; give the former with --model"
         )
-    composition = Composition(
-        parts=parts,
-        wanted=Parts(wanted),
-        sources=sources,
-        strengths=strengths,
-        away=away,
-        also=also,
-        latent=None if noise is None else Latent(noise, cascade.identity),
-        start=start,
-    )
     return Redo(composition, seed, how)
 
 
-def _strength_of(given: Mapping[str, Any]) -> Strength:
+def _parts(keys: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Parts:
+    return Parts({str(name): tensors[key] for name, key in keys.items()})
+
+
+def _strength_of(given: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Strength:
     low, high = given["interval"]
-    region = None if given["region"] is None else unpack(given["region"])["region"]
+    region = None if given["region"] is None else tensors[given["region"]]
     return Strength(weight=float(given["weight"]), interval=(float(low), float(high)), region=region)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .adherence import quantise
 from .cascade import Cascade
-from .composition import Composition
+from .composition import Composition, merged
 from .parts import Parts
 from .samplers import Progress
 
@@ -82,7 +82,7 @@ def best_of(
 ) -> Best:
     """Draws n pictures for each seed and keeps the one that adheres best.
 
-    Candidates are drawn by the first stage alone, and only the chosen ones enlarged.
+    Candidates are drawn by the first stage alone; the chosen ones are drawn again, by all of them.
 
     Args:
         cascade: The model.
@@ -94,46 +94,60 @@ def best_of(
         **changes: Those of `Cascade.sample`.
 
     Raises:
-        KeyError: `weights` names what was not asked.
-        ValueError: `n` is below 1, or nothing was asked that can be measured.
+        KeyError: `weights` names what was not asked, or cannot be measured.
+        ValueError: `n` is below 1, there are weights but no choice, nothing was asked that can be measured, or the
+            candidates would be one picture n times, since they begin with one latent.
     """
-    if n < 1:
-        raise ValueError(f"expected the best of at least 1, found {n}")
+    if n < 1 or (n == 1 and weights):
+        raise ValueError(f"expected the best of at least {2 if weights else 1}, found {n}")
     if n == 1:
         ready = composition.settled(seeds)
         images = ready.draw(cascade, seeds, progress=progress, **changes)
         return Best(images.cpu(), list(seeds), [ready.row(i) for i in range(len(seeds))], torch.empty(len(seeds), 0))
-    first = cascade.stages[0].name
+    if composition.seedless(cascade, changes):
+        raise ValueError("all candidates would be the same picture, for they begin with one latent: no best of several")
+    shares = _shares(cascade, composition.wanted, weights or {})
+    how = {**changes, **_first_alone(cascade, merged(composition.sampling, changes))}
     best: list[int] = []
     scores = []
     for seed in seeds:
         candidates = [seed * n + k for k in range(n)]
         drawn = [
-            composition.draw(cascade, candidates[i : i + ROWS], progress=progress, **{**changes, "until": first}).cpu()
+            composition.draw(cascade, candidates[i : i + ROWS], progress=progress, **how).cpu()
             for i in range(0, n, ROWS)
         ]
-        score = score_of(cascade, composition.wanted, torch.cat(drawn), weights or {})
+        found = closed(cascade, composition.wanted, quantise(torch.cat(drawn)))
+        score = torch.stack([found[name] * share for name, share in shares.items()]).sum(0)
         scores.append(score)
         best.append(candidates[int(score.argmax())])
     chosen = best_of(cascade, composition, best, 1, None, progress, **changes)
     return Best(chosen.images, best, chosen.compositions, torch.stack(scores))
 
 
-def score_of(
-    cascade: Cascade, wanted: Parts, images: Float[Tensor, "b 3 h w"], weights: Mapping[str, float]
-) -> Float[Tensor, " b"]:
-    """The weighted mean of what each condition closes.
+def _first_alone(cascade: Cascade, told: Mapping[str, Any]) -> dict[str, Any]:
+    """How the first stage draws its part of what is told: the size is that of the last stage that runs."""
+    named = {stage.name: stage for stage in cascade.stages}
+    first, size = cascade.stages[0], told.get("size")
+    last = named.get(told.get("until", ""), cascade.stages[-1])
+    part = {} if size is None else {"size": tuple(n * first.size // last.size for n in size)}
+    return {"until": first.name, **part}
+
+
+def _shares(cascade: Cascade, wanted: Parts, weights: Mapping[str, float]) -> dict[str, float]:
+    """What each condition that can be measured counts; the shares sum to 1.
 
     Raises:
-        KeyError: `weights` names what was not asked.
-        ValueError: Nothing was asked that can be measured, or no weight is above 0.
+        KeyError: `weights` names what was not asked, or cannot be measured.
+        ValueError: Nothing was asked that can be measured, or a weight is below 0, or none above.
     """
-    found = closed(cascade, wanted, quantise(images))
-    if unknown := sorted(set(weights) - set(found)):
+    size = cascade.stages[0].size
+    measured = [n for n in cascade.read({"image": torch.zeros(1, 3, size, size, device=cascade.device)}) if n in wanted]
+    if unknown := sorted(weights.keys() - set(measured)):
         raise KeyError(
-            f"no {', '.join(unknown)} among what was asked and can be measured: {', '.join(found) or 'nothing'}"
+            f"no {', '.join(unknown)} among what was asked and can be measured: {', '.join(measured) or 'nothing'}"
         )
-    shares = {name: weights.get(name, 1.0) for name in found}
-    if not found or sum(shares.values()) <= 0 or min(shares.values()) < 0:
+    shares = {name: weights.get(name, 1.0) for name in measured}
+    total = sum(shares.values())
+    if total <= 0 or min(shares.values()) < 0:
         raise ValueError("nothing to choose by: ask for a condition that can be measured, with a weight above 0")
-    return torch.stack([found[name] * share for name, share in shares.items()]).sum(0) / sum(shares.values())
+    return {name: share / total for name, share in shares.items()}

@@ -10,9 +10,9 @@ from . import tasks
 from .composition import Source, require
 from .drawing import Drawing, Given
 from .files import write_atomically
-from .options import askable, bar, numbers, read_value
+from .options import STRENGTH, askable, bar, numbers, read_value
 from .prior.commands import principal_components
-from .tasks import GLOBAL, INVERTED, LOCAL, Labelled
+from .tasks import GLOBAL, LOCAL, Labelled
 
 COMPONENTS = "scenes_prior_ar"
 """The prior that comes with the package and knows the principal components of its CLIP's embeddings."""
@@ -44,25 +44,33 @@ def _compose(given: Given) -> Labelled:
     if not (given.asked[0].parts or prompts or o.start):
         raise ValueError(f"nothing asked: give at least one of {', '.join(f'--{n}' for n in askable(cascade))}")
     made = []
-    for row in given.asked:
+    for label, row in given.rows:
         if o.prior is not None:
-            row = row | tasks.text_to_image(cascade, row.sources.get("caption", ""), given.prior(o.prior, row))
+            row = tasks.text_to_image(cascade, row.sources.get("caption", ""), given.prior(o.prior, row)) | row
         if prompts:
             row = tasks.combine(cascade, row, prompts)
         if o.start is not None:
-            path, _, time = o.start.rpartition(":")
-            row = tasks.redraw(cascade, Source.open(cascade, path), row, float(time))
-        made.append(("", row))
+            path, time = _start(o.start)
+            row = tasks.redraw(cascade, Source.open(cascade, path), row, time)
+        made.append((label, row))
     return made
+
+
+def _start(text: str) -> tuple[str, float]:
+    """``rough.png:0.7`` -> ("rough.png", 0.7)."""
+    path, _, time = text.rpartition(":")
+    try:
+        return path, float(time)
+    except ValueError as error:
+        raise ValueError(f"expected a picture and a time in (0, 1], such as rough.png:0.7, found {text!r}") from error
 
 
 def _weighted(text: str, weight: float, sign: int) -> tuple[str, float]:
     """``a red cube:2`` -> ("a red cube", 2.0)."""
-    words, _, number = text.rpartition(":")
-    try:
-        return words, sign * float(number)
-    except ValueError:
+    found = STRENGTH.fullmatch(text)
+    if found is None or found[2] is None or found[3] or found[5]:
         return text, sign * weight
+    return found[1], sign * float(found[2])
 
 
 def edit(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -81,7 +89,7 @@ def edit(args: Sequence[str], plugins: Sequence[str]) -> None:
 
 
 def _kept(given: Given) -> Labelled:
-    return [("", given.sources[0].pick(*given.options.keep) | given.only)]
+    return given.under([("", given.sources[0].pick(*given.options.keep))])
 
 
 def outpaint(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -116,8 +124,8 @@ def vary(args: Sequence[str], plugins: Sequence[str]) -> None:
 
     def make(given: Given) -> Labelled:
         o = given.options
-        made = tasks.variations(given.cascade, given.sources[0], o.keep, o.from_latent, bar("inverting"))
-        return [("", made | given.only)]
+        made = tasks.variations(given.cascade, given.sources[0], o.keep, o.from_latent, given.steps, bar("inverting"))
+        return given.under([("", made)])
 
     drawing.run(args, plugins, make)
 
@@ -128,19 +136,22 @@ def interpolate(args: Sequence[str], plugins: Sequence[str]) -> None:
         "interpolate",
         interpolate.__doc__,
         "a.png b.png --frames 9",
-        "a.png b.png --hold sketch depth instances --between semantics palette",
-        "a.png b.png --latents",
+        "a.png b.png --keep sketch depth instances --between semantics palette",
+        "a.png b.png --from-latents",
         pictures=["the first picture", "the last one"],
+        between=True,
     )
     drawing.names("--between", GLOBAL, "conditions to interpolate")
-    drawing.names("--hold", [], "conditions of the first picture that stay")
+    drawing.names("--keep", [], "conditions of the first picture that stay")
     drawing.parser.add_argument("--frames", type=int, default=5, help="how many pictures (default 5)")
-    drawing.parser.add_argument("--latents", action="store_true", help="begin with the pictures' inverted latents")
+    drawing.parser.add_argument("--from-latents", action="store_true", help="begin with the pictures' inverted latents")
 
     def make(given: Given) -> Labelled:
         o, (a, b) = given.options, given.sources
-        found = tasks.interpolations(given.cascade, a, b, o.frames, o.between, o.hold, o.latents, bar("inverting"))
-        return [(label, composition | given.only) for label, composition in found]
+        found = tasks.interpolations(
+            given.cascade, a, b, o.frames, o.between, o.keep, o.from_latents, given.steps, bar("inverting")
+        )
+        return given.under(found)
 
     for drawn in drawing.run(args, plugins, make):
         for frames in zip(*drawn.files, strict=True):
@@ -163,24 +174,24 @@ def reconfigure(args: Sequence[str], plugins: Sequence[str]) -> None:
         "reconfigure",
         reconfigure.__doc__,
         "photo.png --sketch edited.png",
-        "photo.png --depth b.png --hold semantics palette",
-        'photo.png --caption "a blue ball on grass" --hold palette --steps 50',
+        "photo.png --depth b.png --keep semantics palette",
+        'photo.png --caption "a blue ball on grass" --keep palette --steps 50',
         pictures=["the picture"],
     )
-    drawing.names("--hold", None, "conditions of the picture that stay (default: all others)")
+    drawing.names("--keep", None, "conditions of the picture that stay (default: all others)")
 
     def make(given: Given) -> Labelled:
         if not given.only.parts:
             options = ", ".join(f"--{name}" for name in askable(given.cascade))
             raise ValueError(f"nothing changed: give at least one of {options}")
-        hold, steps = given.options.hold, given.options.steps or INVERTED
-        return [("", tasks.reconfigure(given.cascade, given.sources[0], given.only, hold, steps, bar("inverting")))]
+        keep, steps = given.options.keep, given.steps
+        return [("", tasks.reconfigure(given.cascade, given.sources[0], given.only, keep, steps, bar("inverting")))]
 
     drawing.run(args, plugins, make)
 
 
 def translate(args: Sequence[str], plugins: Sequence[str]) -> None:
-    """Make a picture show what a caption says, holding its shapes: image translation."""
+    """Make a picture show what a caption says, keeping its shapes: image translation."""
     drawing = Drawing(
         "translate",
         translate.__doc__,
@@ -189,12 +200,14 @@ def translate(args: Sequence[str], plugins: Sequence[str]) -> None:
         pictures=["the picture"],
     )
     drawing.parser.add_argument("--to", metavar="WORDS", default="", help="what it is to show")
-    drawing.names("--hold", LOCAL, "conditions of the picture that stay")
+    drawing.names("--keep", LOCAL, "conditions of the picture that stay")
 
     def make(given: Given) -> Labelled:
-        o, steps = given.options, given.options.steps or INVERTED
-        made = tasks.translate(given.cascade, given.sources[0], o.to, o.hold, steps, bar("inverting"))
-        return [("", made | given.only)]
+        o = given.options
+        if not o.to:
+            raise ValueError("translate needs --to: what the picture is to show")
+        made = tasks.translate(given.cascade, given.sources[0], o.to, o.keep, given.steps, bar("inverting"))
+        return given.under([("", made)])
 
     drawing.run(args, plugins, make)
 
@@ -212,9 +225,9 @@ def repose(args: Sequence[str], plugins: Sequence[str]) -> None:
     drawing.names("--take", ["instances"], "conditions of the other one")
 
     def make(given: Given) -> Labelled:
-        o, (source, pose), steps = given.options, given.sources, given.options.steps or INVERTED
+        o, (source, pose), steps = given.options, given.sources, given.steps
         made = tasks.pose_transfer(given.cascade, source, pose, o.keep, o.take, steps, bar("inverting"))
-        return [("", made | given.only)]
+        return given.under([("", made)])
 
     drawing.run(args, plugins, make)
 
@@ -261,7 +274,7 @@ def restyle(args: Sequence[str], plugins: Sequence[str]) -> None:
 
     def make(given: Given) -> Labelled:
         o, (content, style) = given.options, given.sources
-        return [("", tasks.style_transfer(given.cascade, content, style, o.strength, o.keep, o.take) | given.only)]
+        return given.under([("", tasks.style_transfer(given.cascade, content, style, o.strength, o.keep, o.take))])
 
     drawing.run(args, plugins, make)
 
@@ -280,7 +293,7 @@ def try_on(args: Sequence[str], plugins: Sequence[str]) -> None:
 
     def make(given: Given) -> Labelled:
         wearer, garment = given.sources
-        return [("", tasks.try_on(given.cascade, wearer, garment, given.options.keep) | given.only)]
+        return given.under([("", tasks.try_on(given.cascade, wearer, garment, given.options.keep))])
 
     drawing.run(args, plugins, make)
 
@@ -298,12 +311,16 @@ def turn(args: Sequence[str], plugins: Sequence[str]) -> None:
     add("--before", default="", metavar="WORDS", help="what it shows")
     add("--after", default="", metavar="WORDS", help="what it is to show")
     add("--shares", type=_floats, default=[0, 0.125, 0.25, 0.375, 0.5], help="how far to turn (default 0 to 0.5)")
-    drawing.names("--hold", [], "conditions of the picture that stay")
+    drawing.names("--keep", [], "conditions of the picture that stay")
 
     def make(given: Given) -> Labelled:
         o, source = given.options, given.sources[0]
-        found = tasks.text_difference(given.cascade, source, o.before, o.after, o.shares, o.hold, bar("inverting"))
-        return [(label, composition | given.only) for label, composition in found]
+        if not (o.before and o.after):
+            raise ValueError("turn needs --before and --after: what the picture shows, and what it is to show")
+        found = tasks.text_difference(
+            given.cascade, source, o.before, o.after, o.shares, o.keep, given.steps, bar("inverting")
+        )
+        return given.under(found)
 
     drawing.run(args, plugins, make)
 
@@ -320,12 +337,12 @@ def reconstruct(args: Sequence[str], plugins: Sequence[str]) -> None:
     add = drawing.parser.add_argument
     add("--components", type=numbers, default=[1, 2, 4, 8, 16, 32], help="a picture for each number of them")
     add("--pca", default=COMPONENTS, help=f"what `pca` wrote, or an autoregressive prior (default {COMPONENTS})")
-    drawing.names("--hold", [], "conditions of the picture that stay")
+    drawing.names("--keep", [], "conditions of the picture that stay")
 
     def make(given: Given) -> Labelled:
         o, (mean, components) = given.options, principal_components(given.options.pca, given.plugins)
-        found = tasks.truncated(given.cascade, given.sources[0], mean, components, o.components, o.hold)
-        return [(label, composition | given.only) for label, composition in found]
+        found = tasks.truncated(given.cascade, given.sources[0], mean, components, o.components, o.keep)
+        return given.under(found)
 
     drawing.run(args, plugins, make)
 

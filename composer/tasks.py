@@ -67,6 +67,7 @@ def variations(
     source: Source,
     keep: Sequence[str] = ("semantics",),
     eta: float | None = None,
+    steps: int = INVERTED,
     progress: Progress | None = None,
 ) -> Composition:
     """Draws a picture's variations: what is kept of it stays, the rest is new (Composer, section 3.2).
@@ -77,15 +78,21 @@ def variations(
         keep: Representations to keep.
         eta: None begins with the seeds' noise. A number in [0, 1] begins with the picture's own latent and adds fresh
             noise on the way: 0 gives the picture back, 1 varies it most (DALL-E 2, section 3.1).
+        steps: Of the inversion and of the drawing that follows.
         progress: Wraps the steps of the inversion.
+
+    Raises:
+        ValueError: `eta` is not in [0, 1].
     """
     require(cascade, *keep, task="this variation")
     kept = source.pick(*keep)
     if eta is None:
         return kept
-    latent = cascade.invert(source.image, kept.parts, INVERTED, progress)
-    sampling = {"sampler": "ancestral", "eta": eta, "steps": INVERTED, "guidance": 1.0}
-    return kept.but(latent=latent, sampling=sampling)
+    if not 0 <= eta <= 1:
+        raise ValueError(f"expected a share of fresh noise in [0, 1], found {eta}")
+    latent = cascade.invert(source.image, kept.parts, steps, progress)
+    how = {"sampler": "ancestral", "eta": eta} if eta > 0 else {"sampler": "heun"}
+    return kept.but(latent=latent, sampling={**how, "steps": steps, "guidance": 1.0})
 
 
 def interpolations(
@@ -94,8 +101,9 @@ def interpolations(
     b: Source,
     count: int = 5,
     between: Sequence[str] = GLOBAL,
-    hold: Sequence[str] = (),
+    keep: Sequence[str] = (),
     latents: bool = False,
+    steps: int = INVERTED,
     progress: Progress | None = None,
 ) -> Labelled:
     """Goes from one picture to another in evenly spaced steps (Composer, section 3.2; DALL-E 2, section 3.2).
@@ -106,35 +114,35 @@ def interpolations(
         b: The last one.
         count: Number of pictures.
         between: Representations to interpolate: semantics along the great circle, palettes linearly.
-        hold: Representations of `a` that stay.
+        keep: Representations of `a` that stay.
         latents: Whether to begin with the two pictures' latents, interpolated, instead of the seeds' noise.
+        steps: Of the inversions and of the drawing that follows them.
         progress: Wraps the steps of the inversions.
 
     Raises:
         ValueError: `count` is below 2, or a representation has nothing in between.
     """
     if count < 2 or not between:
-        raise ValueError(
-            f"expected at least 2 pictures and something to interpolate, found {count} and {list(between)}"
-        )
-    require(cascade, *between, *hold, task="this interpolation")
+        found = f"{count} and {', '.join(between) or 'nothing'}"
+        raise ValueError(f"expected at least 2 pictures and something to interpolate, found {found}")
+    require(cascade, *between, *keep, task="this interpolation")
+    kept = a.pick(*(name for name in keep if name not in between))
     ends = [source.pick(*between) for source in (a, b)]
     sampling = {}
     if latents:
-        under = [end.parts | a.pick(*hold).parts for end in ends]
-        found = [cascade.invert(s.image, p, INVERTED, progress) for s, p in zip((a, b), under, strict=True)]
-        ends = [end.but(latent=latent) for end, latent in zip(ends, found, strict=True)]
-        sampling = {"sampler": "heun", "steps": INVERTED, "guidance": 1.0}
+        under = [end.parts | kept.parts for end in ends]
+        inverted = [cascade.invert(s.image, p, steps, progress) for s, p in zip((a, b), under, strict=True)]
+        ends = [end.but(latent=latent) for end, latent in zip(ends, inverted, strict=True)]
+        sampling = {"sampler": "heun", "steps": steps, "guidance": 1.0}
     shares = [i / (count - 1) for i in range(count)]
-    held = a.pick(*(name for name in hold if name not in between))
-    return [(f"{s:.2f}", (interpolate(cascade, ends[0], ends[1], s) | held).but(sampling=sampling)) for s in shares]
+    return [(f"{s:.2f}", (interpolate(cascade, ends[0], ends[1], s) | kept).but(sampling=sampling)) for s in shares]
 
 
 def reconfigure(
     cascade: Cascade,
     source: Source,
     changed: Composition,
-    hold: Sequence[str] | None = None,
+    keep: Sequence[str] | None = None,
     steps: int = INVERTED,
     progress: Progress | None = None,
 ) -> Composition:
@@ -147,34 +155,34 @@ def reconfigure(
         cascade: The model.
         source: The picture.
         changed: What takes the place of its own: an edited sketch, another depth, other words.
-        hold: Representations of the picture that stay; None holds all the others that it has.
+        keep: Representations of the picture that stay; None keeps all the others that it has.
         steps: Of the inversion and of the drawing.
         progress: Wraps the steps of the inversion.
     """
     known = [name for name in source.has.parts if name != "mask"]
-    hold = [name for name in (known if hold is None else hold) if name not in changed.parts]
-    require(cascade, *hold, task="this reconfiguration")
-    held = source.pick(*hold)
-    before = held | source.pick(*(name for name in changed.parts if name in known))
+    staying = [name for name in (known if keep is None else keep) if name not in changed.parts]
+    require(cascade, *staying, task="this reconfiguration")
+    kept = source.pick(*staying)
+    before = kept | source.pick(*(name for name in changed.parts if name in known))
     latent = cascade.invert(source.image, before.parts, steps, progress)
     sampling = {"sampler": "heun", "steps": steps, "guidance": TOWARDS}
-    return (held | changed).but(latent=latent, away=before.parts, sampling=sampling)
+    return (kept | changed).but(latent=latent, away=before.parts, sampling=sampling)
 
 
 def translate(
     cascade: Cascade,
     source: Source,
     caption: str,
-    hold: Sequence[str] | None = LOCAL,
+    keep: Sequence[str] | None = LOCAL,
     steps: int = INVERTED,
     progress: Progress | None = None,
 ) -> Composition:
     """Makes a picture show what a caption says: image translation, a reconfiguration (Composer, section 3.4).
 
-    The paper holds all representations that there are, and so does None. Where they contradict the caption they win,
-    with the shipped model altogether; hence only the picture's shapes are held by default.
+    The paper keeps all representations that there are, and so does `keep` None. Where they contradict the caption they
+    win, with the shipped model altogether; hence only the picture's shapes are kept by default.
     """
-    return reconfigure(cascade, source, said(cascade, "caption", caption), hold, steps, progress)
+    return reconfigure(cascade, source, said(cascade, "caption", caption), keep, steps, progress)
 
 
 def pose_transfer(
@@ -274,7 +282,8 @@ def text_difference(
     before: str,
     after: str,
     shares: Sequence[float],
-    hold: Sequence[str] = (),
+    keep: Sequence[str] = (),
+    steps: int = INVERTED,
     progress: Progress | None = None,
 ) -> Labelled:
     """Turns a picture's semantics towards the difference of two captions (DALL-E 2, section 3.3).
@@ -287,29 +296,25 @@ def text_difference(
         before: What it shows.
         after: What it is to show.
         shares: How far to turn; 0 gives the picture back, 0.25 to 0.5 is usual.
-        hold: Representations of the picture that stay.
+        keep: Representations of the picture that stay.
+        steps: Of the inversion and of the drawing that follows.
         progress: Wraps the steps of the inversion.
 
     Raises:
         ValueError: The two captions mean the same to CLIP.
     """
-    require(cascade, "semantics", *hold, task="a text difference")
-    own = source.pick("semantics")
-    latent = cascade.invert(source.image, own.parts | source.pick(*hold).parts, INVERTED, progress)
+    require(cascade, "semantics", *keep, task="a text difference")
     texts = [said(cascade, "semantics", words).parts["semantics"] for words in (before, after)]
     difference = texts[1] - texts[0]
-    z = own.parts["semantics"]
+    z = source.pick("semantics").parts["semantics"]
     if difference.norm() < 1e-3 * z.norm():
         raise ValueError(f"expected two captions that differ, found {before!r} and {after!r}")
     towards = difference * (z.norm() / difference.norm())
-    held = source.pick(*hold)
-
-    def turned(share: float) -> Composition:
-        return _with_semantics(held, slerp(z, towards, share), f"{before!r} to {after!r}, {share:g}").but(
-            latent=latent, sampling={"sampler": "heun", "steps": INVERTED, "guidance": 1.0}
-        )
-
-    return [(f"{share:g}", turned(share)) for share in shares]
+    kept = source.pick(*keep).drop("semantics")
+    latent = cascade.invert(source.image, kept.parts | {"semantics": z}, steps, progress)
+    start = kept.but(latent=latent, sampling={"sampler": "heun", "steps": steps, "guidance": 1.0})
+    says = f"{before!r} to {after!r}"
+    return [(f"{s:g}", _with_semantics(start, slerp(z, towards, s), f"{says}, {s:g}")) for s in shares]
 
 
 def truncated(
@@ -318,7 +323,7 @@ def truncated(
     mean: Tensor,
     components: Tensor,
     dimensions: Sequence[int],
-    hold: Sequence[str] = (),
+    keep: Sequence[str] = (),
 ) -> Labelled:
     """Draws what the first principal components of a picture's semantics hold (DALL-E 2, section 5, figure 7).
 
@@ -328,25 +333,29 @@ def truncated(
         mean: (d,) of image embeddings.
         components: (k d) orthonormal, the most important first.
         dimensions: How many components to keep, a picture each.
-        hold: Representations of the picture that stay.
+        keep: Representations of the picture that stay.
 
     Raises:
         ValueError: Embeddings of another width, or more components than there are.
     """
-    require(cascade, "semantics", *hold, task="a reconstruction")
+    require(cascade, "semantics", *keep, task="a reconstruction")
     z = source.pick("semantics").parts["semantics"]
     if z.shape[1] != len(mean) or not 0 <= min(dimensions) <= max(dimensions) <= len(components):
         raise ValueError(
             f"expected embeddings of width {len(mean)} and 0 to {len(components)} components, found width {z.shape[1]} "
             f"and {', '.join(map(str, dimensions))}"
         )
-    shifted = (z - mean.to(z)) @ components.T.to(z)
-    kept = [(k, mean.to(z) + shifted[:, :k] @ components[:k].to(z)) for k in dimensions]
-    scale = z.norm()
-    held = source.pick(*hold)
-    return [(str(k), _with_semantics(held, x * (scale / x.norm().clamp(min=1e-6)), f"{k} components")) for k, x in kept]
+    mean, components, kept = mean.to(z), components.to(z), source.pick(*keep)
+    shifted = (z - mean) @ components.T
+
+    def first(k: int) -> Tensor:
+        x = mean + shifted[:, :k] @ components[:k]
+        scaled: Tensor = x * (z.norm() / x.norm().clamp(min=1e-6))  # as long as an embedding is
+        return scaled
+
+    return [(str(k), _with_semantics(kept, first(k), f"{k} components")) for k in dimensions]
 
 
-def _with_semantics(held: Composition, semantics: Tensor, source: str) -> Composition:
+def _with_semantics(kept: Composition, semantics: Tensor, source: str) -> Composition:
     parts = Parts(semantics=semantics)
-    return held | Composition(parts=parts, wanted=parts, sources={"semantics": source})
+    return kept | Composition(parts=parts, wanted=parts, sources={"semantics": source})

@@ -10,6 +10,7 @@ from PIL import Image
 
 from composer.adherence import Evaluation, distances, markdown, quantise
 from composer.cascade import Cascade
+from composer.composition import Composition
 from composer.decomposition import Decomposer
 from composer.editing import Original, edit, feather, open_region, window
 from composer.gallery import from_pil, read_recipe, save_png, to_pil
@@ -222,7 +223,7 @@ def test_a_picture_is_made_again_from_its_recipe(cascade, saved, images, tmp_pat
     model = Cascade.load(saved)
     parts = model.decompose({"image": images})
     image = model.sample(parts.row(1), seeds=[9], steps=3)
-    made = recipe(model, parts, 1, 9, {"steps": 3}, {"palette": "sha256:0"})
+    made = recipe(model, Composition(parts=parts.row(1)), 9, {"steps": 3})
     save_png(tmp_path / "x.png", image[0], made)
     assert torch.equal(quantise(again(model, read_recipe(tmp_path / "x.png"))), quantise(image))
     with pytest.raises(ValueError, match="drawn by the model 'tiny'"):

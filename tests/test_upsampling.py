@@ -9,6 +9,7 @@ import torch
 
 from composer.__main__ import main
 from composer.cascade import Cascade
+from composer.composition import Composition
 from composer.conditioning import Conditioning, ConditionSet
 from composer.datasets import Crops, SceneImages
 from composer.denoiser import Denoiser, LogNormal
@@ -224,9 +225,9 @@ def test_a_region_is_held_at_every_stage(two, tmp_path):
 def test_a_recipe_repeats_all_stages(two, tmp_path):
     parts, how = palette(two), {"steps": 3, "stages": {"up64": {"steps": 2}}, "size": (64, 96)}
     image = two.sample(parts, seeds=[5], **how)
-    save_png(tmp_path / "a.png", image[0], recipe(two, parts, 0, 5, how, {}))
+    save_png(tmp_path / "a.png", image[0], recipe(two, Composition(parts=parts), 5, how))
     assert torch.equal(again(two, read_recipe(tmp_path / "a.png")), image)
-    small = recipe(two, parts, 0, 5, {"until": "base"}, {})
+    small = recipe(two, Composition(parts=parts), 5, {"until": "base"})
     assert torch.equal(again(two, small), two.sample(parts, seeds=[5], until="base"))
 
 
