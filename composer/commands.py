@@ -25,6 +25,7 @@ from .files import write_atomically
 from .gallery import decomposed, save_png
 from .options import add_model, add_out, load, make_parser
 from .prior.commands import embed, evaluate_prior, export_prior, pca
+from .reporting import examine
 from .stage import SamplerName, Sampling
 from .storage import assemble as join
 from .storage import carry_weights, find_model, from_run, write_model
@@ -199,6 +200,22 @@ def doctor(args: Sequence[str], plugins: Sequence[str]) -> None:
         write_atomically(o.json, (json.dumps(found.as_json(), indent=2) + "\n").encode())
 
 
+def report(args: Sequence[str], plugins: Sequence[str]) -> None:
+    """Compare a picture with what its recipe asked for, condition by condition: what was asked, what came back."""
+    examples = ("out/000_seed0.png", "out/photo_seed0.png --image photo.png --out out/report")
+    parser = make_parser("report", report.__doc__, *examples)
+    parser.add_argument("picture", type=Path, help="a PNG that carries its recipe")
+    parser.add_argument("--image", type=Path, help="for an edit: the picture that was edited")
+    add_model(parser)
+    add_out(parser, "out/report")
+    o = parser.parse_args(args)
+    found = examine(load(o, plugins), o.picture, o.image)
+    Console().print(*found.tables(), sep="\n")
+    print("closed: 1 is what was asked, 0 as far from it as other pictures are")
+    save_png(o.out / "report.png", found.picture())
+    print(f"see {o.out / 'report.png'}")
+
+
 def demo(args: Sequence[str], plugins: Sequence[str]) -> None:
     """Show everything on the shipped model: take apart, recombine, edit, measure."""
     parser = make_parser("demo", demo.__doc__, "--out out/demo")
@@ -216,6 +233,7 @@ COMMANDS: dict[str, Command] = {
     "decomposers": decomposers,
     "decompose": decompose,
     **TASKS,
+    "report": report,
     "evaluate": evaluate,
     "evaluate-prior": evaluate_prior,
     "export": export,

@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 STAND_INS = {"semantics": "Palette", "sketch": "Sketch", "instances": "Intensity", "depth": "Intensity"}
 TEXT = {"vocabulary_size": 49408, "width": 8, "layers": 1, "heads": 1, "vector_dim": 32, "token_dim": 16}
-SMALLER = {"scenes": ["--workers", "0"], "compose": ["--steps", "2"], "edit": ["--steps", "2"]}
+SMALLER = {"scenes": ["--workers", "0"], "compose": ["--steps", "2"], "edit": ["--steps", "2"], "report": []}
 
 
 @pytest.fixture
@@ -58,10 +58,10 @@ def test_python_runs_as_printed(block, here):
 def test_commands_run_as_printed(here):
     ran = []
     for words in commands():
-        if words[:3] == ["python", "-m", "composer"] and words[3] in ("scenes", "compose", "edit"):
+        if words[:3] == ["python", "-m", "composer"] and words[3] in SMALLER:
             assert main([*words[3:], *SMALLER[words[3]]]) == 0, words
             ran.append(words[3])
-    assert ran == ["scenes", "compose", "compose", "compose", "edit"]
+    assert ran == ["scenes", "compose", "compose", "compose", "report", "edit"]
     assert (here / "out/again/000_seed1.png").exists() and (here / "out/000002_seed0.png").exists()
 
 
