@@ -96,6 +96,7 @@ def sheet(
     rows: Sequence[str] = (),
     columns: Sequence[str] = (),
     title: str = "",
+    font: int = 14,
 ) -> Image.Image:
     """Draws a labelled contact sheet.
 
@@ -106,6 +107,7 @@ def sheet(
         rows: A label a row, left of it; none for no labels.
         columns: A label a column, above it; none for no labels.
         title: Above everything.
+        font: Size of the labels, in pixels; larger where the sheet is going to be shown small.
 
     Raises:
         ValueError: There is no image, or labels and images do not match in number.
@@ -118,7 +120,7 @@ def sheet(
         raise ValueError(f"expected {len(images)} row and {width} column labels, found {len(rows)} and {len(columns)}")
     cell = max(_cell(image) for image in present)
     pictures = [[None if image is None else to_pil(_fit(image[None], cell)[0]) for image in row] for row in images]
-    return _draw(pictures, cell, rows, columns, title)
+    return _draw(pictures, cell, rows, columns, title, font)
 
 
 def _cell(image: Tensor) -> int:
@@ -137,9 +139,14 @@ def _fit(image: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c h2 w2
 
 
 def _draw(
-    pictures: Sequence[Sequence[Image.Image | None]], cell: int, rows: Sequence[str], columns: Sequence[str], title: str
+    pictures: Sequence[Sequence[Image.Image | None]],
+    cell: int,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    size: int,
 ) -> Image.Image:
-    font, large = ImageFont.load_default(14), ImageFont.load_default(20)
+    font, large = ImageFont.load_default(size), ImageFont.load_default(size + 6)
     count = max(len(row) for row in pictures)
     left = [_wrap(label, font, LABEL_WIDTH) for label in rows]
     above = [_wrap(label, font, cell) for label in columns]
