@@ -1,4 +1,4 @@
-"""The model that ships: whole, within its size, and following what it is asked."""
+"""The models that ship: whole, within its size, and following what it is asked."""
 
 from pathlib import Path
 
@@ -10,6 +10,9 @@ from composer.cascade import Cascade
 from composer.datasets import SceneImages
 from composer.evaluating import sample_of
 from composer.low_res import shrink
+from composer.prior import Prior
+from composer.prior.evaluation import measure_embeddings
+from composer.scenes import render_retold
 
 ASSETS = Path(__file__).parent.parent / "composer" / "assets"
 
@@ -63,3 +66,28 @@ def test_the_upsampler_keeps_the_image_and_sharpens_it(shipped):
 
     bicubic = torch.nn.functional.interpolate(small, (256, 256), mode="bicubic")
     assert edges(bicubic) < 0.3 * edges(true) and 0.6 * edges(true) < edges(large) < 1.3 * edges(true)
+
+
+PRIORS = ("scenes_prior_diffusion", "scenes_prior_ar")
+
+
+def test_the_shipped_priors_are_small_and_have_cards():
+    files = [path for name in PRIORS for path in (ASSETS / name).iterdir()]
+    assert sum(path.stat().st_size for path in files) <= 8e6
+    for name in PRIORS:
+        card = (ASSETS / name / "README.md").read_text()
+        assert "| other images of the caption |" in card and f"python -m composer evaluate-prior {name}" in card
+
+
+@pytest.mark.parametrize("name", PRIORS)
+def test_a_shipped_prior_draws_what_the_caption_says_in_more_than_one_way(name):
+    """Nearer to the caption's pictures than any stranger's is, and about as unlike each other as those pictures."""
+    prior, count = Prior.load(name), 24
+    true = sample_of("scenes:val", count, 64)
+    retold = render_retold("val", range(count), 2, 64)
+    table = measure_embeddings(prior, prior.image_reader(), true, draws=3, retold=retold)
+    drawn, others = table["prior, guidance 1"], table["other images of the caption"]
+    assert drawn["to_image"] > 0.85 and drawn["found"] > 0.7
+    assert table["image of another caption"]["to_image"] < 0.3
+    assert (1 - others["among_draws"]) / 3 < 1 - drawn["among_draws"] < 5 * (1 - others["among_draws"])
+    assert torch.equal(prior.sample(["a red cube on sand"], seeds=[4]), prior.sample(["a red cube on sand"], seeds=[4]))
