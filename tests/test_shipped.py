@@ -1,10 +1,12 @@
 """The models that ship: whole, within its size, and following what it is asked."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from composer.__main__ import main
 from composer.adherence import Evaluation
 from composer.cascade import Cascade
 from composer.datasets import SceneImages
@@ -91,3 +93,12 @@ def test_a_shipped_prior_draws_what_the_caption_says_in_more_than_one_way(name):
     assert table["image of another caption"]["to_image"] < 0.3
     assert (1 - others["among_draws"]) / 3 < 1 - drawn["among_draws"] < 5 * (1 - others["among_draws"])
     assert torch.equal(prior.sample(["a red cube on sand"], seeds=[4]), prior.sample(["a red cube on sand"], seeds=[4]))
+
+
+def test_the_shipped_diffusion_prior_is_the_one_to_evaluate(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["composer"])
+    words = ["--count", "2", "--draws", "2", "--pictures", "0", "--json", str(tmp_path / "prior.json")]
+    assert main(["evaluate-prior", *words]) == 0
+    assert "| other images of the caption |" in capsys.readouterr().out
+    measured = json.loads((tmp_path / "prior.json").read_text())
+    assert measured["about"]["prior"] == Prior.load(PRIORS[0]).sha256 != Prior.load(PRIORS[1]).sha256
