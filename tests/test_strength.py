@@ -101,3 +101,16 @@ def test_the_network_is_called_once_a_set(cascade, monkeypatch):
     early = {n for s, n in rows if s > sigma(0.4)}
     late = {n for s, n in rows if s < sigma(0.4)}
     assert early == {3} and late == {2}  # intensity, intensity and palette, nothing; then intensity, nothing
+
+
+@pytest.mark.parametrize(
+    ("palette", "intensity", "sets"),
+    [(1.0, 1.0, 2), (0.0, 1.0, 2), (0.5, 1.0, 3), (0.5, 0.5, 2), (0.3, 0.6, 3), (1.5, 1.0, 3), (0.0, 0.0, 1)],
+)
+def test_a_step_is_one_call_with_an_estimate_for_each_distinct_set(cascade, palette, intensity, sets):
+    parts, rows = cascade.decompose({"image": torch.rand(1, 3, 16, 16)}).pick("palette", "intensity"), []
+    hook = cascade.stages[0].denoiser.register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
+    strengths = {"palette": Strength(weight=palette), "intensity": Strength(weight=intensity)}
+    cascade.sample(parts, seeds=[0, 1], strengths=strengths, guidance=3.0, steps=3)
+    hook.remove()
+    assert rows == [2 * sets] * 3
