@@ -307,13 +307,14 @@ def _save(
         save_png(path, picture, None if o.no_recipe else made)
         paths.append(path)
         shown.append(picture if isinstance(picture, Tensor) else load_rgb(path).image)
+    stem = paths[0].stem if len(paths) == 1 else f"{name}{suffix}"
     if o.best_of > 1:
         kept, last = drawn.scores.amax(1).mean(), drawn.scores.amin(1).mean()
-        print(f"{name}{suffix}: the best of {o.best_of} closes {kept:.2f}, the last {last:.2f}")
+        print(f"{stem}: the best of {o.best_of} closes {kept:.2f}, the last {last:.2f}")
     far = distances(cascade, composition.wanted, drawn.images)
     if far:
         says = ", ".join(f"{what} off by {float(d.mean()):.3f}" for what, d in far.items())
-        print(f"{name}{suffix}: {says}")
+        print(f"{stem}: {says}")
     return shown, paths
 
 

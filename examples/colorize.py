@@ -1,44 +1,56 @@
-"""Colours an image anew: its brightness stays, its colours come from a list.
+"""Colorization: a picture's brightness stays, its colours come from elsewhere (Composer, section 3.3).
 
-python examples/colorize.py                                      # a Scene that no training saw
-python examples/colorize.py photo.jpg --palette "#aa3311 0.6, #224488 0.4"
+python examples/colorize.py                                      # a photograph
+python examples/colorize.py photo.jpg colours.jpg others.jpg
 """
 
-import argparse
-from collections.abc import Sequence
-from pathlib import Path
+from studio import Row, Studio, run
 
-import torch
+from composer.composition import said
+from composer.tasks import colorize
 
-from composer import Cascade, save_png, sheet
-from composer.adherence import distances
-from composer.datasets import SceneImages
+COLOURS = "#d9a441 3, #3b6ea5 2, #f2efe6 1"
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Draws the image in the asked colours, and says how far its palette and its brightness are from what was asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("image", nargs="?", help="a file (default: a Scene)")
-    parser.add_argument("--palette", default="#d9a441 3, #3b6ea5 2, #f2efe6 1", help="colours and their weights")
-    parser.add_argument("--model", default="scenes256")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("out/colorize.png"))
-    o = parser.parse_args(args)
+def by_a_picture(studio: Studio) -> Row:
+    """Takes the palette of another picture."""
+    photo, colours = studio.pictures("chelsea", "scene03")
+    return studio.row(
+        "Colours of another picture",
+        "A photograph's intensity with the palette of a Scene.",
+        f"colorize {photo} --palette {colours}",
+        [*studio.taken(photo, "intensity"), *studio.taken(colours, "palette")],
+        colorize(studio.model, photo.source, [colours.source.has]),
+    )
 
-    model = Cascade.load(o.model)
-    scene = SceneImages("val", model.stages[0].size, 1).row(0, seed=0)["image"]
-    image = model.open(o.image)[0] if o.image else scene
 
-    palette = dict(model.decomposition.named())["palette"]
-    asked = model.decompose({"image": image[None]}).pick("intensity") | {"palette": palette.from_text(o.palette)}
-    results = model.sample(asked, seeds=o.seeds)
+def by_a_person(studio: Studio) -> Row:
+    """Takes colours and their shares from words."""
+    (photo,) = studio.pictures("coffee")
+    palette = said(studio.model, "palette", COLOURS)
+    return studio.row(
+        "Colours by hand",
+        f"A photograph's intensity with the colours `{COLOURS}`.",
+        f'colorize {photo} --palette "{COLOURS}"',
+        [*studio.taken(photo), *studio.preview(palette, "palette")],
+        colorize(studio.model, photo.source, [palette]),
+        count=2,
+    )
 
-    shown = [image, palette.preview(asked["palette"])[0], *results]
-    save_png(o.out, sheet([shown], columns=["before", "palette", *(f"seed {seed}" for seed in o.seeds)]))
-    for name, (before, *after) in distances(model, asked, torch.cat([image[None], results])).items():
-        print(f"{name}: off by {before:.3f} before, by {sum(after) / len(after):.3f} on average after")
-    print(f"see {o.out}")
 
+def between_palettes(studio: Studio) -> Row:
+    """Goes from one picture's palette to another one's."""
+    picture, a, b = studio.pictures("scene01", "scene20", "scene15")
+    return studio.row(
+        "From palette to palette",
+        "A Scene's intensity; the palette goes from that of the second to that of the third.",
+        f"colorize {picture} --palette {a} {b} --frames 4",
+        [*studio.taken(picture), *studio.taken(a, "palette"), *studio.taken(b, "palette")],
+        [(share or "1.00", x) for share, x in colorize(studio.model, picture.source, [a.source.has, b.source.has], 4)],
+    )
+
+
+EXAMPLES = (by_a_picture, by_a_person, between_palettes)
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, *EXAMPLES)

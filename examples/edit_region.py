@@ -1,49 +1,96 @@
-"""Redraws a region of a picture in another picture's looks; outside it every pixel stays as it is.
+"""Edits within a region: new content, other colours, other looks, and beyond the border; the rest stays, bit for bit.
 
-python examples/edit_region.py                                   # two Scenes that no training saw
-python examples/edit_region.py photo.png painting.jpg --region mask.png --how palette --keep sketch
+python examples/edit_region.py                                   # Scenes, a photograph
+python examples/edit_region.py photo.jpg looks.jpg
 """
 
-import argparse
-from collections.abc import Sequence
-from pathlib import Path
+from studio import Row, Studio, run
 
-import numpy as np
-
-from composer import Cascade, Original, edit, open_region, save_png
-from composer.datasets import SceneImages
+from composer import Composition
+from composer.composition import said
+from composer.tasks import colorize, try_on, variations
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Edits, and counts the pixels that changed inside and outside the region."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="*", help="the picture to edit, and the one to take looks from")
-    parser.add_argument("--region", default="0.25,0.4,0.9,0.9", help="a mask's file, or left,top,right,bottom")
-    parser.add_argument("--how", nargs="+", default=["palette", "semantics"], help="conditions of the second picture")
-    parser.add_argument("--keep", nargs="*", default=["sketch", "depth"], help="conditions of the first picture")
-    parser.add_argument("--model", default="scenes256")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("out/edit_region"))
-    o = parser.parse_args(args)
+def inpainted(studio: Studio) -> Row:
+    """Puts into a region what a caption says."""
+    caption, box = "a large red cube", "0.3,0.25,0.75,0.75"
+    (picture,) = studio.pictures("scene00")
+    _, frame = studio.within(picture, box)
+    return studio.row(
+        "Inpainting",
+        f"*{caption}*, in a box of a Scene.",
+        f'edit {picture} --region {box} --caption "{caption}"',
+        studio.taken(picture),
+        said(studio.model, "caption", caption),
+        count=3,
+        frame=frame,
+    )
 
-    model = Cascade.load(o.model)
-    if not o.images:
-        o.images = [o.out / "scene.png", o.out / "looks.png"]
-        for path, index in zip(o.images, (0, 3), strict=True):
-            save_png(path, SceneImages("val", 64, 4).row(index, seed=0)["image"])
 
-    original = Original.open(o.images[0])
-    height, width = original.image.shape[1:]
-    region = open_region(o.region, (height, width))
-    looks = model.decompose({"image": model.open(o.images[1])})
-    [result] = edit(model, original, region, looks.pick(*o.how), keep=o.keep, seeds=[o.seed])
+def outpainted(studio: Studio) -> Row:
+    """Continues a picture to the right."""
+    (picture,) = studio.pictures("scene23")
+    _, frame = studio.beyond(picture, 0, 0, 0.5, 0)
+    return studio.row(
+        "Outpainting",
+        "A Scene goes on beyond its border; nothing but the picture itself says how.",
+        f"outpaint {picture} --by 0,0,0.5,0",
+        studio.taken(picture),
+        Composition(),
+        count=3,
+        frame=frame,
+    )
 
-    save_png(o.out / "edited.png", result)
-    changed = (np.asarray(result) != np.asarray(original.picture)).reshape(height, width, -1).any(-1)
-    inside = region[0, 0].numpy() > 0
-    print(f"changed {changed[inside].mean():.0%} of the pixels inside the region, {changed[~inside].sum()} outside")
-    print(f"see {o.out / 'edited.png'}")
 
+def colorized(studio: Studio) -> Row:
+    """Colours a region anew."""
+    colours, box = "#2244aa 2, #88bbee 1", "0.05,0.05,0.6,0.95"
+    (picture,) = studio.pictures("coffee")
+    square, frame = studio.within(picture, box)
+    palette = said(studio.model, "palette", colours)
+    return studio.row(
+        "Colorization within a region",
+        f"Inside a box of a photograph, its intensity with the colours `{colours}`.",
+        f'colorize {picture} --palette "{colours}" --region {box}',
+        [*studio.taken(picture), *studio.preview(square.source.has, "intensity"), *studio.preview(palette, "palette")],
+        colorize(studio.model, square.source, [palette]),
+        frame=frame,
+    )
+
+
+def varied(studio: Studio) -> Row:
+    """Draws a region's variations."""
+    box = "0.05,0.3,0.6,0.95"
+    (picture,) = studio.pictures("scene10")
+    square, frame = studio.within(picture, box)
+    return studio.row(
+        "Variations within a region",
+        "Inside a box of a Scene, sketch and depth stay; the rest is drawn anew for each seed.",
+        f"vary {picture} --region {box} --keep sketch depth",
+        [*studio.taken(picture), *studio.preview(square.source.has, "sketch", "depth")],
+        variations(studio.model, square.source, ("sketch", "depth")),
+        count=3,
+        frame=frame,
+    )
+
+
+def worn(studio: Studio) -> Row:
+    """Puts a garment's looks where clothes are."""
+    box = "0.3,0.45,0.85,1"
+    wearer, garment = studio.pictures("astronaut", "scene19")
+    square, frame = studio.within(wearer, box)
+    return studio.row(
+        "Virtual try-on",
+        "Semantics and palette of the garment, inside a box around the suit, whose sketch and depth stay.",
+        f"try-on {wearer} {garment} --region {box} --keep sketch depth",
+        [*studio.taken(wearer), *studio.preview(square.source.has, "sketch", "depth"), *studio.taken(garment)],
+        try_on(studio.model, square.source, garment.source, ("sketch", "depth")),
+        count=2,
+        frame=frame,
+    )
+
+
+EXAMPLES = (inpainted, outpainted, colorized, varied, worn)
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, *EXAMPLES)

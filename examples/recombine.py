@@ -1,47 +1,44 @@
-"""Recombines two images: where things are from one, how they look from the other.
+"""Recombination: where things are from one picture, how they look from another.
 
 python examples/recombine.py                                     # two Scenes that no training saw
-python examples/recombine.py photo.jpg painting.jpg --where sketch --how palette semantics --seeds 0 1 2
+python examples/recombine.py photo.jpg painting.jpg --seed 1
 """
 
-import argparse
-from collections.abc import Sequence
-from pathlib import Path
+from studio import Row, Studio, run
 
-import torch
+from composer.tasks import redraw
 
-from composer import Cascade, save_png, sheet
-from composer.adherence import distances
-from composer.datasets import SceneImages
+WHERE, HOW = ("sketch", "depth", "instances"), ("palette", "semantics")
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Draws the recombination, and says how near each condition is to what was asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="*", help="two files (default: two Scenes)")
-    parser.add_argument("--where", nargs="+", default=["sketch", "depth"], help="conditions of the first image")
-    parser.add_argument("--how", nargs="+", default=["palette", "semantics"], help="conditions of the second image")
-    parser.add_argument("--model", default="scenes256")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("out/recombine.png"))
-    o = parser.parse_args(args)
+def recombined(studio: Studio) -> Row:
+    """Takes the layout of one picture and the looks of another."""
+    a, b = studio.pictures("scene08", "scene16")
+    return studio.row(
+        "Recombined",
+        "Sketch, depth and instances of one Scene, palette and semantics of another.",
+        f"compose {' '.join(f'--{n} {a}' for n in WHERE)} {' '.join(f'--{n} {b}' for n in HOW)}",
+        [*studio.taken(a, "sketch", "depth"), *studio.taken(b, "palette")],
+        a.source.pick(*WHERE) | b.source.pick(*HOW),
+        count=3,
+    )
 
-    model = Cascade.load(o.model)
-    scenes = SceneImages("val", model.stages[0].size, 4)
-    image = model.open(*o.images) if o.images else torch.stack([scenes.row(i, 0)["image"] for i in (0, 3)])
 
-    parts = model.decompose({"image": image})
-    results = model.sample(parts.row(0).pick(*o.where) | parts.row(1).pick(*o.how), seeds=o.seeds)
+def from_a_drawing(studio: Studio) -> Row:
+    """Starts from a rough drawing, made noisy."""
+    drawing, scene = studio.pictures("drawing", "scene22")
+    times = (0.5, 0.65, 0.8)
+    asked = scene.source.pick("semantics")
+    return studio.row(
+        "From a rough drawing",
+        "A flat drawing, made noisy and drawn to the end under a Scene's semantics: the noisier, the less of it stays.",
+        [f"compose --semantics {scene} --start {drawing}:{time}" for time in times],
+        [*studio.taken(drawing), *studio.taken(scene)],
+        [(f"time {time}", redraw(studio.model, drawing.source, asked, time)) for time in times],
+    )
 
-    labels = [f"{', '.join(o.where)} from", f"{', '.join(o.how)} from", *(f"seed {seed}" for seed in o.seeds)]
-    save_png(o.out, sheet([[*image, *results]], columns=labels))
-    read = model.read({"image": image})
-    for row, names in enumerate((o.where, o.how)):
-        far = distances(model, read.row(row).pick(*names), torch.cat([image[1 - row : 2 - row], results]))
-        for name, (other, *ours) in far.items():
-            print(f"{name}: off by {sum(ours) / len(ours):.3f} on average; the other image by {other:.3f}")
-    print(f"see {o.out}")
 
+EXAMPLES = (recombined, from_a_drawing)
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, *EXAMPLES)

@@ -1,3 +1,6 @@
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -63,14 +66,42 @@ TINY = {
 }
 
 
-@pytest.fixture(scope="session")
-def cascade():
+def shipped():
+    """All that the model that ships is read with: small networks come along."""
+    folder = Path(__file__).parent.parent / "composer" / "assets" / "scenes256"
+    return json.loads((folder / "config.json").read_text())
+
+
+def small(condition):
+    """A condition of the shipped model, for the tiny network."""
+    own = condition["init_args"]
+    args = {k: {"vector_dim": 32, "token_dim": 16, "spatial_dim": 4}.get(k, v) for k, v in own.items()}
+    return {**condition, "init_args": args}
+
+
+def talkative(spec):
     torch.manual_seed(0)
-    made = Cascade.from_spec(TINY)
+    made = Cascade.from_spec(spec)
     with torch.no_grad():  # an untrained network ends in zeros: give it something to say
         for parameter in made.stages[0].denoiser.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
     return made
+
+
+@pytest.fixture(scope="session")
+def cascade():
+    return talkative(TINY)
+
+
+@pytest.fixture(scope="session")
+def eight(tmp_path_factory):
+    """A tiny untrained model of all eight conditions, saved and loaded."""
+    full = shipped()
+    conditions = {name: small(condition) for name, condition in full["stages"][0]["conditions"].items()}
+    stage = {**TINY["stages"][0], "conditions": conditions}
+    folder = tmp_path_factory.mktemp("models") / "eight"
+    talkative({**full, "name": "eight", "stages": [stage]}).save(folder, "# eight\n")
+    return Cascade.load(folder)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """What stands where in a scene, drawn so that it can be seen: within the picture, apart, and hardly hidden."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -100,7 +100,7 @@ class Dice:
     """Draws that are a function of their key alone, whatever the machine."""
 
     def __init__(self, *key: int):
-        self.random = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key))).random
+        self.random: Callable[[], float] = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key))).random
 
     def between(self, low: float, high: float) -> float:
         return low + (high - low) * float(self.random())

@@ -40,7 +40,8 @@ def retell(split: str, index: int, count: int, seed: int = 0) -> list[Scene]:
     numbers = [float(dice.random()) for _ in range(ENOUGH)]
     caption = tell(Replay(numbers), scene)
     kinds = [_told(scene, i, caption, numbers) for i in range(len(scene.things))]
-    fresh, found = Dice(seed, SPLITS.index(split), index, 1), []
+    fresh = Dice(seed, SPLITS.index(split), index, 1)
+    found: list[Scene] = []
     while len(found) < count:
         other = redraw(fresh, kinds, scene.ground, scene.sky)
         if tell(Replay(numbers), other) == caption:

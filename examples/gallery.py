@@ -1,0 +1,124 @@
+"""Draws all examples as one page, docs/gallery/README.md. What is drawn already, by the same model, stays.
+
+python examples/gallery.py                                       # make gallery
+python examples/gallery.py --only recombined inpainted --again
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import best_of
+import colorize
+import edit_region
+import embeddings
+import interpolation
+import recombine
+import reconfigure
+import restyle
+import strengths
+import text_to_image
+import torch
+import variations
+from rich.progress import Progress
+from studio import Example, Studio, table
+
+from composer import Cascade
+from composer.files import write_atomically
+
+FAMILIES = (
+    *(text_to_image, best_of, recombine, variations, interpolation, reconfigure),
+    *(colorize, restyle, edit_region, embeddings, strengths),
+)
+REMARKS: dict[str, str] = {}
+"""What a row does not show as it should, written by a person who looked at it."""
+
+SEEN = ""
+"""SHA-256 of the model that they saw."""
+
+HEAD = """# Gallery
+
+All of this is drawn by the shipped model, `scenes256`, at 64 pixels and enlarged to 256, by `make gallery`, which
+runs the scripts in [examples](../../examples). The Scenes are of a split that no training saw; the photographs are
+those of scikit-image, and crops of them were in the training. What pictures are taken from was chosen for what it
+shows; what is drawn was not: it has the first seeds, 0, 1, 2, and a row says so where one of several was kept.
+
+The commands work in this folder; with `--precision bf16` they draw these very pictures (but for JPEG). The tables say
+how much of the way from other pictures (0) to what was asked (1) each result goes when it is taken apart again
+(`composer.reranking.closed`); below 0 it is farther off than they are.
+"""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Draws the rows that are missing, and writes the page."""
+    every = {make.__name__: make for family in FAMILIES for make in family.EXAMPLES}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=list(every), choices=list(every), metavar="ROW")
+    parser.add_argument("--again", action="store_true", help="draw also what is there already")
+    parser.add_argument("--model", default="scenes256", help="a model's folder")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="inside the network")
+    parser.add_argument("--out", type=Path, default=Path("docs/gallery"), help="folder to write to")
+    o = parser.parse_args(args)
+    model = Cascade.load(o.model).to("cpu", torch.bfloat16 if o.precision == "bf16" else None)
+    how = {} if o.steps is None else {"steps": o.steps}
+    about = {"model": model.sha256, "precision": o.precision, **how}
+    done = _done(o.out, about)
+    missing = [name for name in o.only if o.again or name not in done]
+    with Progress() as bar:
+        rows, steps = bar.add_task("rows", total=len(missing)), bar.add_task("steps")
+
+        def progress(numbers: Sequence[int]) -> Iterator[int]:
+            bar.reset(steps, total=len(numbers))
+            for number in numbers:
+                yield number
+                bar.advance(steps)
+
+        studio = Studio(model, o.out, progress=progress, **how)
+        for name in missing:
+            bar.update(rows, description=name)
+            done[name] = _draw(every[name], studio)
+            write_atomically(o.out / "figures.json", (json.dumps({**about, "rows": done}, indent=1) + "\n").encode())
+            bar.advance(rows)
+    write_atomically(o.out / "README.md", page(done).encode())
+    print(f"see {o.out / 'README.md'}")
+    if model.sha256 != SEEN:
+        print("note: the remarks were written of another model's pictures; look at these ones")
+
+
+def _done(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """The rows that were drawn in the same way."""
+    path = folder / "figures.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    rows: dict[str, Any] = found.pop("rows", {})
+    return rows if found == about else {}
+
+
+def _draw(make: Example, studio: Studio) -> dict[str, Any]:
+    row = make(studio)
+    row.save(studio.folder / make.__name__)
+    return {name: getattr(row, name) for name in ("title", "claim", "commands", "closed", "moving")}
+
+
+def page(done: dict[str, Any]) -> str:
+    """The page, as GitHub shows it."""
+    parts = [HEAD]
+    for family in FAMILIES:
+        name, about = family.__name__, (family.__doc__ or "").splitlines()[0]
+        title, _, rest = about.partition(": ")
+        parts.append(f"## {title}\n\n{rest[0].upper() + rest[1:]} By [{name}.py](../../examples/{name}.py).\n")
+        parts += [_section(make.__name__, done[make.__name__]) for make in family.EXAMPLES if make.__name__ in done]
+    return "\n".join(parts)
+
+
+def _section(name: str, row: dict[str, Any]) -> str:
+    pictures = [f"![{row['title']}]({name}.jpg)"] + ([f"![As a film]({name}.gif)"] if row["moving"] else [])
+    commands = "\n".join(["```bash", *row["commands"], "```"])
+    remark = [f"**What it does not show:** {REMARKS[name]}"] if name in REMARKS else []
+    return "\n\n".join([f"### {row['title']}", row["claim"], *remark, *pictures, commands, table(row["closed"])]) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Reconfiguration: a picture is inverted, and drawn again with something of it changed (Composer, section 3.4).
+
+python examples/reconfigure.py                                   # two Scenes
+python examples/reconfigure.py photo.jpg edited.jpg
+"""
+
+from studio import Row, Studio, run
+
+from composer.tasks import pose_transfer, reconfigure, translate
+
+
+def other_shapes(studio: Studio) -> Row:
+    """Changes sketch, depth and instances, keeps palette and semantics."""
+    picture, edited = studio.pictures("scene13", "scene17")
+    names, keep = ("sketch", "depth", "instances"), ("semantics", "palette")
+    changed = " ".join(f"--{name} {edited}" for name in names)
+    return studio.row(
+        "Reconfiguration",
+        "The first Scene's own noise, semantics and palette, with sketch, depth and instances of the second.",
+        f"reconfigure {picture} {changed} --keep {' '.join(keep)}",
+        [*studio.taken(picture), *studio.taken(edited, "sketch", "depth")],
+        reconfigure(studio.model, picture.source, edited.source.pick(*names), keep, **studio.inverting),
+    )
+
+
+def in_other_words(studio: Studio) -> Row:
+    """Translates a picture to what captions say."""
+    before = "a shiny orange cylinder in the middle, on stone under a dawn sky"
+    after = ("a shiny blue cylinder in the middle, on grass under a clear sky", "a shiny orange cone, on snow")
+    (picture,) = studio.pictures("scene13", caption=before)
+    model, inverting = studio.model, studio.inverting
+    return studio.row(
+        "Image translation",
+        f"*{before}* becomes *{after[0]}*, and *{after[1]}*; sketch, depth and instances stay.",
+        [f'translate {picture} --image-caption "{before}" --to "{words}"' for words in after],
+        studio.taken(picture),
+        [(words, translate(model, picture.source, words, **inverting)) for words in after],
+    )
+
+
+def other_pose(studio: Studio) -> Row:
+    """Gives a picture's things the shapes of another one's."""
+    picture, pose = studio.pictures("scene04", "scene05")
+    take = ("instances", "sketch")
+    return studio.row(
+        "Pose transfer",
+        "Semantics and palette of the first Scene stay; its things take the shapes of the second one's.",
+        f"repose {picture} {pose} --take {' '.join(take)}",
+        [*studio.taken(picture), *studio.taken(pose, *take)],
+        pose_transfer(studio.model, picture.source, pose.source, take=take, **studio.inverting),
+    )
+
+
+EXAMPLES = (other_shapes, in_other_words, other_pose)
+
+if __name__ == "__main__":
+    run(__doc__, *EXAMPLES)

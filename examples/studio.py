@@ -1,0 +1,287 @@
+"""What the examples share: pictures to take from, rows to show, and a command line.
+
+An example is a few functions from a `Studio` to a `Row`. `run` makes them a script, `gallery.py` a page of all of them.
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from composer import Cascade, Composition, Original, Source, open_region, sheet
+from composer.adherence import quantise
+from composer.datasets import Photographs
+from composer.editing import Frame, extend
+from composer.gallery import PAPER, from_pil, previews, to_pil
+from composer.options import bar
+from composer.reranking import best_of, closed
+from composer.samplers import Progress
+from composer.scenes import render_batch
+
+SIZE, FILM = 256, 160
+ACROSS = 5
+"""Pictures side by side, so that labels stay readable where a page shows a row at half its size."""
+
+Shown = tuple[str, Tensor]
+"""A label, and a picture (3 h w)."""
+
+Closed = Mapping[str, Mapping[str, float]]
+"""Label of a result -> condition -> how much of the way to what was asked it goes, see `composer.reranking.closed`."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture to take from.
+
+    Attributes:
+        name: How a command names its file.
+        original: Its pixels.
+        source: What the model reads from it.
+    """
+
+    name: str
+    original: Original
+    source: Source
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Row:
+    """What an example shows.
+
+    Attributes:
+        title: A few words.
+        claim: What it does, in a sentence.
+        commands: What draws the same from the command line.
+        inputs: Pictures that were taken from, and previews of what was taken.
+        results: What each command drew.
+        closed: How near each result came.
+        moving: Whether the results are frames.
+    """
+
+    title: str
+    claim: str
+    commands: Sequence[str]
+    inputs: Sequence[Shown]
+    results: Sequence[Sequence[Shown]]
+    closed: Closed
+    moving: bool = False
+
+    def picture(self) -> Image.Image:
+        """All of its pictures: what was taken, below it what was made of it."""
+        drawn = [shown for made in self.results for shown in made]
+        lines = [[*self.inputs, *drawn]]
+        if len(lines[0]) > ACROSS:
+            lines = [x[i : i + ACROSS] for x in (list(self.inputs), drawn) for i in range(0, len(x), ACROSS)]
+        sheets = [sheet([[x for _, x in line]], columns=[label for label, _ in line], font=22) for line in lines]
+        page = Image.new("RGB", (max(s.width for s in sheets), sum(s.height for s in sheets)), PAPER)
+        for i, one in enumerate(sheets):
+            page.paste(one, (0, sum(s.height for s in sheets[:i])))
+        return page
+
+    def save(self, path: Path) -> None:
+        """Writes ``PATH.jpg``, and frames as ``PATH.gif``, there and back."""
+        self.picture().save(path.with_suffix(".jpg"), quality=88)
+        if self.moving:
+            frames = [
+                to_pil(x).resize((FILM, FILM), Image.Resampling.LANCZOS) for made in self.results for _, x in made
+            ]
+            frames += frames[-2:0:-1]
+            frames[0].save(path.with_suffix(".gif"), save_all=True, append_images=frames[1:], duration=160, loop=0)
+
+
+def table(closed: Closed) -> str:
+    """Markdown: a column a result, a line a condition."""
+    names = list(dict.fromkeys(name for row in closed.values() for name in row))
+    head = ["| closed | " + " | ".join(closed) + " |", "|---" * (len(closed) + 1) + "|"]
+    cells = [[f"{row[name]:.2f}" if name in row else "" for row in closed.values()] for name in names]
+    lines = [f"| {name} | " + " | ".join(line) + " |" for name, line in zip(names, cells, strict=True)]
+    return "\n".join([*head, *lines]) if names else ""
+
+
+class Studio:
+    """Where examples draw.
+
+    Args:
+        model: The model.
+        folder: Pictures that no file is given for are written to its ``inputs``.
+        files: Take the place of the examples' own pictures, the first file that of the first one.
+        seed: The first of the seeds.
+        progress: Wraps the steps.
+        **how: How `Cascade.sample` differs from the model's own.
+    """
+
+    def __init__(
+        self,
+        model: Cascade,
+        folder: Path,
+        files: Sequence[str] = (),
+        seed: int = 0,
+        progress: Progress | None = None,
+        **how: Any,
+    ):
+        self.model, self.folder, self.files = model, folder, list(files)
+        self.seed, self.progress, self.how = seed, progress, how
+
+    @property
+    def inverting(self) -> dict[str, Any]:
+        """How tasks invert."""
+        return {"progress": self.progress, **{n: self.how[n] for n in ("steps",) if n in self.how}}
+
+    def pictures(self, *names: str, caption: str = "") -> list[Picture]:
+        """Opens files, or where there is none the named pictures; `caption` is what the first one shows.
+
+        Args:
+            *names: ``scene04`` is a Scene of the split val, ``chelsea`` a photograph of scikit-image, ``drawing`` ours.
+            caption: What the first one shows.
+        """
+        paths = [Path(path) for path in self.files[: len(names)]]
+        paths += [self._input(name) for name in names[len(paths) :]]
+        return [self._open(path, caption if i == 0 else "") for i, path in enumerate(paths)]
+
+    def _input(self, name: str) -> Path:
+        path = self.folder / "inputs" / f"{name}.jpg"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            to_pil(example(name)).save(path, quality=92, subsampling=0)
+        return path
+
+    def _open(self, path: Path, caption: str) -> Picture:
+        own = path.parent == self.folder / "inputs"
+        source = Source.open(self.model, path, caption)
+        return Picture(f"inputs/{path.name}" if own else str(path), Original.open(path), source)
+
+    def within(self, picture: Picture, box: str) -> tuple[Picture, Frame]:
+        """Restricts what is drawn to a region of a picture: left,top,right,bottom, or a mask's file."""
+        _, h, w = picture.original.image.shape
+        return self._framed(picture, picture.original, open_region(box, (h, w)))
+
+    def beyond(self, picture: Picture, *sides: float) -> tuple[Picture, Frame]:
+        """Enlarges a picture's canvas at left, top, right and bottom, by shares of its own, and draws only there."""
+        left, top, right, bottom = sides
+        return self._framed(picture, *extend(picture.original, (left, top, right, bottom)))
+
+    def _framed(self, picture: Picture, original: Original, region: Tensor) -> tuple[Picture, Frame]:
+        frame = Frame.around(original, region)
+        return Picture(picture.name, picture.original, frame.source(self.model)), frame
+
+    def taken(self, picture: Picture, *names: str) -> list[Shown]:
+        """A picture, and previews of what is taken from it."""
+        return [(Path(picture.name).stem, picture.original.image), *self.preview(picture.source.has, *names)]
+
+    def preview(self, composition: Composition, *names: str) -> list[Shown]:
+        """Previews of some representations."""
+        shown = previews(self.model.decomposition, composition.parts.pick(*names), SIZE)
+        return [(name, image[0]) for name, image in shown.items()]
+
+    def row(
+        self,
+        title: str,
+        claim: str,
+        commands: str | Sequence[str],
+        inputs: Sequence[Shown],
+        made: Composition | Sequence[tuple[str, Composition]],
+        *,
+        count: int = 1,
+        best: int = 1,
+        frame: Frame | None = None,
+        moving: bool = False,
+    ) -> Row:
+        """Draws, and measures how near it came.
+
+        Args:
+            title: See `Row`.
+            claim: See `Row`.
+            commands: Without seeds and the best of several; one for each of `made`, or one for all of them.
+            inputs: See `Row`.
+            made: What to draw, with labels.
+            count: Pictures of each, with seeds that follow each other.
+            best: Draws as many for each seed and keeps the one that follows best.
+            frame: Where in a picture to draw.
+            moving: See `Row`.
+        """
+        made = [("", made)] if isinstance(made, Composition) else list(made)
+        commands = [commands] if isinstance(commands, str) else list(commands)
+        seeds = [self.seed + i for i in range(count)]
+        told = f" --seeds {','.join(map(str, seeds))}" if seeds != [0] else ""
+        told += f" --best-of {best}" if best > 1 else ""
+        drawn: list[list[Shown]] = []
+        far: dict[str, dict[str, float]] = {}
+        for label, composition in made:
+            labels = [", ".join(x for x in (label, f"seed {s}" if count > 1 or not label else "") if x) for s in seeds]
+            images, found = self._draw(composition, seeds, best, frame)
+            drawn.append(list(zip(labels, images, strict=True)))
+            far |= {label: {name: float(x[i]) for name, x in found.items()} for i, label in enumerate(labels)}
+        if frame is not None:
+            inputs = [*inputs, ("may change", frame.region[0].expand(3, -1, -1) * 2 - 1)]
+        if len(commands) != len(made):
+            drawn = [[shown for one in drawn for shown in one]]
+        commands = [f"python -m composer {command}{told}" for command in commands]
+        return Row(title, claim, commands, inputs, drawn, far, moving)
+
+    def _draw(
+        self, composition: Composition, seeds: Sequence[int], best: int, frame: Frame | None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        held = composition if frame is None else frame.restrict(self.model, composition)
+        drawn = best_of(self.model, held, seeds, best, {}, self.progress, **self.how)
+        found = closed(self.model, composition.wanted, quantise(drawn.images))
+        return [x if frame is None else from_pil(p) for x, p in _pasted(drawn.images, frame)], found
+
+
+def _pasted(images: Tensor, frame: Frame | None) -> list[tuple[Tensor, Any]]:
+    return list(zip(images, images if frame is None else frame.paste(images), strict=True))
+
+
+def example(name: str) -> Tensor:
+    """One of the examples' own pictures, (3 h w) in [-1, 1]."""
+    if name.startswith("scene"):
+        return render_batch("val", [int(name.removeprefix("scene"))], SIZE)["image"][0]
+    if name == "drawing":
+        return _drawing()
+    suffix = "jpg" if name in ("rocket", "retina", "hubble_deep_field") else "png"
+    return Photographs(SIZE, [f"{name}.{suffix}"], smallest=1.0).row(0, 2)["image"]
+
+
+def _drawing() -> Tensor:
+    """What a person paints in half a minute: sky, ground, a red ball, a yellow box."""
+    y, x = torch.meshgrid(torch.linspace(0, 1, SIZE), torch.linspace(0, 1, SIZE), indexing="ij")
+    layers: list[tuple[Tensor, tuple[float, float, float]]] = [
+        (y > 0.3, (0.33, 0.45, 0.18)),
+        (((x - 0.32) ** 2 + (y - 0.6) ** 2) < 0.17**2, (0.8, 0.1, 0.1)),
+        (((x - 0.72).abs() < 0.12) & ((y - 0.62).abs() < 0.12), (0.9, 0.8, 0.1)),
+    ]
+    image = torch.tensor([0.65, 0.8, 0.95]).view(3, 1, 1).expand(3, SIZE, SIZE)
+    for where, colour in layers:
+        image = torch.where(where, torch.tensor(colour).view(3, 1, 1), image)
+    return image * 2 - 1
+
+
+Example = Callable[[Studio], Row]
+
+
+def run(about: str | None, *examples: Example, args: Sequence[str] | None = None) -> None:
+    """Draws examples' rows, saves each as a picture, and says what it is and how near it came."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="*", help="files to take the place of the example's own pictures")
+    parser.add_argument("--model", default="scenes256", help="a model's folder")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="inside the network")
+    parser.add_argument("--out", type=Path, default=Path("out/examples"), help="folder to write to")
+    o = parser.parse_args(args)
+    precision = torch.bfloat16 if o.precision == "bf16" else None
+    model = Cascade.load(o.model).to("cuda" if torch.cuda.is_available() else "cpu", precision)
+    how = {} if o.steps is None else {"steps": o.steps}
+    studio = Studio(model, o.out, o.images, o.seed, bar("drawing"), **how)
+    for make in examples:
+        row = make(studio)
+        row.save(o.out / make.__name__)
+        print(f"{row.title}: {row.claim}", *row.commands, table(row.closed), sep="\n")
+        print(f"see {o.out / make.__name__}.jpg")

@@ -1,0 +1,67 @@
+"""Text to image: a caption alone, with semantics from a prior, and captions joined by AND and NOT.
+
+python examples/text_to_image.py
+python examples/text_to_image.py --model models/mine --seed 7
+"""
+
+from studio import Row, Studio, run
+
+from composer import Prior
+from composer.composition import said
+from composer.tasks import combine, text_to_image
+
+CAPTION = "a large shiny red sphere on grass under a clear sky"
+PRIOR = "scenes_prior_diffusion"
+
+
+def caption_alone(studio: Studio) -> Row:
+    """Draws a caption with several seeds."""
+    return studio.row(
+        "A caption alone",
+        f"Five pictures of *{CAPTION}*.",
+        f'compose --caption "{CAPTION}"',
+        [],
+        text_to_image(studio.model, CAPTION),
+        count=5,
+    )
+
+
+def caption_and_prior(studio: Studio) -> Row:
+    """Draws the same with image embeddings that a prior draws for the caption."""
+    prior = Prior.load(PRIOR).to(studio.model.device)
+    return studio.row(
+        "With a prior",
+        "The same caption; for each seed a prior draws the semantics of a picture that the caption might have.",
+        f'compose --caption "{CAPTION}" --prior {PRIOR}',
+        [],
+        text_to_image(studio.model, CAPTION, prior),
+        count=5,
+    )
+
+
+def and_not(studio: Studio) -> Row:
+    """Adds a caption to another one, and leads away from one."""
+    model = studio.model
+    ball, ring = "a large red sphere on the left", "a large blue torus on the right"
+    asked = said(model, "caption", ball)
+    return studio.row(
+        "AND and NOT",
+        f"*{ball}*; AND *{ring}*; NOT *grass*: sums of guidance, each caption with its own weight.",
+        [
+            f'compose --caption "{ball}"',
+            f'compose --caption "{ball}" --and "{ring}:3"',
+            f'compose --caption "{ball}" --not "grass:2"',
+        ],
+        [],
+        [
+            ("alone", asked),
+            ("AND a blue torus", combine(model, asked, [(ring, 3.0)])),
+            ("NOT grass", combine(model, asked, [("grass", -2.0)])),
+        ],
+    )
+
+
+EXAMPLES = (caption_alone, caption_and_prior, and_not)
+
+if __name__ == "__main__":
+    run(__doc__, *EXAMPLES)

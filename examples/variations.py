@@ -1,0 +1,42 @@
+"""Variations: what is kept of a picture stays, the rest is new (Composer, section 3.2).
+
+python examples/variations.py                                    # a photograph, a Scene
+python examples/variations.py photo.jpg --seed 5
+"""
+
+from studio import Row, Studio, run
+
+from composer.tasks import variations
+
+KEPT = (("semantics",), ("sketch",), ("sketch", "depth", "palette"), ("semantics", "sketch", "depth", "palette"))
+
+
+def of_semantics(studio: Studio) -> Row:
+    """Keeps the CLIP embedding alone."""
+    (picture,) = studio.pictures("scene12")
+    return studio.row(
+        "Variations",
+        "The semantics of a Scene stay; where things are and how they are lit is drawn anew for each seed.",
+        f"vary {picture} --keep semantics",
+        studio.taken(picture),
+        variations(studio.model, picture.source),
+        count=4,
+    )
+
+
+def of_subsets(studio: Studio) -> Row:
+    """Keeps more and more."""
+    (picture,) = studio.pictures("chelsea")
+    return studio.row(
+        "The more is kept, the nearer",
+        "Four subsets of what the model reads from a photograph, the same seed.",
+        [f"vary {picture} --keep {' '.join(names)}" for names in KEPT],
+        studio.taken(picture, "sketch", "depth", "palette"),
+        [(", ".join(names), variations(studio.model, picture.source, names)) for names in KEPT],
+    )
+
+
+EXAMPLES = (of_semantics, of_subsets)
+
+if __name__ == "__main__":
+    run(__doc__, *EXAMPLES)
