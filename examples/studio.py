@@ -88,6 +88,7 @@ class Row:
 
     def save(self, path: Path) -> None:
         """Writes ``PATH.jpg``, and frames as ``PATH.gif``, there and back."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         self.picture().save(path.with_suffix(".jpg"), quality=88)
         if self.moving:
             frames = [
