@@ -1,4 +1,4 @@
-# make demo: set up, then show everything. make test: set up, then lint, types and tests.
+# make demo: set up, then show everything. make gallery: every task, as a page. make test: set up, then lint, types and tests.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -6,10 +6,13 @@ READY := $(VENV)/.ready
 # Threads that wait by sleeping: by spinning they take three times as long where anything else runs
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo train test check bench
+.PHONY: demo gallery train test check bench
 
 demo: $(READY)
 	$(RUN) -m composer demo --out out/demo
+
+gallery: $(READY)
+	$(RUN) examples/gallery.py
 
 train: $(READY) data/scenes64/scenes.json
 	$(RUN) -m composer fit -c configs/scenes64.yaml --ckpt_path last
@@ -28,6 +31,8 @@ bench: $(READY)
 	$(RUN) benchmarks/upsampling.py --json benchmarks/results/upsampling.json
 	$(RUN) benchmarks/scenes.py --json benchmarks/results/scenes.json
 	$(RUN) benchmarks/thresholding.py --json benchmarks/results/thresholding.json --plot docs/pictures/thresholding.png
+	$(RUN) benchmarks/strengths.py --json benchmarks/results/strengths.json --plot docs/pictures/strengths.png
+	$(RUN) benchmarks/best_of.py --json benchmarks/results/best_of.json --plot docs/pictures/best_of.png
 
 data/scenes64/scenes.json: $(READY)
 	$(RUN) -m composer scenes --split train --count 50000 --size 64 --out data/scenes64

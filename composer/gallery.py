@@ -213,6 +213,14 @@ def save_png(path: str | Path, image: Tensor | Image.Image, recipe: Mapping[str,
     write_atomically(Path(path), data.getvalue())
 
 
+def save_gif(path: Path, frames: Sequence[Image.Image]) -> None:
+    """Writes pictures as a GIF that goes there and back."""
+    pictures = [frame.convert("RGB") for frame in [*frames, *frames[-2:0:-1]]]
+    data = io.BytesIO()
+    pictures[0].save(data, "GIF", save_all=True, append_images=pictures[1:], duration=200, loop=0)
+    write_atomically(path, data.getvalue())
+
+
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """Reads the recipe that `save_png` wrote. It is data from a stranger: only JSON, and nothing in it is run.
 

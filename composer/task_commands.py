@@ -1,15 +1,13 @@
 """The tasks as commands: ``python -m composer TASK --help`` explains each."""
 
-import io
 from collections.abc import Sequence
-from pathlib import Path
 
 from PIL import Image
 
 from . import tasks
 from .composition import Source, require
 from .drawing import Drawing, Given
-from .files import write_atomically
+from .gallery import save_gif
 from .options import STRENGTH, askable, bar, numbers, read_value
 from .prior.commands import principal_components
 from .tasks import GLOBAL, LOCAL, Labelled
@@ -155,17 +153,9 @@ def interpolate(args: Sequence[str], plugins: Sequence[str]) -> None:
 
     for drawn in drawing.run(args, plugins, make):
         for frames in zip(*drawn.files, strict=True):
-            save_gif(frames[0].with_name(frames[0].name.replace("_000_", "_").replace(".png", ".gif")), frames)
-
-
-def save_gif(path: Path, frames: Sequence[Path]) -> None:
-    """Writes frames as a GIF that goes there and back."""
-    pictures = [Image.open(frame).convert("RGB") for frame in frames]
-    data = io.BytesIO()
-    rest = [*pictures[1:], *pictures[-2:0:-1]]
-    pictures[0].save(data, "GIF", save_all=True, append_images=rest, duration=250, loop=0)
-    write_atomically(path, data.getvalue())
-    print(f"see {path}")
+            path = frames[0].with_name(frames[0].name.replace("_000_", "_").replace(".png", ".gif"))
+            save_gif(path, [Image.open(frame) for frame in frames])
+            print(f"see {path}")
 
 
 def reconfigure(args: Sequence[str], plugins: Sequence[str]) -> None:

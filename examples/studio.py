@@ -17,13 +17,13 @@ from composer import Cascade, Composition, Original, Source, open_region, sheet
 from composer.adherence import quantise
 from composer.datasets import Photographs
 from composer.editing import Frame, extend
-from composer.gallery import PAPER, from_pil, previews, to_pil
+from composer.gallery import PAPER, from_pil, previews, save_gif, to_pil
 from composer.options import bar
 from composer.reranking import best_of, closed
 from composer.samplers import Progress
 from composer.scenes import render_batch
 
-SIZE, FILM = 256, 160
+SIZE, FILM, LANCZOS = 256, 160, Image.Resampling.LANCZOS
 ACROSS = 5
 """Pictures side by side, so that labels stay readable where a page shows a row at half its size."""
 
@@ -87,15 +87,12 @@ class Row:
         return page
 
     def save(self, path: Path) -> None:
-        """Writes ``PATH.jpg``, and frames as ``PATH.gif``, there and back."""
+        """Writes ``PATH.jpg``, and frames as ``PATH.gif``."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.picture().save(path.with_suffix(".jpg"), quality=88)
         if self.moving:
-            frames = [
-                to_pil(x).resize((FILM, FILM), Image.Resampling.LANCZOS) for made in self.results for _, x in made
-            ]
-            frames += frames[-2:0:-1]
-            frames[0].save(path.with_suffix(".gif"), save_all=True, append_images=frames[1:], duration=160, loop=0)
+            frames = [to_pil(x).resize((FILM, FILM), LANCZOS) for made in self.results for _, x in made]
+            save_gif(path.with_suffix(".gif"), frames)
 
 
 def table(closed: Closed) -> str:
