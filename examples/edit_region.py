@@ -1,14 +1,14 @@
-"""Edits within a region: new content, other colours, other looks, and beyond the border; the rest stays, bit for bit.
+"""Edits within a region: new content, other colours, variations, and beyond the border; the rest stays, bit for bit.
 
 python examples/edit_region.py                                   # Scenes, a photograph
-python examples/edit_region.py photo.jpg looks.jpg
+python examples/edit_region.py photo.jpg
 """
 
 from studio import Row, Studio, run
 
 from composer import Composition
 from composer.composition import said
-from composer.tasks import colorize, try_on, variations
+from composer.tasks import colorize, variations
 
 
 def inpainted(studio: Studio) -> Row:
@@ -74,23 +74,7 @@ def varied(studio: Studio) -> Row:
     )
 
 
-def worn(studio: Studio) -> Row:
-    """Puts a garment's looks where clothes are."""
-    box = "0.3,0.45,0.85,1"
-    wearer, garment = studio.pictures("astronaut", "scene19")
-    square, frame = studio.within(wearer, box)
-    return studio.row(
-        "Virtual try-on",
-        "Semantics and palette of the garment, inside a box around the suit, whose sketch and depth stay.",
-        f"try-on {wearer} {garment} --region {box} --keep sketch depth",
-        [*studio.taken(wearer), *studio.preview(square.source.has, "sketch", "depth"), *studio.taken(garment)],
-        try_on(studio.model, square.source, garment.source, ("sketch", "depth")),
-        count=2,
-        frame=frame,
-    )
-
-
-EXAMPLES = (inpainted, outpainted, colorized, varied, worn)
+EXAMPLES = (inpainted, outpainted, colorized, varied)
 
 if __name__ == "__main__":
     run(__doc__, *EXAMPLES)

@@ -15,6 +15,7 @@ import colorize
 import edit_region
 import embeddings
 import interpolation
+import pose_and_try_on
 import recombine
 import reconfigure
 import restyle
@@ -30,7 +31,7 @@ from composer.files import write_atomically
 
 FAMILIES = (
     *(text_to_image, best_of, recombine, variations, interpolation, reconfigure),
-    *(colorize, restyle, edit_region, embeddings, strengths),
+    *(colorize, restyle, pose_and_try_on, edit_region, embeddings, strengths),
 )
 REMARKS: dict[str, str] = {}
 """What a row does not show as it should, written by a person who looked at it."""

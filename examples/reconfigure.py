@@ -6,7 +6,7 @@ python examples/reconfigure.py photo.jpg edited.jpg
 
 from studio import Row, Studio, run
 
-from composer.tasks import pose_transfer, reconfigure, translate
+from composer.tasks import reconfigure, translate
 
 
 def other_shapes(studio: Studio) -> Row:
@@ -38,20 +38,7 @@ def in_other_words(studio: Studio) -> Row:
     )
 
 
-def other_pose(studio: Studio) -> Row:
-    """Gives a picture's things the shapes of another one's."""
-    picture, pose = studio.pictures("scene04", "scene05")
-    take = ("instances", "sketch")
-    return studio.row(
-        "Pose transfer",
-        "Semantics and palette of the first Scene stay; its things take the shapes of the second one's.",
-        f"repose {picture} {pose} --take {' '.join(take)}",
-        [*studio.taken(picture), *studio.taken(pose, *take)],
-        pose_transfer(studio.model, picture.source, pose.source, take=take, **studio.inverting),
-    )
-
-
-EXAMPLES = (other_shapes, in_other_words, other_pose)
+EXAMPLES = (other_shapes, in_other_words)
 
 if __name__ == "__main__":
     run(__doc__, *EXAMPLES)

@@ -18,7 +18,7 @@ from composer.gallery import from_pil
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FAMILIES = ("best_of", "colorize", "edit_region", "embeddings", "interpolation", "reconfigure")
-FAMILIES += ("recombine", "restyle", "strengths", "text_to_image", "variations")
+FAMILIES += ("pose_and_try_on", "recombine", "restyle", "strengths", "text_to_image", "variations")
 
 
 def module(name):
