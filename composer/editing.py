@@ -176,14 +176,17 @@ class Frame:
         """Leaves a composition free within the region alone; a full region is plain generation.
 
         Within the square the kept pixels are a condition (``mask``, where the model has it) and are held through the
-        sampling.
+        sampling. Guidance does not lead away from that condition, as in GLIDE (section 2.4), whose model without a
+        caption sees the kept pixels too: every set of conditions has it.
         """
         small, free = self.seen(cascade.stages[0].size)
         if free.all():
             return composition
         if "mask" in cascade.names:
             batch = {"image": small.to(cascade.device), "region": free.to(cascade.device)}
-            composition = composition.but(parts=composition.parts | cascade.decompose(batch).pick("mask"))
+            mask = cascade.decompose(batch).pick("mask")
+            away, also = composition.away or Parts(), [(parts | mask, weight) for parts, weight in composition.also]
+            composition = composition.but(parts=composition.parts | mask, away=away | mask, also=tuple(also))
         large, free = self.seen(cascade.stages[-1].size)
         return composition.but(locked=(large, 1 - free))
 

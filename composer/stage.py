@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 from . import samplers
@@ -154,19 +155,21 @@ class Stage:
         """
         names = [name for name in reps if name in self.conditions]
         weights = weigh(names, {n: s for n, s in (strengths or {}).items() if n in names}, size)
-        nothing: frozenset[str] = frozenset()
         also = [(other, weight) for other, weight in also if other.keys() & self.conditions.keys()]
         left = 1 - guidance - sum(weight for _, weight in also)
         others = [Term(self.encode({**other, **own}, size), weight) for other, weight in also]
+        behind = {name: value for name, value in (away or {}).items() if name in self.conditions}
+        within = all(name in reps and torch.equal(reps[name], value) for name, value in behind.items())
+        start = frozenset(behind) if within else None  # often a set that counts besides: the network reads it once
 
         def total(subset: frozenset[str]) -> Callable[[float], float | Tensor]:
-            rest = left if subset == nothing and away is None else 0.0
+            rest = left if subset == start else 0.0
             share = weights.get(subset)
             return lambda sigma: rest if share is None else guidance * share(sigma) + rest
 
-        subsets = dict.fromkeys([*weights, *([nothing] if away is None else [])])
+        subsets = dict.fromkeys([*weights, *([] if start is None else [start])])
         terms = [Term(self.encode({**{n: reps[n] for n in reps if n in s}, **own}, size), total(s)) for s in subsets]
-        return [*terms, *others] + ([] if away is None else [Term(self.encode({**away, **own}, size), left)])
+        return [*terms, *others] + ([] if within else [Term(self.encode({**behind, **own}, size), left)])
 
 
 def sizes_of(chain: Sequence[Stage], size: tuple[int, int] | None, image: Tensor | None) -> list[tuple[int, int]]:

@@ -11,6 +11,8 @@ from composer import tasks
 from composer.cascade import Cascade
 from composer.composition import Composition, Source, interpolate, require, said
 from composer.datasets import SceneImages
+from composer.editing import Frame, Original, open_region
+from composer.gallery import to_pil
 from composer.guidance import guide
 from composer.options import read_value
 from composer.parts import Latent, Parts, lerp, slerp
@@ -83,6 +85,27 @@ def test_and_and_not_are_sums_of_estimates(cascade, away):
     by_hand = 2 * estimate(asked) + 3 * estimate(wanted) - 1.25 * estimate(refused)
     by_hand = by_hand + left * estimate(led if away else {})
     torch.testing.assert_close(guide(stage.denoiser, terms)(x, sigma), by_hand, atol=1e-4, rtol=1e-4)
+
+
+def test_guidance_within_a_region_does_not_lead_away_from_what_is_kept(eight, pair):
+    a, b = pair
+    original = Original(to_pil(a.image[0]), a.image[0])
+    frame = Frame.around(original, open_region("0.25,0,0.75,1", (SIZE, SIZE)))
+    mask = frame.restrict(eight, Composition()).parts.pick("mask")
+    asked = b.pick("palette")
+    also = said(eight, "caption", "a red cube").parts
+    made = frame.restrict(eight, asked.but(also=((also, 3.0),)))
+    stage, x, sigma = eight.stages[0], torch.randn(1, 3, SIZE, SIZE), torch.tensor([1.5])
+
+    def estimate(reps):
+        return stage.denoiser(x, sigma, stage.encode(reps, (SIZE, SIZE)))
+
+    terms = stage.terms(made.parts, {}, (SIZE, SIZE), 2.0, made.away, None, made.also)
+    by_hand = 2 * estimate(asked.parts | mask) + 3 * estimate(also | mask) - 4 * estimate(mask)
+    torch.testing.assert_close(guide(stage.denoiser, terms)(x, sigma), by_hand, atol=1e-4, rtol=1e-4)
+    alone = frame.restrict(eight, Composition())
+    (term,) = stage.terms(alone.parts, {}, (SIZE, SIZE), 7.0, alone.away)  # both sides are the same: one estimate
+    assert term.weight(1.5) == 1
 
 
 def test_an_image_to_start_from_flows_as_a_gaussian_does(gaussian):
