@@ -40,13 +40,14 @@ def by_a_person(studio: Studio) -> Row:
 
 def between_palettes(studio: Studio) -> Row:
     """Goes from one picture's palette to another one's."""
-    picture, a, b = studio.pictures("scene01", "scene20", "scene15")
+    picture, a, b = studio.pictures("scene01", "scene12", "scene15")
+    drawn = colorize(studio.model, picture.source, [a.source.has, b.source.has], 4, ("sketch",))
     return studio.row(
         "From palette to palette",
-        "A Scene's intensity; the palette goes from that of the second to that of the third.",
-        f"colorize {picture} --palette {a} {b} --frames 4",
-        [*studio.taken(picture), *studio.taken(a, "palette"), *studio.taken(b, "palette")],
-        [(share or "1.00", x) for share, x in colorize(studio.model, picture.source, [a.source.has, b.source.has], 4)],
+        "A Scene's intensity and sketch; the palette goes from that of the second to that of the third.",
+        f"colorize {picture} --palette {a} {b} --frames 4 --keep sketch",
+        [*studio.taken(picture, "sketch"), *studio.taken(a), *studio.taken(b)],
+        [(share or "1.00", x) for share, x in drawn],
     )
 
 

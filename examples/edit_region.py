@@ -13,7 +13,7 @@ from composer.tasks import colorize, variations
 
 def inpainted(studio: Studio) -> Row:
     """Puts into a region what a caption says."""
-    caption, box = "a large red cube in the middle, on stone under a dawn sky", "0.3,0.25,0.75,0.75"
+    caption, box = "a large red cube, on stone under a dawn sky", "0.42,0.3,0.95,0.85"
     (picture,) = studio.pictures("scene00")
     _, frame = studio.within(picture, box)
     return studio.row(

@@ -33,11 +33,48 @@ FAMILIES = (
     *(text_to_image, best_of, recombine, variations, interpolation, reconfigure),
     *(colorize, restyle, pose_and_try_on, edit_region, embeddings, strengths),
 )
-REMARKS: dict[str, str] = {}
-"""What a row does not show as it should, written by a person who looked at it."""
+REMARKS: dict[str, str] = {
+    "caption_alone": "Grass and sky come as asked. What stands there is rarely red and never a sphere: of things, the "
+    "caption decides little, and without a map of shapes the model draws lumps, here as in all rows below.",
+    "caption_and_prior": "Now most are red, which is the prior's doing; still not spheres, and seed 0 is yellow.",
+    "and_not": "Ground and sky are added and led away from; the blue torus is not there.",
+    "only_one": "Snow, wood and dusk are there, the things and the clear sky are not.",
+    "best_of_eight": "Among eight there is one with a red or a pink thing and the right sky, once none; in none are "
+    "both of its things.",
+    "recombined": "All things turn blue, since those of the second Scene are; the pavement's joints are still there in "
+    "the sand, since the sketch has them.",
+    "from_a_drawing": "The drawing's colours stay where its shapes do; little of the Scene's semantics comes in.",
+    "of_semantics": "Ground, sky and the colour stay, the shapes do not: seed 0 has not even the colour.",
+    "of_subsets": "Semantics alone give fur's colours and no cat: the model knows seven photographs.",
+    "from_one_to_another": "The way is not even: between 0.33 and 0.44 all changes at once.",
+    "in_place": "In between (0.50) the colours are those of neither.",
+    "other_shapes": "The ground was to stay stone and lost its joints; the sphere is red, not orange.",
+    "in_other_words": "Ground and sky follow the words; the cylinder does not turn blue, and is no cone, since its "
+    "shapes were kept.",
+    "by_a_picture": "Blue and grey come through; the torus' turquoise and pink land on patches of fur.",
+    "by_a_person": "Cream and blue, or blue alone: the shares are not met.",
+    "between_palettes": "The sky keeps its grey for half of the way.",
+    "photograph": "The strokes are the sketch's, for the model has no more detail to draw from.",
+    "scene": "At 0 the Scene should have its own looks; its cones and its cube are yellow and its planks are gone.",
+    "other_pose": "Shapes and setting are right; the things take several colours each.",
+    "worn": "The suit takes on colours that are not the torus' green: what semantics and palette say of a whole "
+    "picture does not carry over to a part of another one.",
+    "inpainted": "Something is put there, once red, never a cube; the pavement's joints are lost.",
+    "outpainted": "Sky and ground go on without a seam; what stands there is a lump, cut by the border.",
+    "colorized": "The seam is the region's own border, as asked.",
+    "varied": "Shapes stay and colours vary; the checks of the floor get lost.",
+    "from_the_latent": "From 0.3 on, the things are others.",
+    "between_latents": "Half way, things are neither torus nor cubes.",
+    "turned": "The sky turns as asked; the green cube vanishes, which nobody asked for.",
+    "components": "Sky and ground are not right even with 16 components.",
+    "how_much": "Between half and twice there is little to see: half is nearly enough.",
+    "when": "Early alone gives places and sizes, late alone the outlines; neither gives the torus, nor do both.",
+    "where": "The things of the other half are lumps, not those of the Scene that only gave semantics.",
+}
+"""What a row shows and what it does not, written with its pictures in sight."""
 
-SEEN = ""
-"""SHA-256 of the model that they saw."""
+SEEN = "efce4ada4305e354fa31db1a8e2c0c1041af456dde15e6d8b5d0b96ed4b00d9a"
+"""SHA-256 of the model that drew those."""
 
 HEAD = """# Gallery
 
@@ -48,7 +85,7 @@ shows; what is drawn was not: it has the first seeds, 0, 1, 2, and a row says so
 
 The commands work in this folder; with `--precision bf16` they draw these very pictures (but for JPEG). The tables say
 how much of the way from other pictures (0) to what was asked (1) each result goes when it is taken apart again
-(`composer.reranking.closed`); below 0 it is farther off than they are.
+(`composer.reranking.closed`); below 0 it is farther off than they are. "Seen" is what we found when we looked.
 """
 
 
@@ -117,7 +154,7 @@ def page(done: dict[str, Any]) -> str:
 def _section(name: str, row: dict[str, Any]) -> str:
     pictures = [f"![{row['title']}]({name}.jpg)"] + ([f"![As a film]({name}.gif)"] if row["moving"] else [])
     commands = "\n".join(["```bash", *row["commands"], "```"])
-    remark = [f"**What it does not show:** {REMARKS[name]}"] if name in REMARKS else []
+    remark = [f"**Seen:** {REMARKS[name]}"] if name in REMARKS else []
     return "\n\n".join([f"### {row['title']}", row["claim"], *remark, *pictures, commands, table(row["closed"])]) + "\n"
 
 

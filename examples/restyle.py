@@ -13,7 +13,7 @@ STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 def photograph(studio: Studio) -> Row:
     """Goes from a photograph's own looks to those of another one."""
-    return _row(studio, "Style transfer, photographs", *("astronaut", "hubble_deep_field"))
+    return _row(studio, "Style transfer, photographs", *("chelsea", "retina"))
 
 
 def scene(studio: Studio) -> Row:

@@ -9,7 +9,7 @@ from studio import Row, Studio, run
 from composer import Strength, open_region
 
 WEIGHTS = (0.0, 0.5, 1.0, 2.0)
-HALVES = {"right half": "0.5,0,1,1", "left half": "0,0,0.5,1"}
+HALVES = {"left half": "0,0,0.5,1", "right half": "0.5,0,1,1"}
 
 
 def how_much(studio: Studio) -> Row:
@@ -40,16 +40,18 @@ def when(studio: Studio) -> Row:
 
 
 def where(studio: Studio) -> Row:
-    """Lets a palette count in one half of the picture."""
+    """Lets shapes count in one half of the picture."""
     a, b = studio.pictures("scene02", "scene19")
-    asked = a.source.pick("sketch", "depth") | b.source.pick("palette")
+    names = ("sketch", "depth", "instances")
+    asked = a.source.pick(*names) | b.source.pick("semantics")
     there = {half: Strength(region=open_region(place).to(studio.model.device)) for half, place in HALVES.items()}
+    commands = [f"{' '.join(f'--{n} {a}:1:{place}' for n in names)} --semantics {b}" for place in HALVES.values()]
     return studio.row(
         "Where",
-        "Sketch and depth of one Scene; the palette of another counts in the right half, and in the left one.",
-        [f"compose --sketch {a} --depth {a} --palette {b}:1:{place}" for place in HALVES.values()],
-        [*studio.taken(a, "sketch", "depth"), *studio.taken(b, "palette")],
-        [(half, asked.but(strengths={"palette": strength})) for half, strength in there.items()],
+        "The semantics of one Scene; sketch, depth and instances of another count in the left half, and in the right.",
+        [f"compose {command}" for command in commands],
+        [*studio.taken(a, *names), *studio.taken(b)],
+        [(half, asked.but(strengths=dict.fromkeys(names, strength))) for half, strength in there.items()],
     )
 
 

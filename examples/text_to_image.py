@@ -10,7 +10,7 @@ from composer import Prior
 from composer.composition import said
 from composer.tasks import combine, text_to_image
 
-CAPTION = "a large shiny red sphere on grass under a clear sky"
+CAPTION = "a large shiny red sphere, on grass under a clear sky"
 PRIOR = "scenes_prior_diffusion"
 
 
@@ -42,21 +42,21 @@ def caption_and_prior(studio: Studio) -> Row:
 def and_not(studio: Studio) -> Row:
     """Adds a caption to another one, and leads away from one."""
     model = studio.model
-    ball, ring = "a large red sphere on the left", "a large blue torus on the right"
-    asked = said(model, "caption", ball)
+    also, never = "a large blue torus, on sand under a night sky", "under a clear sky on stone"
+    asked = said(model, "caption", CAPTION)
     return studio.row(
         "AND and NOT",
-        f"*{ball}*; AND *{ring}*; NOT *grass*: sums of guidance, each caption with its own weight.",
+        f"*{CAPTION}*; AND *{also}*; NOT *{never}*: sums of guidance, each caption with its own weight.",
         [
-            f'compose --caption "{ball}"',
-            f'compose --caption "{ball}" --and "{ring}:3"',
-            f'compose --caption "{ball}" --not "grass:2"',
+            f'compose --caption "{CAPTION}"',
+            f'compose --caption "{CAPTION}" --and "{also}:3"',
+            f'compose --caption "{CAPTION}" --not "{never}:2"',
         ],
         [],
         [
             ("alone", asked),
-            ("AND a blue torus", combine(model, asked, [(ring, 3.0)])),
-            ("NOT grass", combine(model, asked, [("grass", -2.0)])),
+            ("AND sand and night", combine(model, asked, [(also, 3.0)])),
+            ("NOT a clear sky", combine(model, asked, [(never, -2.0)])),
         ],
     )
 

@@ -77,7 +77,7 @@ def test_the_page_keeps_what_was_drawn_and_says_what_is_to_be_said(here, monkeyp
     monkeypatch.setattr(gallery, "REMARKS", {"recombined": "The ring."})
     gallery.main([*told, "recombined"])
     page = (here / "docs/gallery/README.md").read_text()
-    assert "### Recombined" in page and "**What it does not show:** The ring." in page and "### Inpainting" not in page
+    assert "### Recombined" in page and "**Seen:** The ring." in page and "### Inpainting" not in page
     assert "look at these" in capsys.readouterr().out
     before = (here / "docs/gallery/recombined.jpg").stat().st_mtime_ns
     gallery.main([*told, "recombined", "from_one_to_another"])
