@@ -31,6 +31,7 @@ bench: $(READY)
 	$(RUN) benchmarks/upsampling.py --json benchmarks/results/upsampling.json
 	$(RUN) benchmarks/scenes.py --json benchmarks/results/scenes.json
 	$(RUN) benchmarks/thresholding.py --json benchmarks/results/thresholding.json --plot docs/pictures/thresholding.png
+	$(RUN) benchmarks/round_trip.py --json benchmarks/results/round_trip.json
 	$(RUN) benchmarks/strengths.py --json benchmarks/results/strengths.json --plot docs/pictures/strengths.png
 	$(RUN) benchmarks/best_of.py --json benchmarks/results/best_of.json --plot docs/pictures/best_of.png
 

@@ -168,7 +168,8 @@ def plot(found: dict[str, list[Row]], path: Path) -> None:
         panel.set_ylabel("closed (chance 0, perfect 1)")
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, fontsize=8)
+        panel.set_ylim(-0.15, 1.25)  # room for the legend above all that can be
+        panel.legend(frameon=False, fontsize=8, loc="upper center", ncols=2 if panel in (against, place) else 4)
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=110, metadata={"Software": None})
     write_atomically(path, data.getvalue())
