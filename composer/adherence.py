@@ -116,8 +116,9 @@ class Evaluation:
         region = torch.zeros(len(self.image), 1, size, size)
         region[..., size // 4 : -size // 4, size // 4 : -size // 4] = 1
         goal = torch.where(region > 0, self.image[self.other], self.image)
-        parts = self.cascade.decompose({"image": self.image, "region": region}).pick("mask")
-        images = self.draw(parts | self.cascade.decompose({"image": goal}).pick("intensity"), (self.image, 1 - region))
+        mask = self.cascade.decompose({"image": self.image, "region": region}).pick("mask")
+        asked = mask | self.cascade.decompose({"image": goal}).pick("intensity")
+        images = self.draw(asked, away=mask, locked=(self.image, 1 - region))
         wanted, before, got = (self.cascade.read({"image": x})["intensity"] for x in (goal, self.image, images))
         distance = dict(self.cascade.readers.named())["intensity"].distance
         outside = (images - quantise(self.image)).abs() * (1 - region)
@@ -132,19 +133,23 @@ class Evaluation:
         """How many pictures `table` draws."""
         return len(self.image) * (len(self.scored) + 1 + len(self.pairs()) + self.can_mask())
 
-    def draw(self, parts: Parts, locked: tuple[Tensor, Tensor] | None = None) -> Float[Tensor, "b 3 h w"]:
+    def draw(
+        self, parts: Parts, away: Parts | None = None, locked: tuple[Tensor, Tensor] | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """Draws one picture a row of `parts`, as a PNG would keep it.
 
         Args:
             parts: What the pictures follow.
+            away: What guidance leads away from; None is nothing.
             locked: Image and keep map a row, as `Cascade.sample` takes them.
         """
         done = []
         for start in range(0, len(self.image), self.rows):
             span = slice(start, start + self.rows)
             held = None if locked is None else (locked[0][span], locked[1][span])
-            drawn = self.cascade.sample(parts.rows(span), seeds=self.seeds[span], locked=held, **self.changes)
-            done.append(drawn.cpu())
+            led = None if away is None else away.rows(span)
+            rows, seeds = parts.rows(span), self.seeds[span]
+            done.append(self.cascade.sample(rows, seeds=seeds, away=led, locked=held, **self.changes).cpu())
             self.progress(len(done[-1]))
         return quantise(torch.cat(done))
 
