@@ -24,7 +24,7 @@ def compose(args: Sequence[str], plugins: Sequence[str]) -> None:
         '--sketch a.jpg --palette b.jpg --caption "a red cube on sand" --seeds 0,1,2 --out out',
         "--sketch a.jpg b.jpg --palette '#aa3311 0.6, #eeddcc 0.4' --guidance 3",
         "--sketch a.jpg --palette b.jpg:0.7@0.2-0.8:mask.png",
-        '--caption "a red cube" --and "a blue ball:3" --not "grass:1" --sheet guidance=1,3,7 seed=0,1',
+        '--caption "a red cube on sand" --and "a blue ball on snow:3" --not "under a night sky:1" --sheet seed=0,1',
         '--caption "a red cube on sand" --prior scenes_prior_diffusion --best-of 8',
         "--from-png out/000_seed0.png --out out/again",
     )
