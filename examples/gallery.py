@@ -57,8 +57,8 @@ REMARKS: dict[str, str] = {
     "photograph": "The strokes are the sketch's, for the model has no more detail to draw from.",
     "scene": "At 0 the Scene should have its own looks; its cones and its cube are yellow and its planks are gone.",
     "other_pose": "Shapes and setting are right; the things take several colours each.",
-    "worn": "The suit takes on colours that are not the torus' green: what semantics and palette say of a whole "
-    "picture does not carry over to a part of another one.",
+    "worn": "The suit takes on the Scene's green and pink, in smears and with colours of neither: what semantics and "
+    "palette say of a whole picture is little to dress a part of another one in.",
     "inpainted": "Something is put there, once red, never a cube; the pavement's joints are lost.",
     "outpainted": "Sky and ground go on without a seam; what stands there is a lump, cut by the border.",
     "colorized": "The seam is the region's own border, as asked.",
