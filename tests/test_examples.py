@@ -1,6 +1,6 @@
-"""Every example as a user runs it, at tiny size; the walk-through of docs/architecture.md; the large configurations."""
+"""Training on a folder and a ninth condition, as users do it, at tiny size; the large configurations."""
 
-import importlib.util
+import importlib
 import json
 import re
 import shlex
@@ -42,47 +42,6 @@ def here(tmp_path, monkeypatch):
     monkeypatch.setenv("COMPOSER_PLUGINS", "")
     yield tmp_path
     sys.modules.pop("ninth_condition", None)
-
-
-def example(name):
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
-
-
-def numbers(text):
-    return [float(number) for number in re.findall(r"\d+\.\d+", text)]
-
-
-@pytest.mark.parametrize("given", [True, False])
-def test_recombine_states_how_near_it_came(saved, photos, here, capsys, given):
-    options = ["--model", str(saved), "--where", "intensity", "--how", "palette", "--seeds", "0", "1"]
-    example("recombine")([*(photos if given else []), *options])
-    shown = capsys.readouterr().out
-    assert shown.startswith("intensity: off by") and "palette: off by" in shown and len(numbers(shown)) == 4
-    with Image.open(here / "out/recombine.png") as picture:
-        assert picture.width > 4 * 128  # two images and two seeds
-
-
-@pytest.mark.parametrize("given", [True, False])
-def test_edit_region_changes_the_region_alone(saved, photos, here, capsys, given):
-    options = ["--model", str(saved), "--how", "palette", "--keep", "intensity"]
-    example("edit_region")([*(photos if given else []), *options])
-    share = int(re.search(r"changed (\d+)% of the pixels inside the region, 0 outside", capsys.readouterr().out)[1])
-    assert share > 50
-    with Image.open(here / "out/edit_region/edited.png") as picture:
-        assert picture.size == ((50, 40) if given else (64, 64))
-
-
-@pytest.mark.parametrize("given", [True, False])
-def test_colorize_asks_for_the_palette(saved, photos, here, capsys, given):
-    example("colorize")([*(photos[:1] if given else []), "--model", str(saved), "--palette", "#ff0000", "--seeds", "0"])
-    palette, intensity = capsys.readouterr().out.splitlines()[:2]
-    before, after = numbers(palette)
-    assert before > 0.5 and 0 <= after <= 1  # neither noise nor a Scene is all red
-    assert numbers(intensity)[0] == 0
-    assert (here / "out/colorize.png").exists()
 
 
 @QUIET

@@ -25,7 +25,7 @@ from composer.prior.embeddings import write_embeddings
 from composer.prior.evaluation import markdown, mean_pairwise_cosine, measure_embeddings, measure_pictures
 from composer.prior.interface import text_embedding, to_sphere
 from composer.prior.pca import DOT_QUANTILES, Codebook, dimensions_for, fit
-from composer.recipe import unpack
+from composer.recipe import read
 from composer.samplers import cosine_sigmas, latents
 from composer.scenes import render_batch, write
 from composer.transformer import CausalTransformer, Memory
@@ -851,7 +851,8 @@ def test_compose_draws_semantics_for_a_caption(draws_pictures, photos, tmp_path,
     assert main(["compose", *model, *prior, "--caption", words, "--seeds", "4,5", "--out", str(out)]) == 0
     found = read_recipe(out / "000_seed5.png")
     drawn = Prior.load(draws_pictures / "prior").sample([words], n=2, seeds=[4, 5])
-    torch.testing.assert_close(unpack(found["representations"])["semantics"], drawn[1:])
+    asked = read(Cascade.load(draws_pictures / "model"), found).composition
+    torch.testing.assert_close(asked.parts["semantics"], drawn[1:])
     assert found["sources"]["semantics"].startswith("prior tiny ") and found["sources"]["caption"] == words
     capsys.readouterr()
     assert main(["compose", *model, "--from-png", str(out / "000_seed5.png"), "--out", str(tmp_path / "again")]) == 0
