@@ -13,24 +13,19 @@ things in the picture agree with the true Scene's (intersection over union), rea
 alone; and `pixels`, the mean absolute difference from the true picture, as `closed`.
 """
 
-import argparse
-import io
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from common import options, save_json, save_plot, show
 from rich.progress import Progress
-from rich.table import Table
 from torch import Tensor
 
 from composer.adherence import quantise
 from composer.cascade import Cascade
 from composer.evaluating import sample_of
-from composer.files import write_atomically
 from composer.parts import Parts
 from composer.reranking import closed
 
@@ -169,36 +164,24 @@ def plot(rows: Sequence[dict[str, Any]], path: Path) -> None:
     left.set_ylim(0, 1)
     left.set_title("what was asked, by which they were chosen (closed)", fontsize=11)
     right.set_title("what the choice did not see", fontsize=11)
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=110, metadata={"Software": None})
-    write_atomically(path, data.getvalue())
+    save_plot(path, figure)
 
 
-def show(rows: Sequence[dict[str, Any]]) -> None:
-    def told(value: dict[str, float]) -> str:
-        return f"{value['mean']:.3f} ± {value['error']:.3f}"
-
+def told(row: dict[str, Any]) -> dict[str, str]:
+    """A row as a line of a table: means with their errors."""
     columns = ("chosen_by", "gain", "checked", "check_gain", "kinds", "pixels")
-    table = Table("request", "n", "check", *columns)
-    for row in rows:
-        table.add_row(row["request"], str(row["n"]), row["check"], *(told(row[key]) for key in columns))
-    Console(width=160).print(table)
+    says = {key: f"{row[key]['mean']:.3f} ± {row[key]['error']:.3f}" for key in columns}
+    return {"request": row["request"], "n": row["n"], "check": row["check"], **says}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=16, help="Scenes (default 16)")
-    parser.add_argument("--steps", type=int, default=12, help="of sampling (default 12)")
-    parser.add_argument("--model", default="scenes256", help="a model's folder (default scenes256, which is shipped)")
-    parser.add_argument("--json", type=Path, help="file to write the rows to")
-    parser.add_argument("--plot", type=Path, help="PNG to write the plot to")
-    args = parser.parse_args()
+    args = options(__doc__, count=16, steps=12).parse_args()
     torch.set_num_threads(1)
     started = time.process_time()
     cascade = Cascade.load(args.model).to("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
     of = Requests(cascade, args.count, args.steps)
     rows = measure(of)
-    show(rows)
+    show([told(row) for row in rows], width=160)
     true = agreement(
         kinds_of(of.cascade.read({"image": of.batch["image"]})["instances"][:, 0].round().cpu()),
         kinds_of(of.batch["instances"][:, 0].round()),
@@ -208,7 +191,7 @@ def main() -> None:
     about |= {"processor_s": round(time.process_time() - started)}
     print(about)
     if args.json:
-        write_atomically(args.json, (json.dumps({"about": about, "rows": rows}, indent=2) + "\n").encode())
+        save_json(args.json, {"about": about, "rows": rows})
     if args.plot:
         plot(rows, args.plot)
 

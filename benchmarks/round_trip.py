@@ -8,19 +8,14 @@ PSNR is that of the picture that comes back, in dB, over values in [-1, 1]; `std
 noise, which is 1 where the model has learnt the pictures' distribution.
 """
 
-import argparse
-import json
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from common import options, save_json, show
 from rich.progress import track
-from rich.table import Table
 
 from composer.cascade import Cascade
 from composer.evaluating import sample_of
-from composer.files import write_atomically
 
 UNDER = {
     "semantics, palette": ("semantics", "palette"),
@@ -47,20 +42,13 @@ def measure(cascade: Cascade, count: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=8, help="Scenes (default 8)")
-    parser.add_argument("--model", default="scenes256", help="a model's folder (default scenes256, which is shipped)")
-    parser.add_argument("--json", type=Path, help="file to write the rows to")
-    args = parser.parse_args()
+    args = options(__doc__, count=8, plot=False).parse_args()
     cascade = Cascade.load(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
     rows = measure(cascade, args.count)
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(*(f"{value:.2f}" if isinstance(value, float) else str(value) for value in row.values()))
-    Console().print(table)
+    show(rows, number=".2f")
     if args.json:
-        found = {"about": {"model": cascade.sha256, "count": args.count, "precision": "fp32"}, "rows": rows}
-        write_atomically(args.json, (json.dumps(found, indent=2) + "\n").encode())
+        about = {"model": cascade.sha256, "count": args.count, "precision": "fp32"}
+        save_json(args.json, {"about": about, "rows": rows})
 
 
 if __name__ == "__main__":

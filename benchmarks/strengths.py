@@ -13,25 +13,20 @@ some noise levels only, given as the cosine schedule's time. `place`: one condit
 measured in both halves; `everywhere` and `nowhere` are the same halves with the condition in both, and in none.
 """
 
-import argparse
-import io
-import json
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from common import options, save_json, save_plot, show
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
 from composer.adherence import Evaluation, quantise
 from composer.cascade import Cascade
 from composer.denoiser import level
 from composer.evaluating import sample_of
-from composer.files import write_atomically
 from composer.parts import Parts
 from composer.strength import Strength
 
@@ -170,9 +165,7 @@ def plot(found: dict[str, list[Row]], path: Path) -> None:
         panel.spines[["top", "right"]].set_visible(False)
         panel.set_ylim(-0.15, 1.25)  # room for the legend above all that can be
         panel.legend(frameon=False, fontsize=8, loc="upper center", ncols=2 if panel in (against, place) else 4)
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=110, metadata={"Software": None})
-    write_atomically(path, data.getvalue())
+    save_plot(path, figure)
 
 
 def line(panel: Any, rows: Sequence[Row], prefix: str = "", **style: Any) -> None:
@@ -228,22 +221,8 @@ def plot_places(panel: Any, rows: Sequence[Row]) -> None:
     panel.set_title("where: given for the left half alone", fontsize=11)
 
 
-def show(found: dict[str, list[Row]]) -> None:
-    for title, rows in found.items():
-        table = Table(*rows[0], title=title)
-        for row in rows:
-            table.add_row(*(str(value) for value in row.values()))
-        Console(width=140).print(table)
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=16, help="Scenes (default 16)")
-    parser.add_argument("--steps", type=int, default=12, help="of sampling (default 12)")
-    parser.add_argument("--model", default="scenes256", help="a model's folder (default scenes256, which is shipped)")
-    parser.add_argument("--json", type=Path, help="file to write the rows to")
-    parser.add_argument("--plot", type=Path, help="PNG to write the plot to")
-    args = parser.parse_args()
+    args = options(__doc__, count=16, steps=12).parse_args()
     torch.set_num_threads(1)
     started = time.process_time()
     cascade = Cascade.load(args.model).to("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
@@ -253,13 +232,14 @@ def main() -> None:
         name: round(rank_correlation([row["closed"] for row in picked(found["alone"], condition=name)]), 2)
         for name in of.scored
     }
-    show(found)
+    for title, rows in found.items():
+        show(rows, title)
     guidance = cascade.stages[0].sampling.guidance
     about = {"model": cascade.sha256, "count": args.count, "steps": args.steps, "guidance": guidance}
     about |= {"precision": "bf16", "processor_s": round(time.process_time() - started), "rank_correlation": monotone}
     print(about)
     if args.json:
-        write_atomically(args.json, (json.dumps({"about": about, **found}, indent=2) + "\n").encode())
+        save_json(args.json, {"about": about, **found})
     if args.plot:
         plot(found, args.plot)
 

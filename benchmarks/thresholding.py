@@ -10,11 +10,9 @@ shipped model, at growing guidance, without a threshold, with static and with dy
 A value is saturated if an image file keeps it as 0 or 255, that is within 1/255 of -1 or 1; what no threshold bounded
 is clipped at the end, as every picture is. Adherence is how much of the way from chance (0) to perfect (1) they close.
 `first_step` and `last_step` are the 99.5th percentile of the estimate's magnitudes there, before the threshold.
+`--count 0` times quantiles only.
 """
 
-import argparse
-import io
-import json
 import platform
 import statistics
 import time
@@ -22,15 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from rich.console import Console
+from common import options, save_json, save_plot, show
 from rich.progress import Progress, track
-from rich.table import Table
 from torch import Tensor
 
 from composer.adherence import Evaluation, distances, quantise
 from composer.cascade import Cascade
 from composer.evaluating import sample_of
-from composer.files import write_atomically
 from composer.gallery import save_png, sheet
 from composer.guidance import Term, guide, quantile, threshold
 from composer.samplers import Denoise, dpmpp_2m, karras_sigmas, latents
@@ -169,27 +165,18 @@ def plot(rows: Rows, true: dict[str, float], path: Path) -> None:
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False)
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=110, metadata={"Software": None})
-    write_atomically(path, data.getvalue())
+    save_plot(path, figure)
 
 
-def show(timed: Rows, drawn: Rows) -> None:
+def show_all(timed: Rows, drawn: Rows) -> None:
     for title, rows in (("99.5th percentile of an image's magnitudes", timed), ("after captions", drawn)):
         if rows:
-            table = Table(*rows[0], title=title)
-            for row in rows:
-                table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row.values()))
-            Console(width=120).print(table)
+            show(rows, title, number=".3g", width=120)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=32, help="pictures a point of the plot; 0 only times quantiles")
+    parser = options(__doc__, count=32)
     parser.add_argument("--rounds", type=int, default=9, help="rounds of the timing (default 9)")
-    parser.add_argument("--model", default="scenes256", help="a model's folder (default scenes256, which is shipped)")
-    parser.add_argument("--json", type=Path, help="file to write the rows to")
-    parser.add_argument("--plot", type=Path, help="PNG to write the plot to")
     parser.add_argument("--samples", type=Path, help="PNG to write some of the pictures to")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -209,11 +196,10 @@ def main() -> None:
             captions = sample["caption"][:4]
             cells = [[pictures[key][i] for key in SHOWN] for i in range(len(captions))]
             save_png(args.samples, sheet(cells, captions, columns))
-    show(timed, drawn)
+    show_all(timed, drawn)
     if args.json:
         machine = {"processor": platform.machine(), "torch": torch.__version__, "threads": 1, "clock": "processor time"}
-        result = {"machine": machine, "quantile": timed, "about": about, "guidance": drawn}
-        write_atomically(args.json, (json.dumps(result, indent=2) + "\n").encode())
+        save_json(args.json, {"machine": machine, "quantile": timed, "about": about, "guidance": drawn})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,49 @@
+"""What the benchmarks of a model share: options, tables, files."""
+
+import argparse
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from composer.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def options(about: str | None, count: int, steps: int | None = None, plot: bool = True) -> argparse.ArgumentParser:
+    """The options of a benchmark on Scenes; those with a default of None are left out."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=count, help=f"Scenes (default {count})")
+    if steps is not None:
+        parser.add_argument("--steps", type=int, default=steps, help=f"of sampling (default {steps})")
+    parser.add_argument("--model", default="scenes256", help="a model's folder (default scenes256, which is shipped)")
+    parser.add_argument("--json", type=Path, help="file to write the rows to")
+    if plot:
+        parser.add_argument("--plot", type=Path, help="PNG to write the plot to")
+    return parser
+
+
+def show(rows: Sequence[Mapping[str, Any]], title: str = "", number: str = "", width: int = 140) -> None:
+    """Prints rows as a table, floats in the format `number`."""
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*(format(value, number) if isinstance(value, float) else str(value) for value in row.values()))
+    Console(width=width).print(table)
+
+
+def save_json(path: Path, found: Mapping[str, Any]) -> None:
+    """Writes what was found."""
+    write_atomically(path, (json.dumps(found, indent=2) + "\n").encode())
+
+
+def save_plot(path: Path, figure: "Figure") -> None:
+    """Writes a plot as a PNG that depends on nothing but its content."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=110, metadata={"Software": None})
+    write_atomically(path, data.getvalue())
