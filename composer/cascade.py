@@ -15,7 +15,7 @@ from . import samplers
 from .decomposition import Batch, Decomposer, Decomposition, Representations, draw
 from .denoiser import level
 from .guidance import Term, guide, lock, threshold
-from .images import load_rgb, resize_and_crop
+from .images import fit, load_rgb, resize_and_crop
 from .parts import Latent, Parts
 from .samplers import Progress
 from .stage import Sampling, Stage, run_sampler, sizes_of
@@ -149,9 +149,8 @@ class Cascade:
         Images of another size are read at the first stage's, which is where most conditions act.
         """
         size = self.stages[0].size
-        if "image" in batch and batch["image"].shape[2:] != (size, size):
-            image = F.interpolate(batch["image"], (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
-            batch = {**batch, "image": image}
+        if "image" in batch:
+            batch = {**batch, "image": fit(batch["image"], (size, size))}
         return Parts(self.readers(batch))
 
     @property
@@ -207,7 +206,6 @@ class Cascade:
             ValueError: The rows of `reps` are neither one nor one a seed, a stage cannot draw that size, or the latent
                 is another model's or of another size.
         """
-        nothing = away is None
         reps, away = self._checked(reps, len(seeds)), self._checked(away or {}, len(seeds))
         further = [(self._checked(other, len(seeds)), weight) for other, weight in also]
         latent = self._own(latent, len(seeds))
@@ -228,7 +226,7 @@ class Cascade:
                 if image is None:
                     raise ValueError(f"stage {stage.name} enlarges: give it an image (image=...)")
                 own = {"low_res": stage.low_res.corrupt(image, setting.augmentation, corrupting)}
-            terms = stage.terms(reps, own, place, setting.guidance, None if nothing else away, strengths, further)
+            terms = stage.terms(reps, own, place, setting.guidance, away, strengths, further)
             denoise = threshold(guide(stage.estimator(setting.tile), terms), setting.percentile)
             if locked is not None:
                 denoise = lock(denoise, *(x.to(self.device) for x in _fitted(locked, place)))
@@ -241,7 +239,7 @@ class Cascade:
             if first and start is not None:
                 sigma = math.tan(math.pi / 2 * min(start[1], level(sigmas[:1]).item()))
                 sigmas = torch.cat([sigmas.new_tensor([sigma]), sigmas[sigmas < sigma]])
-                x = _fitted_image(start[0], place).to(self.device) + sigma * noise.to(self.device)
+                x = fit(start[0], place).to(self.device) + sigma * noise.to(self.device)
             image = run_sampler(setting, denoise, x, sigmas, fresh, progress).clamp(-1, 1)
         assert image is not None
         return image
@@ -356,14 +354,7 @@ def _salted(seeds: Sequence[int], stream: int) -> list[int]:
 
 def _fitted(locked: tuple[Tensor, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """A region lock at a stage's size; where a pixel is free in part, it is free."""
-    image, keep = locked
-    image = _fitted_image(image, size)
+    image, keep = fit(locked[0], size), locked[1]
     if keep.shape[-2:] != size:
         keep = (F.interpolate(1 - keep, size, mode="bilinear", antialias=True) <= 0).to(keep)
     return image, keep
-
-
-def _fitted_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    if image.shape[-2:] == size:
-        return image
-    return F.interpolate(image, size, mode="bicubic", antialias=True).clamp(-1, 1)

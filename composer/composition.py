@@ -5,14 +5,15 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from .cascade import Cascade
-from .decomposition import Batch
+from .decomposition import Batch, Decomposer
 from .files import name_of
 from .images import resize
-from .parts import Latent, Parts
+from .parts import Latent, Parts, row
 from .strength import Strength
 
 BY_NAME = ("parts", "wanted", "sources", "strengths")
@@ -84,18 +85,14 @@ class Composition:
 
     def row(self, i: int) -> "Composition":
         """Row i of one that is settled, for the picture of the i-th seed."""
-
-        def own(x: Tensor) -> Tensor:
-            return x[i : i + 1] if len(x) > 1 else x
-
         return self.but(
             parts=self.parts.row(i),
             wanted=self.wanted.row(i),
             away=None if self.away is None else self.away.row(i),
             also=tuple((parts.row(i), weight) for parts, weight in self.also),
-            latent=None if self.latent is None else replace(self.latent, noise=own(self.latent.noise)),
-            start=None if self.start is None else (own(self.start[0]), self.start[1]),
-            locked=None if self.locked is None else (own(self.locked[0]), own(self.locked[1])),
+            latent=None if self.latent is None else replace(self.latent, noise=row(self.latent.noise, i)),
+            start=None if self.start is None else (row(self.start[0], i), self.start[1]),
+            locked=None if self.locked is None else (row(self.locked[0], i), row(self.locked[1], i)),
         )
 
     def seedless(self, cascade: Cascade, changes: Mapping[str, Any]) -> bool:
@@ -143,8 +140,7 @@ class Source:
             caption: What it shows, if known.
             source: What a recipe says of where it came from.
         """
-        size = cascade.stages[0].size
-        small = image if image.shape[-2:] == (size, size) else resize(image, size)
+        small = resize(image, cascade.stages[0].size)
         batch: Batch = {"image": small[None].to(cascade.device)} | ({"caption": [caption]} if caption else {})
         parts, wanted = cascade.decompose(batch), cascade.read(batch)
         sources = {name: caption if name == "caption" else source for name in parts}
@@ -177,9 +173,31 @@ def said(cascade: Cascade, name: str, words: str) -> Composition:
         ValueError: It is not given by words, or these do not say it.
     """
     require(cascade, name)
+    return _single(cascade, name, words, lambda by: by.from_text(words).to(cascade.device))
+
+
+def shown(cascade: Cascade, name: str, path: str | Path) -> Composition:
+    """Reads one representation from an image's file, and no other one (`Source.open` reads all).
+
+    Raises:
+        KeyError: The model has no such condition.
+        ValueError: It is not read from images.
+        Refused: The file is no picture that can be read.
+    """
+    require(cascade, name)
+    batch: Batch = {"image": cascade.open(path)}
+    if not dict(cascade.decomposition.named())[name].can_read(batch):
+        raise ValueError(f"--{name} is not read from images: found {path}")
+    return _single(cascade, name, name_of(Path(path).read_bytes()), lambda by: by(batch))
+
+
+@torch.no_grad()
+def _single(cascade: Cascade, name: str, source: str, read: Callable[[Decomposer], Tensor]) -> Composition:
+    """One representation, and the same as the model's reader of that name has it."""
     decomposer, reader = dict(cascade.decomposition.named())[name], dict(cascade.readers.named())[name]
-    parts, wanted = (Parts({name: by.from_text(words).to(cascade.device)}) for by in (decomposer, reader))
-    return Composition(parts=parts, wanted=wanted, sources={name: words})
+    return Composition(
+        parts=Parts({name: read(decomposer)}), wanted=Parts({name: read(reader)}), sources={name: source}
+    )
 
 
 def require(cascade: Cascade, *names: str, task: str = "this") -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .cascade import Cascade
 from .composition import Composition, Source
-from .images import load_rgb
+from .images import fit, load_rgb
 from .parts import Parts
 from .samplers import Progress
 
@@ -164,7 +164,7 @@ class Frame:
     def seen(self, size: int) -> tuple[Float[Tensor, "1 3 s s"], Float[Tensor, "1 1 s s"]]:
         """The square and where it may change, at a stage's size; a pixel that is free in part is free."""
         image = self.original.image[None, :, self.rows, self.columns]
-        small = F.interpolate(image, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
+        small = fit(image, (size, size))
         region = self.region[:, :, self.rows, self.columns]
         return small, (F.interpolate(region, (size, size), mode="bilinear", antialias=True) > 0).float()
 
@@ -198,7 +198,7 @@ class Frame:
             soften: Pixels over which the edit fades in, inside the region.
         """
         part = self.region[:, :, self.rows, self.columns]
-        patches = F.interpolate(images.cpu(), part.shape[2:], mode="bicubic", antialias=True).clamp(-1, 1)
+        patches = fit(images.cpu(), (part.shape[2], part.shape[3]))
         blend = feather(part, soften)[0, 0].numpy()
         return [_paste(self.original.picture, patch, blend, self.rows, self.columns) for patch in patches]
 

@@ -224,6 +224,13 @@ def resize_and_crop(
     return resize(image[:, y : y + side, x : x + side], size)
 
 
+def fit(images: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c h2 w2"]:
+    """Resizes images in [-1, 1] to a height and width, antialiased (bicubic); those of that size stay as they are."""
+    if images.shape[-2:] == size:
+        return images
+    return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
+
+
 def resize(image: Float[Tensor, "c h w"], size: int) -> Float[Tensor, "c {size} {size}"]:
     """Resizes to a square, antialiased (bicubic), within the range that the image has."""
     if image.shape[-2:] == (size, size):

@@ -13,7 +13,7 @@ import torch
 from rich.progress import track
 
 from .cascade import Cascade
-from .composition import Composition, Source, said
+from .composition import Composition, said, shown
 from .editing import open_region
 from .images import SUFFIXES
 from .stage import SamplerName
@@ -196,9 +196,7 @@ def _given(cascade: Cascade, name: str, value: str) -> Composition:
         if lost := dict(cascade.decomposition.named())[name].unread(value):
             print(f"note: --{name}: the model does not know or has no room for {' '.join(lost)}", file=sys.stderr)
         return said(cascade, name, value)
-    if not dict(cascade.decomposition.named())[name].can_read({"image": torch.zeros(1, 3, 1, 1)}):
-        raise ValueError(f"--{name} is not read from images: found {value}")
-    return Source.open(cascade, value).pick(name)
+    return shown(cascade, name, value)
 
 
 def is_file(value: str) -> bool:

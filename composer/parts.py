@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from .decomposition import Representations
@@ -34,10 +34,15 @@ class Parts(Representations):
 
     def row(self, i: int) -> "Parts":
         """Keeps row i, of representations of a single row that one."""
-        return Parts({name: value[i : i + 1] if len(value) > 1 else value for name, value in self.items()})
+        return Parts({name: row(value, i) for name, value in self.items()})
 
     def __or__(self, other: Mapping[str, Tensor]) -> "Parts":  # type: ignore[override]
         return Parts({**self, **other})
+
+
+def row(value: Shaped[Tensor, "b *d"], i: int) -> Shaped[Tensor, "1 *d"]:
+    """Row i, of a single row that one."""
+    return value[i : i + 1] if len(value) > 1 else value
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from .adherence import distances
 from .cascade import Cascade
@@ -17,6 +16,7 @@ from .composition import Composition
 from .editing import Frame, Original
 from .files import name_of
 from .gallery import from_pil, read_recipe, sheet
+from .images import fit
 from .recipe import frame_of, read
 from .reranking import closed
 from .strength import Strength
@@ -100,7 +100,8 @@ def examine(cascade: Cascade, path: str | Path, original: str | Path | None = No
     if original is None:
         whole = from_pil(Image.open(path))  # as it was written; of files of any origin sides below 32 are refused
         pictures: list[tuple[str, Tensor | None, Tensor]] = [("the picture", None, whole)]
-        batch = {"image": _fitted(whole[None], cascade.stages[0].size)}
+        size = cascade.stages[0].size
+        batch = {"image": fit(whole[None], (size, size))}
     else:
         before, after = _frames(found, Path(path), Path(original))
         size = cascade.stages[0].size
@@ -110,12 +111,6 @@ def examine(cascade: Cascade, path: str | Path, original: str | Path | None = No
         batch = {"image": square, "region": region}
     batch = {name: value.to(cascade.device) for name, value in batch.items()}
     return Report(_settings(found, asked), pictures, _rows(cascade, asked, batch))
-
-
-def _fitted(image: Float[Tensor, "1 3 h w"], size: int) -> Float[Tensor, "1 3 s s"]:
-    if image.shape[2:] == (size, size):
-        return image
-    return F.interpolate(image, (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
 
 
 def _frames(found: Mapping[str, Any], path: Path, original: Path) -> tuple[Frame, Frame]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from .adherence import quantise
 from .cascade import Cascade
 from .composition import Composition, merged
+from .decomposition import Batch
 from .parts import Parts
 from .samplers import Progress
 
@@ -108,20 +109,17 @@ def best_of(
         raise ValueError("all candidates would be the same picture, for they begin with one latent: no best of several")
     shares = _shares(cascade, composition.wanted, weights or {})
     how = {**changes, **_first_alone(cascade, merged(composition.sampling, changes))}
-    best: list[int] = []
-    scores = []
-    for seed in seeds:
-        candidates = [seed * n + k for k in range(n)]
-        drawn = [
-            composition.draw(cascade, candidates[i : i + ROWS], progress=progress, **how).cpu()
-            for i in range(0, n, ROWS)
-        ]
-        found = closed(cascade, composition.wanted, quantise(torch.cat(drawn)))
-        score = torch.stack([found[name] * share for name, share in shares.items()]).sum(0)
-        scores.append(score)
-        best.append(candidates[int(score.argmax())])
+    candidates = [seed * n + k for seed in seeds for k in range(n)]
+    drawn = [
+        composition.draw(cascade, candidates[start + i : start + min(i + ROWS, n)], progress=progress, **how).cpu()
+        for start in range(0, len(candidates), n)
+        for i in range(0, n, ROWS)
+    ]
+    found = closed(cascade, composition.wanted, quantise(torch.cat(drawn)))
+    scores = torch.stack([found[name] * share for name, share in shares.items()]).sum(0).view(len(seeds), n)
+    best = [seed * n + int(row.argmax()) for seed, row in zip(seeds, scores, strict=True)]
     chosen = best_of(cascade, composition, best, 1, None, progress, **changes)
-    return Best(chosen.images, best, chosen.compositions, torch.stack(scores))
+    return Best(chosen.images, best, chosen.compositions, scores)
 
 
 def _first_alone(cascade: Cascade, told: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,8 +138,8 @@ def _shares(cascade: Cascade, wanted: Parts, weights: Mapping[str, float]) -> di
         KeyError: `weights` names what was not asked, or cannot be measured.
         ValueError: Nothing was asked that can be measured, or a weight is below 0, or none above.
     """
-    size = cascade.stages[0].size
-    measured = [n for n in cascade.read({"image": torch.zeros(1, 3, size, size, device=cascade.device)}) if n in wanted]
+    readable: Batch = {"image": torch.zeros(1, 3, 1, 1)}
+    measured = [name for name, reader in cascade.readers.named() if name in wanted and reader.can_read(readable)]
     if unknown := sorted(weights.keys() - set(measured)):
         raise KeyError(
             f"no {', '.join(unknown)} among what was asked and can be measured: {', '.join(measured) or 'nothing'}"

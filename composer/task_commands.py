@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from . import tasks
-from .composition import Source, require
+from .composition import Composition, Source, require
 from .drawing import Drawing, Given
 from .gallery import save_gif
 from .options import STRENGTH, askable, bar, numbers, read_value
@@ -49,7 +49,7 @@ def _compose(given: Given) -> Labelled:
             row = tasks.combine(cascade, row, prompts)
         if o.start is not None:
             path, time = _start(o.start)
-            row = tasks.redraw(cascade, Source.open(cascade, path), row, time)
+            row = tasks.redraw(cascade, Source(cascade.open(path), Composition()), row, time)
         made.append((label, row))
     return made
 

@@ -230,11 +230,8 @@ class Studio:
         held = composition if frame is None else frame.restrict(self.model, composition)
         drawn = best_of(self.model, held, seeds, best, {}, self.progress, **self.how)
         found = closed(self.model, composition.wanted, quantise(drawn.images))
-        return [x if frame is None else from_pil(p) for x, p in _pasted(drawn.images, frame)], found
-
-
-def _pasted(images: Tensor, frame: Frame | None) -> list[tuple[Tensor, Any]]:
-    return list(zip(images, images if frame is None else frame.paste(images), strict=True))
+        pasted = drawn.images if frame is None else map(from_pil, frame.paste(drawn.images))
+        return list(pasted), found
 
 
 def example(name: str) -> Tensor:

@@ -17,8 +17,7 @@ from composer.files import write_atomically
 from composer.gallery import from_pil
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-FAMILIES = ("best_of", "colorize", "edit_region", "embeddings", "interpolation", "reconfigure")
-FAMILIES += ("pose_and_try_on", "recombine", "restyle", "strengths", "text_to_image", "variations")
+FAMILIES = sorted(path.stem for path in EXAMPLES.glob("*.py") if "\nEXAMPLES = (" in path.read_text())
 
 
 def module(name):

@@ -391,3 +391,19 @@ def test_a_recipe_restores_everything(eight, pair):
             assert torch.equal(back.start[0], b.image) and back.start[1] == 0.6
         with_begin = given.but(**begins)
         assert torch.equal(back.draw(eight, [11], **redo.how), with_begin.draw(eight, [11], steps=3))
+
+
+def test_a_condition_of_a_file_is_read_alone(eight, photos, monkeypatch):
+    whole = Source.open(eight, photos[0]).pick("palette")
+
+    def refuse(batch):
+        raise AssertionError("nobody asked for this")
+
+    for named in (eight.decomposition.named(), eight.readers.named()):
+        for name, decomposer in named:
+            if name != "palette":
+                monkeypatch.setattr(decomposer, "forward", refuse)
+    alone = read_value(eight, "palette", photos[0])
+    assert set(alone.parts) == set(alone.wanted) == {"palette"} and alone.sources == whole.sources
+    assert torch.equal(alone.parts["palette"], whole.parts["palette"])
+    assert torch.equal(alone.wanted["palette"], whole.wanted["palette"])

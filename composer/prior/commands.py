@@ -165,7 +165,8 @@ def prior_for(cascade: Cascade, folder: str, given: Collection[str], plugins: Se
         raise ValueError(f"--prior wants a model that reads semantics; this one reads {', '.join(cascade.names)}")
     prior = Prior.load(folder, plugins).to(cascade.device)
     size = cascade.stages[0].size
-    width = cascade.decompose({"image": torch.zeros(1, 3, size, size, device=cascade.device)})[SEMANTICS].shape[1]
+    decomposer = dict(cascade.decomposition.named())[SEMANTICS]
+    width = decomposer({"image": torch.zeros(1, 3, size, size, device=cascade.device)}).shape[1]
     if width != prior.dim:
         raise ValueError(f"the model reads embeddings of width {width}, this prior draws width {prior.dim}")
     return prior
