@@ -47,7 +47,7 @@ REMARKS: dict[str, str] = {
     "of_semantics": "Ground, sky and the colour stay, the shapes do not: seed 0 has not even the colour.",
     "of_subsets": "Semantics alone give fur's colours and no cat: the model knows seven photographs.",
     "from_one_to_another": "The way is not even: between 0.33 and 0.44 all changes at once.",
-    "in_place": "In between (0.50) the colours are those of neither.",
+    "in_place": "Sky, things and ground change one after the other; at 0 the cone should be pink, and is not.",
     "other_shapes": "The ground was to stay stone and lost its joints; the sphere is red, not orange.",
     "in_other_words": "Ground and sky follow the words; the cylinder does not turn blue, and is no cone, since its "
     "shapes were kept.",
@@ -60,7 +60,7 @@ REMARKS: dict[str, str] = {
     "worn": "The suit takes on the Scene's green and pink, in smears and with colours of neither: what semantics and "
     "palette say of a whole picture is little to dress a part of another one in.",
     "inpainted": "Something is put there, once red, never a cube; the pavement's joints are lost.",
-    "outpainted": "Sky and ground go on without a seam; what stands there is a lump, cut by the border.",
+    "outpainted": "Sky and ground go on nearly without a seam; what stands there is a lump.",
     "colorized": "The seam is the region's own border, as asked.",
     "varied": "Shapes stay and colours vary; the checks of the floor get lost.",
     "from_the_latent": "From 0.3 on, the things are others.",
