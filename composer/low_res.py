@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .decomposition import Batch, Decomposer, draw
+from .images import fit
 from .samplers import latents
 
 LEVEL, NOISE = 701, 702  # streams of `draw`
@@ -136,7 +137,7 @@ class LowRes(Decomposer):
 
 
 def shrink(image: Float[Tensor, "b 3 h w"], scale: int) -> Float[Tensor, "b 3 h2 w2"]:
-    """Makes images `scale` times smaller, antialiased (bicubic, as `images.resize`), within [-1, 1].
+    """Makes images `scale` times smaller, as `images.fit` does.
 
     Raises:
         ValueError: `scale` does not divide height and width.
@@ -144,4 +145,4 @@ def shrink(image: Float[Tensor, "b 3 h w"], scale: int) -> Float[Tensor, "b 3 h2
     h, w = image.shape[2:]
     if h % scale or w % scale:
         raise ValueError(f"expected images whose sides are multiples of {scale}, found {w} x {h}")
-    return F.interpolate(image, (h // scale, w // scale), mode="bicubic", antialias=True).clamp(-1, 1)
+    return fit(image, (h // scale, w // scale))

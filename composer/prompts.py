@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.nn import functional as F
 
 from .adherence import quantise
 from .cascade import Cascade
 from .decomposition import Decomposer
 from .files import write_atomically
 from .gallery import Section, html_index, save_png, sheet
+from .images import fit
 from .metrics import clip_score
 from .parts import Parts
 from .pretrained import locate
@@ -177,8 +177,7 @@ def _unread(cascade: Cascade, text: str) -> tuple[str, ...]:
 def _levels(images: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h2 w2"]:
     h, w = images.shape[-2:]
     if max(h, w) > LARGEST:
-        size = (round(h * LARGEST / max(h, w)), round(w * LARGEST / max(h, w)))
-        images = F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
+        images = fit(images, (round(h * LARGEST / max(h, w)), round(w * LARGEST / max(h, w))))
     return (images * 127.5 + 127.5).round().byte().cpu()
 
 
