@@ -1,7 +1,7 @@
 """The demonstration: takes images apart, recombines them, edits a region and measures, on the shipped model."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,17 +11,22 @@ from torch import Tensor
 
 from .adherence import Evaluation, markdown
 from .cascade import Cascade
+from .composition import said
 from .datasets import Photographs, SceneImages, collate
 from .decomposition import Batch
-from .editing import Original, edit
+from .editing import Original, edit, open_region
 from .files import write_atomically
 from .gallery import Section, decomposed, from_pil, html_index, save_png, sheet, table_rows, to_pil
 from .images import resize
+from .parts import Parts
 
 PHOTOGRAPHS = ["astronaut.png", "chelsea.png"]
 LOCAL, GLOBAL = ("sketch", "depth", "instances"), ("palette", "semantics")
-ROWS, COLUMNS = (2, 3, 4, 5), (6, 7, 8, 0)
-EDITED, PAINTED = 7, 3
+SHAPES_OF_PHOTOGRAPHS = ("sketch", "depth", "intensity")
+"""Of a photograph the reader of Scenes finds no instances; its brightness carries what a sketch leaves out."""
+ROWS, COLUMNS = (3, 4, 5, 0, 1), (6, 7, 8, 9)
+EDITED, BOX = 7, "0.5,0.3,0.92,0.78"
+WORDS = {"caption": "a large shiny blue torus on grass under a dawn sky", "palette": "#1133bb 1, #55803a 2, #333a22 1"}
 SAMPLE = 8
 
 
@@ -79,38 +84,49 @@ def take_apart(cascade: Cascade, batch: Batch, out: Path) -> Section:
 def recombine(cascade: Cascade, batch: Batch, out: Path) -> Section:
     """Draws a matrix: local conditions of the rows, global conditions of the columns."""
     parts = cascade.decompose({"image": small(cascade, batch["image"])})
-    local = parts.pick(*(n for n in LOCAL if n in parts))
-    other = parts.pick(*(n for n in GLOBAL if n in parts))
+    other = _pick(parts, GLOBAL)
     grid: list[list[torch.Tensor | None]] = [[None, *(batch["image"][j] for j in COLUMNS)]]
     for i in ROWS:
+        local = _pick(parts, SHAPES_OF_PHOTOGRAPHS if i < len(PHOTOGRAPHS) else LOCAL)
         rows = local.rows([i] * len(COLUMNS)) | other.rows(list(COLUMNS))
         drawn = cascade.sample(rows, seeds=[0] * len(COLUMNS)).cpu()
         grid.append([batch["image"][i], *drawn])
     save_png(out / "recombined.png", sheet(grid))
-    text = f"Each picture takes {', '.join(local)} from its row's image and {', '.join(other)} from its column's."
+    text = (
+        f"Each picture takes {_listed(parts, GLOBAL)} from its column's image, and from its row's image "
+        f"{_listed(parts, LOCAL)}, or, of a photograph, {_listed(parts, SHAPES_OF_PHOTOGRAPHS)}."
+    )
     return Section(title="Recombined", text=text, pictures=[(out / "recombined.png", "rows x columns")])
 
 
+def _pick(parts: Parts, names: Sequence[str]) -> Parts:
+    return parts.pick(*(n for n in names if n in parts))
+
+
+def _listed(parts: Parts, names: Sequence[str]) -> str:
+    return ", ".join(_pick(parts, names))
+
+
 def edit_region(cascade: Cascade, batch: Batch, out: Path) -> Section:
-    """Redraws the middle of an image in another's colours, keeping its shapes and brightness."""
-    before, size = batch["image"][EDITED], cascade.stages[-1].size
+    """Redraws one thing of a picture in the colours that words name, keeping its shape and brightness."""
+    before = batch["image"][EDITED]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "before.png"
         save_png(file, before)
         original = Original.open(file)
-    region = torch.zeros(1, 1, size, size)
-    region[..., size // 4 : -size // 8, size // 8 : -size // 8] = 1
-    wanted = cascade.decompose({"image": small(cascade, batch["image"][PAINTED : PAINTED + 1])})
-    asked = wanted.pick(*(n for n in GLOBAL if n in wanted))
+    region = open_region(BOX, (before.shape[1], before.shape[2]))
+    asked = Parts()
+    for name in (n for n in WORDS if n in cascade.names):
+        asked |= said(cascade, name, WORDS[name]).parts
     kept = [n for n in (*LOCAL, "intensity") if n in cascade.names]
     after = from_pil(edit(cascade, original, region, asked, keep=kept)[0])
     change = (after - before).abs().amax(0, keepdim=True).expand(3, -1, -1) - 1
     outside = float(((after - from_pil(to_pil(before))).abs() * (1 - region[0])).max())
-    shown = [before, batch["image"][PAINTED], region[0].expand(3, -1, -1) * 2 - 1, after, change]
-    save_png(out / "edited.png", sheet([shown], columns=["before", "colours from", "region", "after", "difference"]))
+    shown = [before, region[0].expand(3, -1, -1) * 2 - 1, after, change]
+    save_png(out / "edited.png", sheet([shown], columns=["before", "region", "after", "difference"]))
     text = (
-        f"The region keeps its {', '.join(kept)} and takes the other image's {', '.join(asked)}. "
-        f"Largest change outside it: {outside:g}."
+        f"The region keeps its {', '.join(kept)}; words ask for its {' and '.join(asked)}: {WORDS['caption']}. "
+        f"Largest change outside the region: {outside:g}."
     )
     return Section(title="Edited within a region", text=text, pictures=[(out / "edited.png", "before -> after")])
 
