@@ -38,9 +38,19 @@ def distances(cascade: Cascade, wanted: Parts, images: Float[Tensor, "b 3 h w"])
         wanted: What `Cascade.read` gave for the source; of one row or b rows.
         images: Results, in [-1, 1].
     """
-    got = cascade.read({"image": images})
+    return compare(cascade, wanted, cascade.read({"image": images}, wanted))
+
+
+def compare(cascade: Cascade, wanted: Parts, got: Parts) -> dict[str, Tensor]:
+    """How far representations are from what was wanted, by condition, each (b,) in its decomposer's unit.
+
+    Args:
+        cascade: Whose readers compare.
+        wanted: As in `distances`.
+        got: What `Cascade.read` gave for b images.
+    """
     return {
-        name: reader.distance(wanted[name].expand(len(images), *wanted[name].shape[1:]), got[name])
+        name: reader.distance(wanted[name].expand(len(got[name]), *wanted[name].shape[1:]), got[name])
         for name, reader in cascade.readers.named()
         if name in wanted and name in got
     }

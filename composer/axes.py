@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 ALIASES = {"seed": "seeds"}
-FIXED = ("sheet", "out", "from-png", "model", "help")
+FIXED = ("sheet", "out", "from-png", "model", "precision", "help")
 
 
 @dataclass(frozen=True)

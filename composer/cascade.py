@@ -110,9 +110,14 @@ class Cascade:
         for stage in self.stages:
             stage.denoiser.to(device)
             stage.conditions.to(device)
-            stage.denoiser.precision = precision
+            stage.denoiser.precision = None if precision == torch.float32 else precision
         self.readers.to(device)
         return self
+
+    @property
+    def precision(self) -> torch.dtype | None:
+        """The reduced precision inside the networks; None is float32."""
+        return self.stages[0].denoiser.precision
 
     @property
     def device(self) -> torch.device:
@@ -143,15 +148,19 @@ class Cascade:
         """
         return Parts(self.decomposition(batch))
 
-    def read(self, batch: Batch) -> Parts:
+    def read(self, batch: Batch, names: Collection[str] | None = None) -> Parts:
         """Reads images, or what was asked of them, in the space that adherence is measured in.
 
         Images of another size are read at the first stage's, which is where most conditions act.
+
+        Args:
+            batch: As in `decompose`.
+            names: What to read, as far as the batch allows; None reads all.
         """
         size = self.stages[0].size
         if "image" in batch:
             batch = {**batch, "image": fit(batch["image"], (size, size))}
-        return Parts(self.readers(batch))
+        return Parts(self.readers(batch, names))
 
     @property
     def identity(self) -> str:

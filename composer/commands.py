@@ -21,11 +21,12 @@ from .cascade import Cascade
 from .checkpoint import load_stage
 from .decomposition import Batch, Decomposer
 from .evaluating import evaluate
-from .files import write_atomically
+from .files import reserved, write_atomically, written
 from .gallery import decomposed, save_png
 from .options import add_model, add_out, load, make_parser
 from .prior.commands import embed, evaluate_prior, export_prior, pca
 from .reporting import examine
+from .reranking import CLOSED
 from .stage import SamplerName, Sampling
 from .storage import assemble as join
 from .storage import carry_weights, find_model, from_run, write_model
@@ -80,20 +81,21 @@ def decompose(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser = make_parser("decompose", decompose.__doc__, "photo.jpg painting.jpg --preview --out out")
     parser.add_argument("images", nargs="+", help="image files")
     parser.add_argument("--caption", help="what they show")
-    parser.add_argument("--preview", action="store_true", help="write decomposed.png, a labelled picture of all parts")
+    parser.add_argument("--preview", action="store_true", help="write a labelled picture of all parts, too")
     add_model(parser)
     add_out(parser)
     o = parser.parse_args(args)
     cascade = load(o, plugins)
     batch: Batch = {"image": cascade.open(*o.images)}
     parts = cascade.decompose(batch | ({"caption": [o.caption] * len(o.images)} if o.caption else {}))
-    for i, path in enumerate(o.images):
-        file = o.out / f"{Path(path).stem}.parts.safetensors"
-        write_atomically(file, save({k: v.contiguous().cpu() for k, v in parts.row(i).items()}))
-        print(f"{path}: " + ", ".join(f"{name} {tuple(value.shape[1:])}" for name, value in parts.items()))
-    if o.preview:
-        save_png(o.out / "decomposed.png", decomposed(batch["image"], cascade.decomposition, parts, o.images))
-    print(f"see {o.out}")
+    sheets = ["decompose_sheet.png"] if o.preview else []
+    with reserved(o.out, [*(f"decompose_{Path(path).stem}.safetensors" for path in o.images), *sheets]) as paths:
+        for i, path in enumerate(o.images):
+            write_atomically(paths[i], save({k: v.contiguous().cpu() for k, v in parts.row(i).items()}))
+            print(f"{path}: " + ", ".join(f"{name} {tuple(value.shape[1:])}" for name, value in parts.items()))
+        if o.preview:
+            save_png(paths[-1], decomposed(batch["image"], cascade.decomposition, parts, o.images))
+    print(written(paths))
 
 
 def export(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -202,8 +204,8 @@ def doctor(args: Sequence[str], plugins: Sequence[str]) -> None:
 
 def report(args: Sequence[str], plugins: Sequence[str]) -> None:
     """Compare a picture with what its recipe asked for, condition by condition: what was asked, what came back."""
-    examples = ("out/000_seed0.png", "out/photo_seed0.png --image photo.png --out out/report")
-    parser = make_parser("report", report.__doc__, *examples)
+    examples = ("out/compose_seed0.png", "out/edit_photo_seed0.png --image photo.png --out out/report")
+    parser = make_parser("report", f"{report.__doc__}\n\n{CLOSED}", *examples)
     parser.add_argument("picture", type=Path, help="a PNG that carries its recipe")
     parser.add_argument("--image", type=Path, help="for an edit: the picture that was edited")
     add_model(parser)
@@ -211,9 +213,10 @@ def report(args: Sequence[str], plugins: Sequence[str]) -> None:
     o = parser.parse_args(args)
     found = examine(load(o, plugins), o.picture, o.image)
     Console().print(*found.tables(), sep="\n")
-    print("closed: 1 is what was asked, 0 as far from it as other pictures are")
-    save_png(o.out / "report.png", found.picture())
-    print(f"see {o.out / 'report.png'}")
+    print(CLOSED)
+    with reserved(o.out, [f"report_{o.picture.stem}.png"]) as paths:
+        save_png(paths[0], found.picture())
+    print(written(paths))
 
 
 def demo(args: Sequence[str], plugins: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .cascade import Cascade
 from .decomposition import Batch, Decomposer
-from .files import name_of
+from .files import source_of
 from .images import resize
 from .parts import Latent, Parts, row
 from .strength import Strength
@@ -26,7 +26,7 @@ class Composition:
     Attributes:
         parts: Representations of one row (or of one row a seed).
         wanted: The same as the model's readers read them, which is what adherence compares.
-        sources: Where each representation came from: the SHA-256 of a file, or a person's words.
+        sources: Where each representation came from: a file's SHA-256 and name, or a person's words.
         strengths: How much, when and where single representations count.
         away: What guidance leads away from; None is nothing at all.
         also: Further representations and their weights, for AND and NOT; see `Cascade.sample`.
@@ -154,7 +154,7 @@ class Source:
             Refused: The file is no picture that can be read.
         """
         image = cascade.open(path)[0]
-        return cls.of(cascade, image, caption, name_of(Path(path).read_bytes()))
+        return cls.of(cascade, image, caption, source_of(Path(path)))
 
     def pick(self, *names: str) -> Composition:
         """Takes the named representations.
@@ -188,7 +188,7 @@ def shown(cascade: Cascade, name: str, path: str | Path) -> Composition:
     batch: Batch = {"image": cascade.open(path)}
     if not dict(cascade.decomposition.named())[name].can_read(batch):
         raise ValueError(f"--{name} is not read from images: found {path}")
-    return _single(cascade, name, name_of(Path(path).read_bytes()), lambda by: by(batch))
+    return _single(cascade, name, source_of(Path(path)), lambda by: by(batch))
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """From a batch of images to named representations."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -92,8 +92,8 @@ class Decomposition(nn.ModuleDict):
             yield name, decomposer
 
     @torch.no_grad()
-    def forward(self, batch: Batch) -> Representations:
-        """Extracts every representation that `batch` allows.
+    def forward(self, batch: Batch, names: Collection[str] | None = None) -> Representations:
+        """Extracts every representation that `batch` allows, or those of them that are named.
 
         A tensor that the batch already holds under a representation's name passes through unchanged. Where only some
         rows hold it, the others are extracted if they can be, and stay zero if not (see `known`).
@@ -103,6 +103,7 @@ class Decomposition(nn.ModuleDict):
             return {
                 name: _extract(name, decomposer, batch)
                 for name, decomposer in self.named()
+                if names is None or name in names
                 if isinstance(batch.get(name), Tensor) or decomposer.can_read(batch)
             }
 

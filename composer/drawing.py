@@ -3,23 +3,24 @@
 import argparse
 import io
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
-from .adherence import distances
+from .adherence import quantise
 from .axes import Drawn, arrange, settings
 from .cascade import Cascade
 from .composition import Composition, Source
 from .editing import Frame, Original, extend, open_region
-from .files import name_of
-from .gallery import read_recipe, save_png, sheet
+from .files import reserved, source_of, written
+from .gallery import read_recipe, save_gif, save_png, sheet
 from .images import load_rgb
 from .options import (
     HOW_CONDITIONS,
@@ -36,8 +37,8 @@ from .options import (
     sampling,
 )
 from .prior.commands import prior_for
-from .recipe import again, frame_of, read, recipe, with_edit
-from .reranking import best_of
+from .recipe import again, changes_since, edited, frame_of, recipe, with_edit
+from .reranking import CLOSED, best_of, closed
 from .tasks import INVERTED, Labelled
 
 
@@ -111,7 +112,7 @@ class Drawing:
         pictures: What each of the pictures is that it takes.
         needs_region: Whether it works within a region of the first picture only.
         grows: Whether the canvas of the picture grows by ``--by``.
-        between: Whether what it draws lies between the first picture and the last.
+        between: Whether what it draws lies between the first picture and the last: the frames of a film.
     """
 
     def __init__(
@@ -125,6 +126,7 @@ class Drawing:
         between: bool = False,
     ):
         words = ["IMAGE"] * len(pictures) + ["--region R"] * needs_region + ["[options]"]
+        self.name = name
         self.parser = make_parser(name, about, *examples, usage=" ".join(words))
         self.pictures, self.needs_region, self.grows, self.between = list(pictures), needs_region, grows, between
         self.conditions = self.parser.add_argument_group("conditions", " ".join(HOW_CONDITIONS.split()))
@@ -135,9 +137,10 @@ class Drawing:
         add_sampling(self.parser.add_argument_group("sampling"))
         files = self.parser.add_argument_group("model and files")
         add_model(files)
+        self.parser.set_defaults(precision=None)  # a recipe's own, unless another one is given
         add_out(files)
         files.add_argument(
-            "--from-png", type=Path, metavar="FILE", help="make the picture that carries this recipe again"
+            "--from-png", type=Path, metavar="FILE", help="make the picture that carries this recipe again, as it says"
         )
         files.add_argument(
             "--no-recipe", action="store_true", help="leave no trace of how a picture was made in its PNG"
@@ -157,7 +160,7 @@ class Drawing:
         add("--soften", type=int, default=2, metavar="N", help="pixels over which a change fades in (default 2)")
 
     def _add_drawing(self) -> None:
-        add = self.parser.add_argument_group("drawing").add_argument
+        add = self.parser.add_argument_group("drawing", f"for each picture it says {CLOSED}").add_argument
         add("--seeds", type=numbers, default=[0], metavar="N,...", help="one picture each, such as 0,1,2 (default 0)")
         add("--best-of", type=int, default=1, metavar="N", help="draw N a seed and keep the one that follows best")
         add("--weights", default={}, type=_weights, metavar="NAME=W,...", help="what counts how much for --best-of")
@@ -170,16 +173,13 @@ class Drawing:
         own = None if default is None else list(default)
         self.parser.add_argument(option, nargs="*", default=own, metavar="NAME", help=about + shown)
 
-    def run(self, args: Sequence[str], plugins: Sequence[str], make: Make) -> list[Drawn]:
+    def run(self, args: Sequence[str], plugins: Sequence[str], make: Make) -> None:
         """Parses, draws, saves, and says what came of it.
 
         Args:
             args: The command line's.
             plugins: Modules that the user trusts.
             make: The task.
-
-        Returns:
-            What was drawn, setting by setting, for what a command makes of it besides.
         """
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         add_model(first)
@@ -188,19 +188,25 @@ class Drawing:
         o = self._parse(args, cascade)
         if o.from_png is not None:
             _again(cascade, o)
-            return []
+            return
         chosen = settings(o.sheet)
         many = [f"--{name}" for name in askable(cascade)]
         told = [self._parse(setting.words(args, many), cascade) for setting in chosen]  # mistakes show before the work
         pairs = zip(told, chosen, strict=True)
-        done = [self._draw(options, cascade, plugins, make, setting.suffix) for options, setting in pairs]
-        if sum(len(row) for one in done for row in one.rows) > 1:
-            laid = arrange(chosen, done)
-            save_png(o.out / "sheet.png", sheet(laid.images, laid.rows, laid.columns))
-            print(f"see {o.out / 'sheet.png'}")
-        else:
-            print(f"see {done[0].files[0][0]}")
-        return done
+        plans = [self._plan(options, cascade, plugins, make, setting.suffix) for options, setting in pairs]
+        pictures = [name for plan in plans for name in plan.names]
+        films = [name for plan in plans for name in plan.films] if self.between else []
+        sheets = [f"{plans[0].stem}_sheet.png"] if len(pictures) > 1 else []
+        with reserved(o.out, [*pictures, *films, *sheets]) as paths:
+            left = iter(paths)
+            done = [_draw(cascade, plan, left) for plan in plans]
+            if films:
+                for frames in (frames for one in done for frames in zip(*one.files, strict=True)):
+                    save_gif(next(left), [Image.open(frame) for frame in frames])
+            if sheets:
+                laid = arrange(chosen, done)
+                save_png(next(left), sheet(laid.images, laid.rows, laid.columns))
+        print(written(paths))
 
     def _parse(self, args: Sequence[str], cascade: Cascade) -> argparse.Namespace:
         o, unknown = self.parser.parse_known_intermixed_args(args)
@@ -214,31 +220,25 @@ class Drawing:
             raise ValueError("this needs --region: a mask's file, or a box left,top,right,bottom")
         return o
 
-    def _draw(self, o: argparse.Namespace, cascade: Cascade, plugins: Sequence[str], make: Make, suffix: str) -> Drawn:
+    def _plan(self, o: argparse.Namespace, cascade: Cascade, plugins: Sequence[str], make: Make, suffix: str) -> "Plan":
         place, images = self._place(o), _images(o)
+        stem = "_".join([self.name, *(Path(path).stem for path in images[:1])])
+        shown = [(Path(path).name, load_rgb(path).image) for path in images]
+        after = [shown.pop()] if self.between else []
         if place is not None and not place.region.any():
-            return _unchanged(o, suffix)
+            print("note: the region is empty; the picture stays as it is", file=sys.stderr)
+            return Plan(o, stem, suffix, [("", Composition())], place, None, shown, after)
         frame = None if place is None else Frame.around(place.original, place.region)
         if frame is None:
             sources = [Source.open(cascade, path, o.image_caption if i == 0 else "") for i, path in enumerate(images)]
         else:
-            own = frame.source(cascade, o.image_caption, name_of(Path(images[0]).read_bytes()))
+            own = frame.source(cascade, o.image_caption, source_of(Path(images[0])))
             sources = [own, *(Source.open(cascade, path) for path in images[1:])]
-        made = make(Given(cascade, o, sources, asked(o, cascade), plugins))
-        rows, files = [], []
-        for i, (_, composition) in enumerate(made):
-            if frame is not None:
-                composition = frame.restrict(cascade, composition)
-            words = [Path(images[0]).stem] if images else []
-            name = "_".join([*words, f"{i:03d}"] if len(made) > 1 or not words else words)
-            pictures, paths = _save(o, cascade, composition, frame, place, name, suffix)
-            rows.append(pictures)
-            files.append(paths)
-        shown = [(Path(path).name, load_rgb(path).image) for path in images]
-        after = [shown.pop()] if self.between else []
-        if frame is not None:
             shown.insert(1, ("region", frame.region[0].expand(3, -1, -1) * 2 - 1))
-        return Drawn(o.seeds, [label for label, _ in made], rows, files, shown, after)
+        made = make(Given(cascade, o, sources, asked(o, cascade), plugins))
+        if frame is not None:
+            made = [(label, frame.restrict(cascade, composition)) for label, composition in made]
+        return Plan(o, stem, suffix, made, place, frame, shown, after)
 
     def _place(self, o: argparse.Namespace) -> "Place | None":
         """Where the first picture may change; None is everywhere."""
@@ -266,6 +266,47 @@ class Place:
     sides: tuple[float, float, float, float] | None = None
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is going to be drawn in one setting.
+
+    Attributes:
+        options: Its.
+        stem: What its files' names begin with: task and picture.
+        suffix: What tells them from those of other settings.
+        made: Labelled compositions.
+        place: Where the first picture may change; None is everywhere.
+        frame: The square around that; None is the whole picture, or nothing where the place is empty.
+        before: What stands before the results on a sheet.
+        after: What stands after them.
+    """
+
+    options: argparse.Namespace
+    stem: str
+    suffix: str
+    made: Labelled
+    place: Place | None
+    frame: Frame | None
+    before: list[tuple[str, Tensor]]
+    after: list[tuple[str, Tensor]]
+
+    @property
+    def titles(self) -> list[str]:
+        """Names each composition."""
+        count = len(self.made)
+        return [self.stem] if count == 1 else [f"{self.stem}_{i:03d}" for i in range(count)]
+
+    @property
+    def names(self) -> list[str]:
+        """The pictures' files: composition by composition, one a seed."""
+        return [f"{title}_seed{seed}{self.suffix}.png" for title in self.titles for seed in self.options.seeds]
+
+    @property
+    def films(self) -> list[str]:
+        """The films' files, one a seed."""
+        return [f"{self.stem}_seed{seed}{self.suffix}.gif" for seed in self.options.seeds]
+
+
 def four(text: str) -> tuple[float, float, float, float]:
     """Reads ``left,top,right,bottom``.
 
@@ -283,79 +324,97 @@ def _images(o: argparse.Namespace) -> list[str]:
     return list(getattr(o, "images", []))
 
 
-def _save(
-    o: argparse.Namespace,
-    cascade: Cascade,
-    composition: Composition,
-    frame: Frame | None,
-    place: Place | None,
-    name: str,
-    suffix: str,
-) -> tuple[list[Tensor], list[Path]]:
-    """Draws and saves the pictures of one composition; says how far they are from what was asked."""
-    how = sampling(o)
+def _draw(cascade: Cascade, plan: Plan, left: Iterator[Path]) -> Drawn:
+    """Draws what was planned and saves it at the paths that are left."""
+    rows, files = [], []
+    for title, (_, composition) in zip(plan.titles, plan.made, strict=True):
+        paths = [next(left) for _ in plan.options.seeds]
+        if plan.place is not None and plan.frame is None:
+            pictures = _unchanged(plan.place, paths)
+        else:
+            pictures = _save(cascade, plan, composition, title, paths)
+        rows.append(pictures)
+        files.append(paths)
+    labels = [label for label, _ in plan.made]
+    return Drawn(plan.options.seeds, labels, rows, files, plan.before, plan.after)
+
+
+def _unchanged(place: Place, paths: Sequence[Path]) -> list[Tensor]:
+    """An empty region: the file's own pixels."""
+    for path in paths:
+        save_png(path, place.original.picture)
+    return [place.original.image] * len(paths)
+
+
+def _save(cascade: Cascade, plan: Plan, composition: Composition, title: str, paths: Sequence[Path]) -> list[Tensor]:
+    """Draws and saves the pictures of one composition; says how near they come to what was asked."""
+    o, frame, how = plan.options, plan.frame, sampling(plan.options)
     if len(o.seeds) > 1 and composition.seedless(cascade, how):
         print("note: all seeds begin with the same latent; they differ in later stages alone", file=sys.stderr)
-    drawn = best_of(cascade, composition, o.seeds, o.best_of, o.weights, bar(f"drawing {name}"), **how)
+    drawn = best_of(cascade, composition, o.seeds, o.best_of, o.weights, bar(f"drawing {title}"), **how)
     pictures: list[Any] = list(drawn.images) if frame is None else frame.paste(drawn.images, o.soften)
-    shown, paths = [], []
-    for i, (seed, picture) in enumerate(zip(o.seeds, pictures, strict=True)):
+    for i, (path, picture) in enumerate(zip(paths, pictures, strict=True)):
         made = recipe(cascade, drawn.compositions[i], drawn.seeds[i], how)
-        if frame is not None and place is not None:
-            made = with_edit(made, Path(o.images[0]), frame, o.soften, place.sides)
-        path = o.out / f"{name}_seed{seed}{suffix}.png"
+        if frame is not None and plan.place is not None:
+            made = with_edit(made, Path(o.images[0]), frame, o.soften, plan.place.sides)
         save_png(path, picture, None if o.no_recipe else made)
-        paths.append(path)
-        shown.append(picture if isinstance(picture, Tensor) else load_rgb(path).image)
-    stem = paths[0].stem if len(paths) == 1 else f"{name}{suffix}"
     if o.best_of > 1:
         kept, last = drawn.scores.amax(1).mean(), drawn.scores.amin(1).mean()
+        stem = paths[0].stem if len(paths) == 1 else f"{title}{plan.suffix}"
         print(f"{stem}: the best of {o.best_of} closes {kept:.2f}, the last {last:.2f}")
-    far = distances(cascade, composition.wanted, drawn.images)
-    if far:
-        says = ", ".join(f"{what} off by {float(d.mean()):.3f}" for what, d in far.items())
-        print(f"{stem}: {says}")
-    return shown, paths
-
-
-def _unchanged(o: argparse.Namespace, suffix: str) -> Drawn:
-    """An empty region: the file's own pixels."""
-    original = Original.open(o.images[0])
-    print("note: the region is empty; the picture stays as it is", file=sys.stderr)
-    paths = [o.out / f"{Path(o.images[0]).stem}_seed{seed}{suffix}.png" for seed in o.seeds]
-    for path in paths:
-        save_png(path, original.picture)
-    return Drawn(o.seeds, [""], [[original.image] * len(paths)], [paths])
+    if frame is None:
+        shown, seen = list(drawn.images), quantise(drawn.images)
+    else:
+        frames = [replace(frame, original=Original.open(path)) for path in paths]
+        shown = [one.original.image for one in frames]
+        seen = torch.cat([one.seen(cascade.stages[0].size)[0] for one in frames])
+    near = closed(cascade, composition.wanted, seen) if drawn.closed is None or frame is not None else drawn.closed
+    for i, path in enumerate(paths if near else []):
+        print(f"{path.stem}: closed " + ", ".join(f"{float(share[i]):.2f} ({name})" for name, share in near.items()))
+    return shown
 
 
 def _again(cascade: Cascade, o: argparse.Namespace) -> None:
     """Draws a recipe's picture again, and says whether it is the same."""
     found = read_recipe(o.from_png)
-    before = _pixels(o.from_png.read_bytes())
+    if o.precision is not None:
+        found["precision"] = o.precision
+    before = _pixels(o.from_png)
     if "edit" in found:
         if not _images(o):
-            raise ValueError(f"{o.from_png} is an edit: give the picture that was edited, too")
+            raise ValueError(f"{o.from_png} is an edit of {edited(found)}: give the picture that was edited, too")
         frame, soften = frame_of(found, Path(_images(o)[0]))
-        redo = read(cascade, found)
-        composition = redo.composition.but(locked=frame.restrict(cascade, redo.composition).locked)
-        image = composition.draw(cascade, [redo.seed], progress=bar("drawing"), **redo.how)
-        picture: Any = frame.paste(image, soften)[0]
+        picture: Any = frame.paste(again(cascade, found, bar("drawing"), frame), soften)[0]
     else:
         picture = again(cascade, found, bar("drawing"))[0].cpu()
-    path = o.out / o.from_png.name
-    if path.resolve() == o.from_png.resolve():
-        path = path.with_stem(f"{path.stem}_again")
-    save_png(path, picture, None if o.no_recipe else found)
-    off = np.abs(_pixels(path.read_bytes()) - before)
-    share = (off > 0).mean()
-    same = "the same, bit for bit" if share == 0 else f"{share:.2%} of the values differ"
-    print(f"{path}: {same}")
-    if off.max() > 1:
-        print(f"warning: they differ by up to {off.max()} levels", file=sys.stderr)
+    with reserved(o.out, [o.from_png.name]) as (path,):
+        save_png(path, picture, None if o.no_recipe else found)
+    same, says = _compare(before, _pixels(path))
+    print(written([path]))
+    if same:
+        print(f"{path.name}: the same, {says}")
+        return
+    reasons = changes_since(cascade, found)
+    if "precision" not in found:
+        reasons.append("the recipe does not say with which --precision")
+    print(f"warning: {path.name} is not the same: {'; '.join([says, *reasons])}", file=sys.stderr)
 
 
-def _pixels(png: bytes) -> np.ndarray:
-    return np.array(Image.open(io.BytesIO(png)), np.int32)
+def _compare(before: np.ndarray, after: np.ndarray) -> tuple[bool, str]:
+    """Whether two pictures are the same up to rounding, and how far they differ, in words."""
+    if before.shape != after.shape or before.dtype != after.dtype:
+        return False, "it has another size or other pixels than it was drawn with"
+    off = np.abs(after.astype(np.int64) - before)
+    count, top, most = int((off > 0).sum()), 255 if before.dtype == np.uint8 else 65535, int(off.max())
+    if not count:
+        return True, "bit for bit"
+    if most * 255 <= top:
+        return True, f"up to rounding ({count} value{'s' * (count > 1)} by {'up to ' * (most > 1)}{most}/{top})"
+    return False, f"{count} of {off.size} values differ, by up to {most}/{top}"
+
+
+def _pixels(png: Path) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(png.read_bytes())))
 
 
 def _weights(text: str) -> dict[str, float]:

@@ -9,23 +9,30 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
 from .cascade import Cascade
 from .composition import Composition, merged
 from .editing import Frame, Original, extend
-from .files import name_of
+from .files import name_of, printable
 from .parts import Latent, Parts
 from .samplers import Progress
 from .strength import Strength
+
+FORMAT = 1
+"""Of the recipes that are written. Those before had no number; each number can do all that the ones below it can."""
+
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What recipes call the precisions inside the networks."""
 
 MAX_BYTES = 64_000_000
 """Size of the representations in a recipe, once unpacked; more is refused."""
 
 
 def recipe(cascade: Cascade, composition: Composition, seed: int, how: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes down how one picture came about, in plain JSON values; hashes and texts, never paths.
+    """Writes down how one picture came about, in plain JSON values; hashes, names and texts, never paths.
 
     Args:
         cascade: The model that drew it.
@@ -52,6 +59,7 @@ def recipe(cascade: Cascade, composition: Composition, seed: int, how: Mapping[s
         return {"weight": given.weight, "interval": list(given.interval), "region": region}
 
     return {
+        "format": FORMAT,
         "model": {"name": cascade.spec.get("name", ""), "sha256": cascade.sha256},
         "seed": seed,
         "stages": {name: asdict(setting) for name, setting in cascade.settings(**told).items()},
@@ -65,8 +73,26 @@ def recipe(cascade: Cascade, composition: Composition, seed: int, how: Mapping[s
         "latent": None if latent is None else hold(latent.noise),
         "start": None if start is None else [hold(start[0]), start[1]],
         "tensors": pack(tensors),
-        "versions": {name: version(name) for name in ("composer-diffusion", "torch")},
+        "precision": {dtype: name for name, dtype in PRECISIONS.items()}[cascade.precision],
+        "device": cascade.device.type,
+        "versions": _versions(),
     }
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("composer-diffusion", "torch")}
+
+
+def changes_since(cascade: Cascade, found: Mapping[str, Any]) -> list[str]:
+    """What is not as it was when a recipe's picture was drawn, so that its values may differ; a phrase each."""
+    versions = found.get("versions")
+    then = {**(versions if isinstance(versions, Mapping) else {}), "device": found.get("device")}
+    now = {**_versions(), "device": cascade.device.type}
+    return [
+        f"{name} {printable(str(then[name]))} then, {here} now"
+        for name, here in now.items()
+        if then.get(name) not in (None, here)
+    ]
 
 
 def pack(reps: Mapping[str, Tensor]) -> str:
@@ -98,19 +124,22 @@ class Redo:
         composition: What it was drawn from.
         seed: Its seed.
         how: What `Cascade.sample` is told about stages and size.
+        precision: Inside the networks, one of `PRECISIONS`; None where the recipe is too old to say.
     """
 
     composition: Composition
     seed: int
     how: dict[str, Any]
+    precision: str | None
 
 
 def read(cascade: Cascade, found: Mapping[str, Any]) -> Redo:
-    """Reads a recipe for the model that it names.
+    """Reads a recipe for the model that it names; those without a format number, too.
 
     Raises:
-        ValueError: The recipe is another model's, or not whole.
+        ValueError: The recipe is another model's, not whole, or of a newer format.
     """
+    _check_format(found)
     try:
         sha256, seed, stages = found["model"]["sha256"], int(found["seed"]), dict(found["stages"])
         how = {"stages": stages, "until": list(stages)[-1]}
@@ -121,13 +150,14 @@ def read(cascade: Cascade, found: Mapping[str, Any]) -> Redo:
         composition = Composition(
             parts=_parts(found["representations"], tensors),
             wanted=_parts(found["wanted"], tensors),
-            sources={str(name): str(source) for name, source in found["sources"].items()},
+            sources={str(name): printable(str(source)) for name, source in found["sources"].items()},
             strengths=strengths,
             away=None if found["away"] is None else _parts(found["away"], tensors),
             also=tuple((_parts(keys, tensors), float(weight)) for keys, weight in found["also"]),
             latent=None if found["latent"] is None else Latent(tensors[found["latent"]], cascade.identity),
             start=start,
         )
+        precision = None if found.get("precision") is None else str(found["precision"])
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"the recipe is not whole, or of another version: {error}") from error
     if sha256 != cascade.sha256:
@@ -135,7 +165,18 @@ def read(cascade: Cascade, found: Mapping[str, Any]) -> Redo:
             f"the picture was drawn by the model {found['model'].get('name')!r} with SHA-256 {sha256[:12]}..., "
             f"this one is {cascade.sha256[:12]}...; give the former with --model"
         )
-    return Redo(composition, seed, how)
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"expected a precision of {', '.join(PRECISIONS)} in the recipe, found {printable(precision)}")
+    return Redo(composition, seed, how, precision)
+
+
+def _check_format(found: Mapping[str, Any]) -> None:
+    number = found.get("format", 0)
+    if not isinstance(number, int) or number > FORMAT:
+        raise ValueError(
+            f"expected a recipe of format {FORMAT} or lower, found {printable(str(number))}: a newer version of "
+            "composer-diffusion wrote it; update yours"
+        )
 
 
 def _parts(keys: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Parts:
@@ -148,22 +189,33 @@ def _strength_of(given: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Str
     return Strength(weight=float(given["weight"]), interval=(float(low), float(high)), region=region)
 
 
-def again(cascade: Cascade, found: Mapping[str, Any], progress: Progress | None = None) -> Tensor:
-    """Draws the picture of a recipe that is no edit's again.
+def again(
+    cascade: Cascade, found: Mapping[str, Any], progress: Progress | None = None, frame: Frame | None = None
+) -> Tensor:
+    """Draws the picture of a recipe again, in the precision that the recipe names.
 
     Args:
         cascade: The model that the recipe names.
         found: The recipe.
         progress: Wraps the steps.
+        frame: Where an edit happened, see `frame_of`.
 
     Returns:
-        (1 3 h w) in [-1, 1].
+        (1 3 h w) in [-1, 1], of an edit what `Frame.paste` takes.
 
     Raises:
         ValueError: The recipe is another model's, or not whole.
     """
     redo = read(cascade, found)
-    return redo.composition.draw(cascade, [redo.seed], progress=progress, **redo.how)
+    composition = redo.composition
+    if frame is not None:
+        composition = composition.but(locked=frame.restrict(cascade, composition).locked)
+    before = cascade.precision
+    try:
+        cascade.to(cascade.device, before if redo.precision is None else PRECISIONS[redo.precision])
+        return composition.draw(cascade, [redo.seed], progress=progress, **redo.how)
+    finally:
+        cascade.to(cascade.device, before)
 
 
 def with_edit(
@@ -173,14 +225,22 @@ def with_edit(
 
     Args:
         made: The recipe.
-        original: The picture's file; its hash is kept.
+        original: The picture's file; its hash and its name are kept.
         frame: Where the edit happened.
         soften: Pixels over which it fades in.
         sides: What was added to the canvas first; None for nothing.
     """
     where, sides = pack({"region": frame.region > 0}), None if sides is None else list(sides)
-    edit = {"original": name_of(original.read_bytes()), "region": where, "soften": soften, "sides": sides}
+    edit = {"original": name_of(original.read_bytes()), "name": printable(original.name)}
+    edit |= {"region": where, "soften": soften, "sides": sides}
     return {**made, "edit": edit}
+
+
+def edited(found: Mapping[str, Any]) -> str:
+    """The name of the picture that was edited; a phrase where the recipe is too old to know it."""
+    edit = found.get("edit")
+    name = edit.get("name") if isinstance(edit, Mapping) else None
+    return "another picture" if name is None else printable(str(name))
 
 
 def frame_of(found: Mapping[str, Any], original: Path) -> tuple[Frame, int]:
@@ -191,8 +251,9 @@ def frame_of(found: Mapping[str, Any], original: Path) -> tuple[Frame, int]:
         original: The picture that was edited.
 
     Raises:
-        ValueError: The recipe is another picture's, no edit's, or not whole.
+        ValueError: The recipe is another picture's, no edit's, not whole, or of a newer format.
     """
+    _check_format(found)
     try:
         sha256, region = found["edit"]["original"], unpack(found["edit"]["region"])["region"].float()
         soften, sides = int(found["edit"]["soften"]), found["edit"]["sides"]

@@ -1,5 +1,6 @@
 """The closed loop: for one picture, what was asked of it and what came back, condition by condition."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,16 +11,18 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from .adherence import distances
 from .cascade import Cascade
 from .composition import Composition
 from .editing import Frame, Original
-from .files import name_of
+from .files import printable
 from .gallery import from_pil, read_recipe, sheet
 from .images import fit
-from .recipe import frame_of, read
-from .reranking import closed
+from .recipe import edited, frame_of, read
+from .reranking import measure
 from .strength import Strength
+
+LONGEST = 500
+"""Characters of words in a table; they are a stranger's."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,10 @@ class Row:
 
     Attributes:
         name: Its name.
-        source: Where it came from: a file's hash, or a person's words.
+        source: Where it came from: a file's hash and name, or a person's words.
         strength: How much, when and where it counts; empty where it counts fully.
         distance: How far the picture is from what was asked, in its reader's unit; None where that cannot be measured.
-        closed: How much of the way from strangers' (0) to what was asked (1) it goes; see `reranking.closed`.
+        closed: How much of the way from strangers' (0) to what was asked (1) it goes; see `reranking.measure`.
         asked: Preview of what was asked.
         back: Preview of what came back; None where it is not read from pictures.
     """
@@ -72,12 +75,11 @@ class Report:
 
         conditions = Table("condition", "from", "strength", "distance", "closed")
         for row in self.rows:
-            conditions.add_row(
-                row.name, row.source, row.strength or "1", _number(row.distance, 4), _number(row.closed, 2)
-            )
+            cells = (row.name, row.source, row.strength or "1", _number(row.distance, 4), _number(row.closed, 2))
+            conditions.add_row(*map(_cell, cells))
         settings = Table("how it was drawn", "")
         for name, says in self.settings.items():
-            settings.add_row(name, says)
+            settings.add_row(_cell(name), _cell(says))
         return [settings, conditions]
 
 
@@ -96,7 +98,7 @@ def examine(cascade: Cascade, path: str | Path, original: str | Path | None = No
     found = read_recipe(path)
     asked = read(cascade, found).composition
     if "edit" in found and original is None:
-        raise ValueError(f"{path} is an edit: give the picture that was edited, too (--image)")
+        raise ValueError(f"{path} is an edit of {edited(found)}: give the picture that was edited, too (--image)")
     if original is None:
         whole = from_pil(Image.open(path))  # as it was written; of files of any origin sides below 32 are refused
         pictures: list[tuple[str, Tensor | None, Tensor]] = [("the picture", None, whole)]
@@ -131,8 +133,7 @@ def _rows(cascade: Cascade, asked: Composition, batch: dict[str, Tensor]) -> lis
     decomposers, readers = dict(cascade.decomposition.named()), dict(cascade.readers.named())
     seen, read_again = cascade.decompose(batch), cascade.read(batch)
     wanted = asked.wanted.pick(*(name for name in asked.wanted if name in readers))
-    off = distances(cascade, wanted, batch["image"])
-    shares = closed(cascade, wanted, batch["image"])
+    near = measure(cascade, wanted, read_again)
 
     def back(name: str) -> Tensor | None:
         """As the condition's own decomposer shows it, where that reads pictures: so that like stands beside like."""
@@ -145,8 +146,8 @@ def _rows(cascade: Cascade, asked: Composition, batch: dict[str, Tensor]) -> lis
             name,
             _short(asked.sources.get(name, "")),
             _strength(asked.strengths.get(name)),
-            float(off[name]) if name in off else None,
-            float(shares[name]) if name in shares else None,
+            float(near[name].distance) if name in near else None,
+            float(near[name].closed) if name in near else None,
             decomposers[name].preview(value.to(cascade.device))[0].cpu(),
             back(name),
         )
@@ -158,6 +159,8 @@ def _rows(cascade: Cascade, asked: Composition, batch: dict[str, Tensor]) -> lis
 def _settings(found: Mapping[str, Any], asked: Composition) -> dict[str, str]:
     """What a recipe says besides its conditions."""
     says = {"model": str(found["model"].get("name") or found["model"]["sha256"][:12]), "seed": str(found["seed"])}
+    if "precision" in found:
+        says["precision"] = str(found["precision"])
     for stage, sampling in found["stages"].items():
         says[f"stage {stage}"] = f"{sampling['sampler']}, {sampling['steps']} steps, guidance {sampling['guidance']:g}"
         told = ("percentile", "augmentation", "tile", *(["eta"] if sampling["sampler"] == "ancestral" else []))
@@ -172,13 +175,14 @@ def _settings(found: Mapping[str, Any], asked: Composition) -> dict[str, str]:
     if asked.start is not None:
         says["begins with"] = f"a picture, noisy as at time {asked.start[1]:g}"
     if "edit" in found:
-        says["edit of"] = _short(str(found["edit"]["original"]))
+        says["edit of"] = _short(f"{found['edit']['original']} {found['edit'].get('name', '')}".strip())
     return says
 
 
 def _short(source: str) -> str:
-    """A hash by its first digits; words as they are."""
-    return source[:19] if len(source) == len(name_of(b"")) and source.startswith("sha256:") else source
+    """Hashes by their first digits; words as they are, up to `LONGEST`."""
+    short = re.sub(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}", r"\1", source)
+    return short if len(short) <= LONGEST else f"{short[:LONGEST]}..."
 
 
 def _strength(strength: Strength | None) -> str:
@@ -193,6 +197,13 @@ def _strength(strength: Strength | None) -> str:
 def _label(row: Row) -> str:
     measured = "not measured" if row.closed is None else f"closed {row.closed:.2f}"
     return f"{row.name}: {measured}" + (f", strength {row.strength}" if row.strength else "")
+
+
+def _cell(text: str) -> Any:
+    """A stranger's text for rich, which would read "[red]" as a colour."""
+    from rich.text import Text
+
+    return Text(printable(text))
 
 
 def _number(value: float | None, digits: int) -> str:

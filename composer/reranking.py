@@ -3,16 +3,17 @@
 DALL-E reranks by CLIP (Ramesh et al. 2021, section 2.6); this reranks by all that was asked.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .adherence import quantise
+from .adherence import compare, quantise
 from .cascade import Cascade
 from .composition import Composition, merged
 from .decomposition import Batch
@@ -23,28 +24,66 @@ STRANGERS = 32
 ROWS = 16
 """Pictures that are drawn at a time."""
 
+CLOSED = "closed: 1 is just what was asked, 0 no nearer to it than other pictures are by chance"
+"""What the figures that `measure` gives mean, for people."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How near pictures come to what was asked of them in one condition.
+
+    Attributes:
+        distance: In its reader's unit; 0 is just what was asked.
+        closed: How much of the way from strangers' (0) to what was asked (1) each picture goes.
+    """
+
+    distance: Float[Tensor, " b"]
+    closed: Float[Tensor, " b"]
+
 
 def closed(cascade: Cascade, wanted: Parts, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, " b"]]:
-    """How much of the way from strangers' (0) to what was asked (1) each image goes, by condition.
-
-    It is 1 - d(asked, got) / d(asked, stranger), the latter a mean over Scenes of the split ``novel`` that the package
-    renders: the same for every result, so that results compare.
+    """How much of the way to what was asked images go, by condition; see `measure`.
 
     Args:
         cascade: Whose readers take the images apart.
         wanted: What was asked, as they read it; of one row or b rows.
         images: In [-1, 1].
     """
-    strangers = _strangers(cascade.stages[0].size).to(images)
-    got, strange = cascade.read({"image": images}), cascade.read({"image": strangers})
-    found = {}
-    for name, reader in cascade.readers.named():
-        if name in wanted and name in got:
-            asked = wanted[name]
-            distance = reader.distance(asked.expand(len(images), *asked.shape[1:]), got[name])
-            chance = [reader.distance(row.expand_as(strange[name]), strange[name]).mean() for row in asked]
-            found[name] = 1 - distance.cpu() / torch.stack(chance).cpu().clamp(min=1e-6)
+    got = cascade.read({"image": images.to(cascade.device)}, wanted)
+    return {name: one.closed for name, one in measure(cascade, wanted, got).items()}
+
+
+def measure(cascade: Cascade, wanted: Parts, got: Parts) -> dict[str, Measured]:
+    """How near pictures come to what was asked of them, by condition, on the CPU.
+
+    How much of the way is closed is 1 - d(asked, got) / d(asked, stranger), the latter a mean over Scenes of the split
+    ``novel`` that the package renders: the same for every result, so that results compare.
+
+    Args:
+        cascade: Whose readers compare.
+        wanted: What was asked, as they read it; of one row or b rows.
+        got: What `Cascade.read` gave for b images.
+    """
+    far, found = compare(cascade, wanted, got), {}
+    strange = _strangers_read(cascade, far) if far else Parts()
+    for name, distance in far.items():
+        reader = dict(cascade.readers.named())[name]
+        chance = [reader.distance(row.expand_as(strange[name]), strange[name]).mean() for row in wanted[name]]
+        shares = 1 - distance.cpu() / torch.stack(chance).cpu().clamp(min=1e-6)
+        found[name] = Measured(distance.cpu(), shares)
     return found
+
+
+_READ: WeakKeyDictionary[Cascade, Parts] = WeakKeyDictionary()
+
+
+def _strangers_read(cascade: Cascade, names: Collection[str]) -> Parts:
+    """What a model's readers make of the strangers; they are frozen, so that each reads them once."""
+    known = _READ.setdefault(cascade, Parts())
+    if missing := [name for name in names if name not in known]:
+        strangers = _strangers(cascade.stages[0].size).to(cascade.device)
+        known.update(cascade.read({"image": strangers}, missing))
+    return Parts({name: known[name].to(cascade.device) for name in names})
 
 
 @lru_cache(maxsize=2)
@@ -64,12 +103,15 @@ class Best:
         seeds: Theirs, among the candidates'.
         compositions: What each was drawn from, settled.
         scores: (b n) those of all candidates; empty where there was no choice.
+        closed: What the choice measured of the images, as `closed` does; None where it measured none of them, or as
+            they were before further stages drew on them.
     """
 
     images: Float[Tensor, "b 3 h w"]
     seeds: list[int]
     compositions: list[Composition]
     scores: Float[Tensor, "b n"]
+    closed: Mapping[str, Float[Tensor, " b"]] | None = None
 
 
 def best_of(
@@ -108,7 +150,8 @@ def best_of(
     if composition.seedless(cascade, changes):
         raise ValueError("all candidates would be the same picture, for they begin with one latent: no best of several")
     shares = _shares(cascade, composition.wanted, weights or {})
-    how = {**changes, **_first_alone(cascade, merged(composition.sampling, changes))}
+    told = merged(composition.sampling, changes)
+    how = {**changes, **_first_alone(cascade, told)}
     candidates = [seed * n + k for seed in seeds for k in range(n)]
     drawn = [
         composition.draw(cascade, candidates[start + i : start + min(i + ROWS, n)], progress=progress, **how).cpu()
@@ -117,9 +160,12 @@ def best_of(
     ]
     found = closed(cascade, composition.wanted, quantise(torch.cat(drawn)))
     scores = torch.stack([found[name] * share for name, share in shares.items()]).sum(0).view(len(seeds), n)
-    best = [seed * n + int(row.argmax()) for seed, row in zip(seeds, scores, strict=True)]
+    kept = [i * n + int(row.argmax()) for i, row in enumerate(scores)]
+    best = [candidates[i] for i in kept]
     chosen = best_of(cascade, composition, best, 1, None, progress, **changes)
-    return Best(chosen.images, best, chosen.compositions, scores)
+    whole = how["until"] == told.get("until", cascade.stages[-1].name)
+    measured = {name: value[kept] for name, value in found.items()} if whole else None
+    return Best(chosen.images, best, chosen.compositions, scores, measured)
 
 
 def _first_alone(cascade: Cascade, told: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,9 @@
 
 from collections.abc import Sequence
 
-from PIL import Image
-
 from . import tasks
 from .composition import Composition, Source, require
 from .drawing import Drawing, Given
-from .gallery import save_gif
 from .options import STRENGTH, askable, bar, numbers, read_value
 from .prior.commands import principal_components
 from .tasks import GLOBAL, LOCAL, Labelled
@@ -26,7 +23,7 @@ def compose(args: Sequence[str], plugins: Sequence[str]) -> None:
         "--sketch a.jpg --palette b.jpg:0.7@0.2-0.8:mask.png",
         '--caption "a red cube on sand" --and "a blue ball on snow:3" --not "under a night sky:1" --sheet seed=0,1',
         '--caption "a red cube on sand" --prior scenes_prior_diffusion --best-of 8',
-        "--from-png out/000_seed0.png --out out/again",
+        "--from-png out/compose_seed0.png --out out/again",
     )
     add = drawing.parser.add_argument
     add("--prior", help="a prior: it draws the semantics of --caption, others for each seed")
@@ -78,7 +75,7 @@ def edit(args: Sequence[str], plugins: Sequence[str]) -> None:
         edit.__doc__,
         "photo.png --region mask.png --palette b.jpg --keep sketch --out out",
         'photo.png --region 0.1,0.2,0.6,0.9 --caption "a large red cube" --seeds 0,1',
-        "photo.png --from-png out/photo_seed0.png --out out/again",
+        "photo.png --from-png out/edit_photo_seed0.png --out out/again",
         pictures=["the picture to edit"],
         needs_region=True,
     )
@@ -151,11 +148,7 @@ def interpolate(args: Sequence[str], plugins: Sequence[str]) -> None:
         )
         return given.under(found)
 
-    for drawn in drawing.run(args, plugins, make):
-        for frames in zip(*drawn.files, strict=True):
-            path = frames[0].with_name(frames[0].name.replace("_000_", "_").replace(".png", ".gif"))
-            save_gif(path, [Image.open(frame) for frame in frames])
-            print(f"see {path}")
+    drawing.run(args, plugins, make)
 
 
 def reconfigure(args: Sequence[str], plugins: Sequence[str]) -> None:

@@ -42,9 +42,9 @@ def test_compose_draws_a_row_per_value_and_a_picture_per_seed(saved, photos, out
     a, b = photos
     assert run("compose", "--model", saved, "--intensity", a, "--palette", a, b, "--seeds", "0,4", "--out", out) == 0
     names = sorted(path.name for path in out.glob("*_seed*.png"))
-    assert names == ["000_seed0.png", "000_seed4.png", "001_seed0.png", "001_seed4.png"]
-    assert (out / "sheet.png").exists() and "palette off by" in capsys.readouterr().out
-    first, second = (np.asarray(Image.open(out / name)) for name in ("000_seed0.png", "001_seed0.png"))
+    assert names == [f"compose_00{row}_seed{seed}.png" for row in (0, 1) for seed in (0, 4)]
+    assert (out / "compose_sheet.png").exists() and "compose_001_seed4: closed" in capsys.readouterr().out
+    first, second = (np.asarray(Image.open(out / name)) for name in ("compose_000_seed0.png", "compose_001_seed0.png"))
     assert (first != second).any()
 
 
@@ -55,19 +55,19 @@ def test_a_composition_equals_the_python_interface(saved, photos, out):
     model = Cascade.load(saved)
     image = resize_and_crop(load_rgb(photos[0]).image, 16)[None]
     want = model.sample(model.decompose({"image": image}).pick("palette"), seeds=[7], steps=3)
-    got = torch.from_numpy(np.array(Image.open(out / "000_seed7.png"))).permute(2, 0, 1)
+    got = torch.from_numpy(np.array(Image.open(out / "compose_seed7.png"))).permute(2, 0, 1)
     assert (got.float() - ((want[0] + 1) * 127.5).round()).abs().max() <= 1
 
 
 def test_people_give_palettes_as_colours(saved, out):
     assert run("compose", "--model", saved, "--palette", "#aa3311:0.6,#eeddcc:0.4", "--out", out) == 0
-    assert read_recipe(out / "000_seed0.png")["sources"] == {"palette": "#aa3311:0.6,#eeddcc:0.4"}
+    assert read_recipe(out / "compose_seed0.png")["sources"] == {"palette": "#aa3311:0.6,#eeddcc:0.4"}
 
 
 def test_from_png_makes_the_same_picture(saved, photos, out, tmp_path, capsys):
     assert run("compose", "--model", saved, "--intensity", photos[0], "--seeds", "3", "--out", out) == 0
-    source = out / "000_seed3.png"
-    assert str(tmp_path) not in json.dumps(read_recipe(source))  # hashes, never paths
+    source = out / "compose_seed3.png"
+    assert str(tmp_path) not in json.dumps(read_recipe(source))  # hashes and names, never paths
     assert run("compose", "--model", saved, "--from-png", source, "--out", tmp_path / "again") == 0
     assert "the same, bit for bit" in capsys.readouterr().out
     assert (tmp_path / "again" / source.name).exists()
@@ -76,9 +76,9 @@ def test_from_png_makes_the_same_picture(saved, photos, out, tmp_path, capsys):
 def test_no_recipe_leaves_no_trace(saved, photos, out, capsys):
     options = ("--model", saved, "--palette", photos[0], "--no-recipe", "--out", out)
     assert run("compose", *options) == 0
-    with Image.open(out / "000_seed0.png") as picture:
+    with Image.open(out / "compose_seed0.png") as picture:
         assert "composer" not in picture.info
-    assert run("compose", "--model", saved, "--from-png", out / "000_seed0.png") == 1
+    assert run("compose", "--model", saved, "--from-png", out / "compose_seed0.png") == 1
     assert "carries no recipe" in capsys.readouterr().err
 
 
@@ -86,7 +86,7 @@ def test_edit_keeps_the_outside(saved, photos, out):
     a, b = photos
     options = ("--region", "0.2,0.2,0.6,0.7", "--palette", b, "--keep", "intensity", "--seeds", "0,1", "--out", out)
     assert run("edit", a, "--model", saved, *options) == 0
-    before, after = (np.asarray(Image.open(path)) for path in (a, out / "a_seed1.png"))
+    before, after = (np.asarray(Image.open(path)) for path in (a, out / "edit_a_seed1.png"))
     outside = np.ones((40, 50), bool)
     outside[8:28, 10:30] = False
     assert (before[outside] == after[outside]).all() and (before[~outside] != after[~outside]).any()
@@ -95,9 +95,9 @@ def test_edit_keeps_the_outside(saved, photos, out):
 def test_an_edit_is_made_again_of_the_same_picture_only(saved, photos, out, tmp_path, capsys):
     a, b = photos
     assert run("edit", a, "--model", saved, "--region", "5,5,35,30", "--palette", b, "--out", out) == 0
-    first = out / "a_seed0.png"
+    first = out / "edit_a_seed0.png"
     assert run("edit", a, "--model", saved, "--from-png", first, "--out", tmp_path / "again") == 0
-    with Image.open(first) as x, Image.open(tmp_path / "again" / "a_seed0.png") as y:
+    with Image.open(first) as x, Image.open(tmp_path / "again" / "edit_a_seed0.png") as y:
         assert x.tobytes() == y.tobytes()
     assert run("edit", b, "--model", saved, "--from-png", first) == 1
     assert "not the picture that was edited" in capsys.readouterr().err
@@ -105,7 +105,11 @@ def test_an_edit_is_made_again_of_the_same_picture_only(saved, photos, out, tmp_
 
 def test_decompose_writes_parts_and_a_preview(saved, photos, out, capsys):
     assert run("decompose", *photos, "--model", saved, "--preview", "--out", out) == 0
-    assert (out / "a.parts.safetensors").exists() and (out / "decomposed.png").exists()
+    assert {path.name for path in out.iterdir()} == {
+        "decompose_a.safetensors",
+        "decompose_b.safetensors",
+        "decompose_sheet.png",
+    }
     assert "palette (156,)" in capsys.readouterr().out
 
 

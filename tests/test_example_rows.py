@@ -46,7 +46,7 @@ def test_the_commands_of_a_row_draw_its_pictures(make, here, capsys):
         words = shlex.split(command)
         assert words[:3] == ["python", "-m", "composer"]
         assert main([*words[3:], "--steps", "2", "--out", f"again{i}"]) == 0, command
-        drawn = [path for path in sorted(Path(f"again{i}").glob("*.png")) if path.name != "sheet.png"]
+        drawn = [path for path in sorted(Path(f"again{i}").glob("*.png")) if not path.stem.endswith("_sheet")]
         assert len(drawn) == len(results), command
         for path, (label, image) in zip(drawn, results, strict=True):
             with Image.open(path) as picture:

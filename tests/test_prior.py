@@ -849,13 +849,15 @@ def test_compose_draws_semantics_for_a_caption(draws_pictures, photos, tmp_path,
     words, out = "a red cube on sand", tmp_path / "out"
     model, prior = ("--model", str(draws_pictures / "model")), ("--prior", str(draws_pictures / "prior"))
     assert main(["compose", *model, *prior, "--caption", words, "--seeds", "4,5", "--out", str(out)]) == 0
-    found = read_recipe(out / "000_seed5.png")
+    found = read_recipe(out / "compose_seed5.png")
     drawn = Prior.load(draws_pictures / "prior").sample([words], n=2, seeds=[4, 5])
     asked = read(Cascade.load(draws_pictures / "model"), found).composition
     torch.testing.assert_close(asked.parts["semantics"], drawn[1:])
     assert found["sources"]["semantics"].startswith("prior tiny ") and found["sources"]["caption"] == words
     capsys.readouterr()
-    assert main(["compose", *model, "--from-png", str(out / "000_seed5.png"), "--out", str(tmp_path / "again")]) == 0
+    assert (
+        main(["compose", *model, "--from-png", str(out / "compose_seed5.png"), "--out", str(tmp_path / "again")]) == 0
+    )
     assert capsys.readouterr().err == ""  # alone instead of in a batch of two: rounding at most
     for wrong, says in (
         (["--palette", "#aa3311", *prior], "give a caption"),

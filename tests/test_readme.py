@@ -62,7 +62,7 @@ def test_commands_run_as_printed(here):
             assert main([*words[3:], *SMALLER[words[3]]]) == 0, words
             ran.append(words[3])
     assert ran == ["scenes", "compose", "compose", "compose", "report", "edit"]
-    assert (here / "out/again/000_seed1.png").exists() and (here / "out/000002_seed0.png").exists()
+    assert (here / "out/again/compose_seed1.png").exists() and (here / "out/edit_000002_seed0.png").exists()
 
 
 def test_other_commands_name_what_is_there():

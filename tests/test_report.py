@@ -23,14 +23,14 @@ def drawn(saved, photos, tmp_path):
     """A picture after another one's intensity, half as strong in its left half, and after colours in words."""
     given = ("--intensity", f"{photos[0]}:0.5:0,0,0.5,1", "--palette", "#aa3311 0.6, #eeddcc 0.4")
     assert run("compose", "--model", saved, *given, "--seeds", "3", "--out", tmp_path / "out") == 0
-    return tmp_path / "out" / "000_seed3.png"
+    return tmp_path / "out" / "compose_seed3.png"
 
 
 @pytest.fixture
 def edited(saved, photos, tmp_path):
     given = ("--region", "0.2,0.2,0.6,0.7", "--palette", photos[1], "--keep", "intensity")
     assert run("edit", photos[0], "--model", saved, *given, "--out", tmp_path / "out") == 0
-    return tmp_path / "out" / "a_seed0.png"
+    return tmp_path / "out" / "edit_a_seed0.png"
 
 
 def rows(report):
@@ -67,7 +67,7 @@ def test_a_picture_that_is_its_source_closes_all(drawn, saved, photos):
 def test_what_is_no_condition_stands_among_the_settings(saved, photos, tmp_path):
     options = ("--steps", "3", "--guidance", "1.5", "--sampler", "ancestral", "--start", f"{photos[0]}:0.7")
     assert run("compose", "--model", saved, "--palette", photos[0], *options, "--out", tmp_path) == 0
-    says = examine(Cascade.load(saved), tmp_path / "000_seed0.png").settings
+    says = examine(Cascade.load(saved), tmp_path / "compose_seed0.png").settings
     assert says["stage base"] == "ancestral, 3 steps, guidance 1.5, eta 1"
     assert says["begins with"] == "a picture, noisy as at time 0.7"
 
@@ -94,7 +94,7 @@ def test_the_command_says_it_all_and_draws_it(drawn, saved, tmp_path, capsys, mo
     row = rows(examine(Cascade.load(saved), drawn))["palette"]
     assert f"{row.distance:.4f}" in shown and f"{row.closed:.2f}" in shown and "#aa3311 0.6, #eeddcc 0.4" in shown
     assert "dpmpp_2m, 4 steps, guidance 2" in shown and "0.5 in 50% of the picture" in shown
-    cells = np.array(Image.open(out / "report.png"))
+    cells = np.array(Image.open(out / "report_compose_seed3.png"))
     result = np.array(Image.open(drawn)).repeat(8, 0).repeat(8, 1)
     corners = zip(*np.nonzero((cells == result[0, 0]).all(-1)), strict=True)
     assert any(np.array_equal(cells[y : y + 128, x : x + 128], result) for y, x in corners)
@@ -102,7 +102,7 @@ def test_the_command_says_it_all_and_draws_it(drawn, saved, tmp_path, capsys, mo
 
 def test_the_command_measures_an_edit(edited, saved, photos, tmp_path):
     assert run("report", edited, "--image", photos[0], "--model", saved, "--out", tmp_path / "report") == 0
-    assert (tmp_path / "report" / "report.png").exists()
+    assert (tmp_path / "report" / "report_edit_a_seed0.png").exists()
 
 
 def test_mistakes_are_explained(drawn, edited, cascade, saved, photos, tmp_path, capsys):
@@ -111,7 +111,7 @@ def test_mistakes_are_explained(drawn, edited, cascade, saved, photos, tmp_path,
         return capsys.readouterr().err
 
     assert "carries no recipe" in says(photos[0], "--model", saved)
-    assert "is an edit: give the picture that was edited, too (--image)" in says(edited, "--model", saved)
+    assert "is an edit of a.png: give the picture that was edited, too (--image)" in says(edited, "--model", saved)
     assert "not the picture that was edited" in says(edited, "--image", photos[1], "--model", saved)
     assert "not that of an edit" in says(drawn, "--image", photos[0], "--model", saved)
     save_png(edited, Image.open(edited).resize((100, 80)), read_recipe(edited))

@@ -369,4 +369,4 @@ def test_the_small_imagen_from_cached_text_to_a_picture(tmp_path, monkeypatch):
         "--out",
         str(tmp_path / "out"),
     ]
-    assert main(words) == 0 and (tmp_path / "out/000_seed0.png").exists()
+    assert main(words) == 0 and (tmp_path / "out/compose_seed0.png").exists()

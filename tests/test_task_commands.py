@@ -65,7 +65,7 @@ def test_every_task_draws_and_makes_its_picture_again(run, out, tmp_path, capsys
     words = EVERY[name]
     assert run(*words, out=out) == 0
     drawn = sorted(out.glob("*_seed0.png"))
-    assert drawn and (out / "sheet.png").exists() == (len(drawn) > 1)
+    assert drawn and bool(list(out.glob("*_sheet.png"))) == (len(drawn) > 1)
     assert (name == "interpolate") == bool(list(out.glob("*.gif")))
     capsys.readouterr()
     original = ["A"] if "edit" in read_recipe(drawn[-1]) else []
@@ -78,7 +78,7 @@ def test_every_task_draws_and_makes_its_picture_again(run, out, tmp_path, capsys
 
 def test_a_picture_is_never_compared_with_itself(run, out, capsys):
     assert run("compose", "--palette", "A", out=out) == 0
-    drawn = out / "000_seed0.png"
+    drawn = out / "compose_seed0.png"
     changed = np.asarray(Image.open(drawn)).copy()
     changed[0, 0] ^= 128
     from composer.gallery import save_png
@@ -87,21 +87,21 @@ def test_a_picture_is_never_compared_with_itself(run, out, capsys):
     before = drawn.read_bytes()
     assert run("compose", "--from-png", drawn, out=out, steps=None) == 0
     shown = capsys.readouterr()
-    assert "of the values differ" in shown.out and "differ by up to 128 levels" in shown.err
-    assert drawn.read_bytes() == before and (out / "000_seed0_again.png").exists()
+    assert "3 of 768 values differ, by up to 128/255" in shown.err and "the same," not in shown.out
+    assert drawn.read_bytes() == before and (out / "compose_seed0-2.png").exists()
 
 
 def test_pictures_may_follow_options(run, out, photos):
     assert run("vary", "--seeds", "0,1", "A", out=out) == 0
-    assert sorted(path.name for path in out.glob("a_*")) == ["a_seed0.png", "a_seed1.png"]
+    assert sorted(path.name for path in out.glob("*_seed*")) == ["vary_a_seed0.png", "vary_a_seed1.png"]
 
 
 def test_a_sheet_over_two_options(run, out, photos):
     sheet = ["--sheet", "strength=0,1", "seed=3,4,5"]
     assert run("restyle", "A", "B", *sheet, out=out) == 0
-    names = [f"a_seed{seed}_strength={s}.png" for seed in (3, 4, 5) for s in (0, 1)]
-    assert sorted(path.name for path in out.glob("a_*")) == sorted(names)
-    with Image.open(out / "sheet.png") as picture:
+    names = [f"restyle_a_seed{seed}_strength={s}.png" for seed in (3, 4, 5) for s in (0, 1)]
+    assert sorted(path.name for path in out.glob("*_seed*")) == sorted(names)
+    with Image.open(out / "restyle_a_sheet.png") as picture:
         cells = picture.width // 158, picture.height // 158  # the labels take less than a cell
     assert cells == (5, 2)  # two pictures that are given and three seeds; two strengths
     assert read_recipe(out / names[0])["seed"] == 3
@@ -110,7 +110,7 @@ def test_a_sheet_over_two_options(run, out, photos):
 def test_a_sheet_over_a_condition_and_its_strength(run, out, photos):
     sheet = ["--sheet", "palette=#aa3311:0.5,#224488:0.5; A:0.25", "guidance=1,3"]
     assert run("compose", "--palette", "B", "--sketch", "B", *sheet, out=out) == 0
-    recipes = [read_recipe(path) for path in sorted(out.glob("000_seed0_*"))]
+    recipes = [read_recipe(path) for path in sorted(out.glob("compose_seed0_*"))]
     assert len(recipes) == 4 and {r["stages"]["base"]["guidance"] for r in recipes} == {1, 3}
     assert {r["strengths"].get("palette", {}).get("weight") for r in recipes} == {None, 0.25}
 
@@ -130,25 +130,25 @@ def test_axes():
 def test_best_of_names_its_seed(run, out, capsys):
     assert run("vary", "A", "--best-of", "3", "--weights", "semantics=2", "--seeds", "4", out=out) == 0
     assert "the best of 3 closes" in capsys.readouterr().out
-    assert read_recipe(out / "a_seed4.png")["seed"] in (12, 13, 14)
+    assert read_recipe(out / "vary_a_seed4.png")["seed"] in (12, 13, 14)
 
 
 def test_a_row_for_each_value(run, out):
     assert run("edit", "A", *REGION, "--palette", "A", "B", "--keep", "sketch", out=out) == 0
-    assert len({path.read_bytes() for path in out.glob("a_00*_seed0.png")}) == 2
+    assert len({path.read_bytes() for path in out.glob("edit_a_00*_seed0.png")}) == 2
 
 
 def test_an_empty_region_gives_the_file_back(run, out, photos, tmp_path):
     Image.new("L", (50, 40)).save(tmp_path / "mask.png")
     assert run("repose", "A", "B", "--region", tmp_path / "mask.png", out=out) == 0
-    with Image.open(photos[0]) as x, Image.open(out / "a_seed0.png") as y:
+    with Image.open(photos[0]) as x, Image.open(out / "repose_a_seed0.png") as y:
         assert x.tobytes() == y.tobytes()
 
 
 @pytest.mark.parametrize("name", ["vary a region", "reconfigure a region", "try-on"])
 def test_all_outside_a_region_stays(run, out, photos, name):
     assert run(*EVERY[name], out=out) == 0
-    before, after = (np.asarray(Image.open(path)) for path in (photos[0], out / "a_seed0.png"))
+    before, after = (np.asarray(Image.open(path)) for path in (photos[0], out / f"{EVERY[name][0]}_a_seed0.png"))
     outside = np.ones((40, 50), bool)
     outside[4:28, 5:30] = False
     assert (before[outside] == after[outside]).all() and (before[~outside] != after[~outside]).any()
@@ -156,7 +156,7 @@ def test_all_outside_a_region_stays(run, out, photos, name):
 
 def test_a_caption_keeps_its_strength_under_and(run, out):
     assert run("compose", "--caption", "a red cube:0.5", "--and", "a blue ball", out=out) == 0
-    made = read_recipe(out / "000_seed0.png")
+    made = read_recipe(out / "compose_seed0.png")
     assert made["strengths"]["caption"]["weight"] == 0.5 and [weight for _, weight in made["also"]] == [3]
     assert made["sources"] == {"caption": "a red cube", "caption +3": "a blue ball"}
 

@@ -292,7 +292,7 @@ def test_the_command_line_reaches_every_stage(two, tmp_path, photos, capsys):
     two.save(tmp_path / "model")
     options = ["--stage", "up64:steps=2", "--size", "96x64", "--out", str(tmp_path / "out")]
     assert main(["compose", "--model", str(tmp_path / "model"), "--palette", photos[0], *options]) == 0
-    path = tmp_path / "out" / "000_seed0.png"
+    path = tmp_path / "out" / "compose_seed0.png"
     assert load_rgb(path).image.shape == (3, 64, 96)
     assert read_recipe(path)["stages"]["up64"]["steps"] == 2
     again = ["--from-png", str(path), "--out", str(tmp_path / "again")]
