@@ -200,9 +200,8 @@ class Drawing:
         with reserved(o.out, [*pictures, *films, *sheets]) as paths:
             left = iter(paths)
             done = [_draw(cascade, plan, left) for plan in plans]
-            if films:
-                for frames in (frames for one in done for frames in zip(*one.files, strict=True)):
-                    save_gif(next(left), [Image.open(frame) for frame in frames])
+            for frames in [frames for one in done for frames in zip(*one.files, strict=True)] if films else []:
+                save_gif(next(left), [Image.open(frame) for frame in frames])
             if sheets:
                 laid = arrange(chosen, done)
                 save_png(next(left), sheet(laid.images, laid.rows, laid.columns))
@@ -363,12 +362,13 @@ def _save(cascade: Cascade, plan: Plan, composition: Composition, title: str, pa
         stem = paths[0].stem if len(paths) == 1 else f"{title}{plan.suffix}"
         print(f"{stem}: the best of {o.best_of} closes {kept:.2f}, the last {last:.2f}")
     if frame is None:
-        shown, seen = list(drawn.images), quantise(drawn.images)
-    else:
+        near = drawn.closed or closed(cascade, composition.wanted, quantise(drawn.images))
+        shown = list(drawn.images)
+    else:  # of the edit as it was pasted, the square that the model saw
         frames = [replace(frame, original=Original.open(path)) for path in paths]
+        squares = [one.seen(cascade.stages[0].size)[0] for one in frames]
+        near = closed(cascade, composition.wanted, torch.cat(squares))
         shown = [one.original.image for one in frames]
-        seen = torch.cat([one.seen(cascade.stages[0].size)[0] for one in frames])
-    near = closed(cascade, composition.wanted, seen) if drawn.closed is None or frame is not None else drawn.closed
     for i, path in enumerate(paths if near else []):
         print(f"{path.stem}: closed " + ", ".join(f"{float(share[i]):.2f} ({name})" for name, share in near.items()))
     return shown

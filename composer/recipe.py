@@ -231,9 +231,8 @@ def with_edit(
         sides: What was added to the canvas first; None for nothing.
     """
     where, sides = pack({"region": frame.region > 0}), None if sides is None else list(sides)
-    edit = {"original": name_of(original.read_bytes()), "name": printable(original.name)}
-    edit |= {"region": where, "soften": soften, "sides": sides}
-    return {**made, "edit": edit}
+    names = {"original": name_of(original.read_bytes()), "name": printable(original.name)}
+    return {**made, "edit": {**names, "region": where, "soften": soften, "sides": sides}}
 
 
 def edited(found: Mapping[str, Any]) -> str:

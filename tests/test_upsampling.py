@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from composer.__main__ import main
+from composer.adherence import quantise
 from composer.cascade import Cascade
 from composer.composition import Composition
 from composer.conditioning import Conditioning, ConditionSet
@@ -19,6 +20,8 @@ from composer.images import load_rgb
 from composer.low_res import GaussianBlur, GaussianNoise, LowRes, shrink
 from composer.parts import Parts
 from composer.recipe import again, recipe
+from composer.reporting import examine
+from composer.reranking import best_of, closed
 from composer.storage import build, from_run
 from composer.unet import UNet
 from conditions import LowRes as LowResCondition
@@ -229,6 +232,20 @@ def test_a_recipe_repeats_all_stages(two, tmp_path):
     assert torch.equal(again(two, read_recipe(tmp_path / "a.png")), image)
     small = recipe(two, Composition(parts=parts), 5, {"until": "base"})
     assert torch.equal(again(two, small), two.sample(parts, seeds=[5], until="base"))
+
+
+def test_the_best_of_several_is_measured_by_the_last_stage(two, tmp_path, photos, capsys):
+    parts = palette(two)
+    asked = Composition(parts=parts, wanted=parts)
+    assert best_of(two, asked, [0], 2, steps=1).closed is None  # the choice saw the first stage's pictures
+    small = best_of(two, asked, [0, 1], 2, steps=1, until="base")
+    again_ = closed(two, asked.wanted, quantise(small.images))["palette"]
+    torch.testing.assert_close(small.closed["palette"], again_, atol=1e-3, rtol=0)
+    two.save(tmp_path / "model")
+    words = ["--palette", photos[0], "--best-of", "2", "--steps", "1", "--stage", "up64:steps=1"]
+    assert main(["compose", "--model", str(tmp_path / "model"), *words, "--out", str(tmp_path)]) == 0
+    (row,) = examine(Cascade.load(tmp_path / "model"), tmp_path / "compose_seed0.png").rows
+    assert f"compose_seed0: closed {row.closed:.2f} (palette)" in capsys.readouterr().out
 
 
 def alone(cascade, stage, folder):
