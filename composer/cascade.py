@@ -14,12 +14,13 @@ from torch.nn import functional as F
 from . import samplers
 from .decomposition import Batch, Decomposer, Decomposition, Representations, draw
 from .denoiser import level
+from .finding import find_model
 from .guidance import Term, guide, lock, threshold
 from .images import fit, load_rgb, resize_and_crop
 from .parts import Latent, Parts
 from .samplers import Progress
 from .stage import Sampling, Stage, run_sampler, sizes_of
-from .storage import build, find_model, load_strictly, read_model, write_model
+from .storage import build, load_strictly, read_model, write_model
 from .strength import Strength
 
 STREAM = 800  # of `draw`, and the numbers above it

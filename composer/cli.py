@@ -1,5 +1,6 @@
 """``fit``, ``validate`` and ``test``: Lightning's command line, with our callbacks, folders and limits."""
 
+import importlib
 import json
 import logging
 import sys
@@ -16,9 +17,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from .callbacks import EMA, LAST, AtomicCheckpointIO, Checkpoints, SampleGrid
+from .config_errors import explain
 from .data import ImageData
 from .datasets import ImageDataset
 from .decomposition import Decomposer
+from .parsers import Mistake
 from .prior.training import PriorTraining
 from .progress import Progress
 from .training import StageTraining
@@ -44,7 +47,11 @@ class Parser(LightningArgumentParser):
     """Says what is wrong, without sixty lines of usage before it."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        raise SystemExit(f"error: {message}")
+        if not self.exit_on_error:  # jsonargparse tries something out
+            super().error(message, ex)
+        subparsers = [p for action in self._actions for p in (getattr(action, "choices", None) or {}).values()]
+        keys = [action.dest for parser in (self, *subparsers) for action in parser._actions]
+        raise Mistake(explain(message, keys, configs_of(self.args), TRUSTED))
 
 
 class TrainingCLI(LightningCLI):
@@ -55,6 +62,7 @@ class TrainingCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str] | None = None, plugins: Sequence[str] = (), run: bool = True):
         limit_imports(plugins)
+        import_classes(plugins)
         self._words = list(sys.argv[1:] if args is None else args)
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)  # `Progress` says what matters
@@ -66,10 +74,11 @@ class TrainingCLI(LightningCLI):
             run=run,
             subclass_mode_model=True,
             seed_everything_default=0,
+            parser_class=Parser,
             save_config_callback=SaveConfig if run else None,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            parser_kwargs={"parser_mode": "omegaconf+", "default_env": False},
+            parser_kwargs={"prog": "composer", "parser_mode": "omegaconf+", "default_env": False},
             trainer_defaults={
                 "check_val_every_n_epoch": None,
                 "use_distributed_sampler": False,
@@ -151,12 +160,30 @@ class ModelAlone(TrainingCLI):
 
 
 def _named_after(words: Sequence[str]) -> str:
-    """The first configuration's name. Read from the words: interpolation drops the parser's own record of it."""
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        path = following if word in ("-c", "--config") else word.partition("--config=")[2]
-        if path:
-            return Path(path).stem
-    return "unnamed"
+    """The first configuration's name."""
+    return next((path.stem for path in configs_of(words)), "unnamed")
+
+
+def configs_of(words: Sequence[str]) -> list[Path]:
+    """The configurations that a command line names. Interpolation drops the parser's own record of them."""
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    paths = [after if word in ("-c", "--config") else word.partition("--config=")[2] for word, after in pairs]
+    return [Path(path) for path in paths if path]
+
+
+def import_classes(plugins: Sequence[str]) -> None:
+    """Imports what a configuration names by short names: our own classes and those of the user's plugins.
+
+    Raises:
+        ValueError: There is no such plugin.
+    """
+    for module in ("conditions", "decomposers", *plugins):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+            raise ValueError(f"--plugins names {module}, which is neither here nor installed") from error
 
 
 def limit_imports(plugins: Sequence[str]) -> None:

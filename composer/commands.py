@@ -1,36 +1,21 @@
-"""The commands that work with a trained model: ``python -m composer COMMAND --help`` explains each."""
+"""All commands: their parsers, and what runs them.
 
-import importlib
-import inspect
+Light: what is heavy is imported once a command line has been read, so that help and mistakes show at once.
+"""
+
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
-from safetensors.torch import save
-
-from .captions import caption_folder
-from .cascade import Cascade
-from .checkpoint import load_stage
-from .decomposition import Batch, Decomposer
-from .evaluating import evaluate
-from .files import reserved, write_atomically, written
-from .gallery import decomposed, save_png
-from .options import add_model, add_out, load, make_parser
-from .prior.commands import embed, evaluate_prior, export_prior, pca
-from .reporting import examine
-from .reranking import CLOSED
-from .stage import SamplerName, Sampling
-from .storage import assemble as join
-from .storage import carry_weights, find_model, from_run, write_model
-from .task_commands import TASKS
+from .finding import find_config, find_model
+from .names import CLOSED, SHIPPED, SamplerName
+from .parsers import add_config, add_model, add_out, add_precision, add_sampling, make_parser
+from .prior_commands import embed, evaluate_prior, pca
+from .task_parsers import PARSERS
+from .training_commands import fit, test, train, validate
 
 Command = Callable[[Sequence[str], Sequence[str]], int | None]
 
@@ -54,6 +39,14 @@ def scenes(args: Sequence[str], plugins: Sequence[str]) -> None:
 def decomposers(args: Sequence[str], plugins: Sequence[str]) -> None:
     """List all decomposers, their licences, and whether they can run here."""
     make_parser("decomposers", decomposers.__doc__, "").parse_args(args)
+    import importlib
+    import inspect
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from .decomposition import Decomposer
+
     os.environ["HF_HUB_OFFLINE"] = "1"  # listing fetches nothing; huggingface_hub reads this when it is imported
     table = Table("decomposer", "what it reads", "licence of code", "of weights", "ready here?")
     for module in ("decomposers", *plugins):
@@ -66,6 +59,8 @@ def decomposers(args: Sequence[str], plugins: Sequence[str]) -> None:
 
 def _readiness(cls: Any) -> str:
     """Tries the decomposer as it comes on a grey picture."""
+    import torch
+
     region = torch.ones(1, 1, 64, 64)
     try:
         cls()({"image": torch.zeros(1, 3, 64, 64), "caption": ["a picture"], "region": region})
@@ -85,6 +80,13 @@ def decompose(args: Sequence[str], plugins: Sequence[str]) -> None:
     add_model(parser)
     add_out(parser)
     o = parser.parse_args(args)
+    from safetensors.torch import save
+
+    from .decomposition import Batch
+    from .files import reserved, write_atomically, written
+    from .gallery import decomposed, save_png
+    from .options import load
+
     cascade = load(o, plugins)
     batch: Batch = {"image": cascade.open(*o.images)}
     parts = cascade.decompose(batch | ({"caption": [o.caption] * len(o.images)} if o.caption else {}))
@@ -112,6 +114,16 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument("--sampler", choices=get_args(SamplerName), help="the model's own sampler (default dpmpp_2m)")
     parser.add_argument("--augmentation", type=float, help="an upsampler's own level of it (default 0)")
     o = parser.parse_args(args)
+    from dataclasses import asdict
+
+    import torch
+
+    from .cascade import Cascade
+    from .checkpoint import load_stage
+    from .prior.commands import export_prior
+    from .stage import Sampling
+    from .storage import carry_weights, from_run
+
     path = o.run / "checkpoints" / "last.ckpt" if o.run.is_dir() else o.run
     config, weights = load_stage(path)
     own = ("guidance", "steps", "percentile", "sampler", "augmentation")
@@ -144,6 +156,10 @@ def assemble(args: Sequence[str], plugins: Sequence[str]) -> None:
     parts = {name: find_model(path) for name, _, path in named}
     if len(parts) < len(named):
         raise ValueError(f"expected a name of its own for each stage, found {' '.join(o.parts)}")
+    from .cascade import Cascade
+    from .storage import assemble as join
+    from .storage import write_model
+
     spec, weights = join(parts, o.out, o.name or o.out.name)
     cascade = Cascade.from_spec(spec, plugins, o.out)
     cascade.load_weights(weights)
@@ -158,6 +174,10 @@ def caption(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights", help="BLIP's folder, or hub:owner/name@revision (default: BLIP base)")
     o = parser.parse_args(args)
+    import importlib
+
+    from .captions import caption_folder
+
     make = importlib.import_module("decomposers").Captioner
     print(f"{caption_folder(o.folder, make(o.weights) if o.weights else make())} captions written in {o.folder}")
 
@@ -165,13 +185,16 @@ def caption(args: Sequence[str], plugins: Sequence[str]) -> None:
 def cache(args: Sequence[str], plugins: Sequence[str]) -> None:
     """Compute representations once, as columns beside the images of a training."""
     parser = make_parser("cache", cache.__doc__, "-c configs/folder64.yaml --names semantics palette")
-    parser.add_argument("-c", "--config", required=True, help="the training's; further options change it as in fit")
+    add_config(parser, required=True)
     parser.add_argument("--names", nargs="+", required=True, help="representations that it has decomposers for")
     parser.add_argument("--rows", type=int, default=32, help="images at a time (default 32)")
     o, changes = parser.parse_known_args(args)
+    import torch
+    from rich.progress import Progress
+
     from .caching import chosen, incomplete, write_columns
 
-    folders, decomposition = chosen(["-c", o.config, *changes], o.names, plugins)
+    folders, decomposition = chosen(["-c", str(o.config), *changes], o.names, plugins)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for folder in folders:
         total = len(incomplete(folder, o.names))
@@ -185,20 +208,26 @@ def doctor(args: Sequence[str], plugins: Sequence[str]) -> None:
     """Say what a configuration needs before anything is trained: parameters, operations, memory."""
     examples = ("configs/folder64.yaml", "configs/paper/imagen1024.yaml --batch 4 --json doctor.json")
     parser = make_parser("doctor", doctor.__doc__, *examples)
-    parser.add_argument("config", help="of a training; further options change it as in fit")
+    about = "of a training: a file, or the name of one that is shipped; further options change it as in fit"
+    parser.add_argument("config", type=find_config, help=about)
     parser.add_argument("--batch", type=int, help="images a step and device (default: the configuration's)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what trains (default cuda)")
     parser.add_argument("--json", type=Path, help="file to write it all to")
     o, changes = parser.parse_known_args(args)
+    from rich.console import Console
+    from rich.progress import Progress
+
     from .doctor import RUNS, examine_training, tables
 
     with Progress(transient=True) as progress:
         task = progress.add_task("trying it out without memory", total=RUNS)
         found = examine_training(
-            ["-c", o.config, *changes], plugins, o.batch, o.device, partial(progress.advance, task)
+            ["-c", str(o.config), *changes], plugins, o.batch, o.device, partial(progress.advance, task)
         )
     Console().print(*tables(found), sep="\n")
     if o.json is not None:
+        from .files import write_atomically
+
         write_atomically(o.json, (json.dumps(found.as_json(), indent=2) + "\n").encode())
 
 
@@ -211,6 +240,13 @@ def report(args: Sequence[str], plugins: Sequence[str]) -> None:
     add_model(parser)
     add_out(parser, "out/report")
     o = parser.parse_args(args)
+    from rich.console import Console
+
+    from .files import reserved, written
+    from .gallery import save_png
+    from .options import load
+    from .reporting import examine
+
     found = examine(load(o, plugins), o.picture, o.image)
     Console().print(*found.tables(), sep="\n")
     print(CLOSED)
@@ -226,24 +262,88 @@ def demo(args: Sequence[str], plugins: Sequence[str]) -> None:
     add_out(parser, "out/demo")
     o = parser.parse_args(args)
     from .demo import run
+    from .options import load
 
     print(f"open {run(load(o, plugins), o.out)}")
 
 
-COMMANDS: dict[str, Command] = {
-    "demo": demo,
-    "scenes": scenes,
-    "decomposers": decomposers,
-    "decompose": decompose,
-    **TASKS,
-    "report": report,
-    "evaluate": evaluate,
-    "evaluate-prior": evaluate_prior,
-    "export": export,
-    "assemble": assemble,
-    "caption": caption,
-    "cache": cache,
-    "embed": embed,
-    "pca": pca,
-    "doctor": doctor,
+def evaluate(args: Sequence[str], plugins: Sequence[str]) -> None:
+    """Measure adherence, whole distributions (FID, KID, CLIP score), or what comes of a list of prompts."""
+    parser = make_parser(
+        "evaluate",
+        evaluate.__doc__,
+        "scenes256 --data scenes:val --count 256 --seed 0 --json adherence.json",
+        "scenes256 --metrics fid kid clip --data scenes:val --count 256",
+        "scenes256 --prompts asset:scenes_prompts.csv --n 4 --out out/prompts",
+        "models/mine --against scenes256 --prompts prompts.csv",
+    )
+    parser.add_argument("model", nargs="?", default=SHIPPED, help=f"a model's folder, or {SHIPPED}, which is shipped")
+    parser.add_argument("--data", default="scenes:val", help="scenes:val, scenes:novel, or a folder of images")
+    parser.add_argument("--count", type=int, default=256, help="number of images (default 256)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", type=int, default=32, help="pictures drawn at a time (default 32)")
+    parser.add_argument("--alone", action="store_true", help="only every condition alone: half the work")
+    parser.add_argument("--json", type=Path, help="file to write the table to")
+    group = parser.add_argument_group("distributions")
+    group.add_argument("--metrics", nargs="+", choices=("adherence", "fid", "kid", "clip"), default=["adherence"])
+    group.add_argument("--features", default="semantics", help="for FID and KID: a reader, or Inception's file")
+    group.add_argument("--clip", help="weights for the CLIP score (default: the model's own reader of captions)")
+    group = parser.add_argument_group("prompts")
+    group.add_argument(
+        "--prompts", help="a CSV with the columns Prompts and Category; asset:scenes_prompts.csv is ours"
+    )
+    group.add_argument("--against", help="a second model, for a blind vote")
+    group.add_argument("--n", type=int, default=4, help="pictures a prompt (default 4)")
+    add_out(parser, "out/prompts")
+    add_sampling(parser)
+    add_precision(parser)
+    o = parser.parse_args(args)
+    from .evaluating import evaluate as run
+
+    run(o, plugins)
+
+
+def _task(name: str) -> Command:
+    """The command of a task."""
+    build = PARSERS[name]
+
+    def run(args: Sequence[str], plugins: Sequence[str]) -> None:
+        parser = build()
+        request = parser.parse(args)
+        from .drawing import Drawing
+        from .task_commands import TASKS
+
+        Drawing(parser).run(request, plugins, TASKS[name])
+
+    run.__doc__ = build.__doc__
+    return run
+
+
+GROUPS: dict[str, dict[str, Command]] = {
+    "draw": {"demo": demo, **{name: _task(name) for name in PARSERS}},
+    "train": {"train": train, "fit": fit, "validate": validate, "test": test, "doctor": doctor},
+    "data": {
+        "scenes": scenes,
+        "decompose": decompose,
+        "decomposers": decomposers,
+        "caption": caption,
+        "cache": cache,
+        "embed": embed,
+        "pca": pca,
+    },
+    "measure": {"evaluate": evaluate, "evaluate-prior": evaluate_prior, "report": report},
+    "models": {"export": export, "assemble": assemble},
 }
+COMMANDS = {name: run for group in GROUPS.values() for name, run in group.items()}
+
+
+def overview() -> str:
+    """The help text: the commands in groups, one line each."""
+    lines = ["composer [--plugins MODULE,...] COMMAND ..."]
+    for group, commands in GROUPS.items():
+        lines += ["", group, *(f"  {name:<15} {_about(run)}" for name, run in commands.items())]
+    return "\n".join([*lines, "", "`composer COMMAND --help` says more."])
+
+
+def _about(run: Command) -> str:
+    return (run.__doc__ or "").partition("\n")[0]

@@ -15,30 +15,19 @@ from PIL import Image
 from torch import Tensor
 
 from .adherence import quantise
-from .axes import Drawn, arrange, settings
 from .cascade import Cascade
 from .composition import Composition, Source
+from .drawing_parser import DrawingParser, Request, four
 from .editing import Frame, Original, extend, open_region
 from .files import reserved, source_of, written
 from .gallery import read_recipe, save_gif, save_png, sheet
 from .images import load_rgb
-from .options import (
-    HOW_CONDITIONS,
-    add_conditions,
-    add_model,
-    add_out,
-    add_sampling,
-    askable,
-    asked,
-    bar,
-    load,
-    make_parser,
-    numbers,
-    sampling,
-)
+from .options import askable, asked, bar, load
+from .parsers import sampling
 from .prior.commands import prior_for
 from .recipe import again, changes_since, edited, frame_of, recipe, with_edit
-from .reranking import CLOSED, best_of, closed
+from .reranking import best_of, closed
+from .sheets import Drawn, arrange
 from .tasks import INVERTED, Labelled
 
 
@@ -103,97 +92,30 @@ Make = Callable[[Given], Labelled]
 
 
 class Drawing:
-    """A command that draws.
+    """What draws for a command.
 
     Args:
-        name: Of the command.
-        about: Its docstring.
-        *examples: What stands behind its name in the examples of its help.
-        pictures: What each of the pictures is that it takes.
-        needs_region: Whether it works within a region of the first picture only.
-        grows: Whether the canvas of the picture grows by ``--by``.
-        between: Whether what it draws lies between the first picture and the last: the frames of a film.
+        parser: The command's.
     """
 
-    def __init__(
-        self,
-        name: str,
-        about: str | None,
-        *examples: str,
-        pictures: Sequence[str] = (),
-        needs_region: bool = False,
-        grows: bool = False,
-        between: bool = False,
-    ):
-        words = ["IMAGE"] * len(pictures) + ["--region R"] * needs_region + ["[options]"]
-        self.name = name
-        self.parser = make_parser(name, about, *examples, usage=" ".join(words))
-        self.pictures, self.needs_region, self.grows, self.between = list(pictures), needs_region, grows, between
-        self.conditions = self.parser.add_argument_group("conditions", " ".join(HOW_CONDITIONS.split()))
-        if pictures:
-            self.parser.add_argument("images", nargs="*", metavar="IMAGE", help=", then ".join(pictures))
-            self._add_pictures()
-        self._add_drawing()
-        add_sampling(self.parser.add_argument_group("sampling"))
-        files = self.parser.add_argument_group("model and files")
-        add_model(files)
-        self.parser.set_defaults(precision=None)  # a recipe's own, unless another one is given
-        add_out(files)
-        files.add_argument(
-            "--from-png", type=Path, metavar="FILE", help="make the picture that carries this recipe again, as it says"
-        )
-        files.add_argument(
-            "--no-recipe", action="store_true", help="leave no trace of how a picture was made in its PNG"
-        )
+    def __init__(self, parser: DrawingParser):
+        self.name, self.pictures, self.grows, self.between = parser.name, parser.pictures, parser.grows, parser.between
 
-    def _add_pictures(self) -> None:
-        add = self.parser.add_argument_group("pictures").add_argument
-        add(
-            "--image-caption",
-            default="",
-            metavar="WORDS",
-            help="what the (first) picture shows, where a task reads that",
-        )
-        if not self.grows:
-            what = "a mask's file (white = may change) or left,top,right,bottom"
-            add("--region", metavar="R", help=f"change this part of the (first) picture alone: {what}")
-        add("--soften", type=int, default=2, metavar="N", help="pixels over which a change fades in (default 2)")
-
-    def _add_drawing(self) -> None:
-        add = self.parser.add_argument_group("drawing", f"for each picture it says {CLOSED}").add_argument
-        add("--seeds", type=numbers, default=[0], metavar="N,...", help="one picture each, such as 0,1,2 (default 0)")
-        add("--best-of", type=int, default=1, metavar="N", help="draw N a seed and keep the one that follows best")
-        add("--weights", default={}, type=_weights, metavar="NAME=W,...", help="what counts how much for --best-of")
-        about = "a sheet over these options, such as guidance=1,3 seed=0,1; ';' separates values that have commas"
-        add("--sheet", nargs="+", default=[], metavar="OPTION=V,V", help=about)
-
-    def names(self, option: str, default: Sequence[str] | None, about: str) -> None:
-        """Adds an option that takes names of conditions."""
-        shown = "" if default is None else f" (default {' '.join(default) or 'none'})"
-        own = None if default is None else list(default)
-        self.parser.add_argument(option, nargs="*", default=own, metavar="NAME", help=about + shown)
-
-    def run(self, args: Sequence[str], plugins: Sequence[str], make: Make) -> None:
-        """Parses, draws, saves, and says what came of it.
+    def run(self, request: Request, plugins: Sequence[str], make: Make) -> None:
+        """Draws, saves, and says what came of it.
 
         Args:
-            args: The command line's.
+            request: What the command line asks for.
             plugins: Modules that the user trusts.
             make: The task.
         """
-        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        add_model(first)
-        cascade = load(first.parse_known_args(args)[0], plugins)
-        add_conditions(self.conditions, cascade)
-        o = self._parse(args, cascade)
+        o = request.options
+        cascade = load(o, plugins)
         if o.from_png is not None:
             _again(cascade, o)
             return
-        chosen = settings(o.sheet)
-        many = [f"--{name}" for name in askable(cascade)]
-        told = [self._parse(setting.words(args, many), cascade) for setting in chosen]  # mistakes show before the work
-        pairs = zip(told, chosen, strict=True)
-        plans = [self._plan(options, cascade, plugins, make, setting.suffix) for options, setting in pairs]
+        chosen = [setting for setting, _ in request.settings]
+        plans = [self._plan(options, cascade, plugins, make, one.suffix) for one, options in request.settings]
         pictures = [name for plan in plans for name in plan.names]
         films = [name for plan in plans for name in plan.films] if self.between else []
         sheets = [f"{plans[0].stem}_sheet.png"] if len(pictures) > 1 else []
@@ -206,18 +128,6 @@ class Drawing:
                 laid = arrange(chosen, done)
                 save_png(next(left), sheet(laid.images, laid.rows, laid.columns))
         print(written(paths))
-
-    def _parse(self, args: Sequence[str], cascade: Cascade) -> argparse.Namespace:
-        o, unknown = self.parser.parse_known_intermixed_args(args)
-        if unknown:
-            known = ", ".join(f"--{name}" for name in askable(cascade))
-            raise ValueError(f"no option {' '.join(unknown)}; the conditions of {o.model} are {known}")
-        if o.from_png is None and self.pictures and len(o.images) != len(self.pictures):
-            found = " ".join(o.images) or "no picture"
-            raise ValueError(f"expected {' and '.join(self.pictures)} before all options, found {found}")
-        if o.from_png is None and self.needs_region and o.region is None:
-            raise ValueError("this needs --region: a mask's file, or a box left,top,right,bottom")
-        return o
 
     def _plan(self, o: argparse.Namespace, cascade: Cascade, plugins: Sequence[str], make: Make, suffix: str) -> "Plan":
         place, images = self._place(o), _images(o)
@@ -304,19 +214,6 @@ class Plan:
     def films(self) -> list[str]:
         """The films' files, one a seed."""
         return [f"{self.stem}_seed{seed}{self.suffix}.gif" for seed in self.options.seeds]
-
-
-def four(text: str) -> tuple[float, float, float, float]:
-    """Reads ``left,top,right,bottom``.
-
-    Raises:
-        ValueError: Something else is written.
-    """
-    try:
-        left, top, right, bottom = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"expected four numbers left,top,right,bottom, found {text!r}") from error
-    return left, top, right, bottom
 
 
 def _images(o: argparse.Namespace) -> list[str]:
@@ -415,11 +312,3 @@ def _compare(before: np.ndarray, after: np.ndarray) -> tuple[bool, str]:
 
 def _pixels(png: Path) -> np.ndarray:
     return np.array(Image.open(io.BytesIO(png.read_bytes())))
-
-
-def _weights(text: str) -> dict[str, float]:
-    pairs = [pair.partition("=") for pair in text.split(",")]
-    try:
-        return {name: float(weight) for name, _, weight in pairs}
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected NAME=WEIGHT,..., such as palette=2, found {text!r}") from error

@@ -26,44 +26,14 @@ from .metrics import (
     kernel_distance,
     read_by,
 )
-from .options import SHIPPED, add_out, add_precision, add_sampling, load, make_parser, sampling
+from .options import load
+from .parsers import sampling
 from .parts import Parts
 from .prompts import answer, from_captions, read_prompts, write_report
 
-METRICS = ("fid", "kid", "clip")
 
-
-def evaluate(args: Sequence[str], plugins: Sequence[str]) -> None:
+def evaluate(o: argparse.Namespace, plugins: Sequence[str]) -> None:
     """Measure adherence, whole distributions (FID, KID, CLIP score), or what comes of a list of prompts."""
-    parser = make_parser(
-        "evaluate",
-        evaluate.__doc__,
-        "scenes256 --data scenes:val --count 256 --seed 0 --json adherence.json",
-        "scenes256 --metrics fid kid clip --data scenes:val --count 256",
-        "scenes256 --prompts asset:scenes_prompts.csv --n 4 --out out/prompts",
-        "models/mine --against scenes256 --prompts prompts.csv",
-    )
-    parser.add_argument("model", nargs="?", default=SHIPPED, help=f"a model's folder, or {SHIPPED}, which is shipped")
-    parser.add_argument("--data", default="scenes:val", help="scenes:val, scenes:novel, or a folder of images")
-    parser.add_argument("--count", type=int, default=256, help="number of images (default 256)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rows", type=int, default=32, help="pictures drawn at a time (default 32)")
-    parser.add_argument("--alone", action="store_true", help="only every condition alone: half the work")
-    parser.add_argument("--json", type=Path, help="file to write the table to")
-    group = parser.add_argument_group("distributions")
-    group.add_argument("--metrics", nargs="+", choices=("adherence", *METRICS), default=["adherence"])
-    group.add_argument("--features", default="semantics", help="for FID and KID: a reader, or Inception's file")
-    group.add_argument("--clip", help="weights for the CLIP score (default: the model's own reader of captions)")
-    group = parser.add_argument_group("prompts")
-    group.add_argument(
-        "--prompts", help="a CSV with the columns Prompts and Category; asset:scenes_prompts.csv is ours"
-    )
-    group.add_argument("--against", help="a second model, for a blind vote")
-    group.add_argument("--n", type=int, default=4, help="pictures a prompt (default 4)")
-    add_out(parser, "out/prompts")
-    add_sampling(parser)
-    add_precision(parser)
-    o = parser.parse_args(args)
     cascade = load(o, plugins)
     about = {name: getattr(o, name) for name in ("seed", "precision")} | {"sampling": sampling(o)}
     if o.prompts is not None:
@@ -190,7 +160,7 @@ def measure(
     """Draws a picture a row of a sample, from its caption where there is one, and compares the two sets.
 
     Args:
-        metrics: Some of `METRICS`.
+        metrics: Some of fid, kid, clip.
         evaluation: Draws, by its seeds.
         batch: The real images, at the size that they are compared at, and their captions if they have any.
         features: For FID and KID.

@@ -24,9 +24,6 @@ STRANGERS = 32
 ROWS = 16
 """Pictures that are drawn at a time."""
 
-CLOSED = "closed: 1 is just what was asked, 0 no nearer to it than other pictures are by chance"
-"""What the figures that `measure` gives mean, for people."""
-
 
 @dataclass(frozen=True)
 class Measured:

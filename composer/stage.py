@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,11 @@ from .decomposition import Representations
 from .denoiser import Denoiser, Estimator
 from .guidance import Term
 from .low_res import LowRes
+from .names import SamplerName as SamplerName
 from .samplers import Denoise, Progress
 from .storage import Spec, build
 from .strength import Strength, weigh
 from .tiling import Tiled
-
-SamplerName = Literal["euler", "heun", "dpmpp_2m", "ancestral"]
 
 
 @dataclass(frozen=True, kw_only=True)

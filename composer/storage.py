@@ -20,6 +20,7 @@ from .conditioning import Condition
 from .decomposition import Decomposer
 from .denoiser import Denoiser, NoiseLevels
 from .files import write_atomically
+from .finding import FORMAT, read_config, require_model
 from .low_res import Corruption
 from .prior.interface import Prior
 from .unet import UNet
@@ -27,7 +28,6 @@ from .unet import UNet
 Spec = Mapping[str, Any]
 """How an object is built: ``{"class_path": "decomposers.Palette", "init_args": {...}}``, nested as needed."""
 
-FORMAT = 1
 MODULES = (
     "decomposers",
     "conditions",
@@ -120,23 +120,14 @@ def read_model(
         FileNotFoundError: Not a model folder, or a file of it is missing.
         ValueError: A file's bytes are not those that were saved, or the format or the kind of model is another.
     """
-    if not (folder / "manifest.json").is_file():
-        raise FileNotFoundError(
-            f"expected a model folder with config.json and manifest.json at {folder}; "
-            "`python -m composer export RUN OUT` makes one of a training run"
-        )
+    require_model(folder)
     for name, expected in json.loads((folder / "manifest.json").read_text()).items():
         path = folder / name
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; the model is incomplete: copy or export it again")
         if digest(path) != expected:
             raise ValueError(f"{path} is damaged or was changed: its SHA-256 is not the manifest's; copy it again")
-    config = json.loads((folder / "config.json").read_text())
-    if config.get("format") != FORMAT:
-        raise ValueError(f"expected a model of format {FORMAT}, found {config.get('format')}: update the package")
-    if parts not in config:
-        found = "a prior: composer.Prior.load reads it, --prior names it" if "priors" in config else "none"
-        raise ValueError(f"expected a model with {parts} at {folder}, found {found}")
+    config = read_config(folder, parts)
     weights = {part["file"]: load_file(folder / part["file"]) for part in config[parts]}
     return config, weights, digest(folder / "manifest.json")
 
@@ -198,13 +189,6 @@ def assemble(parts: Mapping[str, Path], folder: Path, name: str) -> tuple[dict[s
                 if known.setdefault(key, spec) != spec:
                     raise ValueError(f"{path} and the parts before it take {key} from different {group}: {spec}")
     return carry_weights({"name": name, "stages": stages, **groups}, folder), weights
-
-
-def find_model(folder: str | Path) -> Path:
-    """The folder of a model, or of one that the package ships under that name."""
-    path = Path(folder)
-    shipped = Path(__file__).parent / "assets" / path
-    return shipped if shipped.is_dir() and not (path / "manifest.json").is_file() else path
 
 
 def carry_weights(config: Mapping[str, Any], folder: Path) -> dict[str, Any]:

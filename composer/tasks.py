@@ -12,15 +12,11 @@ from torch import Tensor
 
 from .cascade import Cascade
 from .composition import Composition, Source, interpolate, require, said
+from .names import GLOBAL as GLOBAL
+from .names import LOCAL as LOCAL
 from .parts import Parts, slerp
 from .prior import Prior
 from .samplers import Progress
-
-LOCAL = ("sketch", "depth", "instances")
-"""Where things are."""
-
-GLOBAL = ("semantics", "palette")
-"""What things are, and how they look."""
 
 INVERTED = 50
 """Steps of an inversion and of the drawing that follows; on the shipped model they give an image back to 60 dB."""

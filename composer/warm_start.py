@@ -9,7 +9,8 @@ from torch import nn
 
 from .conditioning import Condition, ConditionSet
 from .denoiser import Denoiser
-from .storage import find_model, load_strictly, read_model
+from .finding import find_model
+from .storage import load_strictly, read_model
 from .unet import UNet
 
 

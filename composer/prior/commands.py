@@ -17,7 +17,7 @@ from composer.datasets import collate
 from composer.evaluating import sample_of
 from composer.files import write_atomically
 from composer.gallery import save_png, sheet
-from composer.options import add_model, load, make_parser
+from composer.options import load
 from composer.scenes import render_retold
 from composer.storage import carry_weights, load_strictly
 
@@ -27,25 +27,13 @@ from .evaluation import markdown, measure_embeddings, measure_pictures
 from .interface import FILE, SEMANTICS, TEXT, Prior, text_embedding
 from .pca import dimensions_for, fit
 
-SHIPPED, OTHER = "scenes_prior_diffusion", "scenes_prior_ar"
-"""The priors that come with the package."""
 
-
-def embed(args: Sequence[str], plugins: Sequence[str]) -> None:
+def embed(o: argparse.Namespace, plugins: Sequence[str]) -> None:
     """Compute embeddings of images and captions once, for the training of a prior."""
-    example = "data/scenes64 -c configs/scenes_prior_diffusion.yaml --out data/scenes64_embeddings"
-    parser = make_parser("embed", embed.__doc__, example)
-    parser.add_argument("images", help="a folder of images with captions")
-    parser.add_argument("-c", "--config", required=True, help="the prior's training, which says what reads them")
-    parser.add_argument("--out", type=Path, required=True, help="folder to write, which its data.train names")
-    parser.add_argument("--names", nargs="+", default=[SEMANTICS, TEXT], help=f"default: {SEMANTICS} {TEXT}")
-    parser.add_argument("--size", type=int, default=64, help="side of the images as they are read (default 64)")
-    parser.add_argument("--rows", type=int, default=64, help="images at a time (default 64)")
-    o = parser.parse_args(args)
     from composer.caching import data_of
 
     train = ["--data.train=composer.data.ImageFolder", f"--data.train.path={o.images}", f"--data.train.size={o.size}"]
-    data = data_of(["-c", o.config, *train], o.names, plugins)
+    data = data_of(["-c", str(o.config), *train], o.names, plugins)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     with Progress(transient=True) as progress:
         task = progress.add_task(o.images, total=len(data.train))
@@ -53,18 +41,11 @@ def embed(args: Sequence[str], plugins: Sequence[str]) -> None:
     print(f"{', '.join(o.names)} of {len(data.train)} images in {o.out}")
 
 
-def pca(args: Sequence[str], plugins: Sequence[str]) -> None:
+def pca(o: argparse.Namespace, changes: Sequence[str], plugins: Sequence[str]) -> None:
     """Find the principal components of a training's image embeddings, for the priors that need them."""
-    example = "-c configs/scenes_prior_ar.yaml --out data/scenes64_pca.safetensors"
-    parser = make_parser("pca", pca.__doc__, example)
-    parser.add_argument("-c", "--config", required=True, help="the prior's training; further options change it")
-    parser.add_argument("--out", type=Path, required=True, help="file to write, which its `statistics` names")
-    parser.add_argument("--count", type=int, default=100_000, help="embeddings, evenly spread (default 100000)")
-    parser.add_argument("--rows", type=int, default=256, help="embeddings at a time (default 256)")
-    o, changes = parser.parse_known_args(args)
     from composer.caching import data_of
 
-    data = data_of(["-c", o.config, *changes], [SEMANTICS, TEXT], plugins)
+    data = data_of(["-c", str(o.config), *changes], [SEMANTICS, TEXT], plugins)
     count = min(o.count, len(data.train))
     indices = [i * len(data.train) // count for i in range(count)]
     semantics, text = [], []
@@ -80,26 +61,8 @@ def pca(args: Sequence[str], plugins: Sequence[str]) -> None:
     print("needed for a share of the variance: " + ", ".join(f"{share:.1%}: {k}" for share, k in needed.items()))
 
 
-def evaluate_prior(args: Sequence[str], plugins: Sequence[str]) -> None:
+def evaluate_prior(o: argparse.Namespace, plugins: Sequence[str]) -> None:
     """Measure a prior: its embeddings beside the true images', and pictures drawn with and without it."""
-    parser = make_parser(
-        "evaluate-prior",
-        evaluate_prior.__doc__,
-        f"{SHIPPED} --data scenes:val --count 256 --guidance 1 2 --json prior.json",
-        "models/my_prior --model models/mine --data photos/val --pictures 64 --out out/prior",
-    )
-    parser.add_argument(
-        "prior", nargs="?", default=SHIPPED, help=f"a prior's folder, {SHIPPED} or {OTHER}, which are shipped"
-    )
-    parser.add_argument("--data", default="scenes:val", help="scenes:val, scenes:novel, or a folder of images")
-    parser.add_argument("--count", type=int, default=256, help="captions (default 256)")
-    parser.add_argument("--draws", type=int, default=4, help="embeddings and pictures a caption (default 4)")
-    parser.add_argument("--guidance", type=float, nargs="+", help="the prior's, several to compare (default: its own)")
-    parser.add_argument("--pictures", type=int, default=32, help="pictures each way; 0 draws none (default 32)")
-    parser.add_argument("--json", type=Path, help="file to write the tables to")
-    parser.add_argument("--out", type=Path, help="folder for prior.png, a sheet of the pictures")
-    add_model(parser)
-    o = parser.parse_args(args)
     cascade = load(o, plugins)
     prior = Prior.load(o.prior, plugins).to(cascade.device)
     batch, guidances = sample_of(o.data, o.count, cascade.stages[0].size), o.guidance or [prior.guidance]

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.decomposition import Batch, Decomposer
+from composer.names import SEMANTICS as SEMANTICS
+from composer.names import TEXT as TEXT
 from composer.samplers import Progress
 from composer.transformer import CausalTransformer
-
-TEXT, SEMANTICS = "text", "semantics"
-"""Names of what a prior's data has to give: captions as `decomposers.Caption` encodes them, and image embeddings."""
 
 FILE = "prior.safetensors"
 
@@ -170,7 +169,8 @@ class Prior(nn.Module, ABC):
             ValueError: It is another kind of model, files are damaged, weights and configuration do not belong
                 together, or the configuration names something that is not on the closed list.
         """
-        from composer.storage import find_model, load_strictly, read_model
+        from composer.finding import find_model
+        from composer.storage import load_strictly, read_model
 
         path = find_model(folder)
         config, weights, sha256 = read_model(path, "priors")

@@ -1,0 +1,18 @@
+"""What somebody who mistyped a name probably meant."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Names the known words that are nearest to one that is not known.
+
+    Args:
+        word: What was written.
+        known: What could have been.
+
+    Returns:
+        Such as `` (did you mean --depth?)``; empty where nothing comes near.
+    """
+    near = get_close_matches(word, list(dict.fromkeys(known)), n=2, cutoff=0.7)
+    return f" (did you mean {' or '.join(near)}?)" if near else ""
