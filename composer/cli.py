@@ -137,8 +137,8 @@ class TrainingCLI(LightningCLI):
         self.model.config = {"model": dumped["model"], "data": dumped["data"]}
 
 
-class ModelAlone(TrainingCLI):
-    """Reads a training's whole configuration but builds its model alone, on the meta device: the data may need weights.
+class Configuration(TrainingCLI):
+    """Reads a training's whole configuration and builds nothing.
 
     Args:
         words: Of the training's command line: ``-c FILE`` and what it changes.
@@ -150,13 +150,20 @@ class ModelAlone(TrainingCLI):
         super().__init__(words, plugins, run=False)
 
     def instantiate_classes(self) -> None:
+        """Leaves it at the configuration."""
+
+    def after_instantiate_classes(self) -> None:
+        """Nothing is trained."""
+
+
+class ModelAlone(Configuration):
+    """Builds a training's model alone, on the meta device: the data may need weights."""
+
+    def instantiate_classes(self) -> None:
         for data in (ImageData, ImageDataset, Decomposer):
             self.parser.add_instantiator(lambda *args, **kwargs: None, data, subclasses=True)
         with torch.device("meta"):
             self.model = self.parser.instantiate_classes(self.config).model
-
-    def after_instantiate_classes(self) -> None:
-        """Nothing is trained."""
 
 
 def _named_after(words: Sequence[str]) -> str:

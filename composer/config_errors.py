@@ -41,7 +41,8 @@ def explain(message: str, keys: Iterable[str], files: Sequence[str | Path], pack
         wrong = (found[1] or found[2]).partition("=")[0]
         known = _arguments(classes[-1]) if classes else keys
         section = "" if classes else ".".join(wrong.split(".")[:-1])
-        says = f"no key {wrong}{f' in {classes[-1]}' if classes else ''}{did_you_mean(wrong, known) or _known(known, section)}"
+        inside = f" in {classes[-1]}" if classes else ""
+        says = f"no key {wrong}{inside}{did_you_mean(wrong, known) or _known(known, section)}"
         return says + _where(files, [rf"\b{re.escape(wrong.rpartition('.')[2])}\s*:"])
     if found := NO_CLASS.search(message):
         says = f"{key}: no class {found[1]}{did_you_mean(found[1], _class_names(packages))}"

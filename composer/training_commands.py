@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .finding import find_config
-from .parsers import Parser, add_config, make_parser
+from .parsers import Parser, add_config, add_out, make_parser
 
 ALL = "--help=full"
 """Asks for the help that lists every option; Lightning takes a while to write it."""
@@ -85,18 +85,18 @@ def train(args: Sequence[str], plugins: Sequence[str]) -> None:
     """Train on a folder of images from start to end: fit, export, evaluate, and draw a recombined picture."""
     parser = make_parser(
         "train",
-        f"{train.__doc__}\n\nRun again, it continues where it stopped. Without FOLDER it rehearses on rendered Scenes.",
+        f"{train.__doc__}\n\nFOLDER/train holds the images and FOLDER/val some others to measure with; without FOLDER "
+        "it rehearses\non rendered Scenes. Run again, it continues where it stopped.",
         "",
         "photos --trainer.max_steps 3000",
         "photos -c folder64 --out out/photos --data.batch_size 16",
-    )
-    parser.add_argument(
-        "folder", nargs="?", type=Path, metavar="FOLDER", help="FOLDER/train holds the images, FOLDER/val some others"
+        usage="[FOLDER] [-c CONFIG] [--out FOLDER] [--KEY VALUE ...]",
     )
     about = "default tiny, a toy of 32 px; folder64 is for a GPU; further options go to fit"
     add_config(parser, about, default="tiny")
-    parser.add_argument("--out", type=Path, default=Path("out/train"), help="folder to write to (default out/train)")
-    o, changes = parser.parse_known_args(args)
+    add_out(parser, "out/train")
+    folder = next((word for word in args[:1] if not word.startswith("-")), None)  # later words may be options' values
+    o, changes = parser.parse_known_args(args if folder is None else args[1:])
     from .train_on_folder import train_on_folder
 
-    train_on_folder(o.folder, o.config, o.out, changes, plugins)
+    train_on_folder(None if folder is None else Path(folder), o.config, o.out, changes, plugins)

@@ -5,7 +5,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from PIL import Image
 import composer
 from composer.__main__ import main
 from composer.cascade import Cascade
+from composer.commands import COMMANDS
 from composer.gallery import read_recipe
 from composer.stage import Stage
 from composer.storage import from_run
@@ -44,32 +44,57 @@ def here(tmp_path, monkeypatch):
     sys.modules.pop("ninth_condition", None)
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Two steps for each picture that `train` draws."""
+    for name in ("evaluate", "compose"):
+        run = COMMANDS[name]
+        monkeypatch.setitem(COMMANDS, name, lambda args, plugins, run=run: run([*args, "--steps", "2"], plugins))
+
+
 @QUIET
-def test_train_on_folder(here, monkeypatch, capsys):
-    """The script prints its commands to `echo`; here they are run, one after the other, as they are."""
-    monkeypatch.chdir(ROOT)
+def test_train_on_a_folder(here, quick, capsys):
     rng = np.random.default_rng(0)
     for path in (here / "photos" / part / f"{i}.png" for part in ("train", "val") for i in range(2)):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
-    words = ["bash", "examples/train_on_folder.sh", f"{here}/photos", "configs/tiny.yaml", f"{here}/out", *FEW]
-    script = subprocess.run(words, env={"PATH": "/usr/bin:/bin", "PYTHON": "echo"}, capture_output=True, text=True)
-    assert script.returncode == 0, script.stderr
-    commands = [shlex.split(re.sub(r"\[(\d), (\d)\]", r"[\1,\2]", line)) for line in script.stdout.splitlines()]
-    assert [words[2] for words in commands[:-1]] == ["fit", "export", "evaluate", "compose"]
-    for words in commands[:-1]:
-        assert main(words[2:] + (["--steps", "2"] if words[2] in ("evaluate", "compose") else [])) == 0, words
-    out = here / "out"
-    assert set(json.loads((out / "adherence.json").read_text())["alone"]) == {"palette", "sketch", "intensity"}
-    assert len(list((out / "recombined").glob("*_seed?.png"))) == 3
+    words = ["train", "photos", "--out", "out", "--let.size", "16", *FEW]
+    assert main(words) == 0
+    assert Cascade.load("out/model").stages[0].size == 16
+    table = json.loads((here / "out/adherence.json").read_text())
+    assert set(table["alone"]) == {"palette", "sketch", "intensity"} and table["about"]["count"] == 2
+    assert len(list((here / "out/recombined").glob("*_seed?.png"))) == 3
     assert re.search(r"compose_seed0: closed .*\(palette\)", capsys.readouterr().out)
+    assert main([*words, "--trainer.max_steps", "3"]) == 0
+    assert "resuming out/run/checkpoints/last.ckpt" in capsys.readouterr().err
+    state = torch.load(here / "out/run/checkpoints/last.ckpt", weights_only=True)
+    assert state["global_step"] == 3
 
 
-def test_the_rehearsal_of_train_on_folder_makes_its_own_images():
-    script = (EXAMPLES / "train_on_folder.sh").read_text()
-    assert subprocess.run(["bash", "-n", EXAMPLES / "train_on_folder.sh"]).returncode == 0
-    made = re.findall(r'-m composer (scenes --split \w+ --count \d+ --size 32 --out "\$folder/\w+")', script)
-    assert len(made) == 2
+@QUIET
+def test_train_without_a_folder_rehearses_on_scenes(here, quick, monkeypatch):
+    from composer import train_on_folder
+
+    monkeypatch.setattr(train_on_folder, "REHEARSAL", {"train": 2, "val": 2})
+    assert main(["train", *FEW]) == 0
+    assert len(list((here / "out/train/scenes/val").glob("*.png"))) == 2
+    assert len(list((here / "out/train/recombined").glob("*_seed?.png"))) == 3
+
+
+@QUIET
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["train", "photos"], "there is no folder photos/train"),
+        (["train", "photos", "-c", "scenes256"], "a stage that begins with noise"),
+        (["train", "photos", "-c", "scenes_prior_ar"], "a stage that begins with noise"),
+        (["train", "photos", "-c", "tini"], "did you mean tiny?"),
+    ],
+)
+def test_train_says_what_it_expects(here, capsys, words, says):
+    (here / "photos").mkdir()
+    assert main(words) == 1
+    assert says in capsys.readouterr().err and not (here / "out").exists()
 
 
 @QUIET
@@ -148,20 +173,11 @@ def test_the_walk_through_shows_what_the_files_say(here):
 @pytest.mark.parametrize(("name", "stated"), [("folder64", "144.4 M"), ("paper/composer_base", "2,038,876,003")])
 def test_large_configurations_parse_and_state_their_size(name, stated, monkeypatch):
     """All of the YAML is parsed as `fit` parses it; the model alone is built, without memory: data needs weights."""
-    import conditions  # noqa: F401
-    import decomposers  # noqa: F401
-    from composer.cli import TrainingCLI
-
-    class Parsed(TrainingCLI):
-        def instantiate_classes(self):
-            """Leaves it at the parsed configuration."""
-
-        def after_instantiate_classes(self):
-            """Nothing was instantiated."""
+    from composer.cli import Configuration
 
     monkeypatch.setattr(sys, "argv", ["composer"])
     path = ROOT / "configs" / f"{name}.yaml"
-    cli = Parsed(["-c", str(path)], run=False)
+    cli = Configuration(["-c", str(path)])
     spec = from_run(json.loads(cli.parser.dump(cli.config, format="json")), name, {})
     with torch.device("meta"):
         stage = Stage.from_spec(spec["stages"][0])

@@ -18,9 +18,10 @@ from composer.composition import Composition
 from composer.drawing import _compare
 from composer.files import printable, reserved, written
 from composer.gallery import read_recipe, save_png
+from composer.names import CLOSED
 from composer.recipe import FORMAT, again, read, recipe
 from composer.reporting import examine
-from composer.reranking import CLOSED, best_of, closed, measure
+from composer.reranking import best_of, closed, measure
 
 OLD = Path(__file__).parent / "data" / "before_formats"
 """A tiny model, and two pictures that it drew when recipes had no format number."""
