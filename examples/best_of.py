@@ -4,8 +4,7 @@ python examples/best_of.py
 python examples/best_of.py --model models/mine --seed 3
 """
 
-from studio import Row, Studio, run
-
+from composer.studio import Row, Studio, run
 from composer.tasks import text_to_image
 
 CAPTIONS = (

@@ -4,10 +4,9 @@ python examples/edit_region.py                                   # Scenes, a pho
 python examples/edit_region.py photo.jpg
 """
 
-from studio import Row, Studio, run
-
 from composer import Composition
 from composer.composition import said
+from composer.studio import Row, Studio, run
 from composer.tasks import colorize, variations
 
 

@@ -24,10 +24,10 @@ import text_to_image
 import torch
 import variations
 from rich.progress import Progress
-from studio import Example, Studio, table
 
 from composer import Cascade
 from composer.files import write_atomically
+from composer.studio import Example, Studio, table
 
 FAMILIES = (
     *(text_to_image, best_of, recombine, variations, interpolation, reconfigure),

@@ -4,8 +4,7 @@ python examples/interpolation.py                                 # two Scenes
 python examples/interpolation.py a.jpg b.jpg
 """
 
-from studio import Row, Studio, run
-
+from composer.studio import Row, Studio, run
 from composer.tasks import LOCAL, interpolations
 
 FRAMES = 10

@@ -4,8 +4,7 @@ python examples/pose_and_try_on.py                               # Scenes, a pho
 python examples/pose_and_try_on.py person.jpg other.jpg
 """
 
-from studio import Row, Studio, run
-
+from composer.studio import Row, Studio, run
 from composer.tasks import pose_transfer, try_on
 
 

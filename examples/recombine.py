@@ -4,8 +4,7 @@ python examples/recombine.py                                     # two Scenes th
 python examples/recombine.py photo.jpg painting.jpg --seed 1
 """
 
-from studio import Row, Studio, run
-
+from composer.studio import Row, Studio, run
 from composer.tasks import redraw
 
 WHERE, HOW = ("sketch", "depth", "instances"), ("palette", "semantics")

@@ -4,8 +4,7 @@ python examples/reconfigure.py                                   # two Scenes
 python examples/reconfigure.py photo.jpg edited.jpg
 """
 
-from studio import Row, Studio, run
-
+from composer.studio import Row, Studio, run
 from composer.tasks import reconfigure, translate
 
 

@@ -4,9 +4,8 @@ python examples/strengths.py                                     # Scenes
 python examples/strengths.py sketch.jpg palette.jpg
 """
 
-from studio import Row, Studio, run
-
 from composer import Strength, open_region
+from composer.studio import Row, Studio, run
 
 WEIGHTS = (0.0, 0.5, 1.0, 2.0)
 HALVES = {"left half": "0,0,0.5,1", "right half": "0.5,0,1,1"}

@@ -4,10 +4,9 @@ python examples/text_to_image.py
 python examples/text_to_image.py --model models/mine --seed 7
 """
 
-from studio import Row, Studio, run
-
 from composer import Prior
 from composer.composition import said
+from composer.studio import Row, Studio, run
 from composer.tasks import combine, text_to_image
 
 CAPTION = "a large shiny red sphere, on grass under a clear sky"

@@ -4,8 +4,7 @@ python examples/variations.py                                    # a photograph,
 python examples/variations.py photo.jpg --seed 5
 """
 
-from studio import Row, Studio, run
-
+from composer.studio import Row, Studio, run
 from composer.tasks import variations
 
 KEPT = (("semantics",), ("sketch",), ("sketch", "depth", "palette"), ("semantics", "sketch", "depth", "palette"))

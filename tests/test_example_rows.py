@@ -3,7 +3,9 @@
 import importlib
 import json
 import re
+import runpy
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from composer.__main__ import main
 from composer.cascade import Cascade
 from composer.files import write_atomically
 from composer.gallery import from_pil
+from composer.studio import Studio, table
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 FAMILIES = sorted(path.stem for path in EXAMPLES.glob("*.py") if "\nEXAMPLES = (" in path.read_text())
@@ -40,7 +43,7 @@ def here(eight, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("make", ROWS, ids=lambda make: make.__name__)
 def test_the_commands_of_a_row_draw_its_pictures(make, here, capsys):
-    row = make(module("studio").Studio(Cascade.load("scenes256"), Path(), steps=2))
+    row = make(Studio(Cascade.load("scenes256"), Path(), steps=2))
     assert len(row.commands) == len(row.results)
     for i, (command, results) in enumerate(zip(row.commands, row.results, strict=True)):
         words = shlex.split(command)
@@ -59,15 +62,18 @@ def test_the_commands_of_a_row_draw_its_pictures(make, here, capsys):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_script_draws_all_of_its_rows(name, here, photos, monkeypatch, capsys):
-    studio = module("studio")
-    own = next(make for make in module(name).EXAMPLES)
-    files = photos * 2 if "pictures(" in Path(module(name).__file__).read_text() else []
-    studio.run(module(name).__doc__, own, args=[*files[:3], "--steps", "2", "--out", "shown"])
+def test_a_script_that_is_copied_alone_draws_all_of_its_rows(name, here, photos, monkeypatch, capsys):
+    script = shutil.copy(EXAMPLES / f"{name}.py", here)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(EXAMPLES)])
+    for sibling in EXAMPLES.glob("*.py"):
+        monkeypatch.delitem(sys.modules, sibling.stem, raising=False)
+    files = photos * 2 if "pictures(" in Path(script).read_text() else []
+    monkeypatch.setattr(sys, "argv", [script, *files[:3], "--steps", "1", "--out", "shown"])
+    rows = runpy.run_path(script, run_name="__main__")["EXAMPLES"]
     shown = capsys.readouterr().out
-    assert (here / f"shown/{own.__name__}.jpg").exists() and "python -m composer" in shown
+    assert sorted(path.name for path in (here / "shown").glob("*.jpg")) == sorted(f"{r.__name__}.jpg" for r in rows)
+    assert "composer " in shown and "nan" not in shown
     assert not files or photos[0] in shown  # the commands name the user's own files
-    assert "nan" not in shown
 
 
 def test_the_page_keeps_what_was_drawn_and_says_what_is_to_be_said(here, monkeypatch, capsys):
@@ -106,6 +112,6 @@ def test_the_page_in_the_repository_is_whole():
 
 
 def test_a_table_leaves_empty_what_was_not_asked():
-    table = module("studio").table({"a": {"palette": 0.5}, "b": {"palette": 0.25, "depth": torch.tensor(-1.0).item()}})
-    assert table.splitlines()[2:] == ["| palette | 0.50 | 0.25 |", "| depth |  | -1.00 |"]
-    assert module("studio").table({"a": {}}) == ""
+    made = table({"a": {"palette": 0.5}, "b": {"palette": 0.25, "depth": torch.tensor(-1.0).item()}})
+    assert made.splitlines()[2:] == ["| palette | 0.50 | 0.25 |", "| depth |  | -1.00 |"]
+    assert table({"a": {}}) == ""

@@ -13,15 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from composer import Cascade, Composition, Original, Source, open_region, sheet
-from composer.adherence import quantise
-from composer.datasets import Photographs
-from composer.editing import Frame, extend
-from composer.gallery import PAPER, from_pil, previews, save_gif, to_pil
-from composer.options import bar
-from composer.reranking import best_of, closed
-from composer.samplers import Progress
-from composer.scenes import render_batch
+from .adherence import quantise
+from .cascade import Cascade
+from .composition import Composition, Source
+from .datasets import Photographs
+from .editing import Frame, Original, extend, open_region
+from .gallery import PAPER, from_pil, previews, save_gif, sheet, to_pil
+from .options import bar
+from .reranking import best_of, closed
+from .samplers import Progress
+from .scenes import render_batch
 
 SIZE, FILM, LANCZOS = 256, 160, Image.Resampling.LANCZOS
 ACROSS = 5
