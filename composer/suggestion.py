@@ -8,11 +8,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Names the known words that are nearest to one that is not known.
 
     Args:
-        word: What was written.
+        word: What was written; dashes before it don't count.
         known: What could have been.
 
     Returns:
         Such as `` (did you mean --depth?)``; empty where nothing comes near.
     """
-    near = get_close_matches(word, list(dict.fromkeys(known)), n=2, cutoff=0.7)
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
+    plain = {name.lstrip("-"): name for name in known}
+    near = get_close_matches(word.lstrip("-"), plain, n=2, cutoff=0.7)
+    return f" (did you mean {' or '.join(plain[name] for name in near)}?)" if near else ""
