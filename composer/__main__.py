@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from .commands import COMMANDS, overview
 from .parsers import Mistake
@@ -31,6 +32,9 @@ def main(args: Sequence[str] | None = None) -> int:
             return 0
         if command not in COMMANDS:
             raise Mistake(f"no command {command}{did_you_mean(command, COMMANDS)}\n`composer --help` lists all of them")
+        here = str(Path.cwd())
+        if plugins and here not in sys.path:  # as `python -m` has it: plugins lie where people work
+            sys.path.insert(0, here)
         return COMMANDS[command](rest[1:], plugins) or 0
     except Mistake as error:
         print(f"error: {error}", file=sys.stderr)

@@ -70,7 +70,7 @@ def load_stage(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Reads what a trained stage consists of, without Lightning.
 
     Args:
-        path: A checkpoint that `python -m composer fit` wrote.
+        path: A checkpoint that `composer fit` wrote.
 
     Returns:
         The ``model`` and ``data`` sections of its configuration, as plain values with class names in them; and the
@@ -82,7 +82,7 @@ def load_stage(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     checkpoint = load(path)
     if "config" not in checkpoint:
-        raise ValueError(f"{path} does not say how its model is built: it was not written by `python -m composer fit`")
+        raise ValueError(f"{path} does not say how its model is built: it was not written by `composer fit`")
     return checkpoint["config"], {**checkpoint["state_dict"], **checkpoint.get("ema", {})}
 
 

@@ -198,7 +198,7 @@ model its `semantics` and measures how well generated pictures agree with their 
 Trained from nothing on {images:,} rendered Scenes (split `train`) in {steps:,} steps of {batch}, {minutes:.0f} minutes
 on one {device}, by
 
-    python -m composer fit -c configs/scenes_clip.yaml
+    composer fit -c configs/scenes_clip.yaml
 
 How often the right one of {gallery} is found, on the {count:,} Scenes of the validation (split `val`):
 

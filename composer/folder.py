@@ -84,7 +84,7 @@ class ImageFolder(ImageDataset):
     Hidden files are left out.
 
     A representation that is already known lies beside its image as ``<stem>.<name>.npy`` and becomes a float32 column
-    (``python -m composer cache`` writes such files). A map (c h w) has to fit the image's pixels, so it needs an image
+    (``composer cache`` writes such files). A map (c h w) has to fit the image's pixels, so it needs an image
     of just the wanted size, and neither random crops nor flips. Vectors and sequences, such as a caption's encodings,
     go with any crop.
 

@@ -192,7 +192,7 @@ Reads relative inverse depth, categories ({", ".join(CATEGORIES)}) and instance 
 {millions:.2f} million parameters, stored in float16; trained from nothing on rendered Scenes (split `train`) for
 {training["steps"]} steps, {training["pictures"]} pictures, {training["minutes"]} minutes on a {training["device"]} by
 
-    python -m composer fit -c configs/scenes_reader.yaml
+    composer fit -c configs/scenes_reader.yaml
 
 On the split `val`, at the end of the training:
 

@@ -222,7 +222,7 @@ class Studio:
             inputs = [*inputs, ("may change", frame.region[0].expand(3, -1, -1) * 2 - 1)]
         if len(commands) != len(made):
             drawn = [[shown for one in drawn for shown in one]]
-        commands = [f"python -m composer {command}{told}" for command in commands]
+        commands = [f"composer {command}{told}" for command in commands]
         return Row(title, claim, commands, inputs, drawn, far, moving)
 
     def _draw(

@@ -24,7 +24,7 @@ class T5(Decomposer):
     """What T5's encoder makes of a caption's word pieces (Raffel et al. 2020): Imagen's text encoder (section 2.1).
 
     Imagen used XXL, 4.8 billion parameters; the larger, the better its images followed the text (appendix D.1). The
-    encoder never changes, so encodings are worth computing once: ``python -m composer cache`` writes them beside the
+    encoder never changes, so encodings are worth computing once: ``composer cache`` writes them beside the
     images. It is loaded when the first caption is read, so that a training with cached encodings never holds it.
 
     A caption that is too long is cut, its end piece kept; an empty one is all zeros. Captions are padded to the longest

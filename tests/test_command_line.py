@@ -104,6 +104,20 @@ def test_processes_of_further_devices_repeat_the_whole_command(monkeypatch):
     assert sys.argv[-2:] == ["--trainer.max_steps", "3"]
 
 
+def test_plugins_lie_where_people_work(monkeypatch, tmp_path):
+    """A console command does not look into the current folder by itself, as `python -m` does."""
+    from composer import cli
+
+    (tmp_path / "orchard.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    monkeypatch.setattr(sys, "argv", ["composer"])
+    monkeypatch.setenv("COMPOSER_PLUGINS", "")
+    monkeypatch.setattr(cli, "TrainingCLI", cli.import_classes)
+    assert main(["--plugins", "orchard", "fit", "-c", "tiny"]) == 0
+    assert sys.modules.pop("orchard").__file__ == str(tmp_path / "orchard.py")
+
+
 def test_configurations_are_found_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shipped = ROOT / "configs/tiny.yaml"
@@ -184,8 +198,8 @@ def test_a_plugin_that_is_not_there_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["composer"])
     monkeypatch.setenv("COMPOSER_PLUGINS", "")
-    assert main(["--plugins", "gardening", "fit", "-c", "tiny"]) == 1
-    assert "--plugins names gardening, which is neither here nor installed" in capsys.readouterr().err
+    assert main(["--plugins", "orchard", "fit", "-c", "tiny"]) == 1
+    assert "--plugins names orchard, which is neither here nor installed" in capsys.readouterr().err
 
 
 def test_public_names_come_from_where_the_types_say():

@@ -47,8 +47,8 @@ def test_the_commands_of_a_row_draw_its_pictures(make, here, capsys):
     assert len(row.commands) == len(row.results)
     for i, (command, results) in enumerate(zip(row.commands, row.results, strict=True)):
         words = shlex.split(command)
-        assert words[:3] == ["python", "-m", "composer"]
-        assert main([*words[3:], "--steps", "2", "--out", f"again{i}"]) == 0, command
+        assert words[0] == "composer"
+        assert main([*words[1:], "--steps", "2", "--out", f"again{i}"]) == 0, command
         drawn = [path for path in sorted(Path(f"again{i}").glob("*.png")) if not path.stem.endswith("_sheet")]
         assert len(drawn) == len(results), command
         for path, (label, image) in zip(drawn, results, strict=True):

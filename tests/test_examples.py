@@ -107,9 +107,9 @@ def test_the_ninth_condition(here, capsys):
     tiny |= {"compose": "--steps 2", "evaluate": "--count 2 --steps 2"}
     for line in walk_through("bash").splitlines():
         words = shlex.split(line)
-        command = next(word for word in words[3:] if word in ("scenes", "fit", "export", "decompose", *tiny))
-        assert words[:3] == ["python", "-m", "composer"]
-        assert main([*words[3:], *shlex.split(tiny.get(command, ""))]) == 0, line
+        command = next(word for word in words[1:] if word in ("scenes", "fit", "export", "decompose", *tiny))
+        assert words[0] == "composer"
+        assert main([*words[1:], *shlex.split(tiny.get(command, ""))]) == 0, line
     shown = capsys.readouterr().out
     assert (
         "saturation (1, 32, 32)" in shown and re.search(r"closed .*\(saturation\)", shown) and "| saturation |" in shown
@@ -136,8 +136,8 @@ def test_the_model_that_ships_takes_up_a_ninth_condition(here, capsys):
     tiny = {"fit": few, "export": "", "evaluate": "--count 2 --steps 1"}
     for line in walk_through("bash", 1).splitlines():
         words = shlex.split(line)
-        assert words[:5] == ["python", "-m", "composer", "--plugins", "ninth_condition"]
-        assert main([*words[3:], *shlex.split(tiny[words[5]])]) == 0, line
+        assert words[:3] == ["composer", "--plugins", "ninth_condition"]
+        assert main([*words[1:], *shlex.split(tiny[words[3]])]) == 0, line
     shown = capsys.readouterr()
     assert "new and silent at first: saturation" in shown.err and "| saturation |" in shown.out
     shipped, nine = Cascade.load("scenes256"), Cascade.load("models/ninth_warm", plugins=["ninth_condition"])

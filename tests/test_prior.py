@@ -916,4 +916,4 @@ def test_paper_sizes(name, expected):
     count = sum(p.numel() for p in model.parameters())
     assert all(p.is_meta for p in model.parameters())
     assert count == pytest.approx(expected, rel=0.03) and round(count / 1e9) == 1
-    assert f"{count:,} parameters" in text and f"python -m composer fit -c {path}" in text
+    assert f"{count:,} parameters" in text and f"composer fit -c {path}" in text

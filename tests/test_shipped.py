@@ -78,7 +78,7 @@ def test_the_shipped_priors_are_small_and_have_cards():
     assert sum(path.stat().st_size for path in files) <= 8e6
     for name in PRIORS:
         card = (ASSETS / name / "README.md").read_text()
-        assert "| other images of the caption |" in card and f"python -m composer evaluate-prior {name}" in card
+        assert "| other images of the caption |" in card and f"composer evaluate-prior {name}" in card
 
 
 @pytest.mark.parametrize("name", PRIORS)

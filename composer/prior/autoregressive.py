@@ -27,7 +27,7 @@ class AutoregressivePrior(Prior):
     short training learns next to nothing. With `waves` they stay such functions, and what is learned of one bucket is
     learned of its neighbours. Not in the paper.
 
-    Needs the principal components of the training's embeddings, which `python -m composer pca` finds.
+    Needs the principal components of the training's embeddings, which `composer pca` finds.
 
     Args:
         dim: See `Prior`.
@@ -87,7 +87,7 @@ class AutoregressivePrior(Prior):
     def check_ready(self) -> None:
         if not self.codebook.fitted:
             raise ValueError(
-                "this prior has no principal components yet: find them by `python -m composer pca -c CONFIG`, then "
+                "this prior has no principal components yet: find them by `composer pca -c CONFIG`, then "
                 "train or adopt them"
             )
 

@@ -33,7 +33,7 @@ class DiffusionPrior(Prior):
     embedding, and until then all draws of a caption are nearly the same. With `linear`, the network begins as the best
     linear estimate and learns what that lacks (see `Gaussian`); its squared error is measured in units of that
     estimate's, and the query begins as the sum of all that it would else have to find. Not in the paper. It needs the
-    principal components that `python -m composer pca` finds.
+    principal components that `composer pca` finds.
 
     Args:
         dim: See `Prior`.
@@ -91,7 +91,7 @@ class DiffusionPrior(Prior):
     def check_ready(self) -> None:
         if self.linear is not None and not self.linear.fitted:
             raise ValueError(
-                "this prior has no principal components yet: find them by `python -m composer pca -c CONFIG`, then "
+                "this prior has no principal components yet: find them by `composer pca -c CONFIG`, then "
                 "train or adopt them"
             )
 

@@ -19,7 +19,7 @@ CAPTIONS = "captions.json"
 class Embeddings(ImageDataset):
     """Captions, and representations of images that nobody opens any more: what a prior trains on.
 
-    `python -m composer embed` writes such a folder: ``captions.json``, a list of strings, and ``<name>.npy`` for each
+    `composer embed` writes such a folder: ``captions.json``, a list of strings, and ``<name>.npy`` for each
     representation, one row a caption. Rows are read from the disk when asked for, so they need no memory.
 
     Args:
@@ -34,7 +34,7 @@ class Embeddings(ImageDataset):
         folder = Path(path)
         if not (folder / CAPTIONS).is_file():
             raise FileNotFoundError(
-                f"expected embeddings at {path}; `python -m composer embed IMAGES -c CONFIG --out {path}` writes them"
+                f"expected embeddings at {path}; `composer embed IMAGES -c CONFIG --out {path}` writes them"
             )
         self.captions: list[str] = json.loads((folder / CAPTIONS).read_text())
         files = sorted(folder.glob("*.npy"))

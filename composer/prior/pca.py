@@ -89,7 +89,7 @@ def take_over(module: nn.Module, found: Mapping[str, Tensor], dim: int) -> None:
     own = dict(module.named_buffers())
     if wrong := [name for name, value in own.items() if name not in found or found[name].shape != value.shape]:
         raise ValueError(
-            f"expected the principal components of embeddings of width {dim} (`python -m composer pca` writes them); "
+            f"expected the principal components of embeddings of width {dim} (`composer pca` writes them); "
             f"{', '.join(wrong)} is missing or of another shape"
         )
     for name, value in own.items():

@@ -24,7 +24,7 @@ class PriorTraining(L.LightningModule):
     Args:
         prior: What is trained.
         statistics: A file with what was measured on the training data beforehand, such as the principal components that
-            `python -m composer pca` writes; None for a prior that needs none.
+            `composer pca` writes; None for a prior that needs none.
         learning_rate: Peak learning rate of AdamW.
         betas: Decay of AdamW's two moments.
         eps: What AdamW adds to the root of the second moment.
@@ -80,7 +80,7 @@ class PriorTraining(L.LightningModule):
             if self.statistics is not None:
                 if not Path(self.statistics).is_file():
                     raise FileNotFoundError(
-                        f"expected statistics at {self.statistics}; `python -m composer pca -c CONFIG --out "
+                        f"expected statistics at {self.statistics}; `composer pca -c CONFIG --out "
                         f"{self.statistics}` writes them"
                     )
                 self.prior.adopt(load_tensors(Path(self.statistics)))
