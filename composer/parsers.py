@@ -24,6 +24,7 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, and which option was probably meant."""
 
     def parse_args(self, args: Sequence[str], namespace: Any = None) -> argparse.Namespace:  # type: ignore[override]
+        options: argparse.Namespace
         options, unknown = self.parse_known_args(args, namespace)
         self.refuse(unknown)
         return options

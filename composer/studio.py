@@ -238,11 +238,13 @@ class Studio:
 def example(name: str) -> Tensor:
     """One of the examples' own pictures, (3 h w) in [-1, 1]."""
     if name.startswith("scene"):
-        return render_batch("val", [int(name.removeprefix("scene"))], SIZE)["image"][0]
+        scene: Tensor = render_batch("val", [int(name.removeprefix("scene"))], SIZE)["image"][0]
+        return scene
     if name == "drawing":
         return _drawing()
     suffix = "jpg" if name in ("rocket", "retina", "hubble_deep_field") else "png"
-    return Photographs(SIZE, [f"{name}.{suffix}"], smallest=1.0).row(0, 2)["image"]
+    photograph: Tensor = Photographs(SIZE, [f"{name}.{suffix}"], smallest=1.0).row(0, 2)["image"]
+    return photograph
 
 
 def _drawing() -> Tensor:

@@ -37,8 +37,8 @@ def train_on_folder(
     size = _size(config, changes, plugins)
     if folder is None:
         folder = out / "scenes"
-        for part, count in REHEARSAL.items():
-            write(part, count, size, folder / part)
+        for part, scenes in REHEARSAL.items():
+            write(part, scenes, size, folder / part)
         changes = ["--data.train.crop", "centre", "--data.train.flip", "false", *changes]  # maps lie beside Scenes
     held_out = _held_out(folder, size)
     run, model, table, pictures = out / "run", out / "model", out / "adherence.json", out / "recombined"
