@@ -13,7 +13,7 @@ from composer.datasets import SceneImages
 from composer.denoiser import Denoiser, LogNormal
 from composer.guidance import Term, guide
 from composer.low_res import LowRes, shrink
-from composer.options import add_sampling, sampling
+from composer.parsers import add_sampling, sampling
 from composer.samplers import dpmpp_2m, latents
 from composer.tiling import Tiled
 from composer.unet import UNet
