@@ -20,7 +20,7 @@ from .data import ImageData
 from .datasets import ImageDataset
 from .decomposition import Decomposer
 from .prior.training import PriorTraining
-from .progress import Progress
+from .progress import Messages, Progress
 from .training import StageTraining
 
 TRUSTED = ("composer", "conditions", "decomposers", "lightning.pytorch", "torch.nn")
@@ -115,7 +115,10 @@ class TrainingCLI(LightningCLI):
         if config["logger"] is None or config["logger"] is True:
             kwargs["logger"] = TensorBoardLogger(root or "runs", name="", version="tensorboard")
         kwargs["plugins"] = [*(config["plugins"] or []), AtomicCheckpointIO()]
-        kwargs["callbacks"] = [*(config["callbacks"] or []), Progress()]
+        bar = (
+            [] if config["enable_progress_bar"] is False else [Progress()]
+        )  # Lightning refuses a bar where none may be
+        kwargs["callbacks"] = [*(config["callbacks"] or []), Messages(), *bar]
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
