@@ -1,6 +1,8 @@
 """What happens around the training steps: averaged weights, checkpoints, the sample grid."""
 
+import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -14,14 +16,18 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from . import checkpoint as checkpoints
-from .decomposition import Batch
+from .cascade import Cascade
+from .decomposition import Batch, Decomposition
 from .files import replacing
 from .gallery import sheet
-from .guidance import Term, guide, threshold
-from .samplers import dpmpp_2m, latents
+from .low_res import LowRes
+from .stage import Sampling, Stage
 from .training import StageTraining
 
 LAST = "last.ckpt"
+
+Row = tuple[str, dict[str, Tensor]]
+"""Of a sample grid: its label, and a picture (3 h w) under the name of each of its columns."""
 
 
 class EMA(L.Callback):
@@ -137,9 +143,11 @@ class Checkpoints(Checkpoint):
         self._handlers: dict[int, Any] = {}
         self._listening = False
         self._between = True
+        self._speaks = self._began = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
+            self._speaks = trainer.is_global_zero
             self._listen()  # before the data loader forks its workers, which must survive Ctrl-C to hand over the batch
             states = 4 * 4  # weights, their average and two moments, each in float32
             size = states * sum(p.numel() for p in pl_module.parameters())
@@ -148,7 +156,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._listen()  # instead of Lightning's handler, which would end without a checkpoint
-        self._saved = trainer.global_step
+        self._saved, self._began = trainer.global_step, True
 
     def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -161,6 +169,10 @@ class Checkpoints(Checkpoint):
         if not self._listening or (self._signal and number == signal.SIGINT):
             signal.signal(number, self._handlers[number])  # Lightning may have put this handler back after the training
             signal.raise_signal(number)
+        elif self._speaks and not self._signal:
+            again = "; once more ends at once, without saving" if number == signal.SIGINT else ""
+            text = f"\n{signal.Signals(number).name}: saving after this step{again}\n"
+            os.write(2, text.encode())  # print may not be called amid a print
         self._signal = number
 
     def on_train_batch_end(
@@ -181,6 +193,15 @@ class Checkpoints(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step != self._saved:
             self._save(trainer)
+        root = trainer.default_root_dir
+        export = f". Make a model of it: python -m composer export {root} models/{Path(root).name}"
+        has_config = getattr(pl_module, "config", None) is not None
+        self._say(f"done: step {self._saved} saved in {_folder(trainer) / LAST}{export if has_config else ''}")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self._began:
+            step, last = trainer.global_step, trainer.max_steps
+            self._say(f"nothing to train: the run is at step {step} of {last}; to go on, raise --trainer.max_steps")
 
     def _obey(self, trainer: L.Trainer) -> None:
         if not self._between:  # what was accumulated is in no checkpoint
@@ -190,7 +211,15 @@ class Checkpoints(Checkpoint):
         )
         if number:
             self._save(trainer)
+            self._say(
+                f"{signal.Signals(number).name}: step {self._saved} saved in {_folder(trainer) / LAST}. "
+                "Continue with the same command and --ckpt_path last"
+            )
             raise SystemExit(128 + number)
+
+    def _say(self, text: str) -> None:
+        if self._speaks:
+            print(text, file=sys.stderr)
 
     def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(_folder(trainer) / LAST)
@@ -216,7 +245,8 @@ def _folder(trainer: L.Trainer) -> Path:
 class SampleGrid(L.Callback):
     """Draws, after each validation, a row for each of its first images: original, representations, samples.
 
-    The picture goes to ``samples/`` in the run's folder and to TensorBoard. Seeds are fixed, so pictures compare.
+    The picture goes to ``samples/`` in the run's folder and to every logger that takes images: TensorBoard, Weights &
+    Biases. Seeds are fixed, so pictures compare. It is sampled as a finished model does it (`Cascade.sample`).
 
     Args:
         count: Rows.
@@ -224,6 +254,10 @@ class SampleGrid(L.Callback):
         steps: Steps of DPM-Solver++(2M).
         guidance: Weight of classifier-free guidance; 1 is none.
         percentile: Of dynamic thresholding (see `threshold`); None clips.
+        prompts: Captions to draw from alone, a further row each; sample k has the seed k.
+
+    Raises:
+        ValueError: A number is below 1; or, once the training is set up, the model cannot draw from captions alone.
     """
 
     def __init__(
@@ -233,12 +267,31 @@ class SampleGrid(L.Callback):
         steps: int = 20,
         guidance: float = 2.0,
         percentile: float | None = None,
+        prompts: list[str] | None = None,
     ):
         if min(count, samples, steps) < 1:
             raise ValueError("expected count, samples and steps of at least 1")
-        self.count, self.samples, self.steps = count, samples, steps
-        self.guidance, self.percentile = guidance, percentile
+        self.count, self.samples, self.prompts = count, samples, prompts or []
+        self.sampling = Sampling(steps=steps, guidance=guidance, percentile=percentile)
         self._batch: Batch = {}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Looks whether the model can draw the prompts, before anything is trained."""
+        if not self.prompts:
+            return
+        conditions = pl_module.conditions if isinstance(pl_module, StageTraining) else {}
+        decomposition = trainer.datamodule.decomposition
+        readers = [n for n, by in decomposition.named() if n in conditions and by.can_read({"caption": self.prompts})]
+        if not readers or "low_res" in conditions:
+            why = "it enlarges images" if "low_res" in conditions else "none of them reads captions"
+            raise ValueError(
+                f"--grid.prompts: expected a model that draws from captions alone; this one has the conditions "
+                f"{', '.join(conditions) or 'none'}: {why}. Leave the prompts out"
+            )
+        for name, prompt in ((name, prompt) for name in readers for prompt in self.prompts):
+            if (lost := decomposition[name].unread(prompt)) and trainer.is_global_zero:
+                text = f"note: --grid.prompts: {name} does not know or has no room for {' '.join(lost)!r} of {prompt!r}"
+                print(text, file=sys.stderr)
 
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
@@ -251,25 +304,50 @@ class SampleGrid(L.Callback):
         """Runs before `EMA` puts the trained weights back."""
         if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, StageTraining):
             return  # what trains something else than a stage has nothing to sample
-        decomposition = trainer.datamodule.decomposition
-        reps = {name: value for name, value in self._batch["representations"].items() if name in pl_module.conditions}
-        image = self._batch["image"]
-        columns = {"image": image} | {n: decomposition[n].preview(v) for n, v in reps.items() if n in decomposition}
-        for seed in range(self.samples):
-            columns[f"sample {seed}"] = self._sample(pl_module, reps, image, seed)
-        grid = sheet([[column[i] for column in columns.values()] for i in range(len(image))], columns=list(columns))
+        rows = self._draw_images(pl_module, trainer.datamodule.decomposition)
+        rows += self._draw_prompts(pl_module, trainer.datamodule.decomposition)
+        names = list(dict.fromkeys(name for _, row in rows for name in row))
+        labels = [label for label, _ in rows] if self.prompts else []
+        grid = sheet([[row.get(name) for name in names] for _, row in rows], labels, names)
         with replacing(Path(trainer.default_root_dir) / "samples" / f"{trainer.global_step:07d}.png") as f:
             grid.save(f, "png")
-        if isinstance(trainer.logger, L.pytorch.loggers.TensorBoardLogger):
-            trainer.logger.experiment.add_image("samples", np.asarray(grid), trainer.global_step, dataformats="HWC")
+        for logger in trainer.loggers:
+            if isinstance(logger, L.pytorch.loggers.TensorBoardLogger):
+                logger.experiment.add_image("samples", np.asarray(grid), trainer.global_step, dataformats="HWC")
+            elif hasattr(logger, "log_image"):  # Weights & Biases'
+                logger.log_image("samples", [grid], step=trainer.global_step)
 
-    def _sample(self, stage: StageTraining, reps: dict[str, Tensor], image: Tensor, seed: int) -> Tensor:
-        b, size = len(image), (image.shape[-2], image.shape[-1])
-        sigmas = stage.denoiser.sigmas(self.steps)
-        with torch.no_grad():
-            cond = stage.conditions(reps, size)
-            nothing = stage.conditions(reps, size, stage.conditions.keep_only([], b, image.device))
-            terms = [Term(cond, self.guidance), Term(nothing, 1 - self.guidance)]
-            noise = latents([seed * self.count + row for row in range(b)], tuple(image.shape[1:]), image.device)
-            bounded = threshold(guide(stage.denoiser, terms), self.percentile)
-            return dpmpp_2m(bounded, stage.denoiser.start(noise, sigmas[0], nothing), sigmas)
+    def _draw_images(self, stage: StageTraining, decomposition: Decomposition) -> list[Row]:
+        image = self._batch["image"]
+        reps = {name: value for name, value in self._batch["representations"].items() if name in stage.conditions}
+        start: dict[str, Any] = {"size": (image.shape[-2], image.shape[-1])}
+        if "low_res" in reps:
+            reps["low_res"] = decomposition["low_res"]({"image": image})  # clean, as the stage before would give it
+            start = {"image": reps["low_res"][:, :3]}
+        asked = {name: value for name, value in reps.items() if name != "low_res"}
+        cascade, seeds = self._cascade(stage, decomposition), range(len(image))
+        columns = {"image": image} | {n: decomposition[n].preview(v) for n, v in reps.items() if n in decomposition}
+        for k in range(self.samples):
+            columns[f"sample {k}"] = cascade.sample(asked, seeds=[k * self.count + row for row in seeds], **start)
+        return [("", {name: column[row] for name, column in columns.items()}) for row in seeds]
+
+    def _draw_prompts(self, stage: StageTraining, decomposition: Decomposition) -> list[Row]:
+        if not self.prompts:
+            return []
+        cascade = self._cascade(stage, decomposition)
+        read = decomposition({"caption": self.prompts, "seed": torch.zeros(len(self.prompts), device=cascade.device)})
+        asked = {name: value for name, value in read.items() if name in stage.conditions}
+        columns = {name: decomposition[name].preview(value) for name, value in asked.items()}
+        for k in range(self.samples):
+            columns[f"sample {k}"] = cascade.sample(asked, seeds=[k] * len(self.prompts))
+        return [
+            (prompt, {name: column[row] for name, column in columns.items()}) for row, prompt in enumerate(self.prompts)
+        ]
+
+    def _cascade(self, training: StageTraining, decomposition: Decomposition) -> Cascade:
+        """The stage in training, as the model of one stage that it is going to be."""
+        link = decomposition["low_res"] if "low_res" in training.conditions else None
+        assert link is None or isinstance(link, LowRes)
+        spec = {"file": "training"}
+        stage = Stage(training.denoiser, training.conditions, training.size, self.sampling, spec, link)
+        return Cascade([stage], decomposition, Decomposition({}))
