@@ -15,12 +15,13 @@ import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from .callbacks import EMA, LAST, AtomicCheckpointIO, Checkpoints, SampleGrid
+from .callbacks import EMA, LAST, AtomicCheckpointIO, Checkpoints
 from .data import ImageData
 from .datasets import ImageDataset
 from .decomposition import Decomposer
 from .prior.training import PriorTraining
 from .progress import Messages, Progress
+from .sample_grid import SampleGrid
 from .training import StageTraining
 
 TRUSTED = ("composer", "conditions", "decomposers", "lightning.pytorch", "torch.nn")

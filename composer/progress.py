@@ -52,7 +52,8 @@ class Progress(ProgressBar):
         self._bar: rich.progress.Progress | None = None
         self._task = rich.progress.TaskID(0)
         self._enabled = True
-        self._start, self._pace = 0, 0.0  # the latter in seconds a step, as last measured
+        self._start = 0
+        self._status, self._pace = "", 0.0  # as last measured; the latter in seconds a step
         self._reset(0)
 
     def _reset(self, step: int) -> None:
@@ -76,8 +77,8 @@ class Progress(ProgressBar):
             )
             total = trainer.max_steps if trainer.max_steps > 0 else None
             self._bar = rich.progress.Progress(*columns, console=self._console, refresh_per_second=4)
-            texts = {"status": "first step", "left": ""}
-            self._task = self._bar.add_task("fit", total=total, completed=trainer.global_step, **texts)
+            done = trainer.global_step
+            self._task = self._bar.add_task("fit", total=total, completed=done, status="first step", left="")
             self._bar.start()
         self._start = trainer.global_step
         self._reset(trainer.global_step)
@@ -97,21 +98,21 @@ class Progress(ProgressBar):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         step, last = trainer.global_step, trainer.max_steps
-        texts = {}
-        if step - self._start in EARLY or step % trainer.log_every_n_steps == 0:
-            texts["status"] = self._measure(step)
+        measured = step - self._start in EARLY or step % trainer.log_every_n_steps == 0
+        if measured:
+            self._measure(step)
         left = f"  about {timedelta(seconds=round((last - step) * self._pace))} left" if last > 0 else ""
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, left=left, **texts)
-        elif texts:
-            self._console.print(f"step {step}{f'/{last}' if last > 0 else ''}  {texts['status']}{left}")
+            self._bar.update(self._task, completed=step, status=self._status, left=left)
+        elif measured:
+            self._console.print(f"step {step}{f'/{last}' if last > 0 else ''}  {self._status}{left}")
 
-    def _measure(self, step: int) -> str:
+    def _measure(self, step: int) -> None:
         elapsed = time.monotonic() - self._begun
         loss, images = float(torch.stack(self._losses).mean()), self._images / elapsed
         waited, self._pace = self._waited / elapsed, elapsed / (step - self._first)
         self._reset(step)
-        return f"loss {loss:.4f}  {images:.1f} images/s  data {waited:.0%}"
+        self._status = f"loss {loss:.4f}  {images:.1f} images/s  data {waited:.0%}"
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validating = time.monotonic()

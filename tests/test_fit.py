@@ -1,12 +1,11 @@
 """`fit` from the command line, as a person meets it."""
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from composer import callbacks
+from composer import sample_grid
 from composer.__main__ import main
 from composer.cascade import Cascade
 
@@ -24,16 +23,8 @@ def fit(tmp_path, monkeypatch, capsys):
     root = f"--trainer.default_root_dir={tmp_path / 'run'}"
 
     def run(*more):
-        status = main(
-            [
-                "fit",
-                "-c",
-                str(Path("configs/tiny.yaml")),
-                root,
-                *(f"--{name}={value}" for name, value in FEW.items()),
-                *more,
-            ]
-        )
+        few = [f"--{name}={value}" for name, value in FEW.items()]
+        status = main(["fit", "-c", "configs/tiny.yaml", root, *few, *more])
         return status, capsys.readouterr().err
 
     return run
@@ -41,8 +32,8 @@ def fit(tmp_path, monkeypatch, capsys):
 
 def test_without_a_bar_the_messages_stay_and_the_grid_is_what_compose_draws(tmp_path, fit, monkeypatch):
     cells = []
-    own = callbacks.sheet
-    monkeypatch.setattr(callbacks, "sheet", lambda images, *args: cells.extend(images) or own(images, *args))
+    own = sample_grid.sheet
+    monkeypatch.setattr(sample_grid, "sheet", lambda images, *args: cells.extend(images) or own(images, *args))
     prompts = ("--grid.prompts", '["a red cube on sand", "a purple zebra"]')
     status, said = fit("--trainer.enable_progress_bar", "false", *prompts)
     assert status == 0 and "images/s" not in said and "step 1/2" not in said

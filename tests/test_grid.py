@@ -9,11 +9,11 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from composer import callbacks
-from composer.callbacks import SampleGrid
+from composer import sample_grid
 from composer.data import ImageData
 from composer.denoiser import Denoiser, LogNormal
 from composer.low_res import GaussianNoise, LowRes, shrink
+from composer.sample_grid import SampleGrid
 from composer.training import StageTraining
 from composer.unet import UNet
 from conditions import LowRes as LowResCondition
@@ -63,8 +63,8 @@ def drawn(monkeypatch):
         grids.append((rows, [dict(zip(columns, row, strict=True)) for row in images]))
         return own(images, rows, columns)
 
-    own = callbacks.sheet
-    monkeypatch.setattr(callbacks, "sheet", sheet)
+    own = sample_grid.sheet
+    monkeypatch.setattr(sample_grid, "sheet", sheet)
     return grids
 
 
