@@ -114,7 +114,8 @@ class TrainingCLI(LightningCLI):
         config = self._get(self.config_init, "trainer", default={})
         root = config["default_root_dir"]
         if config["logger"] is None or config["logger"] is True:
-            kwargs["logger"] = TensorBoardLogger(root or "runs", name="", version="tensorboard")
+            board = TensorBoardLogger(root or "runs", name="", version="tensorboard")
+            kwargs["logger"] = board if self.subcommand == "fit" else False  # what is measured later has no step to log
         kwargs["plugins"] = [*(config["plugins"] or []), AtomicCheckpointIO()]
         bar = (
             [] if config["enable_progress_bar"] is False else [Progress()]

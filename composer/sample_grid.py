@@ -81,7 +81,9 @@ class SampleGrid(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Runs before `EMA` puts the trained weights back."""
-        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, StageTraining):
+        if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        if not isinstance(pl_module, StageTraining):
             return  # what trains something else than a stage has nothing to sample
         rows = self._draw_images(pl_module, trainer.datamodule.decomposition)
         rows += self._draw_prompts(pl_module, trainer.datamodule.decomposition)
