@@ -1,13 +1,14 @@
-"""What happens around the training steps: averaged weights, checkpoints, the sample grid."""
+"""What happens around the training steps: averaged weights and checkpoints."""
 
+import os
 import signal
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
@@ -15,11 +16,6 @@ from torch import Tensor
 
 from . import checkpoint as checkpoints
 from .decomposition import Batch
-from .files import replacing
-from .gallery import sheet
-from .guidance import Term, guide, threshold
-from .samplers import dpmpp_2m, latents
-from .training import StageTraining
 
 LAST = "last.ckpt"
 
@@ -137,9 +133,11 @@ class Checkpoints(Checkpoint):
         self._handlers: dict[int, Any] = {}
         self._listening = False
         self._between = True
+        self._speaks = self._began = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
+            self._speaks = trainer.is_global_zero
             self._listen()  # before the data loader forks its workers, which must survive Ctrl-C to hand over the batch
             states = 4 * 4  # weights, their average and two moments, each in float32
             size = states * sum(p.numel() for p in pl_module.parameters())
@@ -148,7 +146,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._listen()  # instead of Lightning's handler, which would end without a checkpoint
-        self._saved = trainer.global_step
+        self._saved, self._began = trainer.global_step, True
 
     def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -161,6 +159,10 @@ class Checkpoints(Checkpoint):
         if not self._listening or (self._signal and number == signal.SIGINT):
             signal.signal(number, self._handlers[number])  # Lightning may have put this handler back after the training
             signal.raise_signal(number)
+        elif self._speaks and not self._signal:
+            again = "; once more ends at once, without saving" if number == signal.SIGINT else ""
+            text = f"\n{signal.Signals(number).name}: saving after this step{again}\n"
+            os.write(2, text.encode())  # print may not be called amid a print
         self._signal = number
 
     def on_train_batch_end(
@@ -181,6 +183,15 @@ class Checkpoints(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.global_step != self._saved:
             self._save(trainer)
+        root = trainer.default_root_dir
+        export = f". Make a model of it: python -m composer export {root} models/{Path(root).name}"
+        has_config = getattr(pl_module, "config", None) is not None
+        self._say(f"done: step {self._saved} saved in {_folder(trainer) / LAST}{export if has_config else ''}")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self._began:
+            step, last = trainer.global_step, trainer.max_steps
+            self._say(f"nothing to train: the run is at step {step} of {last}; to go on, raise --trainer.max_steps")
 
     def _obey(self, trainer: L.Trainer) -> None:
         if not self._between:  # what was accumulated is in no checkpoint
@@ -190,7 +201,15 @@ class Checkpoints(Checkpoint):
         )
         if number:
             self._save(trainer)
+            self._say(
+                f"{signal.Signals(number).name}: step {self._saved} saved in {_folder(trainer) / LAST}. "
+                "Continue with the same command and --ckpt_path last"
+            )
             raise SystemExit(128 + number)
+
+    def _say(self, text: str) -> None:
+        if self._speaks:
+            print(text, file=sys.stderr)
 
     def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(_folder(trainer) / LAST)
@@ -211,65 +230,3 @@ class Checkpoints(Checkpoint):
 
 def _folder(trainer: L.Trainer) -> Path:
     return Path(trainer.default_root_dir) / "checkpoints"
-
-
-class SampleGrid(L.Callback):
-    """Draws, after each validation, a row for each of its first images: original, representations, samples.
-
-    The picture goes to ``samples/`` in the run's folder and to TensorBoard. Seeds are fixed, so pictures compare.
-
-    Args:
-        count: Rows.
-        samples: Pictures sampled for each row from all of its conditions, with the averaged weights.
-        steps: Steps of DPM-Solver++(2M).
-        guidance: Weight of classifier-free guidance; 1 is none.
-        percentile: Of dynamic thresholding (see `threshold`); None clips.
-    """
-
-    def __init__(
-        self,
-        count: int = 4,
-        samples: int = 2,
-        steps: int = 20,
-        guidance: float = 2.0,
-        percentile: float | None = None,
-    ):
-        if min(count, samples, steps) < 1:
-            raise ValueError("expected count, samples and steps of at least 1")
-        self.count, self.samples, self.steps = count, samples, steps
-        self.guidance, self.percentile = guidance, percentile
-        self._batch: Batch = {}
-
-    def on_validation_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        if batch_idx == 0:
-            reps = {name: value[: self.count] for name, value in batch["representations"].items()}
-            self._batch = {"image": batch["image"][: self.count], "representations": reps}
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Runs before `EMA` puts the trained weights back."""
-        if trainer.sanity_checking or not trainer.is_global_zero or not isinstance(pl_module, StageTraining):
-            return  # what trains something else than a stage has nothing to sample
-        decomposition = trainer.datamodule.decomposition
-        reps = {name: value for name, value in self._batch["representations"].items() if name in pl_module.conditions}
-        image = self._batch["image"]
-        columns = {"image": image} | {n: decomposition[n].preview(v) for n, v in reps.items() if n in decomposition}
-        for seed in range(self.samples):
-            columns[f"sample {seed}"] = self._sample(pl_module, reps, image, seed)
-        grid = sheet([[column[i] for column in columns.values()] for i in range(len(image))], columns=list(columns))
-        with replacing(Path(trainer.default_root_dir) / "samples" / f"{trainer.global_step:07d}.png") as f:
-            grid.save(f, "png")
-        if isinstance(trainer.logger, L.pytorch.loggers.TensorBoardLogger):
-            trainer.logger.experiment.add_image("samples", np.asarray(grid), trainer.global_step, dataformats="HWC")
-
-    def _sample(self, stage: StageTraining, reps: dict[str, Tensor], image: Tensor, seed: int) -> Tensor:
-        b, size = len(image), (image.shape[-2], image.shape[-1])
-        sigmas = stage.denoiser.sigmas(self.steps)
-        with torch.no_grad():
-            cond = stage.conditions(reps, size)
-            nothing = stage.conditions(reps, size, stage.conditions.keep_only([], b, image.device))
-            terms = [Term(cond, self.guidance), Term(nothing, 1 - self.guidance)]
-            noise = latents([seed * self.count + row for row in range(b)], tuple(image.shape[1:]), image.device)
-            bounded = threshold(guide(stage.denoiser, terms), self.percentile)
-            return dpmpp_2m(bounded, stage.denoiser.start(noise, sigmas[0], nothing), sigmas)

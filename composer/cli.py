@@ -16,14 +16,15 @@ import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from .callbacks import EMA, LAST, AtomicCheckpointIO, Checkpoints, SampleGrid
+from .callbacks import EMA, LAST, AtomicCheckpointIO, Checkpoints
 from .config_errors import explain
 from .data import ImageData
 from .datasets import ImageDataset
 from .decomposition import Decomposer
 from .parsers import Mistake
 from .prior.training import PriorTraining
-from .progress import Progress
+from .progress import Messages, Progress
+from .sample_grid import SampleGrid
 from .training import StageTraining
 
 TRUSTED = ("composer", "conditions", "decomposers", "lightning.pytorch", "torch.nn")
@@ -122,9 +123,13 @@ class TrainingCLI(LightningCLI):
         config = self._get(self.config_init, "trainer", default={})
         root = config["default_root_dir"]
         if config["logger"] is None or config["logger"] is True:
-            kwargs["logger"] = TensorBoardLogger(root or "runs", name="", version="tensorboard")
+            board = TensorBoardLogger(root or "runs", name="", version="tensorboard")
+            kwargs["logger"] = board if self.subcommand == "fit" else False  # what is measured later has no step to log
         kwargs["plugins"] = [*(config["plugins"] or []), AtomicCheckpointIO()]
-        kwargs["callbacks"] = [*(config["callbacks"] or []), Progress()]
+        bar = (
+            [] if config["enable_progress_bar"] is False else [Progress()]
+        )  # Lightning refuses a bar where none may be
+        kwargs["callbacks"] = [*(config["callbacks"] or []), Messages(), *bar]
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:

@@ -1,5 +1,6 @@
 """The data module: stateless sampling, loading, and decomposition on the device."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
@@ -12,6 +13,8 @@ from torch.utils.data import DataLoader, Sampler
 from .datasets import ImageDataset, Mixture, Photographs, SceneImages, collate
 from .decomposition import Batch, Decomposer, Decomposition, draw
 from .folder import ImageFolder
+from .resuming import IMAGES_PER_STEP, compare_data
+from .unread import count_unread
 
 __all__ = ["ImageData", "ImageDataset", "ImageFolder", "Mixture", "Photographs", "ResumableSampler", "SceneImages"]
 
@@ -157,6 +160,7 @@ class ImageData(L.LightningDataModule):
         seed: Of the order and of every sample.
         readers: What reads a representation again from a finished image to measure adherence, where that is not its
             decomposer; not used in training, but a model that is exported takes them along.
+        accept_changes: Resume although the images to train on are others than the checkpoint's (see `compare_data`).
 
     Attributes:
         seconds_waiting: Time that the training waited for the last batch.
@@ -173,14 +177,16 @@ class ImageData(L.LightningDataModule):
         workers: int = 0,
         seed: int = 0,
         readers: dict[str, Decomposer] | None = None,
+        accept_changes: bool = False,
     ):
         super().__init__()
         self.readers = readers or {}
         self.train, self.validation, self.decomposers = train, validation, decomposers
         self.batch_size, self.validation_batch_size = batch_size, validation_batch_size or batch_size
-        self.workers, self.seed = workers, seed
+        self.workers, self.seed, self.accept_changes = workers, seed, accept_changes
         self._open: list[_Batches] = []
         self.seconds_waiting = self.seconds_decomposing = 0.0
+        self._identity: dict[str, Any] = {}  # of the data, known once a training is set up
         self._wants(frozenset(decomposers) | train.columns)
 
     def setup(self, stage: str) -> None:
@@ -201,6 +207,32 @@ class ImageData(L.LightningDataModule):
             folder.mkdir(parents=True, exist_ok=True)
             for dataset in filter(None, (self.train, self.validation)):
                 dataset.list_skipped_in(folder / "skipped.jsonl")
+        if stage == "fit":
+            self._identity = self._identify()
+            self._say(*count_unread(self.train, self.decomposition))
+
+    def _say(self, *lines: str) -> None:
+        if self.trainer is not None and self.trainer.is_global_zero:
+            print(*lines, sep="\n", end="\n" * bool(lines), file=sys.stderr)
+
+    def _identify(self) -> dict[str, Any]:
+        assert self.trainer is not None
+        rows = self.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        known = {name: data.identity() for name in ("train", "validation") if (data := getattr(self, name)) is not None}
+        return known | {"seed": self.seed, IMAGES_PER_STEP: rows}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is trained on, as plain values, for a checkpoint to remember."""
+        return self._identity
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compares what a checkpoint was trained on with this data, where the training goes on.
+
+        Raises:
+            ValueError: See `compare_data`.
+        """
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            self._say(*compare_data(state_dict, self._identity, self.accept_changes))
 
     def _wants(self, names: frozenset[str]) -> None:
         self.names = names

@@ -47,6 +47,19 @@ class ImageDataset(Dataset[Row], ABC):
         index, seed = key
         return {**self.row(index, seed), "seed": torch.tensor(seed, dtype=torch.int64)}
 
+    def identity(self) -> dict[str, Any]:
+        """Says which rows these are and in which order, as plain values; a checkpoint remembers it.
+
+        A run is resumed only on data of the same identity, for its order of images is one of row numbers. How a row
+        is shown (size, crop, flips) does not belong here. A dataset that can be cheaply told apart by more than its
+        class and length should add that.
+        """
+        return {"class": type(self).__name__, "rows": len(self)}
+
+    def caption(self, index: int) -> str | None:
+        """A row's caption, "" where it has none; None where it isn't known without making the whole row."""
+        return None
+
     def list_skipped_in(self, path: Path) -> None:
         """Says which file to list refused images in; nothing to do unless a dataset reads files."""
 
@@ -107,6 +120,14 @@ class SceneImages(ImageDataset):
             batch = self._chunks[chunk]
         return {name: batch[name][i] for name in ("image", "caption", *sorted(self.columns))}
 
+    def identity(self) -> dict[str, Any]:
+        return super().identity() | {"split": self.split, "seed": self.seed}
+
+    def caption(self, index: int) -> str:
+        from .scenes import describe
+
+        return describe(self.split, index, self.seed)[1]
+
     def _render(self, indices: range) -> Batch:
         from .scenes import render_batch
 
@@ -157,7 +178,13 @@ class Photographs(ImageDataset):
         image = resize(pixels[:, y : y + side, x : x + side].float() / 127.5 - 1, self.size)
         if torch.rand((), generator=draw) < 0.5:
             image = image.flip(-1)
-        return {"image": image, "caption": PHOTOGRAPHS[name]}
+        return {"image": image, "caption": self.caption(index)}
+
+    def identity(self) -> dict[str, Any]:
+        return super().identity() | {"names": ", ".join(self.names)}
+
+    def caption(self, index: int) -> str:
+        return PHOTOGRAPHS[self.names[index]]
 
 
 @cache
@@ -196,11 +223,24 @@ class Mixture(ImageDataset):
         return sum(self.counts)
 
     def row(self, index: int, seed: int) -> Row:
+        dataset, own = self._find(index)
+        return dataset.row(own, seed)
+
+    def _find(self, index: int) -> tuple[ImageDataset, int]:
+        """The part that has a row, and the row's number there."""
         for dataset, count in zip(self.datasets, self.counts, strict=True):
             if index < count:
-                return dataset.row(index % len(dataset), seed)
+                return dataset, index % len(dataset)
             index -= count
         raise IndexError(f"a mixture of {len(self)} rows has no row {index + len(self)}")
+
+    def identity(self) -> dict[str, Any]:
+        parts = zip(self.datasets, self.counts, strict=True)
+        return super().identity() | {str(i): d.identity() | {"share": n} for i, (d, n) in enumerate(parts)}
+
+    def caption(self, index: int) -> str | None:
+        dataset, own = self._find(index)
+        return dataset.caption(own)
 
     def list_skipped_in(self, path: Path) -> None:
         for dataset in self.datasets:
@@ -236,6 +276,12 @@ class Crops(ImageDataset):
             return value[:, y : y + self.size, x : x + self.size] if fits else value
 
         return {name: cropped(value) for name, value in row.items()}
+
+    def identity(self) -> dict[str, Any]:
+        return self.dataset.identity()
+
+    def caption(self, index: int) -> str | None:
+        return self.dataset.caption(index)
 
     def list_skipped_in(self, path: Path) -> None:
         self.dataset.list_skipped_in(path)

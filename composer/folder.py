@@ -7,7 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .datasets import ImageDataset, Row, generator
 from .decomposition import draw
+from .files import name_of
 from .images import SUFFIXES, Reason, Refused, load_rgb, resize_and_crop
 
 log = logging.getLogger(__name__)
@@ -172,6 +173,11 @@ class ImageFolder(ImageDataset):
         if self.flip and torch.rand((), generator=random) < 0.5:
             image = image.flip(-1)
         return {"image": image, "caption": self.caption(index), **columns}
+
+    def identity(self) -> dict[str, Any]:
+        """Knows the files by their names below the folder: the folder may move, and captions may be mended."""
+        names = "\n".join(path.removeprefix(f"{self.folder}/") for path, _ in self.items)
+        return super().identity() | {"hash of the file names": name_of(names.encode(errors="surrogatepass"))}
 
     def caption(self, index: int) -> str:
         """The caption of an image; "" where it has none."""

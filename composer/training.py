@@ -204,7 +204,7 @@ class StageTraining(L.LightningModule):
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Logs means since the last log, over all rows and over the rows that kept each condition."""
         accumulating = (batch_idx + 1) % self.trainer.accumulate_grad_batches
-        if accumulating or self.global_step % self.trainer.log_every_n_steps or self.logger is None:
+        if accumulating or self.global_step % self.trainer.log_every_n_steps or not self.loggers:
             return
         total, rows = self.trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
         self._sums = torch.zeros_like(self._sums)
@@ -212,7 +212,8 @@ class StageTraining(L.LightningModule):
         metrics = {name: t / n for name, t, n in zip(names, total, rows, strict=True) if n}
         metrics |= {"train/grad_norm": float(self._grad_norm), "train/skipped": self.skipped}
         metrics["train/learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.logger.log_metrics(metrics, step=self.global_step)
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=self.global_step)
 
     def on_validation_epoch_start(self) -> None:
         self._validated = 0

@@ -12,7 +12,7 @@ from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from torch.nn.functional import cosine_similarity
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration, T5TokenizerFast
 
-from composer import callbacks
+from composer import cascade
 from composer.__main__ import main
 from composer.caching import write_columns
 from composer.data import ImageData, ImageFolder
@@ -345,7 +345,7 @@ def test_the_small_imagen_from_cached_text_to_a_picture(tmp_path, monkeypatch):
     assert main(["cache", *own, "--names", "text"]) == 0
     assert "text" in ImageFolder(str(tmp_path / "scenes"), 64).columns
     thresholds = []
-    monkeypatch.setattr(callbacks, "threshold", lambda denoise, p: thresholds.append(p) or threshold(denoise, p))
+    monkeypatch.setattr(cascade, "threshold", lambda denoise, p: thresholds.append(p) or threshold(denoise, p))
     small = {"width": 16, "multipliers": "[1, 2]", "blocks": "[0, 1]", "attention": "[2]", "head_dim": 16}
     network = "--model.denoiser.init_args.network.init_args"
     few = {f"{network}.{name}": value for name, value in small.items()}

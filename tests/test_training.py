@@ -250,7 +250,7 @@ def interruptible():
 @pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("amid_validation", [False, True])
-def test_signals_save_and_resume_exactly(tmp_path, number, status, amid_validation):
+def test_signals_save_and_resume_exactly(tmp_path, number, status, amid_validation, capfd):
     def send(trainer, model):
         if trainer.global_step == 2:
             os.kill(os.getpid(), number)
@@ -263,10 +263,12 @@ def test_signals_save_and_resume_exactly(tmp_path, number, status, amid_validati
     with pytest.raises(SystemExit) as exit:
         trainer(tmp_path, spy, EMA(0.9), Checkpoints(100), **options).fit(broken, data())
     assert exit.value.code == status
+    said, name, last = capfd.readouterr().err, signal.Signals(number).name, tmp_path / "checkpoints/last.ckpt"
+    assert f"{name}: saving after this step" in said and f"{name}: step 2 saved in {last}" in said
+    assert "--ckpt_path last" in said and ("once more ends at once" in said) == (number == signal.SIGINT)
     if number == signal.SIGINT:
         with pytest.raises(KeyboardInterrupt):  # the handler is Python's own again
             signal.raise_signal(number)
-    last = tmp_path / "checkpoints/last.ckpt"
     assert checkpoints.load(last)["global_step"] == 2
     again = EMA(0.9)
     trainer(tmp_path, again, Checkpoints(100), **options).fit(resumed, data(), ckpt_path=last)

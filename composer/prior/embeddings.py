@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from composer.datasets import ImageDataset, Row, collate
 from composer.decomposition import Decomposition
-from composer.files import write_atomically
+from composer.files import name_of, write_atomically
 
 CAPTIONS = "captions.json"
 
@@ -50,6 +51,13 @@ class Embeddings(ImageDataset):
     def row(self, index: int, seed: int) -> Row:
         columns = {name: torch.from_numpy(array[index].astype(np.float32)) for name, array in self._arrays.items()}
         return {"caption": self.captions[index], **columns}
+
+    def identity(self) -> dict[str, Any]:
+        captions = "\n".join(self.captions).encode(errors="surrogatepass")
+        return super().identity() | {"hash of the captions": name_of(captions)}
+
+    def caption(self, index: int) -> str:
+        return self.captions[index]
 
 
 def write_embeddings(
