@@ -25,9 +25,9 @@ from torch import Tensor
 
 from composer.adherence import quantise
 from composer.cascade import Cascade
-from composer.evaluating import sample_of
 from composer.parts import Parts
 from composer.reranking import closed
+from composer.samples import sample_of
 
 MOST = 16
 NUMBERS = 1, 4, 16

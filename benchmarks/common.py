@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
+from composer.adherence import Evaluation
+from composer.cascade import Cascade
 from composer.files import write_atomically
+from composer.samples import open_sample
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,6 +31,15 @@ def options(about: str | None, count: int, steps: int | None = None, plot: bool 
     if plot:
         parser.add_argument("--plot", type=Path, help="PNG to write the plot to")
     return parser
+
+
+class Held(Evaluation):
+    """A model on a few Scenes, all of which are held at once: ``whole``, ``seeds``, and ``other``, the pairing."""
+
+    def __init__(self, cascade: Cascade, count: int):
+        super().__init__(cascade, open_sample("scenes:val", count, cascade.stages[0].size))
+        every = range(count)
+        self.whole, self.seeds, self.other = self.block(every), self.seeds_of(every), torch.tensor(self.others(every))
 
 
 def show(rows: Sequence[Mapping[str, Any]], title: str = "", number: str = "", width: int = 140) -> None:

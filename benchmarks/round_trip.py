@@ -15,7 +15,7 @@ from common import options, save_json, show
 from rich.progress import track
 
 from composer.cascade import Cascade
-from composer.evaluating import sample_of
+from composer.samples import sample_of
 
 UNDER = {
     "semantics, palette": ("semantics", "palette"),

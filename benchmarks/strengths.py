@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import options, save_json, save_plot, show
+from common import Held, options, save_json, save_plot, show
 from rich.progress import track
 from torch import Tensor
 
-from composer.adherence import Evaluation, quantise
+from composer.adherence import quantise
 from composer.cascade import Cascade
 from composer.denoiser import level
-from composer.evaluating import sample_of
 from composer.parts import Parts
 from composer.strength import Strength
 
@@ -43,7 +42,7 @@ Job = tuple[Parts, dict[str, Strength]]
 Row = dict[str, Any]
 
 
-class Measured(Evaluation):
+class Measured(Held):
     """A sample of Scenes, and how near pictures come to what was asked of them."""
 
     def drawn(self, job: Job, steps: int) -> tuple[Tensor, float, float]:
@@ -77,7 +76,7 @@ class Measured(Evaluation):
         """
         of = torch.arange(len(images)) if of is None else of
         whole, distance = slice(None), dict(self.cascade.readers.named())[name].distance
-        wanted, true = self.wanted[name].cpu(), self.reading(self.image, name, columns or whole)
+        wanted, true = self.whole.wanted[name].cpu(), self.reading(self.whole.image, name, columns or whole)
         if columns is not None:
             wanted = wanted[..., columns] if wanted.ndim == 4 else true
         off = distance(wanted[of], self.reading(images, name, columns or whole))
@@ -90,8 +89,8 @@ class Measured(Evaluation):
 
 def jobs(of: Measured) -> dict[tuple[Any, ...], Job]:
     """All that is drawn, by what it is."""
-    parts, others = of.parts, of.parts.rows(of.other.tolist())
-    half = torch.zeros(1, 1, *of.image.shape[2:], device=of.cascade.device)
+    parts, others = of.whole.parts, of.whole.parts.rows(of.other.tolist())
+    half = torch.zeros(1, 1, *of.whole.image.shape[2:], device=of.cascade.device)
     half[..., : half.shape[3] // 2] = 1
     found: dict[tuple[Any, ...], Job] = {("none",): (Parts(), {})}
     for name in of.scored:
@@ -129,7 +128,7 @@ def measure(of: Measured, steps: int) -> dict[str, list[Row]]:
         for low, high in MOMENTS:
             row = {"condition": name, "from": low, "to": high, "steps": int(((times >= low) & (times <= high)).sum())}
             moments.append(row | of.follows(pictures["moment", name, (low, high)], name))
-    middle = of.image.shape[3] // 2
+    middle = of.whole.image.shape[3] // 2
     for name in PLACED:
         for side, columns in {"left": slice(0, middle), "right": slice(middle, None)}.items():
             keys: dict[str, tuple[Any, ...]] = {"left half": ("place", name), "everywhere": ("alone", name, 1.0)}
@@ -226,7 +225,7 @@ def main() -> None:
     torch.set_num_threads(1)
     started = time.process_time()
     cascade = Cascade.load(args.model).to("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
-    of = Measured(cascade, sample_of("scenes:val", args.count, cascade.stages[0].size))
+    of = Measured(cascade, args.count)
     found = measure(of, args.steps)
     monotone = {
         name: round(rank_correlation([row["closed"] for row in picked(found["alone"], condition=name)]), 2)

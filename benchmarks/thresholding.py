@@ -20,13 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import options, save_json, save_plot, show
+from common import Held, options, save_json, save_plot, show
 from rich.progress import Progress, track
 from torch import Tensor
 
-from composer.adherence import Evaluation, distances, quantise
+from composer.adherence import distances, quantise
 from composer.cascade import Cascade
-from composer.evaluating import sample_of
 from composer.gallery import save_png, sheet
 from composer.guidance import Term, guide, quantile, threshold
 from composer.samplers import Denoise, dpmpp_2m, karras_sigmas, latents
@@ -87,14 +86,14 @@ def time_quantiles(rounds: int) -> Rows:
 
 
 def draw(
-    evaluation: Evaluation, guidance: float, way: str, progress: Callable[[int], object]
+    evaluation: Held, guidance: float, way: str, progress: Callable[[int], object]
 ) -> tuple[Tensor, dict[str, float]]:
     """One picture a caption, each from its own seed, and how large the estimates were before the threshold."""
     stage = evaluation.cascade.stages[0]
     size, sigmas, done, reached = (stage.size, stage.size), karras_sigmas(STEPS), [], []
     for start in range(0, len(evaluation.seeds), ROWS):
         span = slice(start, start + ROWS)
-        caption, nothing = (stage.encode(p, size) for p in (evaluation.parts.pick("caption").rows(span), {}))
+        caption, nothing = (stage.encode(p, size) for p in (evaluation.whole.parts.pick("caption").rows(span), {}))
         noticed: list[Tensor] = []
         guided = noted(guide(stage.denoiser, [Term(caption, guidance), Term(nothing, 1.0 - guidance)]), noticed)
         done.append(dpmpp_2m(WAYS[way](guided), latents(evaluation.seeds[span], (3, *size)) * sigmas[0], sigmas))
@@ -122,7 +121,7 @@ def look(images: Tensor) -> dict[str, float]:
     return {"saturated": round(float(saturated), 4), "contrast": round(float(images.flatten(1).std(1).mean()), 3)}
 
 
-def compare(evaluation: Evaluation) -> tuple[Rows, dict[tuple[float, str], Tensor]]:
+def compare(evaluation: Held) -> tuple[Rows, dict[tuple[float, str], Tensor]]:
     rows: Rows = []
     pictures = {}
     with Progress() as bar:
@@ -136,10 +135,10 @@ def compare(evaluation: Evaluation) -> tuple[Rows, dict[tuple[float, str], Tenso
     return rows, pictures
 
 
-def adherence(evaluation: Evaluation, images: Tensor) -> dict[str, float]:
+def adherence(evaluation: Held, images: Tensor) -> dict[str, float]:
     """What the pictures close, and the standard error of the caption's figure."""
-    scores = evaluation.score(images, ["caption", "palette"])
-    off = distances(evaluation.cascade, evaluation.wanted.pick("caption"), images)["caption"]
+    scores = evaluation.score(images, ["caption", "palette"], evaluation.whole)
+    off = distances(evaluation.cascade, evaluation.whole.wanted.pick("caption"), images)["caption"]
     error = float(off.std()) / len(off) ** 0.5 / scores["caption"]["chance"]
     return {name: round(score["closed"], 3) for name, score in scores.items()} | {"caption_error": round(error, 3)}
 
@@ -184,16 +183,15 @@ def main() -> None:
     drawn, about = [], {}
     if args.count:
         cascade = Cascade.load(args.model).to("cpu", torch.bfloat16)
-        sample = sample_of("scenes:val", args.count, cascade.stages[0].size)
-        evaluation = Evaluation(cascade, sample)
+        evaluation = Held(cascade, args.count)
         drawn, pictures = compare(evaluation)
-        true = look(quantise(evaluation.image))
+        true = look(quantise(evaluation.whole.image))
         about = {"model": cascade.sha256, "count": args.count, "steps": STEPS, "precision": "bf16", "true_scenes": true}
         if args.plot:
             plot(drawn, true, args.plot)
         if args.samples:
             columns = [f"guidance {guidance:g}, {way}" for guidance, way in SHOWN]
-            captions = sample["caption"][:4]
+            captions = evaluation.whole.captions[:4]
             cells = [[pictures[key][i] for key in SHOWN] for i in range(len(captions))]
             save_png(args.samples, sheet(cells, captions, columns))
     show_all(timed, drawn)

@@ -150,7 +150,7 @@ def _readable(folder: ImageFolder, numbers: Sequence[int]) -> Iterator[tuple[Ten
     for i in numbers:
         path, _ = folder.items[i]
         try:
-            image = load_rgb(path, folder.size).image
+            image = load_rgb(path, folder.size, min_side=folder.min_side).image
         except Refused:
             continue
         fits = image.shape[1:] == (folder.size, folder.size)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from .datasets import ImageDataset, Mixture, Photographs, SceneImages, collate
 from .decomposition import Batch, Decomposer, Decomposition, draw
-from .folder import ImageFolder
+from .folder import ImageFolder, summarise_listed
 from .resuming import IMAGES_PER_STEP, compare_data
 from .unread import count_unread
 
@@ -202,14 +202,18 @@ class ImageData(L.LightningDataModule):
             self._wants(frozenset(conditions))
         if self.validation is None:
             self.trainer.limit_val_batches = 0  # Lightning warns of an empty list of loaders
-        if self.trainer.log_dir is not None:
-            folder = Path(self.trainer.log_dir)
-            folder.mkdir(parents=True, exist_ok=True)
+        if (path := self._skipped()) is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
             for dataset in filter(None, (self.train, self.validation)):
-                dataset.list_skipped_in(folder / "skipped.jsonl")
+                dataset.list_skipped_in(path)
         if stage == "fit":
             self._identity = self._identify()
             self._say(*count_unread(self.train, self.decomposition))
+
+    def _skipped(self) -> Path | None:
+        """The run's list of refused images."""
+        folder = None if self.trainer is None else self.trainer.log_dir
+        return None if folder is None else Path(folder) / "skipped.jsonl"
 
     def _say(self, *lines: str) -> None:
         if self.trainer is not None and self.trainer.is_global_zero:
@@ -269,6 +273,8 @@ class ImageData(L.LightningDataModule):
     def teardown(self, stage: str) -> None:
         while self._open:
             self._open.pop().close()
+        if (path := self._skipped()) is not None and path.exists():
+            self._say(f"note: {summarise_listed(path)}; all are listed in {path}")
 
     def _place(self) -> tuple[int, int]:
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)

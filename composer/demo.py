@@ -19,6 +19,7 @@ from .files import write_atomically
 from .gallery import Section, decomposed, from_pil, html_index, save_png, sheet, table_rows, to_pil
 from .images import resize
 from .parts import Parts
+from .samples import Sample
 
 PHOTOGRAPHS = ["astronaut.png", "chelsea.png"]
 LOCAL, GLOBAL = ("sketch", "depth", "instances"), ("palette", "semantics")
@@ -134,7 +135,7 @@ def edit_region(cascade: Cascade, batch: Batch, out: Path) -> Section:
 def measure(cascade: Cascade, batch: Batch, out: Path) -> Section:
     """Measures adherence on a small sample."""
     scenes = SceneImages("val", cascade.stages[0].size, 64)
-    sample = collate([scenes.row(i, 0) for i in range(32, 32 + SAMPLE)])
+    sample = Sample(SAMPLE, lambda index: collate([scenes.row(32 + i, 0) for i in index]))
     table = markdown(Evaluation(cascade, sample, changes={"steps": 15}).table())
     text = (
         f"How much of the way from chance (0) to perfect (1) each condition closes, on {SAMPLE} Scenes and 15 steps "

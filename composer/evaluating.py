@@ -3,42 +3,39 @@
 import argparse
 import importlib
 import json
+import sys
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import Progress
 
-from .adherence import Evaluation, markdown
+from .adherence import Evaluation, markdown, with_prior
 from .cascade import Cascade
-from .datasets import ImageDataset, SceneImages, collate
-from .decomposition import Batch, Decomposer
+from .decomposition import Decomposer
 from .files import write_atomically
-from .folder import ImageFolder
-from .metrics import (
-    INCEPTION_FILE,
-    Features,
-    Inception,
-    clip_score,
-    embed,
-    frechet_distance,
-    kernel_distance,
-    read_by,
-)
+from .folder import summarise
+from .metrics import INCEPTION_FILE, Comparison, Features, Inception, clip_score, read_by
 from .options import load
 from .parsers import sampling
 from .parts import Parts
+from .prior import Prior
+from .prior.commands import prior_for
 from .prompts import answer, from_captions, read_prompts, write_report
+from .samples import open_sample
 
 
 def evaluate(o: argparse.Namespace, plugins: Sequence[str]) -> None:
     """Measure adherence, whole distributions (FID, KID, CLIP score), or what comes of a list of prompts."""
     cascade = load(o, plugins)
+    prior = _prior(o, cascade, plugins)
     about = {name: getattr(o, name) for name in ("seed", "precision")} | {"sampling": sampling(o)}
+    about |= {"prior": prior.sha256} if prior is not None else {}
     if o.prompts is not None:
-        return _evaluate_prompts(o, cascade, plugins, about)
-    table, texts = _measure(o, cascade)
+        return _evaluate_prompts(o, cascade, prior, plugins, about)
+    table, texts = _measure(o, cascade, prior)
     print("\n".join(texts))
     if o.json is not None:
         table["about"] = about | {"model": cascade.sha256, "data": o.data, "count": o.count}
@@ -46,28 +43,47 @@ def evaluate(o: argparse.Namespace, plugins: Sequence[str]) -> None:
     return None
 
 
-def _measure(o: argparse.Namespace, cascade: Cascade) -> tuple[dict[str, Any], list[str]]:
+def _measure(o: argparse.Namespace, cascade: Cascade, prior: Prior | None) -> tuple[dict[str, Any], list[str]]:
     """Adherence and distributions, as tables and as Markdown."""
     first, last = cascade.stages[0], cascade.stages[-1]
-    batch, table, texts = sample_of(o.data, o.count, first.size), dict[str, Any](), []
+    samples = [open_sample(o.data, o.count, first.size, o.min_side)]
+    table, texts = dict[str, Any](), list[str]()
     others = [metric for metric in o.metrics if metric != "adherence"]
     features = features_of(cascade, o.features) if {"fid", "kid"} & set(others) else None
     reader = _caption_reader(o, cascade) if "clip" in others else None
-    with Progress(transient=True) as progress:
+    if prior is not None and "caption" not in samples[0].read([0]):
+        raise ValueError(f"--prior draws the semantics of captions, and there are none in {o.data}")
+    with _bar() as progress:
         task = progress.add_task("drawing")
-        shared = {"seed": o.seed, "rows": o.rows, "progress": lambda n: progress.advance(task, n)}
+        shared = {"seed": o.seed, "rows": o.rows, "progress": partial(progress.advance, task), "prior": prior}
         if "adherence" in o.metrics:
-            evaluation = Evaluation(cascade, batch, **shared, changes=sampling(o))
+            evaluation = Evaluation(cascade, samples[0], **shared, changes=sampling(o))
             progress.update(task, total=o.count * len(evaluation.scored) if o.alone else evaluation.count())
             table |= evaluation.singles() if o.alone else evaluation.table()
             texts.append(markdown(table))
         if others:
-            evaluation = Evaluation(cascade, batch, **shared, changes={"until": last.name} | sampling(o))
+            if last is not first:
+                samples.append(open_sample(o.data, o.count, last.size, o.min_side))
+            evaluation = Evaluation(cascade, samples[-1], **shared, changes={"until": last.name} | sampling(o))
             progress.reset(task, total=o.count)
-            real = batch if last is first else sample_of(o.data, o.count, last.size)
-            table["distribution"] = measure(others, evaluation, real, features, reader)
+            table["distribution"] = measure(others, evaluation, features, reader)
             texts.append(_markdown(table["distribution"]))
+    if prior is not None:
+        texts.append(f"Captions that came without semantics went through the prior {o.prior}.\n")
+    refused = {path: why for sample in samples if sample.ledger for path, why in sample.ledger.listed.items()}
+    if refused:
+        print(f"note: {summarise(refused.values())}", file=sys.stderr)
     return table, texts
+
+
+def _prior(o: argparse.Namespace, cascade: Cascade, plugins: Sequence[str]) -> Prior | None:
+    """The prior that the options name, if it suits the model."""
+    return None if o.prior is None else prior_for(cascade, o.prior, {"caption"}, plugins)
+
+
+def _bar() -> Progress:
+    """A bar with the time that is left; by default it forgets after 30 s, and drawing some rows may take longer."""
+    return Progress(transient=True, speed_estimate_period=3600)
 
 
 def _caption_reader(o: argparse.Namespace, cascade: Cascade) -> Decomposer:
@@ -77,18 +93,22 @@ def _caption_reader(o: argparse.Namespace, cascade: Cascade) -> Decomposer:
     return made
 
 
-def _evaluate_prompts(o: argparse.Namespace, cascade: Cascade, plugins: Sequence[str], about: dict[str, Any]) -> None:
+def _evaluate_prompts(
+    o: argparse.Namespace, cascade: Cascade, prior: Prior | None, plugins: Sequence[str], about: dict[str, Any]
+) -> None:
     """Draws and scores a list of prompts, with one model or two."""
     models = {Path(o.model).resolve().name: cascade}
     if o.against is not None:
         name = Path(o.against).resolve().name
         name = f"{name} (2)" if name in models else name
         models[name] = load(argparse.Namespace(**{**vars(o), "model": o.against}), plugins)
+        _prior(o, models[name], plugins)  # which refuses a model that it does not suit
     asked, reader = read_prompts(o.prompts), _caption_reader(o, cascade)
-    with Progress(transient=True) as progress:
+    with _bar() as progress:
         task = progress.add_task("drawing", total=len(models) * len(asked) * o.n)
+        advance = partial(progress.advance, task)
         answers = {
-            name: answer(model, asked, reader, o.n, o.seed, o.rows, lambda n: progress.advance(task, n), sampling(o))
+            name: answer(model, asked, reader, o.n, o.seed, o.rows, advance, sampling(o), prior)
             for name, model in models.items()
         }
     found = write_report(o.out, asked, answers, reader, o.seed)
@@ -96,25 +116,6 @@ def _evaluate_prompts(o: argparse.Namespace, cascade: Cascade, plugins: Sequence
     write_atomically(o.json or o.out / "prompts.json", (json.dumps(found, indent=2) + "\n").encode())
     print((o.out / "prompts.md").read_text())
     print(f"open {o.out / 'index.html'}" + (f", vote in {o.out / 'vote.html'}" if o.against else ""))
-
-
-def sample_of(data: str, count: int, size: int) -> Batch:
-    """A batch of `count` images from ``scenes:SPLIT`` or from a folder.
-
-    Raises:
-        ValueError: There are fewer.
-    """
-    dataset: ImageDataset
-    if data.startswith("scenes:"):
-        dataset = SceneImages(data.removeprefix("scenes:"), size, count)
-    else:
-        dataset = ImageFolder(data, size, captions="empty")
-    if len(dataset) < count:
-        raise ValueError(f"{data} holds {len(dataset)} images, fewer than --count {count}")
-    batch = collate([dataset.row(i, i) for i in range(count)])
-    if not any(batch["caption"]):
-        del batch["caption"]
-    return batch
 
 
 def features_of(cascade: Cascade, source: str) -> Features:
@@ -153,16 +154,17 @@ def joint_reader(cascade: Cascade) -> Decomposer:
 def measure(
     metrics: Collection[str],
     evaluation: Evaluation,
-    batch: Batch,
     features: Features | None = None,
     reader: Decomposer | None = None,
 ) -> dict[str, Any]:
     """Draws a picture a row of a sample, from its caption where there is one, and compares the two sets.
 
+    Pictures are let go of as soon as they have been read; see `Comparison` for what is kept of them.
+
     Args:
         metrics: Some of fid, kid, clip.
-        evaluation: Draws, by its seeds.
-        batch: The real images, at the size that they are compared at, and their captions if they have any.
+        evaluation: Draws, by its seeds. Its sample is the real images, at the size that they are compared at, and
+            their captions if they have any.
         features: For FID and KID.
         reader: For the CLIP score.
 
@@ -174,21 +176,30 @@ def measure(
     Raises:
         ValueError: A CLIP score is asked for, and there are no captions.
     """
-    real, captions = batch["image"], batch.get("caption")
-    if "clip" in metrics and captions is None:
-        raise ValueError("a CLIP score wants captions: these images have none")
-    parts = Parts() if captions is None else from_captions(evaluation.cascade, captions)
-    fake = evaluation.draw(parts)
-    found: dict[str, Any] = {"images": len(fake), "given": sorted(parts)}
-    if features is not None and {"fid", "kid"} & set(metrics):
-        a, b = embed(real, features), embed(fake, features)
-        found |= {"fid": frechet_distance(a, b)} if "fid" in metrics else {}
-        found |= {"kid": kernel_distance(a, b)._asdict()} if "kid" in metrics else {}
-        found["features"] = a.shape[1]
-    if reader is not None and captions is not None and "clip" in metrics:
-        other = [captions[i] for i in evaluation.other.tolist()]
-        asked = {"score": (fake, captions), "true": (real, captions), "another": (fake, other)}
-        found["clip"] = {name: float(clip_score(*pair, reader).mean()) for name, pair in asked.items()}
+    count = evaluation.sample.count
+    comparison = Comparison(features, metrics, count) if features is not None else None
+    found: dict[str, Any] = {"images": count}
+    totals = dict.fromkeys(("score", "true", "another"), 0.0)
+    for span in evaluation.spans():
+        batch = evaluation.read(span)
+        real, captions = batch["image"], batch.get("caption", [])
+        if reader is not None and not captions:
+            raise ValueError("a CLIP score wants captions: these images have none")
+        parts = from_captions(evaluation.cascade, captions) if captions else Parts()
+        parts = with_prior(parts, evaluation.prior, captions, evaluation.seeds_of(span))
+        fake = evaluation.draw(parts, span)
+        found["given"] = sorted(parts)
+        if comparison is not None:
+            comparison.update(real, fake)
+        if reader is not None:
+            other = evaluation.sample.read(evaluation.others(span))["caption"]
+            asked = {"score": (fake, captions), "true": (real, captions), "another": (fake, other)}
+            for name, pair in asked.items():
+                totals[name] += float(clip_score(*pair, reader).double().sum())
+    if comparison is not None:
+        found |= comparison.compute()
+    if reader is not None:
+        found["clip"] = {name: total / count for name, total in totals.items()}
     return found
 
 

@@ -4,8 +4,9 @@ import json
 import logging
 import os
 import sys
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,11 +29,14 @@ Item = tuple[str, str | None]
 RESERVED = frozenset({"image", "caption", "seed", "known"})
 """What a batch holds besides representations; no column may take these names."""
 
+HINT = "; min_side 0 takes small images too, enlarged"
+
 
 class Ledger:
     """Counts refused files, names them, and ends the run when there are too many.
 
-    Every worker process keeps its own, so that nothing has to be shared.
+    Images that are merely too small never end the run: nothing is wrong with them. Every worker process keeps its own
+    ledger, so that nothing has to be shared.
 
     Args:
         window: How many of the last files are looked at.
@@ -43,7 +47,7 @@ class Ledger:
         self.recent: deque[bool] = deque(maxlen=window)
         self.allowed = share * window
         self.refused = self.bad = 0
-        self.listed: set[Path] = set()
+        self.listed: dict[Path, Reason] = {}
         self.path: Path | None = None
 
     def good(self) -> None:
@@ -56,15 +60,16 @@ class Ledger:
         Raises:
             ValueError: Too many of the last files were refused.
         """
-        self._count(True)
+        self._count(error.reason is not Reason.TOO_SMALL)
         self.refused += 1
         if self.refused == 1 or self.refused % 1000 == 0:
             log.warning("%s; %d refused so far, each replaced by another", error, self.refused)
-        if self.path is not None and error.path not in self.listed:
-            self.listed.add(error.path)
-            entry = {"file": str(error.path), "reason": error.reason.name.lower(), "detail": error.detail}
-            with self.path.open("a") as file:  # one write a line: workers append to the same file
-                file.write(json.dumps(entry) + "\n")
+        if error.path not in self.listed:
+            self.listed[error.path] = error.reason
+            if self.path is not None:
+                entry = {"file": str(error.path), "reason": error.reason.name.lower(), "detail": error.detail}
+                with self.path.open("a") as file:  # one write a line: workers append to the same file
+                    file.write(json.dumps(entry) + "\n")
         if self.bad > self.allowed:
             raise ValueError(
                 f"expected at most {self.allowed:.0f} refused files among the last {self.recent.maxlen:,}, "
@@ -75,6 +80,24 @@ class Ledger:
     def _count(self, bad: bool) -> None:
         self.bad += bad - (self.recent[0] if len(self.recent) == self.recent.maxlen else 0)
         self.recent.append(bad)
+
+
+def summarise(reasons: Iterable[Reason]) -> str:
+    """Says how many files were refused, and why."""
+    counts = Counter(reasons).most_common()
+    why = "; ".join(f"{count} because {reason}" for reason, count in counts)
+    hint = HINT if Reason.TOO_SMALL in dict(counts) else ""
+    return f"{sum(count for _, count in counts)} files were refused, each replaced by another: {why}{hint}"
+
+
+def summarise_listed(path: Path) -> str:
+    """The same for the files that ledgers listed in a file; they may have listed one several times."""
+    reasons = {}
+    for line in path.read_text().splitlines():
+        with suppress(ValueError):  # a line that a killed run left unfinished
+            entry = json.loads(line)
+            reasons[entry["file"]] = Reason[entry["reason"].upper()]
+    return summarise(reasons.values())
 
 
 class ImageFolder(ImageDataset):
@@ -89,7 +112,8 @@ class ImageFolder(ImageDataset):
     of just the wanted size, and neither random crops nor flips. Vectors and sequences, such as a caption's encodings,
     go with any crop.
 
-    A file that `load_rgb` refuses is replaced by another one, the same in every run.
+    A file that `load_rgb` refuses, such as an image that is too small, is replaced by another one, the same in every
+    run.
 
     Args:
         path: The folder.
@@ -97,6 +121,8 @@ class ImageFolder(ImageDataset):
         captions: What an image without a caption does: raise an error here, or have the caption "".
         crop: Which square of an image is taken: the one at the centre, or one drawn from the row's seed.
         flip: Mirror half of the rows, drawn from the row's seed.
+        min_side: Least shorter side of an image, in pixels; smaller ones are refused. None takes `size`, so that no
+            image is enlarged; 0 takes every image.
 
     Raises:
         FileNotFoundError: There is no such folder, or it holds no images.
@@ -112,8 +138,10 @@ class ImageFolder(ImageDataset):
         captions: Literal["error", "empty"] = "error",
         crop: Literal["centre", "random"] = "centre",
         flip: bool = False,
+        min_side: int | None = None,
     ):
         self.folder, self.size, self.crop, self.flip = Path(path), size, crop, flip
+        self.min_side = size if min_side is None else min_side
         if not self.folder.is_dir():
             raise FileNotFoundError(f"expected a folder of images at {path}, found no folder")
         files = list(_walk(str(self.folder)))
@@ -156,11 +184,14 @@ class ImageFolder(ImageDataset):
             else:
                 self.ledger.good()
                 return row
-        raise ValueError(f"expected images in {self.folder}, found {self.ATTEMPTS} refused ones in a row; {refused}")
+        hint = HINT if refused.reason is Reason.TOO_SMALL else ""
+        raise ValueError(
+            f"expected images in {self.folder}, found {self.ATTEMPTS} refused ones in a row; {refused}{hint}"
+        )
 
     def _read(self, index: int, seed: int) -> Row:
         path, _ = self.items[index]
-        full = load_rgb(path, self.size).image
+        full = load_rgb(path, self.size, min_side=self.min_side).image
         columns = {name: _column(path, name) for name in self.sidecars.get(_stem(path), [])}
         maps = [name for name, value in columns.items() if value.ndim == 3]
         if maps and full.shape[1:] != (self.size, self.size):

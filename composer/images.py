@@ -39,7 +39,7 @@ class Reason(StrEnum):
     UNREADABLE = "it cannot be read from disk"
     NOT_AN_IMAGE = f"it holds no image in a format that is read here ({', '.join(FORMATS)})"
     TOO_LARGE = f"it has more than {MAX_PIXELS // 1_000_000} megapixels"
-    TOO_SMALL = f"a side is shorter than {MIN_SIDE} pixels"
+    TOO_SMALL = "a side is shorter than the least that is taken"
     TOO_LONG = f"one side is more than {MAX_ASPECT} times the other"
     DAMAGED = "it is truncated or damaged"
     NOT_FINITE = "it holds NaN or infinite values"
@@ -75,7 +75,12 @@ class RGB:
     alpha: Float32[Tensor, "1 h w"] | None = None
 
 
-def load_rgb(path: str | Path, size: int | None = None, background: tuple[float, float, float] = WHITE) -> RGB:
+def load_rgb(
+    path: str | Path,
+    size: int | None = None,
+    background: tuple[float, float, float] = WHITE,
+    min_side: int = MIN_SIDE,
+) -> RGB:
     """Reads an image file.
 
     In this order: header, first frame, EXIF orientation, range of deep images, ICC profile to sRGB, alpha. A profile
@@ -88,6 +93,7 @@ def load_rgb(path: str | Path, size: int | None = None, background: tuple[float,
         size: Shorter side that the caller will reduce the image to, in pixels. A large JPEG is then decoded
             at a fraction of its size, at least twice this one. None decodes every pixel.
         background: Colour under transparent parts, in [-1, 1].
+        min_side: Least shorter side of an image that is taken, in pixels.
 
     Raises:
         Refused: The file is not used; its `reason` says why.
@@ -96,7 +102,7 @@ def load_rgb(path: str | Path, size: int | None = None, background: tuple[float,
     data = _read(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of what is refused or repaired here
-        header = _open(path, data)
+        header = _open(path, data, min_side)
         try:
             image = _first_frame(header, size)
             rgba = _deep(image, header) if image.mode.startswith(("I", "F")) else _shallow(image)
@@ -119,7 +125,7 @@ def _read(path: Path) -> bytes:
         raise Refused(path, Reason.UNREADABLE, str(error)) from error
 
 
-def _open(path: Path, data: bytes) -> Image.Image:
+def _open(path: Path, data: bytes, min_side: int) -> Image.Image:
     """Reads the header and refuses by size before a pixel is decoded."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -130,8 +136,8 @@ def _open(path: Path, data: bytes) -> Image.Image:
     (w, h), found = image.size, f"{image.width} x {image.height}"
     if w * h > MAX_PIXELS:
         raise Refused(path, Reason.TOO_LARGE, found)
-    if min(w, h) < MIN_SIDE:
-        raise Refused(path, Reason.TOO_SMALL, found)
+    if min(w, h) < min_side:
+        raise Refused(path, Reason.TOO_SMALL, f"{found}, expected at least {min_side}")
     if max(w, h) > MAX_ASPECT * min(w, h):
         raise Refused(path, Reason.TOO_LONG, found)
     return image

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from .adherence import quantise
+from .adherence import quantise, with_prior
 from .cascade import Cascade
 from .decomposition import Decomposer
 from .files import write_atomically
@@ -21,6 +21,7 @@ from .images import fit
 from .metrics import clip_score
 from .parts import Parts
 from .pretrained import locate
+from .prior import Prior
 from .vote import Pair, vote_page
 
 LARGEST = 512
@@ -119,6 +120,7 @@ def answer(
     rows: int = 32,
     progress: Callable[[int], None] = lambda count: None,
     changes: Mapping[str, Any] | None = None,
+    prior: Prior | None = None,
 ) -> Answers:
     """Draws pictures of prompts and scores them.
 
@@ -131,6 +133,7 @@ def answer(
         rows: About how many pictures are drawn at a time.
         progress: Called with the number of pictures that were just drawn.
         changes: How `Cascade.sample` differs from the model's own.
+        prior: Draws the semantics of the prompts, where the model is to be given some.
 
     Raises:
         ValueError: The model reads no captions, or there are too few prompts or pictures.
@@ -140,13 +143,14 @@ def answer(
     step, found = max(1, rows // n), []
     for start in range(0, len(prompts), step):
         index = range(start, min(start + step, len(prompts)))
-        parts = from_captions(cascade, [prompts[i].text for i in index for _ in range(n)])
+        texts = [prompts[i].text for i in index for _ in range(n)]
+        parts = from_captions(cascade, texts)
         if not parts:
             raise ValueError(
                 f"a list of prompts wants a model that reads captions; this one reads {', '.join(cascade.names)}"
             )
         seeds = [s for i in index for s in seeds_of(i, n, seed)]
-        images = quantise(cascade.sample(parts, seeds=seeds, **(changes or {})))
+        images = quantise(cascade.sample(with_prior(parts, prior, texts, seeds), seeds=seeds, **(changes or {})))
         # Another prompt is half the file away: of another category, mostly
         own, other = (
             clip_score(images, [prompts[(i + away) % len(prompts)].meaning for i in index for _ in range(n)], reader)

@@ -16,6 +16,7 @@ from composer.editing import Original, edit, feather, open_region, window
 from composer.gallery import from_pil, read_recipe, save_png, to_pil
 from composer.parts import Parts
 from composer.recipe import again, pack, recipe, unpack
+from composer.samples import Sample
 from composer.stage import Sampling
 from composer.storage import build, carry_weights
 
@@ -240,31 +241,36 @@ def test_packed_representations_are_exact_and_bounded():
         unpack("no tensors")
 
 
-def test_adherence_of_the_true_images_is_perfect_and_of_others_chance(cascade, images, monkeypatch):
-    evaluation = Evaluation(cascade, {"image": quantise(images)})
-    perfect = evaluation.score(quantise(images), ["palette", "intensity"])
+def sample_of(image):
+    return Sample(len(image), lambda index: {"image": image[list(index)]})
+
+
+def test_adherence_of_the_true_images_is_perfect_and_of_others_chance(cascade, images):
+    evaluation = Evaluation(cascade, sample_of(quantise(images)))
+    whole = evaluation.block(range(3))
+    perfect = evaluation.score(quantise(images), ["palette", "intensity"], whole)
     assert all(row["closed"] == pytest.approx(1) and row["ceiling"] == pytest.approx(1) for row in perfect.values())
-    others = evaluation.score(quantise(images).roll(-1, 0), ["palette"])  # each got what its neighbour asked
-    assert abs(others["palette"]["closed"]) < 1
-    stranger = evaluation.true["palette"].roll(1, 0)
+    others = evaluation.score(quantise(images).roll(1, 0), ["palette"], whole)  # each is the stranger of chance
+    assert others["palette"]["closed"] == pytest.approx(0, abs=1e-6)
+    stranger = whole.true["palette"].roll(1, 0)
     reader = dict(cascade.readers.named())["palette"]
-    assert perfect["palette"]["chance"] == pytest.approx(
-        float(reader.distance(evaluation.wanted["palette"], stranger).mean())
-    )
+    chance = reader.distance(whole.wanted["palette"], stranger).mean()
+    assert perfect["palette"]["chance"] == pytest.approx(float(chance))
 
 
 def test_adherence_table(cascade, images):
     drawn = []
-    evaluation = Evaluation(cascade, {"image": images}, progress=drawn.append, rows=2)
+    evaluation = Evaluation(cascade, sample_of(images), progress=drawn.append, rows=2)
     table = evaluation.table()
     assert set(table["alone"]) == {"palette", "intensity"} and table["cross"] == {}
-    assert sum(drawn) == evaluation.count() == 12
+    assert sum(drawn) == evaluation.count() == 12 and max(drawn) == 2
     assert set(table["alone"]["palette"]) == {"closed", "distance", "chance", "ceiling"}
     assert "| palette |" in markdown(table)
-    far = distances(cascade, evaluation.wanted.row(0), images)
+    far = distances(cascade, evaluation.block([0]).wanted, images)
     assert far["intensity"].shape == (3,) and far["intensity"][0] < 0.01
-    with pytest.raises(ValueError, match="at least 2"):
-        Evaluation(cascade, {"image": images[:1]})
+    for count, rows in ((1, 2), (3, 0)):
+        with pytest.raises(ValueError, match=rf"at least 2 of them, .* found {count} and {rows}"):
+            Evaluation(cascade, sample_of(images[:count]), rows=rows)
 
 
 def test_a_model_carries_the_files_that_its_decomposers_were_built_from(tmp_path):

@@ -14,7 +14,7 @@ from composer.captions import caption_folder
 from composer.data import ImageData, ImageDataset, ImageFolder, Mixture, Photographs, ResumableSampler, SceneImages
 from composer.datasets import collate
 from composer.decomposition import Decomposer
-from composer.folder import Ledger
+from composer.folder import Ledger, summarise, summarise_listed
 from composer.images import Reason, Refused
 from composer.scenes.writing import write
 
@@ -197,8 +197,8 @@ def test_columns_lie_beside_their_images(folder):
     for options in ({"crop": "random"}, {"flip": True}):
         with pytest.raises(ValueError, match=r"found maps \(depth\).*crop='centre' and flip=False"):
             ImageFolder(str(folder), 32, **options)
-    with pytest.raises(ValueError, match=r"expected .*image 1.* to be 64 x 64, as maps \(depth\).*found 32 x 32"):
-        ImageFolder(str(folder), 64).row(1, 0)
+    with pytest.raises(ValueError, match=r"expected .*image 1.* to be 24 x 24, as maps \(depth\).*found 32 x 32"):
+        ImageFolder(str(folder), 24).row(1, 0)
     np.save(folder / "deep" / "image 1.v2.depth.npy", np.array([{}]), allow_pickle=True)
     assert images.row(1, 0)["caption"] != "number 1"  # never unpickled; replaced
     np.save(folder / "deep" / "image 1.v2.caption.npy", depth)
@@ -261,7 +261,47 @@ def test_too_many_refused_files_end_the_run(folder, caplog):
         ImageFolder(str(folder), 32).row(0, 0)
 
 
+def test_small_images_are_refused_unless_they_are_asked_for(folder, caplog):
+    image(folder / "deep" / "image 1.v2.png", value=50, size=(24, 31))
+    image(folder / "deep" / "image 2.v2.png", value=100, size=(32, 99))
+    images = ImageFolder(str(folder), 32)
+    assert images.row(2, 0)["caption"] == "number 2" and images.row(1, 0)["caption"] != "number 1"
+    assert images.ledger.listed == {folder / "deep" / "image 1.v2.png": Reason.TOO_SMALL}
+    assert "31 x 24, expected at least 32" in caplog.text
+    for taken in (ImageFolder(str(folder), 32, min_side=24), ImageFolder(str(folder), 48, min_side=0)):
+        row = taken.row(1, 0)
+        assert row["caption"] == "number 1" and row["image"].shape == (3, taken.size, taken.size)
+        assert float(row["image"].mean()) == pytest.approx(50 / 127.5 - 1) and not taken.ledger.listed
+    with pytest.raises(ValueError, match=r"64 refused ones in a row; .*least 99\); min_side 0 takes small images too"):
+        ImageFolder(str(folder), 32, min_side=99).row(0, 0)
+
+
+def test_small_images_never_end_the_run(folder):
+    ledger = Ledger()
+    for i in range(2000):
+        ledger.refuse(Refused(folder / f"{i % 9}.png", Reason.TOO_SMALL))
+    ledger.refuse(Refused(folder / "x.png", Reason.DAMAGED))
+    assert ledger.refused == 2001 and ledger.bad == 1
+    says = "10 files were refused, each replaced by another: 9 because a side is shorter than the least that is taken; "
+    says += "1 because it is truncated or damaged; min_side 0 takes small images too, enlarged"
+    assert summarise(ledger.listed.values()) == says
+
+
 # The data module
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_ends_with_what_was_refused_and_why(folder, tmp_path, workers, caplog):
+    image(folder / "deep" / "image 1.v2.png", size=(24, 31))
+    (folder / "deep" / "image 2.v2.png").write_bytes(b"no image")
+    images = ImageFolder(str(folder), 32)
+    trainer(tmp_path, 6).fit(Model(), ImageData(images, images, {"depth": Brightness()}, 4, workers=workers))
+    path = tmp_path / "skipped.jsonl"
+    said = [record.getMessage() for record in caplog.records if str(path) in record.getMessage()]
+    assert len(said) == 1 and said[0].startswith("2 files were refused, each replaced by another: 1 because ")
+    with path.open("a") as file:
+        file.write('{"file": "cut o')  # by a kill
+    assert summarise_listed(path).startswith("2 files were refused")
 
 
 def test_columns_pass_through_and_other_rows_are_extracted():

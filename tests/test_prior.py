@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from composer import Cascade
 from composer import checkpoint as checkpoints
 from composer.__main__ import main
+from composer.adherence import Evaluation, quantise
 from composer.cli import ModelAlone
 from composer.datasets import ImageDataset, collate
 from composer.decomposition import Decomposer, Decomposition
@@ -25,8 +26,10 @@ from composer.prior.embeddings import write_embeddings
 from composer.prior.evaluation import markdown, mean_pairwise_cosine, measure_embeddings, measure_pictures
 from composer.prior.interface import text_embedding, to_sphere
 from composer.prior.pca import DOT_QUANTILES, Codebook, dimensions_for, fit
+from composer.prompts import Prompt, answer, seeds_of
 from composer.recipe import read
 from composer.samplers import cosine_sigmas, latents
+from composer.samples import open_sample
 from composer.scenes import render_batch, write
 from composer.transformer import CausalTransformer, Memory
 from decomposers import Agreement, Caption, Semantics
@@ -866,6 +869,45 @@ def test_compose_draws_semantics_for_a_caption(draws_pictures, photos, tmp_path,
         (["--caption", words, "--prior", str(draws_pictures / "model")], "expected a model with priors"),
     ):
         assert main(["compose", *model, *wrong, "--out", str(out)]) == 1 and says in capsys.readouterr().err
+
+
+def test_evaluate_draws_captions_through_a_prior(draws_pictures, photos, tmp_path, capsys):
+    model, name, file = str(draws_pictures / "model"), str(draws_pictures / "prior"), tmp_path / "table.json"
+    cascade, prior = Cascade.load(model), Prior.load(name)
+
+    def evaluate(*args):
+        options = ("--data", "scenes:val", "--count", "4", "--steps", "2", "--json", str(file))
+        assert main(["evaluate", model, *args, *options]) == 0
+        return json.loads(file.read_text())
+
+    plain, table = evaluate("--alone")["alone"], evaluate("--alone", "--prior", name)
+    assert table["about"]["prior"] == prior.sha256 and "through the prior" in capsys.readouterr().out
+    evaluation = Evaluation(cascade, open_sample("scenes:val", 4, cascade.stages[0].size), changes={"steps": 2})
+    whole, every = evaluation.block(range(4)), range(4)
+    semantics = prior.sample(whole.captions, seeds=evaluation.seeds_of(every))
+    parts = whole.parts.pick("caption") | {"semantics": semantics}
+    want = evaluation.score(evaluation.draw(parts, every), ["caption"], whole)["caption"]
+    assert table["alone"].pop("caption") == pytest.approx(want, abs=1e-5) != pytest.approx(plain.pop("caption"))
+    assert table["alone"] == plain  # other rows ask for no caption, or for the true semantics
+    metrics = ("--metrics", "clip", "--prior", name)
+    with_prior, without = (evaluate(*words)["distribution"] for words in (metrics, metrics[:2]))
+    assert with_prior["given"] == ["caption", "semantics"] and without["given"] == ["caption"]
+    assert with_prior["clip"]["score"] != without["clip"]["score"]
+    assert main(["evaluate", model, "--prior", name, "--data", str(Path(photos[0]).parent), "--count", "2"]) == 1
+    assert "--prior draws the semantics of captions, and there are none in" in capsys.readouterr().err
+
+
+def test_prompts_are_drawn_through_a_prior(draws_pictures):
+    cascade, prior = (kind.load(draws_pictures / n) for kind, n in ((Cascade, "model"), (Prior, "prior")))
+    asked = [Prompt(text=text, category="x", meaning=text) for text in ("a red cube", "a blue cone")]
+    reader = Agreement(weights="asset:scenes_clip")
+    found = answer(cascade, asked, reader, n=2, changes={"steps": 2}, prior=prior)
+    for i, prompt in enumerate(asked):
+        seeds = seeds_of(i, 2)
+        parts = cascade.decompose({"caption": [prompt.text] * 2})
+        parts |= {"semantics": prior.sample([prompt.text], n=2, seeds=seeds)}
+        images = quantise(cascade.sample(parts, seeds=seeds, steps=2))
+        assert (found.shown(i) - images).abs().max() <= 1 / 127.5 + 1e-5
 
 
 def test_pictures_with_and_without_a_prior(draws_pictures):

@@ -10,10 +10,10 @@ from composer.__main__ import main
 from composer.adherence import Evaluation
 from composer.cascade import Cascade
 from composer.datasets import SceneImages
-from composer.evaluating import sample_of
 from composer.low_res import shrink
 from composer.prior import Prior
 from composer.prior.evaluation import measure_embeddings
+from composer.samples import open_sample, sample_of
 from composer.scenes import render_retold
 
 ASSETS = Path(__file__).parent.parent / "composer" / "assets"
@@ -42,13 +42,15 @@ def test_the_card_states_figures():
 
 @pytest.fixture(scope="module")
 def evaluation(shipped):
-    return Evaluation(shipped, sample_of("scenes:val", 6, 64), changes={"steps": 10})
+    return Evaluation(shipped, open_sample("scenes:val", 6, 64), changes={"steps": 10})
 
 
 @pytest.mark.parametrize(("name", "least"), [("intensity", 0.7), ("sketch", 0.4), ("palette", 0.3)])
 def test_it_follows_a_condition_alone(evaluation, name, least):
-    images = evaluation.draw(evaluation.parts.pick(name))
-    assert evaluation.score(images, [name])[name]["closed"] > least
+    every = range(6)
+    whole = evaluation.block(every)
+    images = evaluation.draw(whole.parts.pick(name), every)
+    assert evaluation.score(images, [name], whole)[name]["closed"] > least
 
 
 def test_an_edit_changes_nothing_outside(evaluation):

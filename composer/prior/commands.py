@@ -14,10 +14,10 @@ from torch import Tensor
 
 from composer.cascade import Cascade
 from composer.datasets import collate
-from composer.evaluating import sample_of
 from composer.files import write_atomically
 from composer.gallery import save_png, sheet
 from composer.options import load
+from composer.samples import sample_of
 from composer.scenes import render_retold
 from composer.storage import carry_weights, load_strictly
 
