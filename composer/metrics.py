@@ -19,7 +19,7 @@ from .decomposition import Decomposer
 from .pretrained import load_tensors, locate
 
 if TYPE_CHECKING:
-    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics import Metric
 
 Features = Callable[[Float[Tensor, "b 3 h w"]], Float[Tensor, "b d"]]
 """Reads images in [-1, 1]; row i depends on image i alone."""
@@ -111,7 +111,7 @@ def frechet_distance(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"]) -> 
     return float(moments.compute())
 
 
-def _moments(d: int) -> "FrechetInceptionDistance":
+def _moments(d: int) -> "Metric":
     """Sums of features and of their products, in float64, and the Fréchet distance that they give."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -147,8 +147,8 @@ def kernel_distance(
         raise ValueError(f"expected subsets of 2 to {least} images, found {subsets} of {size}")
     generator, values = torch.Generator().manual_seed(seed), []
     for _ in range(subsets):
-        picked = [rows[torch.randperm(len(rows), generator=generator)[:size]] for rows in (real, fake)]
-        values.append(poly_mmd(*(rows.double() for rows in picked)))
+        a, b = (rows[torch.randperm(len(rows), generator=generator)[:size]].double() for rows in (real, fake))
+        values.append(poly_mmd(a, b))
     found = torch.stack(values)
     return Kid(float(found.mean()), float(found.std(correction=0)))
 
