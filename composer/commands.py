@@ -180,18 +180,19 @@ def cache(args: Sequence[str], plugins: Sequence[str]) -> None:
 
 
 def doctor(args: Sequence[str], plugins: Sequence[str]) -> None:
-    """Say what a configuration needs before anything is trained: parameters, operations, memory."""
-    examples = ("configs/folder64.yaml", "configs/paper/imagen1024.yaml --batch 4 --json doctor.json")
+    """Say what a configuration needs before anything is trained: parameters, FLOPs, memory, disk."""
+    examples = ("configs/folder64.yaml", "configs/imagen1024.yaml --batch 4 --json doctor.json")
     parser = make_parser("doctor", doctor.__doc__, *examples)
     parser.add_argument("config", help="of a training; further options change it as in fit")
     parser.add_argument("--batch", type=int, help="images a step and device (default: the configuration's)")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what trains (default cuda)")
     parser.add_argument("--json", type=Path, help="file to write it all to")
     o, changes = parser.parse_known_args(args)
-    from .doctor import RUNS, examine_training, tables
+    from .doctor import RUNS, examine_training
+    from .doctor_tables import tables
 
     with Progress(transient=True) as progress:
-        task = progress.add_task("trying it out without memory", total=RUNS)
+        task = progress.add_task("trying it out without memory", total=RUNS + 1)
         found = examine_training(
             ["-c", o.config, *changes], plugins, o.batch, o.device, partial(progress.advance, task)
         )
