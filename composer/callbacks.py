@@ -135,12 +135,24 @@ class Checkpoints(Checkpoint):
         self._between = True
         self._speaks = self._began = False
 
+    def most_at_once(self, max_steps: int) -> int | None:
+        """The most checkpoints on the disk in a run of so many steps: kept ones, the last one and its replacement.
+
+        Args:
+            max_steps: -1 for a run without end.
+
+        Returns:
+            Their number; None where it has no bound.
+        """
+        if self.keep_every is None:
+            return 2
+        return None if max_steps < 0 else 2 + max_steps // self.keep_every
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
             self._speaks = trainer.is_global_zero
             self._listen()  # before the data loader forks its workers, which must survive Ctrl-C to hand over the batch
-            states = 4 * 4  # weights, their average and two moments, each in float32
-            size = states * sum(p.numel() for p in pl_module.parameters())
+            size = checkpoints.expected_size(pl_module)
             last = _folder(trainer) / LAST
             checkpoints.require_space(last.parent, size if last.exists() else 2 * size)
 

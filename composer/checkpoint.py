@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .files import replacing
 
@@ -84,6 +84,17 @@ def load_stage(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if "config" not in checkpoint:
         raise ValueError(f"{path} does not say how its model is built: it was not written by `composer fit`")
     return checkpoint["config"], {**checkpoint["state_dict"], **checkpoint.get("ema", {})}
+
+
+def expected_size(model: nn.Module) -> int:
+    """Bytes of a checkpoint of a training: all weights, and of the trained ones an average and AdamW's two moments.
+
+    Args:
+        model: What is trained, on any device.
+    """
+    weights: int = sum(tensor.nbytes for tensor in model.state_dict().values())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return weights + 3 * 4 * trained  # those three in float32
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -107,8 +107,7 @@ class TrainingCLI(LightningCLI):
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
-        if config.trainer.default_root_dir is None:
-            config.trainer.default_root_dir = str(Path("runs") / _named_after(self._words))
+        config.trainer.default_root_dir = self.run_folder(config)
         last = Path(config.trainer.default_root_dir) / "checkpoints" / LAST
         if config.ckpt_path == "last":
             config.ckpt_path = str(last) if last.exists() or self.subcommand != "fit" else None
@@ -118,6 +117,10 @@ class TrainingCLI(LightningCLI):
                 f"{last.parent.parent} holds a run already. Continue it with --ckpt_path last, or start another with "
                 "--trainer.default_root_dir FOLDER"
             )
+
+    def run_folder(self, config: Any) -> str:
+        """The folder that a configuration names for its run, or else one with the configuration's own name."""
+        return config.trainer.default_root_dir or str(Path("runs") / _named_after(self._words))
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         config = self._get(self.config_init, "trainer", default={})
@@ -168,7 +171,8 @@ class ModelAlone(Configuration):
         for data in (ImageData, ImageDataset, Decomposer):
             self.parser.add_instantiator(lambda *args, **kwargs: None, data, subclasses=True)
         with torch.device("meta"):
-            self.model = self.parser.instantiate_classes(self.config).model
+            self.config_init = self.parser.instantiate_classes(self.config)
+        self.model = self.config_init.model
 
 
 def _named_after(words: Sequence[str]) -> str:

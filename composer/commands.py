@@ -205,8 +205,8 @@ def cache(args: Sequence[str], plugins: Sequence[str]) -> None:
 
 
 def doctor(args: Sequence[str], plugins: Sequence[str]) -> None:
-    """Say what a configuration needs before anything is trained: parameters, operations, memory."""
-    examples = ("configs/folder64.yaml", "configs/paper/imagen1024.yaml --batch 4 --json doctor.json")
+    """Say what a configuration needs before anything is trained: parameters, FLOPs, memory, disk."""
+    examples = ("configs/folder64.yaml", "configs/imagen1024.yaml --batch 4 --json doctor.json")
     parser = make_parser("doctor", doctor.__doc__, *examples)
     about = "of a training: a file, or the name of one that is shipped; further options change it as in fit"
     parser.add_argument("config", type=find_config, help=about)
@@ -217,10 +217,11 @@ def doctor(args: Sequence[str], plugins: Sequence[str]) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from .doctor import RUNS, examine_training, tables
+    from .doctor import RUNS, examine_training
+    from .doctor_tables import tables
 
     with Progress(transient=True) as progress:
-        task = progress.add_task("trying it out without memory", total=RUNS)
+        task = progress.add_task("trying it out without memory", total=RUNS + 1)
         found = examine_training(
             ["-c", str(o.config), *changes], plugins, o.batch, o.device, partial(progress.advance, task)
         )
@@ -268,7 +269,8 @@ def demo(args: Sequence[str], plugins: Sequence[str]) -> None:
 
 
 DISTRIBUTIONS = """Pictures drawn from the captions, compared with the images as a whole. None is kept, so --count 30000
-takes no more memory than 256, but for KID: it keeps the features of both, 246 MB each for 30,000 and Inception's 2048."""
+takes no more memory than 256, but for KID: it keeps the features of both, 246 MB each for 30,000 of Inception's 2048
+numbers."""
 
 
 def evaluate(args: Sequence[str], plugins: Sequence[str]) -> None:

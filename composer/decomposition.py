@@ -67,6 +67,10 @@ class Decomposer(nn.Module, ABC):
         """
         raise ValueError(f"nothing lies between two representations of {type(self).__name__}: hold one of them fixed")
 
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The modules that hold its weights, for counting them; others may share them. Itself, unless overridden."""
+        return (self,)
+
     def unread(self, text: str) -> tuple[str, ...]:
         """The words of a text that never reach the representation: unknown ones, and those beyond its length.
 

@@ -1,16 +1,19 @@
-"""What a stage needs before it is trained: parameters, floating-point operations, memory."""
+"""What a training needs, before it is begun: parameters, FLOPs, memory of a device, decomposers, disk."""
 
-import math
+import shutil
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .checkpoint import expected_size
 from .conditioning import ConditionSet
+from .decomposer_costs import DecomposerCost, measure_decomposers
 from .denoiser import Denoiser
-from .dry_run import Device, Kernels, Step, sampling_step, training_step
+from .dry_run import Device, Kernels, sampling_step, training_flops, training_memory
 
 PRECISIONS: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torch.bfloat16}
 """Precisions of a training, and what mixed precision computes in."""
@@ -18,15 +21,15 @@ PRECISIONS: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torc
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on a device at the fullest moment of a training step.
+    """Bytes on a device at the peak of a training step.
 
     Attributes:
         weights: Parameters and buffers.
-        gradients: One a trainable parameter.
+        gradients: One per trained parameter.
         moments: AdamW's two.
         average: Of the weights (`EMA`), in float32.
-        kept: Tensors that the way back waits for when it begins.
-        passing: What comes on top of all that for a moment.
+        kept: Other tensors that are live when the backward pass starts.
+        transient: What the peak adds to all that.
     """
 
     weights: int
@@ -34,7 +37,7 @@ class Memory:
     moments: int
     average: int
     kept: int
-    passing: int
+    transient: int
 
     @property
     def total(self) -> int:
@@ -46,30 +49,30 @@ class Training:
     """What training takes, with checkpointing or without.
 
     Attributes:
-        checkpointing: Whether blocks are computed again on the way back.
-        forward: Operations of the way there, an image.
-        operations: Operations of a step, an image, with what is computed again.
+        checkpointing: Whether the backward pass computes blocks again.
+        forward_flops: FLOPs of the forward pass, per image.
+        flops: FLOPs of a step in total, per image, with what is computed again.
         memory: Of a step of the batch that was asked for.
-        totals: Batch -> bytes in all; for one image, for the batch that was asked for, and for 16 times as many.
+        totals: Batch -> bytes in total; for one image, for the batch that was asked for, and for 16 times as many.
     """
 
     checkpointing: bool
-    forward: int
-    operations: int
+    forward_flops: int
+    flops: int
     memory: Memory
     totals: dict[int, int]
 
     @property
-    def an_image(self) -> int:
-        """Bytes that an image more takes, where the batch is large."""
+    def per_image(self) -> int:
+        """Bytes that each further image takes, where the batch is large."""
         (few, less), (many, more) = sorted(self.totals.items())[-2:]
         return (more - less) // (many - few)
 
     def largest_batch(self, space: float) -> int:
-        """The most images of a batch for which a device with so many bytes suffices; 0 if not even one fits.
+        """The largest batch that fits a device with so many bytes; 0 if not even one image fits.
 
-        On straight lines between the totals. The truth is the greatest of several lines, one for each moment that may
-        be the fullest, so it lies below them.
+        On straight lines between the totals. The truth is the maximum of several lines, one for each moment that may
+        be the peak, so it lies below them.
         """
         points = sorted(self.totals.items())
         few, less = max((point for point in points[:-1] if point[1] <= space), default=(0, 0))
@@ -79,19 +82,47 @@ class Training:
 
 @dataclass(frozen=True)
 class Sampling:
-    """What drawing one image takes, in float32.
+    """What sampling one image takes, in float32.
 
     Attributes:
         rows: 2 with guidance, whose terms are one batch, else 1.
-        operations: Of a step.
+        flops: FLOPs of a step.
         weights: Bytes of the weights.
-        passing: Bytes that come on top at the fullest moment.
+        transient: Bytes that the peak adds to them.
     """
 
     rows: int
-    operations: int
+    flops: int
     weights: int
-    passing: int
+    transient: int
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What checkpoints take on the disk.
+
+    Attributes:
+        folder: The run's.
+        checkpoint: Bytes of one.
+        most: The most that lie there at once; None where a run without end keeps ever more.
+        present: Bytes of those of this run that lie there already.
+        free: Bytes that are free.
+    """
+
+    folder: str
+    checkpoint: int
+    most: int | None
+    present: int
+    free: int
+
+    @property
+    def needed(self) -> int:
+        """Bytes that the checkpoints to come take; of a run without end, the last one and its replacement."""
+        return max(0, (self.most or 2) * self.checkpoint - self.present)
+
+    @property
+    def fits(self) -> bool:
+        return self.needed <= self.free
 
 
 @dataclass(frozen=True)
@@ -110,7 +141,10 @@ class Report:
         device: Whose rules of mixed precision apply.
         configured: What training takes as the stage was built.
         otherwise: The same with checkpointing if there is none, and without if there is.
-        sampling: What drawing an image takes.
+        sampling: What sampling an image takes.
+        decomposers: What each decomposer of the training costs, which the figures above leave out.
+        decomposer_weights: Bytes of the weights of those that were counted, shared ones once.
+        disk: What checkpoints take; None for a stage without a training.
     """
 
     network: int
@@ -125,6 +159,9 @@ class Report:
     configured: Training
     otherwise: Training
     sampling: Sampling
+    decomposers: dict[str, DecomposerCost] = field(default_factory=dict)
+    decomposer_weights: int = 0
+    disk: Disk | None = None
 
     @property
     def parameters(self) -> int:
@@ -135,10 +172,12 @@ class Report:
         found = asdict(self) | {"parameters": self.parameters}
         for name, plan in (("configured", self.configured), ("otherwise", self.otherwise)):
             found[name]["memory"]["total"] = plan.memory.total
+        if self.disk is not None:
+            found["disk"] |= {"needed": self.disk.needed, "fits": self.disk.fits}
         return found
 
 
-RUNS = 7
+RUNS = 9
 """Runs on the meta device that `examine` makes at the most."""
 
 
@@ -178,27 +217,22 @@ def examine(
     stage = nn.ModuleList([denoiser, conditions])
     configured = denoiser.network.checkpointing
 
-    def run(images: int, checkpointing: bool) -> Step:
-        denoiser.network.checkpointing = checkpointing
-        step = training_step(denoiser, conditions, side, images, Kernels(device, PRECISIONS[precision]))
-        denoiser.network.checkpointing = configured
-        progress()
-        return step
-
     def train(checkpointing: bool) -> Training:
-        steps = {images: run(images, checkpointing) for images in {1, batch, 16 * batch}}
-        memories = {n: Memory(**_static(stage), kept=s.kept, passing=s.peak - s.kept) for n, s in steps.items()}
-        return Training(
-            checkpointing=checkpointing,
-            forward=steps[1].forward,
-            operations=steps[1].operations,
-            memory=memories[batch],
-            totals={images: memory.total for images, memory in sorted(memories.items())},
-        )
+        denoiser.network.checkpointing = checkpointing
+        forward_flops, flops = training_flops(denoiser, conditions, side)
+        progress()
+        memories = {}
+        for images in sorted({1, batch, 16 * batch}):
+            kept, peak = training_memory(denoiser, conditions, side, images, Kernels(device, PRECISIONS[precision]))
+            memories[images] = Memory(**_static(stage), kept=kept, transient=peak - kept)
+            progress()
+        denoiser.network.checkpointing = configured
+        totals = {images: memory.total for images, memory in memories.items()}
+        return Training(checkpointing, forward_flops, flops, memories[batch], totals)
 
     as_configured, otherwise = train(configured), train(not configured)
     rows = 2 if guided else 1
-    step = sampling_step(denoiser, conditions, size, rows, Kernels(device, None))
+    step_flops, peak = sampling_step(denoiser, conditions, size, rows, Kernels(device, None))
     progress()
     return Report(
         network=_count(denoiser.parameters()),
@@ -212,7 +246,7 @@ def examine(
         device=device,
         configured=as_configured,
         otherwise=otherwise,
-        sampling=Sampling(rows, step.operations, as_configured.memory.weights, step.peak),
+        sampling=Sampling(rows, step_flops, as_configured.memory.weights, peak),
     )
 
 
@@ -223,14 +257,14 @@ def examine_training(
     device: Device = "cuda",
     progress: Callable[[], object] = lambda: None,
 ) -> Report:
-    """Examines the stage of a training's configuration.
+    """Examines a training's configuration: its stage, its decomposers as far as they are here, its checkpoints.
 
     Args:
         words: Of the training's command line: ``-c FILE`` and what it changes.
         plugins: Modules that the user trusts.
         batch: Images a batch and device; None for the configuration's.
         device: Whose rules of mixed precision apply.
-        progress: Called after each run, of which there are `RUNS` at the most.
+        progress: Called after each of at most `RUNS` runs, and once when the decomposers are measured.
 
     Raises:
         ValueError: The configuration trains no stage.
@@ -242,11 +276,12 @@ def examine_training(
     model, data, trainer = read.model, read.config.data, read.config.trainer
     if not isinstance(model, StageTraining):
         raise ValueError(f"expected a configuration of StageTraining, found one of {type(model).__name__}")
-    return examine(
+    side = model.crop or model.size
+    report = examine(
         model.denoiser,
         model.conditions,
         model.size,
-        model.crop or model.size,
+        side,
         data.batch_size if batch is None else batch,
         trainer.accumulate_grad_batches,
         str(trainer.precision or "32-true"),
@@ -254,6 +289,25 @@ def examine_training(
         guided=read.config.grid.guidance != 1,
         progress=progress,
     )
+    specs = {name: spec.as_dict() for name, spec in data.decomposers.items() if name in model.conditions}
+    costs, weights = measure_decomposers(specs, side, plugins)
+    progress()
+    most = read.config_init.checkpoints.most_at_once(trainer.max_steps)
+    disk = disk_of(Path(read.run_folder(read.config)), expected_size(model), most)
+    return replace(report, decomposers=costs, decomposer_weights=weights, disk=disk)
+
+
+def disk_of(folder: Path, checkpoint: int, most: int | None) -> Disk:
+    """Looks at the disk that a run's folder lies on, or will lie on.
+
+    Args:
+        folder: The run's.
+        checkpoint: Bytes of one.
+        most: The most that lie there at once; None for no bound.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    present = sum(file.stat().st_size for file in (folder / "checkpoints").glob("*.ckpt"))
+    return Disk(str(folder), checkpoint, most, present, shutil.disk_usage(there).free)
 
 
 def _count(parameters: Iterable[Tensor]) -> int:
@@ -266,61 +320,3 @@ def _static(stage: nn.Module) -> dict[str, int]:
     gradients = sum(p.nbytes for p in trained)
     weights = sum(t.nbytes for t in (*stage.parameters(), *stage.buffers()))
     return {"weights": weights, "gradients": gradients, "moments": 2 * gradients, "average": 4 * _count(trained)}
-
-
-def tables(report: Report) -> list[Any]:
-    """Says it all in tables of rich."""
-    from rich.table import Table
-
-    parameters = Table("parameters", "")
-    for name, count in {"network": report.network, **report.conditions, "in all": report.parameters}.items():
-        parameters.add_row(name, f"{count:,}")
-    parameters.add_row("share that is trained", f"{report.trainable / report.parameters:.1%}")
-
-    operations = Table("operations (a multiply-add is two)", "billions")
-    plan, drawing = report.configured, report.sampling
-    again = ", computing blocks again" if plan.checkpointing else ""
-    guided = ", guided" if drawing.rows == 2 else ""
-    step = plan.operations * report.batch * report.accumulate
-    for says, count in {
-        f"training, an image of {report.side} px: forward": plan.forward,
-        f"forward and backward{again}": plan.operations,
-        f"a step on a device: {report.batch} images x {report.accumulate}": step,
-        f"drawing, a step of an image of {report.size} px{guided}": drawing.operations,
-    }.items():
-        operations.add_row(says, _rounded(count / 1e9))
-
-    plans = sorted((report.configured, report.otherwise), key=lambda plan: plan.checkpointing)
-    heads = [f"{'with' if p.checkpointing else 'no'} checkpointing{' (configured)' * (p is plan)}" for p in plans]
-    memory = Table(f"memory of a device in GB ({report.device}, {report.precision})", *heads)
-    for name, says in ROWS.items():
-        memory.add_row(says, *(_gigabytes(getattr(p.memory, name)) for p in plans))
-    memory.add_row(f"training on {report.batch} images", *(_gigabytes(p.memory.total) for p in plans), style="bold")
-    memory.add_row("an image more", *(_gigabytes(p.an_image) for p in plans))
-    for space in SPACES:
-        memory.add_row(f"images that fit in {space} GB", *(f"{p.largest_batch(space * 1e9):,}" for p in plans))
-    drawn = _gigabytes(drawing.weights + drawing.passing)
-    memory.add_row(f"drawing an image of {report.size} px{guided}", drawn, drawn)
-    return [parameters, operations, memory]
-
-
-SPACES = (16, 24, 40, 80)
-"""Memories of usual devices, in GB. Theirs are of 2^30 bytes, 7% more: room for the allocator's gaps."""
-
-ROWS = {
-    "weights": "weights",
-    "gradients": "gradients",
-    "moments": "AdamW's moments",
-    "average": "averaged weights",
-    "kept": "kept for the way back",
-    "passing": "passing, at the most",
-}
-
-
-def _gigabytes(size: int) -> str:
-    return _rounded(size / 1e9)
-
-
-def _rounded(x: float) -> str:
-    """Three digits, or all before the point."""
-    return f"{x:,.{max(0, 2 - math.floor(math.log10(x))) if x > 0 else 0}f}"

@@ -6,7 +6,9 @@ import re
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -14,6 +16,23 @@ from torch import Tensor
 
 _ASSETS = Path(__file__).parent / "assets"
 _HUB = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w./-]+?)(:(?P<file>[^:]+))?")
+
+
+_fetches = ContextVar("_fetches", default=True)
+
+
+class NotFetched(FileNotFoundError):
+    """Weights of the Hugging Face hub are not in the cache and could not be fetched."""
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Finds what is on this machine alone: nothing is fetched inside."""
+    before = _fetches.set(False)
+    try:
+        yield
+    finally:
+        _fetches.reset(before)
 
 
 def locate(source: str, *, wanted: str, who: str) -> Path:
@@ -94,8 +113,8 @@ def hub_file(repo: str, file: str, *, revision: str | None, wanted: str, who: st
         raise _absent(who, wanted, f"{repo} {file}{pin}", error) from error
 
 
-def _absent(who: str, wanted: str, hub_name: str, error: OSError) -> FileNotFoundError:
-    return FileNotFoundError(
+def _absent(who: str, wanted: str, hub_name: str, error: OSError) -> NotFetched:
+    return NotFetched(
         f"{who} needs {wanted}, which is not in the cache and could not be fetched ({error}). "
         f"Fetch it once where there is a network (hf download {hub_name}), or give the path of a local copy"
     )
@@ -105,6 +124,8 @@ def _require_network() -> None:
     """Asks the hub once whether it is there: its own client would retry for half a minute."""
     from huggingface_hub import constants
 
+    if not _fetches.get():
+        raise ConnectionError("only what is on this machine was asked for")
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         raise ConnectionError("HF_HUB_OFFLINE is set")
     try:

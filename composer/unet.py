@@ -357,16 +357,30 @@ def _norm(channels: int, groups: int, group_width: int) -> nn.GroupNorm:
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled dot-product attention; in bf16 on a CPU by two matrix products, 1.5 to 5 times faster than torch's own.
+    if q.device.type == "cpu" and prefers_matmul(q):
+        return attend_by_matmul(q, k, v, mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def prefers_matmul(q: Float[Tensor, "b heads n d"]) -> bool:
+    """Whether a CPU attends with these queries by `attend_by_matmul`: 1.5 to 5 times faster in bf16 than torch's own.
 
     Beyond 1024 pixels the scores would cost more memory than that is worth.
     """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or q.shape[2] > 1024:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return q.dtype == torch.bfloat16 and q.shape[2] <= 1024
+
+
+def attend_by_matmul(
+    q: Float[Tensor, "b heads n d"],
+    k: Float[Tensor, "b heads m d"],
+    v: Float[Tensor, "b heads m d"],
+    attn_mask: Bool[Tensor, "b 1 1 m"] | None = None,
+) -> Float[Tensor, "b heads n d"]:
+    """Scaled dot-product attention by two matrix products, in the precision of `q`."""
     with torch.autocast("cpu", enabled=False):
         scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
-        if mask is not None:
-            scores = scores + torch.zeros_like(mask, dtype=q.dtype).masked_fill(~mask, -math.inf)
+        if attn_mask is not None:
+            scores = scores + torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill(~attn_mask, -math.inf)
         return torch.matmul(scores.softmax(dim=3), v)
 
 

@@ -98,6 +98,9 @@ class ClipDecomposer(Decomposer):
         super().__init__()
         self._clip = load_clip(model, weights, type(self).__name__)  # shared, and no submodule: nobody saves it
 
+    def networks(self) -> tuple[nn.Module, ...]:
+        return (self._clip.network,)
+
     def unread(self, text: str) -> tuple[str, ...]:
         """See `Tokens.unread`."""
         return () if self._clip.tokens is None else self._clip.tokens.unread(text)

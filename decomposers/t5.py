@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.decomposition import Batch, Decomposer
@@ -90,6 +90,14 @@ class T5(Decomposer):
         """Reads a caption."""
         value: Tensor = self({"caption": [text]})
         return value
+
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The encoder on the meta device: XXL's weights take 10 GB, too much to load for being counted."""
+        from transformers import AutoConfig, T5EncoderModel
+
+        config = AutoConfig.from_pretrained(self._folder, local_files_only=True)
+        with torch.device("meta"):
+            return (T5EncoderModel(config).to(DTYPES[self.precision]),)
 
     def unread(self, text: str) -> tuple[str, ...]:
         """Words with a piece that T5 does not know, and those beyond the length."""

@@ -1,6 +1,8 @@
 """The command line: every command as a user types it, on a tiny model, and the mistakes that users make."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from composer.cascade import Cascade
 from composer.commands import COMMANDS
 from composer.gallery import read_recipe
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.fixture
 def out(tmp_path):
@@ -22,6 +26,16 @@ def run(*args):
     return main([str(arg) for arg in args])
 
 
+def missing(text):
+    """The repository's own files that a text names and that are not there."""
+    named = re.findall(r"\b(?:configs|examples|docs|benchmarks|composer)/[\w./-]*\w", text)
+    return [path for path in named if not (ROOT / path).exists()]
+
+
+def test_missing_files_are_found():
+    assert missing("-c configs/tiny.yaml, configs/paper/imagen1024.yaml.") == ["configs/paper/imagen1024.yaml"]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_examples(command, capsys, saved):
     options = ["--model", saved] if command in ("compose", "edit") else []  # of another model, other conditions
@@ -29,12 +43,13 @@ def test_help_has_examples(command, capsys, saved):
         run(command, *options, "--help")
     shown = capsys.readouterr().out
     assert stop.value.code == 0 and f"composer {command}" in shown and "examples:" in shown
+    assert not missing(shown)
 
 
 def test_overview_lists_every_command(capsys):
     assert run("--help") == 0
     shown = capsys.readouterr().out
-    assert all(f"  {command} " in shown for command in COMMANDS)
+    assert all(f"  {command} " in shown for command in COMMANDS) and not missing(shown)
 
 
 def test_compose_draws_a_row_per_value_and_a_picture_per_seed(saved, photos, out, capsys):

@@ -4,18 +4,20 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import conditions
 from composer.__main__ import main
 from composer.conditioning import ConditionSet
 from composer.denoiser import Denoiser, LogNormal
-from composer.doctor import Memory, Training, examine
-from composer.dry_run import Kernels, Watch, sampling_step, training_step
+from composer.doctor import Memory, Training, disk_of, examine
+from composer.dry_run import Kernels, LiveBytes, count_flops, sampling_step, training_flops, training_memory
 from composer.unet import UNet
 
 PLAN = {"width": 32, "multipliers": [1, 2], "blocks": 1, "attention": [2], "head_dim": 16, "vector_dim": 64}
@@ -71,11 +73,11 @@ def test_one_convolution_by_hand():
     first, second, last = 1 * 8 * 9, 8 * 4 * 9, 7 * 3 * 9  # weights of the three convolutions
     assert report.network == last + 3 and report.conditions == {"sketch": first + 8 + second + 4}
     assert report.trainable == report.parameters
-    way_there = 2 * 16 * 16 * (first + second + last)
-    assert report.configured.forward == way_there
-    # Back: as much for the weights, and as much for the inputs, but for the first one's, which needs no gradient.
-    assert report.configured.operations == 3 * way_there - 2 * 16 * 16 * first
-    assert report.sampling.operations == 2 * 32 * 32 * last and report.sampling.rows == 1
+    forward = 2 * 16 * 16 * (first + second + last)
+    assert report.configured.forward_flops == forward
+    # Backward: as much for the weights, and as much for the inputs, but for the first one's, which needs no gradient.
+    assert report.configured.flops == 3 * forward - 2 * 16 * 16 * first
+    assert report.sampling.flops == 2 * 32 * 32 * last and report.sampling.rows == 1
     memory, size = report.configured.memory, 4 * report.parameters
     assert (memory.weights, memory.gradients, memory.moments, memory.average) == (size, size, 2 * size, size)
     assert report.configured.totals.keys() == {1, 5, 80} and report.configured.totals[5] == memory.total
@@ -85,12 +87,11 @@ def test_one_layers_memory_by_hand():
     """The first layer's outcome lives until the sigmoid is done, whose own outcome is kept, as the input is."""
     with torch.device("meta"):
         net = nn.Sequential(nn.Linear(10, 40), nn.Sigmoid(), nn.Linear(40, 5))
-        with Watch(net) as watch:
+        with LiveBytes(net) as live:
             out = net(torch.empty(8, 10))
-            assert watch.operations == 2 * 8 * (10 * 40 + 40 * 5)
-            assert watch.peak == 4 * 8 * (10 + 40 + 40) and watch.alive == 4 * 8 * (10 + 40 + 5)
+            assert live.peak == 4 * 8 * (10 + 40 + 40) and live.now == 4 * 8 * (10 + 40 + 5)
             del out
-        assert watch.alive == 0
+        assert live.now == 0
 
 
 def test_frozen_weights_take_no_gradients():
@@ -101,49 +102,66 @@ def test_frozen_weights_take_no_gradients():
     assert report.configured.memory.gradients == 4 * report.network < report.configured.memory.weights
 
 
+def real_step(denoiser, conds, images, side):
+    """The loss of a training step on real tensors."""
+    reps = {name: condition.example(images, (side, side)) for name, condition in conds.named()}
+    image, sigma = torch.randn(images, 3, side, side), torch.ones(images)
+    return denoiser.loss(image, conds(reps, (side, side)), sigma, image).mean()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("names", [("palette", "sketch"), ("caption", "t5", "tokens", "instances", "low_res")])
-def test_operations_are_those_of_torchs_counter(names):
-    """On real tensors, where attention is another kernel; as trained, from the images to the gradients."""
-    denoiser, conds = stage("cpu", names)
-    reps = {name: condition.example(3, (8, 8)) for name, condition in conds.named()}
-    image, sigma = torch.randn(3, 3, 8, 8), torch.ones(3)
-    with FlopCounterMode(display=False) as counter:
-        loss = denoiser.loss(image, conds(reps, (8, 8)), sigma, image).mean()
+def test_flops_are_those_of_torchs_counter(names, checkpointing):
+    """On real tensors; as trained, from the images to the gradients."""
+    plan = {"names": names, "checkpointing": checkpointing}
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        loss = real_step(*stage("cpu", **plan), 3, 8)
         forward = counter.get_total_flops()
         loss.backward()
-    step = training_step(*stage("meta", names), 8, 3, Kernels("cpu", None))
-    assert step.forward == forward and step.operations == counter.get_total_flops() > 2.5 * forward
+    total = counter.get_total_flops()
+    assert training_flops(*stage("meta", **plan), 8, 3) == (forward, total) and total > (2.5 + checkpointing) * forward
 
 
 def test_attention_is_counted_whatever_the_precision():
-    found = [training_step(*stage(), 16, 2, Kernels(d, p)) for d in ("cuda", "cpu") for p in (None, torch.bfloat16)]
-    assert len({step.forward for step in found}) == 1
-    with_none = training_step(*stage(attention=[], token_dim=32), 16, 2, Kernels("cuda", None))
+    """And whatever the kernel: by hand, and on real tensors."""
+    forward, total = training_flops(*stage(), 16, 2)
+    without, _ = training_flops(*stage(attention=[]), 16, 2)
     tokens, layers, c, pixels = 4, 4, 64, 64
     a_layer = 4 * pixels * c * c + pixels * c * (pixels + tokens) * 2 + 2 * tokens * 32 * c  # qkv and out, scores, keys
-    assert 2 * 2 * layers * a_layer == found[0].forward - with_none.forward
+    assert 2 * 2 * layers * a_layer == forward - without
+    for kernel in (SDPBackend.MATH, SDPBackend.FLASH_ATTENTION):
+        with sdpa_kernel(kernel):
+            assert training_flops(*stage(), 16, 2) == (forward, total)
+    for precision in (torch.float32, torch.bfloat16):
+        mixed = torch.autocast("cpu", torch.bfloat16, enabled=precision != torch.float32)
+        with count_flops() as counter:
+            with mixed:
+                loss = real_step(*stage("cpu"), 2, 16)
+            found = counter.get_total_flops()
+            loss.backward()
+        assert (found, counter.get_total_flops()) == (forward, total)
 
 
 def test_largest_batch_is_the_largest_that_fits():
     plan = Training(False, 0, 0, Memory(0, 0, 0, 0, 0, 0), {1: 110, 10: 200, 160: 3200})
     found = [plan.largest_batch(space) for space in (0, 109, 110, 119, 120, 199, 200, 219, 220, 3200, 4200)]
-    assert found == [0, 0, 1, 1, 2, 9, 10, 10, 11, 160, 210] and plan.an_image == 20
+    assert found == [0, 0, 1, 1, 2, 9, 10, 10, 11, 160, 210] and plan.per_image == 20
 
 
 def test_memory_between_the_measured_batches_is_at_most_what_is_said():
     report = examine(*stage(), 16, 16, 8, precision="bf16-mixed")
     for plan in (report.configured, report.otherwise):
-        step = training_step(*stage(checkpointing=plan.checkpointing), 16, 40, Kernels("cuda", torch.bfloat16))
-        total = plan.memory.total - plan.memory.kept - plan.memory.passing + step.peak
+        _, peak = training_memory(*stage(checkpointing=plan.checkpointing), 16, 40, Kernels("cuda", torch.bfloat16))
+        total = plan.memory.total - plan.memory.kept - plan.memory.transient + peak
         assert plan.largest_batch(total) <= 40 <= 1.1 * plan.largest_batch(total)
     plan, other = report.configured, report.otherwise
     assert not plan.checkpointing and other.checkpointing
-    assert other.memory.kept < plan.memory.kept / 2 and other.operations > 1.2 * plan.operations
+    assert other.memory.kept < plan.memory.kept / 2 and other.flops > 1.2 * plan.flops
 
 
 def test_mixed_precision_keeps_less_and_a_gpu_norms_in_float32():
     kept = {
-        (device, precision): training_step(*stage(), 16, 8, Kernels(device, precision)).kept
+        (device, precision): training_memory(*stage(), 16, 8, Kernels(device, precision))[0]
         for device in ("cuda", "cpu")
         for precision in (None, torch.bfloat16)
     }
@@ -186,7 +204,7 @@ for precision, checkpointing in CASES:
     step(48)
     print(now("VmHWM") - before)
 """
-CASES = [(None, False), (torch.bfloat16, False), (None, True)]
+CASES = [(None, False), (torch.bfloat16, False), (None, True), (torch.bfloat16, True)]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads how much memory a process took from Linux")
@@ -196,15 +214,16 @@ def test_a_process_takes_as_much_memory_as_was_said():
     command = [sys.executable, "-c", MEASURE]
     done = subprocess.run(command, env=os.environ | at_once, capture_output=True, text=True, check=True)
     took = [int(line) for line in done.stdout.split()]
-    said = [training_step(*stage(checkpointing=c), 32, 48, Kernels("cpu", p)).peak for p, c in CASES]
+    said = [training_memory(*stage(checkpointing=c), 32, 48, Kernels("cpu", p))[1] for p, c in CASES]
     assert said == pytest.approx(took, rel=0.15) and said[0] > 2 * said[2]
 
 
 def test_sampling_is_guided_in_one_batch_and_prepared_once():
-    one, two = (sampling_step(*stage(), 32, rows, Kernels("cuda", None)) for rows in (1, 2))
-    assert two.operations == 2 * one.operations and 1.7 * one.peak < two.peak < 2.1 * one.peak
-    loss = training_step(*stage(), 32, 2, Kernels("cuda", None))
-    assert two.peak < loss.peak and two.operations < loss.forward  # no encoding of the conditions in it
+    (flops, peak), (twice, higher) = (sampling_step(*stage(), 32, rows, Kernels("cuda", None)) for rows in (1, 2))
+    assert twice == 2 * flops and 1.7 * peak < higher < 2.1 * peak
+    _, training = training_memory(*stage(), 32, 2, Kernels("cuda", None))
+    forward, _ = training_flops(*stage(), 32, 2)
+    assert higher < training and twice < forward  # no encoding of the conditions in it
 
 
 @pytest.fixture
@@ -224,6 +243,34 @@ def test_command_reads_a_configuration(quiet, tmp_path, capsys):
     assert report["parameters"] == parameters and memory.pop("total") == sum(memory.values())
     assert f" {parameters:,} " in shown and "training on 3 images" in shown and "checkpointing" in shown
     assert memory["weights"] == 4 * parameters
+    assert report["decomposers"]["palette"] | {"flops": 0} == {
+        "parameters": 0, "weights": report["decomposer_weights"], "flops": 0, "remark": ""
+    }  # fmt: skip
+    disk = report["disk"]
+    assert disk["folder"] == "runs/tiny" and disk["checkpoint"] == 4 * 4 * parameters and disk["most"] == 2
+    assert disk["needed"] == 2 * disk["checkpoint"] and disk["fits"] and "do not fit" not in shown
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_command_warns_of_checkpoints_that_do_not_fit(quiet, tmp_path, capsys, monkeypatch):
+    """For a run in a folder that is not there yet, and is not made."""
+    root, file = tmp_path / "new" / "run", tmp_path / "report.json"
+    free = SimpleNamespace(free=10_000_000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: free if path == tmp_path else pytest.fail(f"asked of {path}"))
+    args = ["configs/tiny.yaml", "--batch", "1", "--json", str(file), "--let.size", "16", "--trainer.max_steps", "100"]
+    args += ["--checkpoints.every", "10", "--checkpoints.keep_every", "20", "--trainer.default_root_dir", str(root)]
+    assert main(["doctor", *args]) == 0 and not root.exists()
+    disk = json.loads(file.read_text())["disk"]
+    assert disk["most"] == 7 and disk["needed"] == 7 * disk["checkpoint"] > disk["free"] == 10_000_000
+    assert not disk["fits"] and "The checkpoints do not fit" in capsys.readouterr().out
+
+
+def test_checkpoints_that_are_there_need_no_more_room(tmp_path, monkeypatch):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(bytes(1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=2000))
+    found = [disk_of(tmp_path, 1000, most) for most in (3, 4, None)]
+    assert [(disk.needed, disk.fits) for disk in found] == [(2000, True), (3000, False), (1000, True)]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

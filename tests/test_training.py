@@ -285,6 +285,30 @@ def test_checkpoints_that_are_kept(tmp_path):
     ]
 
 
+def test_checkpoints_take_what_was_expected(tmp_path, monkeypatch):
+    """The bytes of each, and how many there are at once while one is written."""
+    there, save = [], checkpoints.save
+
+    def spy(checkpoint, path):
+        there.append(len(list(path.parent.glob("*.ckpt"))) + 1)
+        save(checkpoint, path)
+
+    monkeypatch.setattr(checkpoints, "save", spy)
+    model, callback = stage(), Checkpoints(2, keep_every=4)
+    trainer(tmp_path, EMA(), callback, max_steps=9).fit(model, data())
+    assert max(there) == callback.most_at_once(9) == 4
+    assert callback.most_at_once(-1) is None and Checkpoints(2).most_at_once(-1) == 2
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    held = checkpoints.load(last)
+    moments = [x for state in held["optimizer_states"][0]["state"].values() for x in state.values() if x.ndim]
+    size = sum(x.nbytes for x in (*held["state_dict"].values(), *held["ema"].values(), *moments))
+    assert checkpoints.expected_size(model) == size < last.stat().st_size < 1.1 * size
+    model.denoiser.requires_grad_(False)
+    conditions = sum(p.numel() for p in model.conditions.parameters())
+    everything = sum(p.numel() for p in model.parameters())
+    assert checkpoints.expected_size(model) == 4 * everything + 12 * conditions
+
+
 def test_outside_of_fit_a_checkpoint_means_its_average(tmp_path):
     ema = EMA(0.9)
     trainer(tmp_path, ema, Checkpoints(2), max_steps=3).fit(stage(), data())
