@@ -214,7 +214,6 @@ def quiet(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["composer"])
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_command_reads_a_configuration(quiet, tmp_path, capsys):
     file = tmp_path / "report.json"
     assert main(["doctor", "configs/tiny.yaml", "--batch", "3", "--json", str(file), "--let.size", "16"]) == 0
@@ -226,7 +225,6 @@ def test_command_reads_a_configuration(quiet, tmp_path, capsys):
     assert memory["weights"] == 4 * parameters
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     ("args", "says"),
     [
