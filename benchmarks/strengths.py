@@ -26,6 +26,7 @@ from torch import Tensor
 from composer.adherence import Evaluation, quantise
 from composer.cascade import Cascade
 from composer.denoiser import level
+from composer.devices import pick_device
 from composer.evaluating import sample_of
 from composer.parts import Parts
 from composer.strength import Strength
@@ -225,7 +226,7 @@ def main() -> None:
     args = options(__doc__, count=16, steps=12).parse_args()
     torch.set_num_threads(1)
     started = time.process_time()
-    cascade = Cascade.load(args.model).to("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+    cascade = Cascade.load(args.model).to(pick_device(), torch.bfloat16)
     of = Measured(cascade, sample_of("scenes:val", args.count, cascade.stages[0].size))
     found = measure(of, args.steps)
     monotone = {

@@ -37,7 +37,7 @@ class SaveConfig(SaveConfigCallback):
         if stage == "fit":
             path = Path(trainer.default_root_dir) / "config.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, path, skip_none=False, overwrite=True)
+            self.parser.save(self.config, path, skip_unset=False, overwrite=True)
 
 
 class Parser(LightningArgumentParser):
@@ -122,7 +122,7 @@ class TrainingCLI(LightningCLI):
         """Gives a stage or a prior its configuration, as plain values, to travel with the checkpoints."""
         if not isinstance(self.model, StageTraining | PriorTraining):
             return
-        dumped = json.loads(self.parser.dump(self.config, format="json", skip_none=False, skip_link_targets=False))
+        dumped = json.loads(self.parser.dump(self.config, format="json", skip_unset=False, skip_link_targets=False))
         if self.subcommand is not None:
             dumped = dumped[self.subcommand]
         self.model.config = {"model": dumped["model"], "data": dumped["data"]}
@@ -141,10 +141,9 @@ class ModelAlone(TrainingCLI):
         super().__init__(words, plugins, run=False)
 
     def instantiate_classes(self) -> None:
-        for data in (ImageData, ImageDataset, Decomposer):
-            self.parser.add_instantiator(lambda *args, **kwargs: None, data, subclasses=True)
+        without = [(lambda *args, **kwargs: None, data, True) for data in (ImageData, ImageDataset, Decomposer)]
         with torch.device("meta"):
-            self.model = self.parser.instantiate_classes(self.config).model
+            self.model = self.parser.instantiate(self.config, instantiators=without).model
 
     def after_instantiate_classes(self) -> None:
         """Nothing is trained."""

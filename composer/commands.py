@@ -20,10 +20,11 @@ from .captions import caption_folder
 from .cascade import Cascade
 from .checkpoint import load_stage
 from .decomposition import Batch, Decomposer
+from .devices import pick_device
 from .evaluating import evaluate
 from .files import reserved, write_atomically, written
 from .gallery import decomposed, save_png
-from .options import add_model, add_out, load, make_parser
+from .options import add_device, add_model, add_out, load, make_parser
 from .prior.commands import embed, evaluate_prior, export_prior, pca
 from .reporting import examine
 from .reranking import CLOSED
@@ -168,11 +169,12 @@ def cache(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument("-c", "--config", required=True, help="the training's; further options change it as in fit")
     parser.add_argument("--names", nargs="+", required=True, help="representations that it has decomposers for")
     parser.add_argument("--rows", type=int, default=32, help="images at a time (default 32)")
+    add_device(parser)
     o, changes = parser.parse_known_args(args)
     from .caching import chosen, incomplete, write_columns
 
     folders, decomposition = chosen(["-c", o.config, *changes], o.names, plugins)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick_device(o.device)
     for folder in folders:
         total = len(incomplete(folder, o.names))
         with Progress(transient=True) as progress:

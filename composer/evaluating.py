@@ -26,7 +26,7 @@ from .metrics import (
     kernel_distance,
     read_by,
 )
-from .options import SHIPPED, add_out, add_precision, add_sampling, load, make_parser, sampling
+from .options import SHIPPED, add_device, add_out, add_precision, add_sampling, load, make_parser, sampling
 from .parts import Parts
 from .prompts import answer, from_captions, read_prompts, write_report
 
@@ -63,6 +63,7 @@ def evaluate(args: Sequence[str], plugins: Sequence[str]) -> None:
     add_out(parser, "out/prompts")
     add_sampling(parser)
     add_precision(parser)
+    add_device(parser)
     o = parser.parse_args(args)
     cascade = load(o, plugins)
     about = {name: getattr(o, name) for name in ("seed", "precision")} | {"sampling": sampling(o)}

@@ -14,6 +14,7 @@ from rich.progress import track
 
 from .cascade import Cascade
 from .composition import Composition, said, shown
+from .devices import DEVICES, pick_device
 from .editing import open_region
 from .images import SUFFIXES
 from .stage import SamplerName
@@ -53,6 +54,12 @@ def add_model(parser: Options) -> None:
     """Adds the options that say which model, and how it runs."""
     parser.add_argument("--model", default=SHIPPED, help=f"a model's folder (default {SHIPPED}, which is shipped)")
     add_precision(parser)
+    add_device(parser)
+
+
+def add_device(parser: Options) -> None:
+    """Adds the option for the device to run on."""
+    parser.add_argument("--device", choices=DEVICES, help="what to run on (default: the first of them that is there)")
 
 
 def add_precision(parser: Options) -> None:
@@ -120,10 +127,14 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def load(options: argparse.Namespace, plugins: Sequence[str]) -> Cascade:
-    """Loads the model that the options name, on the GPU where there is one."""
-    cascade = Cascade.load(options.model, plugins)
+    """Loads the model that the options name, on the device that they name.
+
+    Raises:
+        ValueError: This machine has no such device.
+    """
+    device = pick_device(options.device)
     precision = torch.bfloat16 if options.precision == "bf16" else None
-    return cascade.to("cuda" if torch.cuda.is_available() else "cpu", precision)
+    return Cascade.load(options.model, plugins).to(device, precision)
 
 
 HOW_CONDITIONS = """each from an image or words, several values for several rows; VALUE:0.7@0.2-0.8:mask.png says how

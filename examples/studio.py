@@ -16,6 +16,7 @@ from torch import Tensor
 from composer import Cascade, Composition, Original, Source, open_region, sheet
 from composer.adherence import quantise
 from composer.datasets import Photographs
+from composer.devices import pick_device
 from composer.editing import Frame, extend
 from composer.gallery import PAPER, from_pil, previews, save_gif, to_pil
 from composer.options import bar
@@ -272,7 +273,7 @@ def run(about: str | None, *examples: Example, args: Sequence[str] | None = None
     parser.add_argument("--out", type=Path, default=Path("out/examples"), help="folder to write to")
     o = parser.parse_args(args)
     precision = torch.bfloat16 if o.precision == "bf16" else None
-    model = Cascade.load(o.model).to("cuda" if torch.cuda.is_available() else "cpu", precision)
+    model = Cascade.load(o.model).to(pick_device(), precision)
     how = {} if o.steps is None else {"steps": o.steps}
     studio = Studio(model, o.out, o.images, o.seed, bar("drawing"), **how)
     for make in examples:

@@ -18,7 +18,7 @@ from composer.folder import Ledger
 from composer.images import Reason, Refused
 from composer.scenes.writing import write
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*logging interval")  # Lightning's
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*logging interval")
 
 
 class Numbers(ImageDataset):

@@ -13,7 +13,9 @@ def warn(module, category):
 
 
 @pytest.mark.parametrize("category", DEPRECATIONS)
-@pytest.mark.parametrize("module", ["composer", "composer.prior.pca", "decomposers.t5", "conditions", "tests.test_tasks"])
+@pytest.mark.parametrize(
+    "module", ["composer", "composer.prior.pca", "decomposers.t5", "conditions", "tests.test_tasks"]
+)
 def test_what_we_call_must_not_be_deprecated(module, category):
     with pytest.raises(category):
         warn(module, category)

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from composer.cascade import Cascade
 from composer.datasets import collate
+from composer.devices import pick_device
 from composer.evaluating import sample_of
 from composer.files import write_atomically
 from composer.gallery import save_png, sheet
-from composer.options import add_model, load, make_parser
+from composer.options import add_device, add_model, load, make_parser
 from composer.scenes import render_retold
 from composer.storage import carry_weights, load_strictly
 
@@ -41,12 +42,13 @@ def embed(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument("--names", nargs="+", default=[SEMANTICS, TEXT], help=f"default: {SEMANTICS} {TEXT}")
     parser.add_argument("--size", type=int, default=64, help="side of the images as they are read (default 64)")
     parser.add_argument("--rows", type=int, default=64, help="images at a time (default 64)")
+    add_device(parser)
     o = parser.parse_args(args)
     from composer.caching import data_of
 
     train = ["--data.train=composer.data.ImageFolder", f"--data.train.path={o.images}", f"--data.train.size={o.size}"]
     data = data_of(["-c", o.config, *train], o.names, plugins)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick_device(o.device)
     with Progress(transient=True) as progress:
         task = progress.add_task(o.images, total=len(data.train))
         write_embeddings(data.train, data.decomposition, o.out, device, o.rows, partial(progress.advance, task))
