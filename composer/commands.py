@@ -118,7 +118,7 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     own = ("guidance", "steps", "percentile", "sampler", "augmentation")
     given = {name: getattr(o, name) for name in own if getattr(o, name) is not None}
     name, dtype = o.name or o.out.name, torch.float16 if o.half else torch.float32
-    card = o.card.read_text() if o.card else f"# {name}\n"
+    card = o.card.read_text(encoding="utf-8") if o.card else f"# {name}\n"
     if "prior" in config["model"]["init_args"]:
         export_prior(config, weights, o.out, name, card, dtype, given, plugins)
         print(f"prior in {o.out}")
@@ -148,8 +148,8 @@ def assemble(args: Sequence[str], plugins: Sequence[str]) -> None:
     spec, weights = join(parts, o.out, o.name or o.out.name)
     cascade = Cascade.from_spec(spec, plugins, o.out)
     cascade.load_weights(weights)
-    cards = [f"# {spec['name']}\n", *((path / "README.md").read_text() for path in parts.values())]
-    write_model(o.out, spec, weights, o.card.read_text() if o.card else "\n".join(cards))
+    cards = [f"# {spec['name']}\n", *((path / "README.md").read_text(encoding="utf-8") for path in parts.values())]
+    write_model(o.out, spec, weights, o.card.read_text(encoding="utf-8") if o.card else "\n".join(cards))
     print(f"model of {len(parts)} stages, {' -> '.join(str(s.size) for s in cascade.stages)} px, in {o.out}")
 
 
