@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+LOCK := requirements.lock
+UV := .venv-uv/bin/uv
 # Threads that wait by sleeping: by spinning they take three times as long where anything else runs
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo gallery train test check bench
+.PHONY: demo gallery train test test-oldest test-latest check bench lock
 
 demo: $(READY)
 	$(RUN) -m composer demo --out out/demo
@@ -19,6 +21,14 @@ train: $(READY) data/scenes64/scenes.json
 
 test: check
 	$(RUN) -m pytest -q
+
+# What pyproject.toml promises of other versions: the lowest of each range, then the newest
+test-oldest: RESOLUTION := lowest-direct
+test-latest: RESOLUTION := highest
+test-oldest test-latest: test-%: $(UV)
+	$(UV) venv --quiet --clear --python $(PYTHON) .venv-$*
+	$(UV) pip install --quiet --python .venv-$* --resolution $(RESOLUTION) --editable '.[dev]'
+	.venv-$*/bin/python -m pytest -q
 
 check: $(READY)
 	$(VENV)/bin/ruff check .
@@ -38,7 +48,17 @@ bench: $(READY)
 data/scenes64/scenes.json: $(READY)
 	$(RUN) -m composer scenes --split train --count 50000 --size 64 --out data/scenes64
 
-$(READY): pyproject.toml
+# As a constraint the lock says which version and not what: PyTorch's CPU build comes without the CUDA libraries
+$(READY): pyproject.toml $(LOCK)
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint $(LOCK) --editable '.[dev]'
 	touch $@
+
+# Takes the newest versions that the ranges of pyproject.toml allow, for every platform and Python at once
+lock: $(UV)
+	$(UV) pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade --quiet \
+		--no-annotate --no-emit-index-url --custom-compile-command 'make lock' --output-file $(LOCK)
+
+$(UV):
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/python -m pip install --quiet --disable-pip-version-check uv

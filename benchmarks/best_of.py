@@ -25,6 +25,7 @@ from torch import Tensor
 
 from composer.adherence import quantise
 from composer.cascade import Cascade
+from composer.devices import pick_device
 from composer.parts import Parts
 from composer.reranking import closed
 from composer.samples import sample_of
@@ -178,7 +179,7 @@ def main() -> None:
     args = options(__doc__, count=16, steps=12).parse_args()
     torch.set_num_threads(1)
     started = time.process_time()
-    cascade = Cascade.load(args.model).to("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+    cascade = Cascade.load(args.model).to(pick_device(), torch.bfloat16)
     of = Requests(cascade, args.count, args.steps)
     rows = measure(of)
     show([told(row) for row in rows], width=160)

@@ -15,6 +15,7 @@ from common import options, save_json, show
 from rich.progress import track
 
 from composer.cascade import Cascade
+from composer.devices import pick_device
 from composer.samples import sample_of
 
 UNDER = {
@@ -43,7 +44,7 @@ def measure(cascade: Cascade, count: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     args = options(__doc__, count=8, plot=False).parse_args()
-    cascade = Cascade.load(args.model).to("cuda" if torch.cuda.is_available() else "cpu")
+    cascade = Cascade.load(args.model).to(pick_device())
     rows = measure(cascade, args.count)
     show(rows, number=".2f")
     if args.json:

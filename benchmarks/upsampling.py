@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from composer.adherence import quantise
 from composer.cascade import Cascade
 from composer.datasets import SceneImages
+from composer.devices import pick_device
 from composer.files import write_atomically
 from composer.gallery import save_png, sheet
 from composer.low_res import shrink
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
     o = parser.parse_args()
-    cascade = Cascade.load(o.model).to("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16)
+    cascade = Cascade.load(o.model).to(pick_device(), torch.bfloat16)
     stage = cascade.stages[-1]
     assert stage.low_res is not None
     scenes = SceneImages(o.split, stage.size, o.count)

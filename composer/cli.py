@@ -41,7 +41,7 @@ class SaveConfig(SaveConfigCallback):
         if stage == "fit":
             path = Path(trainer.default_root_dir) / "config.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, path, skip_none=False, overwrite=True)
+            self.parser.save(self.config, path, skip_unset=False, overwrite=True)
 
 
 class Parser(LightningArgumentParser):
@@ -139,7 +139,7 @@ class TrainingCLI(LightningCLI):
         """Gives a stage or a prior its configuration, as plain values, to travel with the checkpoints."""
         if not isinstance(self.model, StageTraining | PriorTraining):
             return
-        dumped = json.loads(self.parser.dump(self.config, format="json", skip_none=False, skip_link_targets=False))
+        dumped = json.loads(self.parser.dump(self.config, format="json", skip_unset=False, skip_link_targets=False))
         if self.subcommand is not None:
             dumped = dumped[self.subcommand]
         self.model.config = {"model": dumped["model"], "data": dumped["data"]}
@@ -168,10 +168,9 @@ class ModelAlone(Configuration):
     """Builds a training's model alone, on the meta device: the data may need weights."""
 
     def instantiate_classes(self) -> None:
-        for data in (ImageData, ImageDataset, Decomposer):
-            self.parser.add_instantiator(lambda *args, **kwargs: None, data, subclasses=True)
+        without = [(lambda *args, **kwargs: None, data, True) for data in (ImageData, ImageDataset, Decomposer)]
         with torch.device("meta"):
-            self.config_init = self.parser.instantiate_classes(self.config)
+            self.config_init = self.parser.instantiate(self.config, instantiators=without)
         self.model = self.config_init.model
 
 

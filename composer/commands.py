@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from .finding import find_config, find_model
 from .names import CLOSED, SHIPPED, SamplerName
-from .parsers import add_config, add_model, add_out, add_precision, add_sampling, make_parser
+from .parsers import add_config, add_device, add_model, add_out, add_precision, add_sampling, make_parser
 from .prior_commands import embed, evaluate_prior, pca
 from .task_parsers import PARSERS
 from .training_commands import fit, test, train, validate
@@ -129,7 +129,7 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     own = ("guidance", "steps", "percentile", "sampler", "augmentation")
     given = {name: getattr(o, name) for name in own if getattr(o, name) is not None}
     name, dtype = o.name or o.out.name, torch.float16 if o.half else torch.float32
-    card = o.card.read_text() if o.card else f"# {name}\n"
+    card = o.card.read_text(encoding="utf-8") if o.card else f"# {name}\n"
     if "prior" in config["model"]["init_args"]:
         export_prior(config, weights, o.out, name, card, dtype, given, plugins)
         print(f"prior in {o.out}")
@@ -163,8 +163,8 @@ def assemble(args: Sequence[str], plugins: Sequence[str]) -> None:
     spec, weights = join(parts, o.out, o.name or o.out.name)
     cascade = Cascade.from_spec(spec, plugins, o.out)
     cascade.load_weights(weights)
-    cards = [f"# {spec['name']}\n", *((path / "README.md").read_text() for path in parts.values())]
-    write_model(o.out, spec, weights, o.card.read_text() if o.card else "\n".join(cards))
+    cards = [f"# {spec['name']}\n", *((path / "README.md").read_text(encoding="utf-8") for path in parts.values())]
+    write_model(o.out, spec, weights, o.card.read_text(encoding="utf-8") if o.card else "\n".join(cards))
     print(f"model of {len(parts)} stages, {' -> '.join(str(s.size) for s in cascade.stages)} px, in {o.out}")
 
 
@@ -188,14 +188,15 @@ def cache(args: Sequence[str], plugins: Sequence[str]) -> None:
     add_config(parser, required=True)
     parser.add_argument("--names", nargs="+", required=True, help="representations that it has decomposers for")
     parser.add_argument("--rows", type=int, default=32, help="images at a time (default 32)")
+    add_device(parser)
     o, changes = parser.parse_known_args(args)
-    import torch
     from rich.progress import Progress
 
     from .caching import chosen, incomplete, write_columns
+    from .devices import pick_device
 
     folders, decomposition = chosen(["-c", str(o.config), *changes], o.names, plugins)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick_device(o.device)
     for folder in folders:
         total = len(incomplete(folder, o.names))
         with Progress(transient=True) as progress:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from .devices import with_float64
+
 Batch = dict[str, Any]
 """What a dataset yields, collated. Keys that the core knows:
 
@@ -163,7 +165,9 @@ def robust_normalise(inverse: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h 
     Args:
         inverse: Inverse depth in any unit, larger = nearer; 0 for the sky.
     """
-    ends = torch.tensor([0.02, 0.98], device=inverse.device, dtype=inverse.dtype)
-    low, high = torch.stack([torch.quantile(row, ends) for row in inverse.flatten(1)], 1)[..., None, None, None]
+    rows = with_float64(inverse.flatten(1))  # torch.quantile computes a value's place in float64
+    ends = torch.tensor([0.02, 0.98], device=rows.device, dtype=rows.dtype)
+    found = torch.stack([torch.quantile(row, ends) for row in rows], 1).to(inverse.device)
+    low, high = found[..., None, None, None]
     stretched: Tensor = (inverse - low) / (high - low).clamp(min=1e-12)
     return stretched.clamp(0, 1)

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .conditioning import Conditioning
+from .devices import to_float64
 from .samplers import karras_sigmas
 from .unet import UNet
 
@@ -69,10 +70,10 @@ class Linear(NoiseLevels):
         self.table = ((1 - kept) / kept).log() / 2
 
     def sigma(self, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        table = self.table.to(u.device)
-        position = u.double() * (len(table) - 1)
+        position = to_float64(u) * (len(self.table) - 1)
+        table = self.table.to(position.device)
         low = position.long().clamp(max=len(table) - 2)
-        return torch.lerp(table[low], table[low + 1], position - low).exp().float()
+        return torch.lerp(table[low], table[low + 1], position - low).exp().float().to(u.device)
 
 
 class LogNormal(NoiseLevels):
@@ -84,8 +85,8 @@ class LogNormal(NoiseLevels):
         self.mean, self.std = mean, std
 
     def sigma(self, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        score: Tensor = torch.special.ndtri(u.double())
-        return (self.mean + self.std * score).exp().float()
+        score: Tensor = torch.special.ndtri(to_float64(u))
+        return (self.mean + self.std * score).exp().float().to(u.device)
 
 
 class Denoiser(nn.Module):

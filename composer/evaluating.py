@@ -114,7 +114,7 @@ def _evaluate_prompts(
     found = write_report(o.out, asked, answers, reader, o.seed)
     found["about"] = about | {"models": {name: model.sha256 for name, model in models.items()}}
     write_atomically(o.json or o.out / "prompts.json", (json.dumps(found, indent=2) + "\n").encode())
-    print((o.out / "prompts.md").read_text())
+    print((o.out / "prompts.md").read_text(encoding="utf-8"))
     print(f"open {o.out / 'index.html'}" + (f", vote in {o.out / 'vote.html'}" if o.against else ""))
 
 

@@ -227,7 +227,7 @@ def _walk(folder: str) -> Iterator[str]:
     """Every file below a folder, in order; hidden ones are left out."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (f"{parent}/{name}" for name in sorted(files) if not name.startswith("."))
+        yield from (f"{Path(parent).as_posix()}/{name}" for name in sorted(files) if not name.startswith("."))
 
 
 def _stem(path: str) -> str:
@@ -255,7 +255,7 @@ def _listed(folder: Path, line: str, where: str) -> tuple[str, str]:
         raise ValueError(f"{where}: expected an object such as {expected}, found {line!r}") from error
     if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"{where}: expected a file_name inside the folder, found {name!r}")
-    return f"{folder}/{Path(name)}", str(caption).strip()
+    return f"{folder.as_posix()}/{Path(name).as_posix()}", str(caption).strip()
 
 
 def _sidecars(files: list[str]) -> dict[str, list[str]]:

@@ -93,7 +93,7 @@ def kid(
 def embed(images: Float[Tensor, "b 3 h w"], features: Features, rows: int = 32) -> Float[Tensor, "b d"]:
     """Reads images, rounded to 8 bits, some rows at a time; in float64, on the CPU."""
     parts = [images[start : start + rows] for start in range(0, len(images), rows)]
-    return torch.cat([features(quantise(part)).double().cpu() for part in parts])
+    return torch.cat([features(quantise(part)).cpu().double() for part in parts])
 
 
 def frechet_distance(real: Float[Tensor, "n d"], fake: Float[Tensor, "m d"]) -> float:

@@ -8,6 +8,9 @@ SHIPPED = "scenes256"
 DIFFUSION_PRIOR, AUTOREGRESSIVE_PRIOR = "scenes_prior_diffusion", "scenes_prior_ar"
 """The priors that come with it; the second one knows the principal components of its CLIP's embeddings."""
 
+DEVICES = ("cuda", "mps", "cpu")
+"""The kinds of device that networks run on, the fastest first."""
+
 SamplerName = Literal["euler", "heun", "dpmpp_2m", "ancestral"]
 """Functions of `composer.samplers`."""
 

@@ -13,16 +13,21 @@ from rich.progress import track
 
 from .cascade import Cascade
 from .composition import Composition, said, shown
+from .devices import pick_device
 from .editing import open_region
 from .images import SUFFIXES
 from .strength import Strength
 
 
 def load(options: argparse.Namespace, plugins: Sequence[str]) -> Cascade:
-    """Loads the model that the options name, on the GPU where there is one."""
-    cascade = Cascade.load(options.model, plugins)
+    """Loads the model that the options name, on the device that they name.
+
+    Raises:
+        ValueError: This machine has no such device.
+    """
+    device = pick_device(options.device)
     precision = torch.bfloat16 if options.precision == "bf16" else None
-    return cascade.to("cuda" if torch.cuda.is_available() else "cpu", precision)
+    return Cascade.load(options.model, plugins).to(device, precision)
 
 
 def askable(cascade: Cascade) -> list[str]:

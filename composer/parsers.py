@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from .finding import find_config
-from .names import SHIPPED, SamplerName
+from .names import DEVICES, SHIPPED, SamplerName
 from .suggestion import did_you_mean
 
 SAMPLING = ("steps", "guidance", "sampler", "eta", "percentile", "tile")
@@ -75,6 +75,12 @@ def add_model(parser: Options) -> None:
     """Adds the options that say which model, and how it runs."""
     parser.add_argument("--model", default=SHIPPED, help=f"a model's folder (default {SHIPPED}, which is shipped)")
     add_precision(parser)
+    add_device(parser)
+
+
+def add_device(parser: Options) -> None:
+    """Adds the option for the device to run on."""
+    parser.add_argument("--device", choices=DEVICES, help="what to run on (default: the first of them that is there)")
 
 
 def add_precision(parser: Options) -> None:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from .decomposition import Representations
+from .devices import to_float64
 
 
 class Parts(Representations):
@@ -84,7 +85,7 @@ def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], share: float) -> F
         for which no great circle is the right one.
     """
     check_shapes(a, b)
-    x, y = a.flatten(1).double(), b.flatten(1).double()
+    x, y = to_float64(a.flatten(1)), to_float64(b.flatten(1))
     length_x, length_y = x.norm(dim=1, keepdim=True), y.norm(dim=1, keepdim=True)
     x, y = x / length_x.clamp(min=1e-12), y / length_y.clamp(min=1e-12)
     angle = (x * y).sum(1, keepdim=True).clamp(-1, 1).acos()
@@ -93,7 +94,7 @@ def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], share: float) -> F
     left = torch.where(near, 1 - share, ((1 - share) * angle).sin() / sine)
     right = torch.where(near, share, (share * angle).sin() / sine)
     between: Tensor = (left * x + right * y) * torch.lerp(length_x, length_y, share)
-    return between.view_as(a).to(a.dtype)
+    return between.view_as(a).to(a)
 
 
 def lerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], share: float) -> Float[Tensor, "b *d"]:

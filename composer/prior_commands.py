@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .names import AUTOREGRESSIVE_PRIOR, DIFFUSION_PRIOR, SEMANTICS, TEXT
-from .parsers import add_config, add_model, make_parser
+from .parsers import add_config, add_device, add_model, make_parser
 
 
 def embed(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -17,6 +17,7 @@ def embed(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument("--names", nargs="+", default=[SEMANTICS, TEXT], help=f"default: {SEMANTICS} {TEXT}")
     parser.add_argument("--size", type=int, default=64, help="side of the images as they are read (default 64)")
     parser.add_argument("--rows", type=int, default=64, help="images at a time (default 64)")
+    add_device(parser)
     o = parser.parse_args(args)
     from .prior import commands
 

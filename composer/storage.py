@@ -100,7 +100,7 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, d
         write_atomically(folder / name, data)
     write_atomically(folder / "README.md", card.encode())
     kept = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in ("manifest.json", "README.md"))
-    manifest = {str(p.relative_to(folder)): digest(p) for p in kept if not p.name.startswith(".")}
+    manifest = {p.relative_to(folder).as_posix(): digest(p) for p in kept if not p.name.startswith(".")}
     write_atomically(folder / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
 
 

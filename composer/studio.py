@@ -17,6 +17,7 @@ from .adherence import quantise
 from .cascade import Cascade
 from .composition import Composition, Source
 from .datasets import Photographs
+from .devices import pick_device
 from .editing import Frame, Original, extend, open_region
 from .gallery import PAPER, from_pil, previews, save_gif, sheet, to_pil
 from .options import bar
@@ -275,7 +276,7 @@ def run(about: str | None, *examples: Example, args: Sequence[str] | None = None
     parser.add_argument("--out", type=Path, default=Path("out/examples"), help="folder to write to")
     o = parser.parse_args(args)
     precision = torch.bfloat16 if o.precision == "bf16" else None
-    model = Cascade.load(o.model).to("cuda" if torch.cuda.is_available() else "cpu", precision)
+    model = Cascade.load(o.model).to(pick_device(), precision)
     how = {} if o.steps is None else {"steps": o.steps}
     studio = Studio(model, o.out, o.images, o.seed, bar("drawing"), **how)
     for make in examples:

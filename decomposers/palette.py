@@ -8,6 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from composer.decomposition import Batch, Decomposer
+from composer.devices import with_float64
 from composer.parts import lerp
 
 HUES = (0.0, 0.0833, 0.166, 0.25, 0.333, 0.5, 0.56333, 0.666, 0.73, 0.803, 0.916)
@@ -112,7 +113,8 @@ class Palette(Decomposer):
         A palette without colour is white.
         """
         value = value.float()
-        value = value.where(value > value.quantile(0.9, dim=1, keepdim=True), 0)
+        bound = with_float64(value).quantile(0.9, dim=1, keepdim=True)  # whose place torch computes in float64
+        value = value.where(value > bound.to(value.device), 0)
         shares, order = value.sort(dim=1, descending=True, stable=True)
         ends = shares.cumsum(1) / shares.sum(1, keepdim=True).clamp_min(FLOOR)
         columns = (torch.arange(STRIPS, device=value.device) + 0.5) / STRIPS

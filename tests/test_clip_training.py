@@ -84,7 +84,7 @@ def fit(model, words, **settings):
     return trainer
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_it_learns_and_what_it_saves_reads_the_same(words, tmp_path):
     out = tmp_path / "clip"
     model = training(words, learning_rate=3e-3, warmup=5, out=str(out))

@@ -29,8 +29,6 @@ PAPERS = {
 }
 """Parameters as the papers print them; GLIDE's are those of the weights that it released."""
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # between Lightning and jsonargparse
-
 
 @pytest.fixture(autouse=True)
 def no_arguments(monkeypatch):

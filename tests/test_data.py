@@ -18,9 +18,7 @@ from composer.folder import Ledger, summarise, summarise_listed
 from composer.images import Reason, Refused
 from composer.scenes.writing import write
 
-pytestmark = pytest.mark.filterwarnings(  # Lightning's own, of torch and of what it logs
-    "ignore:.*LeafSpec:FutureWarning", "ignore:.*does not have many workers", "ignore:.*logging interval"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*logging interval")
 
 
 class Numbers(ImageDataset):

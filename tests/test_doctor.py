@@ -233,7 +233,6 @@ def quiet(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["composer"])
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_command_reads_a_configuration(quiet, tmp_path, capsys):
     file = tmp_path / "report.json"
     assert main(["doctor", "configs/tiny.yaml", "--batch", "3", "--json", str(file), "--let.size", "16"]) == 0
@@ -273,7 +272,6 @@ def test_checkpoints_that_are_there_need_no_more_room(tmp_path, monkeypatch):
     assert [(disk.needed, disk.fits) for disk in found] == [(2000, True), (3000, False), (1000, True)]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     ("args", "says"),
     [

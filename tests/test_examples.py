@@ -23,11 +23,7 @@ from composer.storage import from_run
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-QUIET = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec:FutureWarning",
-    "ignore:The '.*_dataloader' does not have",
-    r"ignore:(?s).*(deprecated in v4|JsonargparseDeprecation)",  # of what Lightning calls
-)
+QUIET = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have")
 SMALL = {"width": 16, "multipliers": "[1, 2]", "attention": "[2]", "head_dim": 16}
 NETWORK = "--model.denoiser.init_args.network.init_args"
 FEW = ["--trainer.max_steps", "2", "--data.batch_size", "2", "--trainer.accelerator", "cpu"]

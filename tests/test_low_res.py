@@ -113,7 +113,6 @@ def test_a_configuration_names_it(image):
     assert value.shape == (2, 4, 8, 8) and (value[:, 3] == 1).all(), "training is at full level"
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # between Lightning and jsonargparse
 def test_a_yaml_names_it_in_short(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["composer"])
     path = "configs/paper/composer_up1024.yaml"

@@ -673,7 +673,6 @@ def test_embeddings_come_back_as_they_were_computed(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["e"]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_embeddings_are_written_by_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["composer"])
     config, scenes = tmp_path / "mine.yaml", tmp_path / "scenes"
@@ -722,9 +721,7 @@ trainer: {{accelerator: cpu, max_steps: 4, val_check_interval: 4, default_root_d
 """
 
 
-@pytest.mark.filterwarnings(
-    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:.*does not have many workers"
-)
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.parametrize(
     ("kind", "own"),
     [
@@ -942,7 +939,6 @@ def test_one_caption_goes_with_an_embedding_for_each_seed(draws_pictures):
 # Paper sizes
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

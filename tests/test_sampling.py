@@ -75,7 +75,6 @@ def test_euler_is_diffusers_ddim():
     assert torch.allclose(euler(mixture, x, sigmas), want, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_dpmpp_2m_is_diffusers_dpm_solver():
     scheduler = diffusers.DPMSolverMultistepScheduler(
         **COSINE, algorithm_type="dpmsolver++", solver_order=2, lower_order_final=False, final_sigmas_type="zero"
@@ -97,14 +96,12 @@ def sigma_run(scheduler, steps, **step):
     return start, scheduler.sigmas, x
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_heun_is_diffusers_heun():
     x, sigmas, want = sigma_run(diffusers.HeunDiscreteScheduler(beta_schedule="linear"), 15)
     own = torch.cat([sigmas[:1], sigmas[1:-1:2], sigmas[-1:]])  # theirs lists each inner level twice
     assert torch.allclose(heun(mixture, x, own), want, atol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_ancestral_is_diffusers_euler_ancestral():
     shared = torch.Generator().manual_seed(7)
     scheduler = diffusers.EulerAncestralDiscreteScheduler(beta_schedule="linear")

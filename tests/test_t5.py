@@ -241,7 +241,6 @@ def cache(config, *names, changes=()):
     return main(["cache", "-c", config, "--names", *names, *changes])
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_columns_are_what_the_decomposer_gives_and_training_reads_them(config, photos, folder, capsys, monkeypatch):
     assert cache(config, "t5", "palette") == 0
     assert f"{photos}: 3 written, 0 kept, 1 refused" in capsys.readouterr().out
@@ -260,7 +259,6 @@ def test_columns_are_what_the_decomposer_gives_and_training_reads_them(config, p
     assert torch.equal(data.decompose(rows)["representations"]["t5"], rows["t5"])
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_stopped_run_goes_on_and_keeps_what_is_there(config, photos, capsys):
     np.save(photos / "1.v2.t5.npy", np.full((2, 33), 7.0))
     assert cache(config, "t5", "palette", changes=["--rows", "1"]) == 0
@@ -273,7 +271,6 @@ def test_a_stopped_run_goes_on_and_keeps_what_is_there(config, photos, capsys):
     assert not list(photos.glob(".*"))  # nothing half written
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     ("names", "changes", "says"),
     [
@@ -336,9 +333,7 @@ def test_a_disk_that_is_too_small_is_noticed_first(photos, monkeypatch):
     assert not list(photos.glob("*.npy"))
 
 
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore:.*LeafSpec:FutureWarning", "ignore:The '.*_dataloader' does not have"
-)
+@pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have")
 def test_the_small_imagen_from_cached_text_to_a_picture(tmp_path, monkeypatch):
     write("train", 4, 64, tmp_path / "scenes", workers=0)
     own = ["-c", str(ROOT / "configs/scenes_imagen64.yaml"), "--data.train.init_args.path", str(tmp_path / "scenes")]

@@ -19,7 +19,7 @@ from composer.unet import UNet
 from conditions import Spatial, Vector
 from decomposers import Intensity, Palette
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:The '.*_dataloader' does not have")
+pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have")
 
 
 class Gradients(ImageDataset):

@@ -21,11 +21,7 @@ from conditions import Instances, LowRes, Spatial, Text, TextTransformer, Vector
 from decomposers import Intensity, Mask, Palette, Sketch
 from tests.conftest import SIZE, TINY
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*LeafSpec:FutureWarning",
-    "ignore:The '.*_dataloader' does not have",
-    r"ignore:(?s).*(deprecated in v4|JsonargparseDeprecation)",
-)
+pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have")
 ADAPTERS = {
     "spatial": lambda: Spatial(1, 4),
     "instances": lambda: Instances(3, 4),

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from composer.devices import to_float64
 from composer.samplers import Progress
 from composer.transformer import Memory
 
@@ -146,17 +147,17 @@ class AutoregressivePrior(Prior):
     ) -> Float[Tensor, "b d"]:
         """Draws a dot product, then one component after the other; w l(caption) + (1 - w) l(nothing) are the logits."""
         # one number in [0, 1) for each choice, whose place in the cumulative distribution is what is chosen
-        chance = torch.stack([_uniform(seed, self.dimensions + 1) for seed in seeds]).to(caption.device)
+        chance = torch.stack([_uniform(seed, self.dimensions + 1) for seed in seeds])
         agreed = torch.lerp(torch.full_like(chance[:, 0], self.percentile), torch.ones_like(chance[:, 0]), chance[:, 0])
         b, k = len(caption), 1 if guidance == 1 else 2
         keep = torch.arange(k, device=caption.device).repeat_interleave(b) == 0
-        dot = (agreed * self.dot_buckets).long().clamp(max=self.dot_buckets - 1)
+        dot = (agreed * self.dot_buckets).long().clamp(max=self.dot_buckets - 1).to(caption.device)
         tokens, real = self._prefix(dot.repeat(k), caption.repeat(k, 1, 1), keep)
         memory, codes = Memory(tokens.shape[1] + self.dimensions - 1), []
         for i in progress(range(self.dimensions)):
-            logits = self._logits(self.transformer(tokens, real, memory)[:, -1]).double().chunk(k)
+            logits = to_float64(self._logits(self.transformer(tokens, real, memory)[:, -1])).chunk(k)
             guided = logits[0] if k == 1 else torch.lerp(logits[1], logits[0], guidance)
-            codes.append(choose(guided, chance[:, i + 1]))
+            codes.append(choose(guided, chance[:, i + 1].to(guided.device)).to(caption.device))
             tokens = (self._read(codes[-1]) + self.component[min(i + 1, self.dimensions - 1)]).repeat(k, 1)[:, None]
             real = keep.new_ones(k * b, 1)
         return self.codebook.decode(torch.stack(codes, dim=1))

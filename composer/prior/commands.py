@@ -14,6 +14,7 @@ from torch import Tensor
 
 from composer.cascade import Cascade
 from composer.datasets import collate
+from composer.devices import pick_device
 from composer.files import write_atomically
 from composer.gallery import save_png, sheet
 from composer.options import load
@@ -34,7 +35,7 @@ def embed(o: argparse.Namespace, plugins: Sequence[str]) -> None:
 
     train = ["--data.train=composer.data.ImageFolder", f"--data.train.path={o.images}", f"--data.train.size={o.size}"]
     data = data_of(["-c", str(o.config), *train], o.names, plugins)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = pick_device(o.device)
     with Progress(transient=True) as progress:
         task = progress.add_task(o.images, total=len(data.train))
         write_embeddings(data.train, data.decomposition, o.out, device, o.rows, partial(progress.advance, task))

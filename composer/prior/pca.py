@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from composer.devices import to_float64
+
 from .interface import to_sphere
 
 DOT_QUANTILES = 1024
@@ -31,14 +33,14 @@ def fit(semantics: Float[Tensor, "n d"], text: Float[Tensor, "n d"]) -> dict[str
     n, d = semantics.shape
     if n <= d:
         raise ValueError(f"expected more than {d} embeddings to find their {d} principal components, found {n}")
-    wide, said = semantics.double(), text.double()
+    wide, said = to_float64(semantics), to_float64(text)
     mean, text_mean = wide.mean(0), said.mean(0)
     centred, told = wide - mean, said - text_mean
     variance, components = _principal(centred)
     projected = centred @ components.T
     regression = torch.linalg.pinv(told.T @ told, rtol=1e-9, hermitian=True) @ (told.T @ centred)
     rest_variance, rest_components = _principal(centred - told @ regression)
-    dots = (to_sphere(semantics) * to_sphere(text)).mean(1).double()
+    dots = to_float64((to_sphere(semantics) * to_sphere(text)).mean(1))
     found = {
         "mean": mean,
         "components": components,
@@ -76,7 +78,8 @@ def dimensions_for(variance: Float[Tensor, " d"], share: float) -> int:
         variance: Of each component, falling.
         share: In (0, 1], such as 0.99.
     """
-    kept = variance.double().cumsum(0) / variance.double().sum()
+    exact = to_float64(variance)
+    kept = exact.cumsum(0) / exact.sum()
     return min(int((kept < share - 1e-12).sum()) + 1, len(variance))
 
 

@@ -1,0 +1,34 @@
+"""Where networks run: a GPU of NVIDIA's or AMD's (cuda), one of Apple's (mps), or the CPU."""
+
+import torch
+from torch import Tensor
+
+from .names import DEVICES
+
+NO_FLOAT64 = {"mps"}
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """Chooses the device to run on.
+
+    Args:
+        name: One of `DEVICES`; None takes the first of them that this machine has.
+
+    Raises:
+        ValueError: This machine has no such device.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    found = [device for device in DEVICES if present[device]]
+    if name is not None and name not in found:
+        raise ValueError(f"expected a device that this machine has, {' or '.join(found)}, found {name}")
+    return torch.device(name or found[0])
+
+
+def with_float64(x: Tensor) -> Tensor:
+    """Gives a tensor where float64 can be computed with: on its own device, or on the CPU if that has none (mps)."""
+    return x.cpu() if x.device.type in NO_FLOAT64 else x
+
+
+def to_float64(x: Tensor) -> Tensor:
+    """Converts to float64, on the CPU if the tensor's own device has none (mps)."""
+    return with_float64(x).double()  # in two steps: one alone would convert before it copies
