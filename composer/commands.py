@@ -309,6 +309,7 @@ def evaluate(args: Sequence[str], plugins: Sequence[str]) -> None:
     add_out(parser, "out/prompts")
     add_sampling(parser)
     add_precision(parser)
+    add_device(parser)
     o = parser.parse_args(args)
     from .evaluating import evaluate as run
 
