@@ -110,7 +110,7 @@ def training(model: StageTraining) -> Callable[[], object]:
 
 def status(field: str) -> int:
     """A field of the process's memory, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])
 
 

@@ -44,7 +44,7 @@ def read_config(folder: Path, parts: Literal["stages", "priors"] = "stages") -> 
         ValueError: The format or the kind of model is another.
     """
     require_model(folder)
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if config.get("format") != FORMAT:
         raise ValueError(f"expected a model of format {FORMAT}, found {config.get('format')}: update the package")
     if parts not in config:

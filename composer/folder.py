@@ -68,7 +68,7 @@ class Ledger:
             self.listed[error.path] = error.reason
             if self.path is not None:
                 entry = {"file": str(error.path), "reason": error.reason.name.lower(), "detail": error.detail}
-                with self.path.open("a") as file:  # one write a line: workers append to the same file
+                with self.path.open("a", encoding="utf-8") as file:  # one write a line: workers append to the same file
                     file.write(json.dumps(entry) + "\n")
         if self.bad > self.allowed:
             raise ValueError(
@@ -93,7 +93,7 @@ def summarise(reasons: Iterable[Reason]) -> str:
 def summarise_listed(path: Path) -> str:
     """The same for the files that ledgers listed in a file; they may have listed one several times."""
     reasons = {}
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         with suppress(ValueError):  # a line that a killed run left unfinished
             entry = json.loads(line)
             reasons[entry["file"]] = Reason[entry["reason"].upper()]

@@ -91,7 +91,7 @@ def load_reader(folder: Path) -> SceneReader:
         ValueError: The weights do not fit the configuration.
     """
     who = "the scenes reader"
-    config = json.loads(locate(str(folder / "config.json"), wanted="config.json", who=who).read_text())
+    config = json.loads(locate(str(folder / "config.json"), wanted="config.json", who=who).read_text(encoding="utf-8"))
     state = load_tensors(locate(str(folder / "model.safetensors"), wanted="model.safetensors", who=who))
     reader = SceneReader(tuple(config["network"]["channels"]), config["network"]["width"])
     try:

@@ -121,7 +121,7 @@ def read_model(
         ValueError: A file's bytes are not those that were saved, or the format or the kind of model is another.
     """
     require_model(folder)
-    for name, expected in json.loads((folder / "manifest.json").read_text()).items():
+    for name, expected in json.loads((folder / "manifest.json").read_text(encoding="utf-8")).items():
         path = folder / name
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; the model is incomplete: copy or export it again")

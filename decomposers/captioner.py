@@ -34,7 +34,7 @@ class Captioner(nn.Module):
         folder = locate(weights, wanted="weights of a BLIP captioner", who="Captioner")
         for name in ("config.json", "preprocessor_config.json"):
             locate(str(folder / name), wanted=name, who="Captioner")
-        statistics = json.loads((folder / "preprocessor_config.json").read_text())
+        statistics = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(statistics[f"image_{name}"]).view(3, 1, 1), persistent=False)
 

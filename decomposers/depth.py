@@ -50,7 +50,7 @@ class Depth(DepthMaps):
         folder = locate(weights, wanted="weights of a depth network", who="Depth")
         for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
             locate(str(folder / name), wanted=name, who="Depth")
-        statistics = json.loads((folder / "preprocessor_config.json").read_text())
+        statistics = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(statistics[f"image_{name}"]).view(3, 1, 1), persistent=False)
 

@@ -54,7 +54,7 @@ class T5(Decomposer):
             raise ValueError(f"expected the precision bf16 or fp32, found {precision!r}")
         self._folder = locate(weights, wanted="weights of a T5", who="T5")
         config = locate(str(self._folder / "config.json"), wanted="config.json", who="T5")
-        kind = json.loads(config.read_text()).get("model_type")
+        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
         if kind != "t5":
             raise ValueError(f"T5: expected a t5 in {self._folder}, found {kind}")
         self.length, self.precision = length, precision

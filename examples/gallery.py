@@ -129,7 +129,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def _done(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
     """The rows that were drawn in the same way."""
     path = folder / "figures.json"
-    found = json.loads(path.read_text()) if path.is_file() else {}
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     rows: dict[str, Any] = found.pop("rows", {})
     return rows if found == about else {}
 

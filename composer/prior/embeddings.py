@@ -37,7 +37,7 @@ class Embeddings(ImageDataset):
             raise FileNotFoundError(
                 f"expected embeddings at {path}; `composer embed IMAGES -c CONFIG --out {path}` writes them"
             )
-        self.captions: list[str] = json.loads((folder / CAPTIONS).read_text())
+        self.captions: list[str] = json.loads((folder / CAPTIONS).read_text(encoding="utf-8"))
         files = sorted(folder.glob("*.npy"))
         self._arrays = {file.stem: np.load(file, mmap_mode="r", allow_pickle=False) for file in files}
         self.columns = frozenset(self._arrays)

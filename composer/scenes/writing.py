@@ -72,7 +72,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Makes the folder ours, or refuses it."""
     record = out / "scenes.json"
     if record.exists():
-        found = json.loads(record.read_text())
+        found = json.loads(record.read_text(encoding="utf-8"))
         if found != settings:
             raise ValueError(f"{out} holds scenes of {found}, not of {settings}: choose another folder, or remove it")
         return
