@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -154,6 +154,13 @@ class Condition(nn.Module, ABC):
         Reference: ControlNet's zero convolutions (Zhang et al. 2023, section 3.1).
         """
 
+    @torch.no_grad()
+    def try_out(self, size: tuple[int, int]) -> Conditioning:
+        """Adapts one `example`, which shows the ports that this condition fills."""
+        with torch.device(next((p.device for p in self.parameters()), torch.get_default_device())):
+            made: Conditioning = self(self.example(1, size), torch.ones(1, dtype=torch.bool), size)
+        return made
+
 
 def zero(layer: nn.Module) -> None:
     """Fills a layer's parameters with zeros."""
@@ -180,6 +187,11 @@ class ConditionSet(nn.ModuleDict):
         for name, condition in self.items():
             assert isinstance(condition, Condition)
             yield name, condition
+
+    @cached_property
+    def maps(self) -> frozenset[str]:
+        """Names of the conditions that give a map, which the papers call local; found by trying each one out."""
+        return frozenset(name for name, c in self.named() if c.try_out((64, 64)).spatial is not None)
 
     def draw_keep(self, b: int, device: torch.device, generator: torch.Generator | None = None) -> Keep:
         """Draws which rows keep which condition: none, all, or each by its own rate.

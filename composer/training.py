@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .conditioning import Condition, ConditionSet, Keep
 from .decomposition import Batch, Representations
-from .denoiser import Denoiser
+from .denoiser import Denoiser, NoiseLevels, shares
 from .warm_start import warm_start
 
 log = logging.getLogger(__name__)
@@ -63,6 +63,9 @@ class StageTraining(L.LightningModule):
         decay_steps: Step at which a cosine from the peak reaches 0; None holds the peak.
         drop_all: Probability that a row loses every condition.
         keep_all: Probability that a row keeps every condition.
+        noise_without_maps: Distribution of the noise levels of rows that keep no condition with a map (a sketch, depth
+            and the like); None takes the denoiser's for every row. What words and other global conditions say shows at
+            higher noise than the pixels' own redundancy asks for.
         seed: Decides all draws of the training besides the data's; the same for every rank.
 
     Attributes:
@@ -89,6 +92,7 @@ class StageTraining(L.LightningModule):
         decay_steps: int | None = None,
         drop_all: float = 0.1,
         keep_all: float = 0.1,
+        noise_without_maps: NoiseLevels | None = None,
         seed: int = 0,
     ):
         super().__init__()
@@ -98,6 +102,7 @@ class StageTraining(L.LightningModule):
             raise ValueError(f"decay_steps={decay_steps} must lie beyond warmup_steps={warmup_steps}")
         self.denoiser, self.size, self.crop, self.start_from = denoiser, size, crop, start_from
         self.conditions = ConditionSet(conditions, drop_all, keep_all)
+        self.noise_without_maps = noise_without_maps
         if train_only is not None:
             self._freeze(train_only)
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
@@ -144,7 +149,7 @@ class StageTraining(L.LightningModule):
         image, reps = self._read(batch)
         key = (self.seed, self.global_step, batch_idx % self.trainer.accumulate_grad_batches, self.global_rank)
         keep = _known(self.conditions.draw_keep(len(image), image.device, stream("keep", *key)), batch)
-        sigma = self.denoiser.draw(len(image), stream("sigma", *key)).to(image.device)
+        sigma = self._sigma(shares(len(image), stream("sigma", *key)), keep, reps)
         noise = torch.randn(image.shape, generator=stream("noise", *key)).to(image.device)
         torch.manual_seed(_hash("dropout", *key))  # what modules draw inside has no generator of its own
         loss = self.denoiser.loss(image, self.conditions(reps, _size(image), keep), sigma, noise)
@@ -159,6 +164,16 @@ class StageTraining(L.LightningModule):
             found = "{} x {}".format(*_size(image))
             raise ValueError(f"this stage trains on {side} x {side} pixels, the data gives {found}")
         return image, {name: value for name, value in batch["representations"].items() if name in self.conditions}
+
+    def _sigma(self, u: Float[Tensor, " b"], keep: Keep, reps: Representations) -> Float[Tensor, " b"]:
+        """The noise levels that training gives to shares `u` of the draws, row by row."""
+        sigma = self.denoiser.quantile(u).to(self.device)
+        if self.noise_without_maps is None:
+            return sigma
+        bare = torch.ones_like(sigma, dtype=torch.bool)
+        for name in self.conditions.maps & reps.keys():
+            bare &= ~keep[name]
+        return torch.where(bare, self.denoiser.quantile(u, self.noise_without_maps).to(self.device), sigma)
 
     def _record(self, loss: Float[Tensor, " b"], keep: Keep, batch: Batch) -> None:
         rows = torch.stack([torch.ones_like(loss), *(k.float() for k in keep.values())]) * loss.isfinite()

@@ -9,7 +9,7 @@ from diffusers.models.embeddings import TextTimeEmbedding
 from torch import Tensor, nn
 
 from composer.conditioning import Condition, Conditioning, ConditionSet, stack
-from conditions import Instances, Spatial, Text, TextTransformer, Vector
+from conditions import Instances, LowRes, Spatial, Text, TextTransformer, Vector
 from conditions.instances import borders
 
 SIZE = (16, 12)
@@ -174,6 +174,11 @@ def test_stacked_conditionings_act_as_each_alone():
         assert torch.allclose(got, network(x, part.expand(2)), atol=1e-5)
     with pytest.raises(ValueError, match="expected 1 or 3 rows"):
         stack(parts, 3)
+
+
+def test_which_conditions_give_a_map_is_found_out():
+    conditions = ConditionSet({name: make() for name, (make, _) in CASES.items()} | {"low_res": LowRes(3)})
+    assert conditions.maps == {"spatial", "spatial, shrunk", "instances", "low_res"}
 
 
 def test_joint_dropout_has_composers_frequencies():

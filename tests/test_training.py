@@ -12,7 +12,7 @@ from composer import checkpoint as checkpoints
 from composer.callbacks import EMA, AtomicCheckpointIO, Checkpoints
 from composer.data import ImageData
 from composer.datasets import ImageDataset
-from composer.denoiser import Cosine, Denoiser
+from composer.denoiser import Cosine, Denoiser, LogNormal, shares
 from composer.progress import Progress
 from composer.training import PATIENCE, StageTraining, _known, stream
 from composer.unet import UNet
@@ -184,6 +184,22 @@ def test_losses_by_condition_are_means_over_the_rows_that_kept_it(tmp_path):
     for name in ("intensity", "palette"):
         kept = torch.cat([k[name] for k in keeps])
         assert kept.any() and logged[f"train/kept/{name}"] == pytest.approx(losses[kept].mean().item())
+
+
+def test_rows_without_maps_have_noise_of_their_own(tmp_path):
+    """Row by row the quantiles of one draw, by what the row keeps in the end."""
+    model = stage(noise_without_maps=LogNormal(3, 0.5), seed=5)
+    keeps, sigmas = [], []
+    draw, loss = model.conditions.draw_keep, model.denoiser.loss
+    model.conditions.draw_keep = lambda *args: keeps.append(draw(*args)) or keeps[-1]
+    model.denoiser.loss = lambda *args: sigmas.append(args[2]) or loss(*args)
+    trainer(tmp_path, max_steps=6).fit(model, data())
+    for step, (keep, sigma) in enumerate(zip(keeps, sigmas, strict=True)):
+        u = shares(4, stream("sigma", 5, step, 0, 0))
+        assert torch.equal(sigma, torch.where(keep["intensity"], Cosine().sigma(u), LogNormal(3, 0.5).sigma(u)))
+    kept = torch.cat([k["intensity"] for k in keeps])
+    assert 0 < kept.sum() < len(kept)
+    assert torch.equal(model._sigma(u, {"intensity": torch.ones(4, dtype=torch.bool)}, {}), LogNormal(3, 0.5).sigma(u))
 
 
 def test_rows_without_a_representation_are_dropped():
