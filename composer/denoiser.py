@@ -227,9 +227,28 @@ class Denoiser(nn.Module):
         noise: Float[Tensor, "b c h w"],
     ) -> Float[Tensor, " b"]:
         """The weighted squared error, a row each. Sigma and noise come from the caller, who owns the randomness."""
+        return self.weight(sigma) * self.error(image, cond, sigma, noise)
+
+    def error(
+        self,
+        image: Float[Tensor, "b c h w"],
+        cond: Conditioning,
+        sigma: Float[Tensor, " b"],
+        noise: Float[Tensor, "b c h w"],
+    ) -> Float[Tensor, " b"]:
+        """The mean squared error of the estimate, a row each."""
         x = image + sigma[:, None, None, None] * noise
         error: Tensor = self(x, sigma, cond) - image
-        return self.weight(sigma) * error.square().flatten(1).mean(1)
+        return error.square().flatten(1).mean(1)
+
+    def unlearnt(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """The error of the best linear estimate, which knows no more of the images than `sigma_data`.
+
+        Divided by it, errors compare between noise levels and targets: 1 is nothing learnt. It is the weight of the
+        target `v`.
+        """
+        deviation = self.sigma_data * (self.residual or 1.0)
+        return (sigma * deviation) ** 2 / (sigma**2 + deviation**2)
 
 
 def shares(b: int, generator: torch.Generator | None = None) -> Float[Tensor, " b"]:
