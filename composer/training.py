@@ -19,6 +19,7 @@ from torch import Tensor
 from .conditioning import Condition, ConditionSet, Keep
 from .decomposition import Batch, Representations
 from .denoiser import Denoiser, NoiseLevels, shares
+from .muon import Muon
 from .warm_start import warm_start
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ class StageTraining(L.LightningModule):
         learning_rate: Peak learning rate of AdamW.
         betas: Decay of AdamW's two moments.
         weight_decay: Decoupled weight decay.
+        muon_rate: Peak learning rate of Muon for the U-Net's convolutions except the first and the last, such as 0.02;
+            all else stays with AdamW. None trains everything by AdamW, as the papers do.
         warmup_steps: Steps over which the learning rate rises from 0.
         decay_steps: Step at which a cosine from the peak reaches 0; None holds the peak.
         drop_all: Share of the rows that lose every condition (see `ConditionSet` for this and the next four).
@@ -92,6 +95,7 @@ class StageTraining(L.LightningModule):
         learning_rate: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.01,
+        muon_rate: float | None = None,
         warmup_steps: int = 1000,
         decay_steps: int | None = None,
         drop_all: float = 0.1,
@@ -106,6 +110,8 @@ class StageTraining(L.LightningModule):
         super().__init__()
         if learning_rate <= 0 or weight_decay < 0 or warmup_steps < 0:
             raise ValueError("expected learning_rate > 0, weight_decay >= 0 and warmup_steps >= 0")
+        if muon_rate is not None and muon_rate <= 0:
+            raise ValueError(f"expected muon_rate > 0, or null for AdamW alone, found {muon_rate}")
         if decay_steps is not None and decay_steps <= warmup_steps:
             raise ValueError(f"decay_steps={decay_steps} must lie beyond warmup_steps={warmup_steps}")
         self.denoiser, self.size, self.crop, self.start_from = denoiser, size, crop, start_from
@@ -117,6 +123,7 @@ class StageTraining(L.LightningModule):
         if train_only is not None:
             self._freeze(train_only)
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
+        self.muon_rate = muon_rate
         self.warmup_steps, self.decay_steps, self.seed = warmup_steps, decay_steps, seed
         self.config: dict[str, Any] | None = None
         self._origin = ""
@@ -296,9 +303,15 @@ class StageTraining(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trained, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay, fused=True
-        )
+        adamw: dict[str, Any] = {"lr": self.learning_rate, "betas": self.betas, "fused": True}
+        optimizer: torch.optim.Optimizer
+        if self.muon_rate is None:
+            optimizer = torch.optim.AdamW(trained, weight_decay=self.weight_decay, **adamw)
+        else:
+            inner = {id(weight) for weight in self.denoiser.network.inner_convolutions()}
+            convolutions = [p for p in trained if id(p) in inner]
+            others = [p for p in trained if id(p) not in inner]
+            optimizer = Muon(convolutions, others, self.muon_rate, weight_decay=self.weight_decay, **adamw)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))  # not saved
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
