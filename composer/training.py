@@ -187,7 +187,8 @@ class StageTraining(L.LightningModule):
     def _has(self, reps: Representations, batch: Batch) -> Keep:
         """Which rows have a representation, for names where some have not."""
         missing = torch.zeros(len(batch["image"]), dtype=torch.bool)
-        return {name: missing for name in self.conditions if name not in reps} | batch.get("known", {})
+        known: dict[str, Tensor] = batch.get("known", {})
+        return {name: missing for name in self.conditions if name not in reps} | known
 
     def _sigma(self, u: Float[Tensor, " b"], keep: Keep, reps: Representations) -> Float[Tensor, " b"]:
         """The noise levels that training gives to shares `u` of the draws, row by row."""
