@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -154,6 +154,13 @@ class Condition(nn.Module, ABC):
         Reference: ControlNet's zero convolutions (Zhang et al. 2023, section 3.1).
         """
 
+    @torch.no_grad()
+    def try_out(self, size: tuple[int, int]) -> Conditioning:
+        """Adapts one `example`, which shows the ports that this condition fills."""
+        with torch.device(next((p.device for p in self.parameters()), torch.get_default_device())):
+            made: Conditioning = self(self.example(1, size), torch.ones(1, dtype=torch.bool), size)
+        return made
+
 
 def zero(layer: nn.Module) -> None:
     """Fills a layer's parameters with zeros."""
@@ -166,30 +173,103 @@ class ConditionSet(nn.ModuleDict):
 
     Args:
         conditions: One adapter per representation name, in the order of their tokens.
-        drop_all: Probability that a row loses every condition.
-        keep_all: Probability that a row keeps every condition.
+        drop_all: Share of the rows that lose every condition.
+        keep_all: Share of the rows that keep every condition.
+        keep_one: Share of the rows that keep exactly one. Not in the paper, whose rule leaves a condition alone in
+            0.4 % of the rows where there are eight.
+        keep_two_global: Share of the rows that keep exactly two of the conditions without a map, such as a caption and
+            a palette. Not in the paper.
+        weights: Name -> how much more often than others a condition is among those one or two; 1 where it is missing.
+
+    Raises:
+        ValueError: The shares do not fit into the rows, or the weights are not those of these conditions.
     """
 
-    def __init__(self, conditions: Mapping[str, Condition], drop_all: float = 0.1, keep_all: float = 0.1):
+    def __init__(
+        self,
+        conditions: Mapping[str, Condition],
+        drop_all: float = 0.1,
+        keep_all: float = 0.1,
+        keep_one: float = 0.0,
+        keep_two_global: float = 0.0,
+        weights: Mapping[str, float] | None = None,
+    ):
         super().__init__(dict(conditions))
-        if drop_all < 0 or keep_all < 0 or drop_all + keep_all > 1:
-            raise ValueError(f"drop_all and keep_all are shares of the rows, found {drop_all} and {keep_all}")
+        shares = {
+            "drop_all": drop_all, "keep_all": keep_all, "keep_one": keep_one, "keep_two_global": keep_two_global,
+        }  # fmt: skip
+        if min(shares.values()) < 0 or sum(shares.values()) > 1 + 1e-9:
+            raise ValueError(f"expected shares of the rows that sum to at most 1, found {shares}")
+        self.weights = {name: 1.0 for name, c in self.named() if not c.always}
+        if unknown := sorted((weights or {}).keys() - self.weights.keys()):
+            raise ValueError(f"expected weights of {', '.join(self.weights)}; found {', '.join(unknown)}")
+        self.weights |= weights or {}
+        if any(weight <= 0 for weight in self.weights.values()):
+            raise ValueError(f"expected weights above 0, found {weights}")
+        if keep_two_global and len(self.weights.keys() - self.maps) < 2:
+            raise ValueError("keep_two_global needs two conditions without a map: set it to 0")
         self.drop_all, self.keep_all = drop_all, keep_all
+        self.keep_one, self.keep_two_global = keep_one, keep_two_global
 
     def named(self) -> Iterator[tuple[str, Condition]]:
         for name, condition in self.items():
             assert isinstance(condition, Condition)
             yield name, condition
 
-    def draw_keep(self, b: int, device: torch.device, generator: torch.Generator | None = None) -> Keep:
-        """Draws which rows keep which condition: none, all, or each by its own rate.
+    @cached_property
+    def maps(self) -> frozenset[str]:
+        """Names of the conditions that give a map, which the papers call local; found by trying each one out."""
+        return frozenset(name for name, c in self.named() if c.try_out((64, 64)).spatial is not None)
+
+    def draw_keep(
+        self,
+        b: int,
+        device: torch.device,
+        generator: torch.Generator | None = None,
+        known: Mapping[str, Bool[Tensor, " b"]] | None = None,
+    ) -> Keep:
+        """Draws which rows keep which condition: none, all, one, two global ones, or each by its own rate.
 
         Drawn on the CPU, so that a step's draws are the same on every device.
+
+        Args:
+            b: Rows.
+            device: Where the result lies.
+            generator: Of the draws.
+            known: Name -> rows that have that representation, for names where some have not. The one or two that a row
+                keeps are chosen among those that it has; else this changes nothing.
         """
         u = torch.rand(b, generator=generator)
         none, every = u < self.drop_all, u >= 1 - self.keep_all
         drawn = {name: torch.rand(b, generator=generator) >= c.dropout for name, c in self.named()}
+        if self.keep_one or self.keep_two_global:
+            one = ~none & (u < self.drop_all + self.keep_one)
+            two = ~none & ~one & (u < self.drop_all + self.keep_one + self.keep_two_global)
+            few = self._draw_few(one, two, known or {}, generator)
+            drawn |= {name: few[name].where(one | two, drawn[name]) for name in few}
         return {name: (drawn[name] & ~none | every | c.always).to(device) for name, c in self.named()}
+
+    def _draw_few(
+        self,
+        one: Bool[Tensor, " b"],
+        two: Bool[Tensor, " b"],
+        known: Mapping[str, Bool[Tensor, " b"]],
+        generator: torch.Generator | None,
+    ) -> Keep:
+        """Draws one condition for some rows, two global ones for others, by weight and without replacement.
+
+        The first to arrive are taken, of exponential times whose rates are the weights (Efraimidis and Spirakis 2006).
+        """
+        rates = torch.tensor([*self.weights.values()]).repeat(len(one), 1)
+        for column, name in enumerate(self.weights):
+            if name in known:
+                rates[~known[name].cpu(), column] = 0
+            if two.any() and name in self.maps:
+                rates[two, column] = 0
+        arrival = -(1 - torch.rand(rates.shape, generator=generator)).log() / rates
+        place = arrival.argsort(1).argsort(1)
+        kept = (place < (one + 2 * two)[:, None]) & arrival.isfinite()
+        return dict(zip(self.weights, kept.unbind(1), strict=True))
 
     def keep_only(self, names: Collection[str], b: int, device: torch.device) -> Keep:
         """Keeps the named conditions, and those that are never dropped, for all of b rows."""

@@ -197,13 +197,17 @@ class Denoiser(nn.Module):
         return self.network.prepare(cond)
 
     def draw(self, b: int, generator: torch.Generator | None = None) -> Float[Tensor, " b"]:
-        """Draws noise levels, one from each of b equal shares of the distribution (Kingma et al. 2021, section I.1)."""
-        u = (torch.arange(b) + torch.rand(b, generator=generator)) / b
-        return self.quantile(u[torch.randperm(b, generator=generator)].clamp(1e-6, 1 - 1e-6))
+        """Draws noise levels, one from each of b equal shares of the distribution (see `shares`)."""
+        return self.quantile(shares(b, generator))
 
-    def quantile(self, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """The noise level, in image units, below which a share `u` in (0, 1) of the training's levels lies."""
-        return self.noise.sigma(u) * (self.residual or 1.0)
+    def quantile(self, u: Float[Tensor, " b"], noise: NoiseLevels | None = None) -> Float[Tensor, " b"]:
+        """The noise level, in image units, below which a share `u` in (0, 1) of the training's levels lies.
+
+        Args:
+            u: Shares.
+            noise: A distribution in place of the denoiser's own.
+        """
+        return (noise or self.noise).sigma(u) * (self.residual or 1.0)
 
     def weight(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """What the squared error of x0 weighs in the loss."""
@@ -224,9 +228,34 @@ class Denoiser(nn.Module):
         noise: Float[Tensor, "b c h w"],
     ) -> Float[Tensor, " b"]:
         """The weighted squared error, a row each. Sigma and noise come from the caller, who owns the randomness."""
+        return self.weight(sigma) * self.error(image, cond, sigma, noise)
+
+    def error(
+        self,
+        image: Float[Tensor, "b c h w"],
+        cond: Conditioning,
+        sigma: Float[Tensor, " b"],
+        noise: Float[Tensor, "b c h w"],
+    ) -> Float[Tensor, " b"]:
+        """The mean squared error of the estimate, a row each."""
         x = image + sigma[:, None, None, None] * noise
         error: Tensor = self(x, sigma, cond) - image
-        return self.weight(sigma) * error.square().flatten(1).mean(1)
+        return error.square().flatten(1).mean(1)
+
+    def unlearnt(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """The error of the best linear estimate, which knows no more of the images than `sigma_data`.
+
+        Divided by it, errors compare between noise levels and targets: 1 is nothing learnt. It is the weight of the
+        target `v`.
+        """
+        deviation = self.sigma_data * (self.residual or 1.0)
+        return (sigma * deviation) ** 2 / (sigma**2 + deviation**2)
+
+
+def shares(b: int, generator: torch.Generator | None = None) -> Float[Tensor, " b"]:
+    """Draws numbers in (0, 1), one from each of b equal parts, in random order (Kingma et al. 2021, section I.1)."""
+    u = (torch.arange(b) + torch.rand(b, generator=generator)) / b
+    return u[torch.randperm(b, generator=generator)].clamp(1e-6, 1 - 1e-6)
 
 
 def level(sigma: Tensor) -> Tensor:

@@ -8,8 +8,7 @@ import hashlib
 import logging
 import math
 import sys
-from collections.abc import Collection, Mapping
-from functools import partial
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -19,7 +18,8 @@ from torch import Tensor
 
 from .conditioning import Condition, ConditionSet, Keep
 from .decomposition import Batch, Representations
-from .denoiser import Denoiser
+from .denoiser import Denoiser, NoiseLevels, shares
+from .muon import Muon
 from .warm_start import warm_start
 
 log = logging.getLogger(__name__)
@@ -59,10 +59,20 @@ class StageTraining(L.LightningModule):
         learning_rate: Peak learning rate of AdamW.
         betas: Decay of AdamW's two moments.
         weight_decay: Decoupled weight decay.
+        muon_rate: Peak learning rate of Muon for the U-Net's convolutions except the first and the last, such as 0.02;
+            all else stays with AdamW. None trains everything by AdamW, as the papers do.
         warmup_steps: Steps over which the learning rate rises from 0.
         decay_steps: Step at which a cosine from the peak reaches 0; None holds the peak.
-        drop_all: Probability that a row loses every condition.
-        keep_all: Probability that a row keeps every condition.
+        drop_all: Share of the rows that lose every condition (see `ConditionSet` for this and the next four).
+        keep_all: Share of the rows that keep every condition.
+        keep_one: Share of the rows that keep exactly one.
+        keep_two_global: Share of the rows that keep exactly two of those without a map.
+        keep_weights: Name -> how much more often than others a condition is among those one or two.
+        noise_without_maps: Distribution of the noise levels of rows that keep no condition with a map (a sketch, depth
+            and the like); None takes the denoiser's for every row. What words and other global conditions say shows at
+            higher noise than the pixels' own redundancy asks for.
+        validation_levels: Noise levels that validation measures at, whatever the training draws, in rising order. The
+            rows of the validation set take turns at them; a residual stage takes them in its own unit.
         seed: Decides all draws of the training besides the data's; the same for every rank.
 
     Attributes:
@@ -71,7 +81,7 @@ class StageTraining(L.LightningModule):
         skipped: Steps that were skipped for want of a finite gradient.
 
     Raises:
-        ValueError: A rate is out of its range, or `train_only` names no condition of this stage.
+        ValueError: A rate, share or level is out of its range, or a name is that of no condition of this stage.
     """
 
     def __init__(
@@ -85,22 +95,35 @@ class StageTraining(L.LightningModule):
         learning_rate: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.01,
+        muon_rate: float | None = None,
         warmup_steps: int = 1000,
         decay_steps: int | None = None,
         drop_all: float = 0.1,
         keep_all: float = 0.1,
+        keep_one: float = 0.0,
+        keep_two_global: float = 0.0,
+        keep_weights: dict[str, float] | None = None,
+        noise_without_maps: NoiseLevels | None = None,
+        validation_levels: Sequence[float] = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
         seed: int = 0,
     ):
         super().__init__()
         if learning_rate <= 0 or weight_decay < 0 or warmup_steps < 0:
             raise ValueError("expected learning_rate > 0, weight_decay >= 0 and warmup_steps >= 0")
+        if muon_rate is not None and muon_rate <= 0:
+            raise ValueError(f"expected muon_rate > 0, or null for AdamW alone, found {muon_rate}")
         if decay_steps is not None and decay_steps <= warmup_steps:
             raise ValueError(f"decay_steps={decay_steps} must lie beyond warmup_steps={warmup_steps}")
         self.denoiser, self.size, self.crop, self.start_from = denoiser, size, crop, start_from
-        self.conditions = ConditionSet(conditions, drop_all, keep_all)
+        if not validation_levels or min(validation_levels) <= 0 or sorted(validation_levels) != [*validation_levels]:
+            raise ValueError(f"expected validation_levels above 0, in rising order, found {validation_levels}")
+        self.validation_levels = tuple(validation_levels)
+        self.conditions = ConditionSet(conditions, drop_all, keep_all, keep_one, keep_two_global, keep_weights)
+        self.noise_without_maps = noise_without_maps
         if train_only is not None:
             self._freeze(train_only)
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
+        self.muon_rate = muon_rate
         self.warmup_steps, self.decay_steps, self.seed = warmup_steps, decay_steps, seed
         self.config: dict[str, Any] | None = None
         self._origin = ""
@@ -143,8 +166,9 @@ class StageTraining(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, reps = self._read(batch)
         key = (self.seed, self.global_step, batch_idx % self.trainer.accumulate_grad_batches, self.global_rank)
-        keep = _known(self.conditions.draw_keep(len(image), image.device, stream("keep", *key)), batch)
-        sigma = self.denoiser.draw(len(image), stream("sigma", *key)).to(image.device)
+        drawn = self.conditions.draw_keep(len(image), image.device, stream("keep", *key), self._has(reps, batch))
+        keep = _known(drawn, batch)
+        sigma = self._sigma(shares(len(image), stream("sigma", *key)), keep, reps)
         noise = torch.randn(image.shape, generator=stream("noise", *key)).to(image.device)
         torch.manual_seed(_hash("dropout", *key))  # what modules draw inside has no generator of its own
         loss = self.denoiser.loss(image, self.conditions(reps, _size(image), keep), sigma, noise)
@@ -159,6 +183,22 @@ class StageTraining(L.LightningModule):
             found = "{} x {}".format(*_size(image))
             raise ValueError(f"this stage trains on {side} x {side} pixels, the data gives {found}")
         return image, {name: value for name, value in batch["representations"].items() if name in self.conditions}
+
+    def _has(self, reps: Representations, batch: Batch) -> Keep:
+        """Which rows have a representation, for names where some have not."""
+        missing = torch.zeros(len(batch["image"]), dtype=torch.bool)
+        known: dict[str, Tensor] = batch.get("known", {})
+        return {name: missing for name in self.conditions if name not in reps} | known
+
+    def _sigma(self, u: Float[Tensor, " b"], keep: Keep, reps: Representations) -> Float[Tensor, " b"]:
+        """The noise levels that training gives to shares `u` of the draws, row by row."""
+        sigma = self.denoiser.quantile(u).to(self.device)
+        if self.noise_without_maps is None:
+            return sigma
+        bare = torch.ones_like(sigma, dtype=torch.bool)
+        for name in self.conditions.maps & reps.keys():
+            bare &= ~keep[name]
+        return torch.where(bare, self.denoiser.quantile(u, self.noise_without_maps).to(self.device), sigma)
 
     def _record(self, loss: Float[Tensor, " b"], keep: Keep, batch: Batch) -> None:
         rows = torch.stack([torch.ones_like(loss), *(k.float() for k in keep.values())]) * loss.isfinite()
@@ -219,40 +259,60 @@ class StageTraining(L.LightningModule):
         self._validated = 0
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measures the loss with conditions dropped as in training, with all, with none, and with each alone.
+        """Measures the loss as in training, and the error with all conditions, with none, and with each alone.
 
-        Noise level, noise and drops of an item depend on its place in the validation set alone: curves are comparable
-        along a run and between runs.
+        The errors are shares of what a model that learnt nothing makes (`Denoiser.unlearnt`), at `validation_levels`:
+        they compare between runs, whatever those draw in training. What has no map is also logged at the two highest
+        levels, where it is decided. Level, noise and drops of an item depend on its place in the validation set alone.
         """
         image, reps = self._read(batch)
         items = [(self._validated + i) * self.trainer.world_size + self.global_rank for i in range(len(image))]
         self._validated += len(image)
         generators = [stream("validation", item) for item in items]
         noise = torch.stack([torch.randn(image.shape[1:], generator=g) for g in generators]).to(image)
-        drawn = [self.conditions.draw_keep(1, image.device, g) for g in generators]
-        # The golden ratio's multiples fill (0, 1) evenly, however many there are.
-        u = torch.tensor([(0.5 + item * (math.sqrt(5) - 1) / 2) % 1 for item in items], dtype=torch.float64)
-        sigma = self.denoiser.quantile(u.float()).to(image.device)
 
-        def measure(name: str, keep: Keep, rows: Bool[Tensor, " b"]) -> None:
-            keep = _known(keep, batch)
-            loss = self.denoiser.loss(image, self.conditions(reps, _size(image), keep), sigma, noise)[rows]
-            self.log(name, loss.sum() / max(1, len(loss)), batch_size=len(loss), on_epoch=True, sync_dist=True)
+        def error(keep: Keep, sigma: Tensor) -> Tensor:
+            return self.denoiser.error(image, self.conditions(reps, _size(image), keep), sigma, noise)
+
+        def log(name: str, errors: Tensor, rows: Bool[Tensor, " b"]) -> None:
+            chosen = errors[rows]
+            self.log(name, chosen.sum() / max(1, len(chosen)), batch_size=len(chosen), on_epoch=True, sync_dist=True)
 
         every = torch.ones(len(image), dtype=torch.bool, device=image.device)
-        only = partial(self.conditions.keep_only, b=len(image), device=image.device)
-        measure("val/loss", {name: torch.cat([k[name] for k in drawn]) for name in self.conditions}, every)
-        measure("val/all", only(list(self.conditions)), every)
-        measure("val/none", only([]), every)
-        for name, condition in self.conditions.named():
-            if name in reps and not condition.always:
-                measure(f"val/alone/{name}", only([name]), _known({name: every}, batch)[name])
+        has = self._has(reps, batch)
+        rows = [{name: known[i : i + 1] for name, known in has.items()} for i in range(len(image))]
+        drawn = [self.conditions.draw_keep(1, image.device, g, r) for g, r in zip(generators, rows, strict=True)]
+        keep = _known({name: torch.cat([k[name] for k in drawn]) for name in self.conditions}, batch)
+        # The golden ratio's multiples fill (0, 1) evenly, however many there are.
+        u = torch.tensor([(0.5 + item * (math.sqrt(5) - 1) / 2) % 1 for item in items], dtype=torch.float64)
+        sigma = self._sigma(u.float(), keep, reps)
+        log("val/loss", self.denoiser.weight(sigma) * error(keep, sigma), every)
+
+        place = torch.tensor(items, device=image.device) % len(self.validation_levels)
+        sigma = image.new_tensor(self.validation_levels)[place] * (self.denoiser.residual or 1.0)
+        spared = {name for name, condition in self.conditions.named() if condition.always}
+        alone = [name for name in self.conditions if name in reps and name not in spared]
+        sets = [("all", {*self.conditions}, every), ("none", set(), every)]
+        sets += [(f"alone/{name}", {name}, _known({name: every}, batch)[name]) for name in alone]
+        for label, names, measured in sets:
+            keep = _known(self.conditions.keep_only(names, len(image), image.device), batch)
+            errors = error(keep, sigma) / self.denoiser.unlearnt(sigma)
+            log(f"val/{label}", errors, measured)
+            if not self.conditions.maps & (spared | names):
+                for i, level in [*enumerate(self.validation_levels)][-2:]:
+                    log(f"val/{label}/{level:g}", errors, measured & (place == i))
 
     def configure_optimizers(self) -> dict[str, Any]:
         trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            trained, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay, fused=True
-        )
+        adamw: dict[str, Any] = {"lr": self.learning_rate, "betas": self.betas, "fused": True}
+        optimizer: torch.optim.Optimizer
+        if self.muon_rate is None:
+            optimizer = torch.optim.AdamW(trained, weight_decay=self.weight_decay, **adamw)
+        else:
+            inner = {id(weight) for weight in self.denoiser.network.inner_convolutions()}
+            convolutions = [p for p in trained if id(p) in inner]
+            others = [p for p in trained if id(p) not in inner]
+            optimizer = Muon(convolutions, others, self.muon_rate, weight_decay=self.weight_decay, **adamw)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))  # not saved
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -308,6 +308,11 @@ class UNet(nn.Module):
         out: Tensor = self.last(h)
         return out.to(x.dtype)
 
+    def inner_convolutions(self) -> list[Tensor]:
+        """The weights of all convolutions except the first and the last, which meet the image's own channels."""
+        ends = {*self.first.modules(), *self.last.modules()}
+        return [m.weight for m in self.modules() if isinstance(m, nn.Conv2d) and m not in ends]
+
     def _attentions(self) -> Iterator[Attention]:
         """In the order of use, which is the order in which the constructor names them."""
         return (module for module in self.modules() if isinstance(module, Attention))

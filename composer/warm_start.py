@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from .conditioning import Condition, ConditionSet
@@ -63,8 +62,7 @@ def _add(name: str, condition: Condition, network: UNet, size: int) -> None:
         condition.silence()
     except ValueError as error:
         raise ValueError(f"the condition {name} can't be added to a trained model: {error}") from error
-    with torch.no_grad():
-        made = condition(condition.example(1, (size, size)), torch.ones(1, dtype=torch.bool), (size, size))
+    made = condition.try_out((size, size))
     if made.spatial is not None and not network.spatial_dim:
         raise ValueError(
             f"the condition {name} is a map, and this network was trained without any (spatial_dim: 0): its first "

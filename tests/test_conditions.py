@@ -1,7 +1,10 @@
 """Every condition keeps one contract; then what is particular to each, and the joint policy."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
+from itertools import chain, combinations, permutations
+from math import prod
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ from diffusers.models.embeddings import TextTimeEmbedding
 from torch import Tensor, nn
 
 from composer.conditioning import Condition, Conditioning, ConditionSet, stack
-from conditions import Instances, Spatial, Text, TextTransformer, Vector
+from conditions import Instances, LowRes, Spatial, Text, TextTransformer, Vector
 from conditions.instances import borders
 
 SIZE = (16, 12)
@@ -176,6 +179,11 @@ def test_stacked_conditionings_act_as_each_alone():
         stack(parts, 3)
 
 
+def test_which_conditions_give_a_map_is_found_out():
+    conditions = ConditionSet({name: make() for name, (make, _) in CASES.items()} | {"low_res": LowRes(3)})
+    assert conditions.maps == {"spatial", "spatial, shrunk", "instances", "low_res"}
+
+
 def test_joint_dropout_has_composers_frequencies():
     rates = {"sketch": 0.5, "palette": 0.5, "intensity": 0.7}
     conditions, n = ConditionSet({k: Spatial(1, 2, dropout=rate) for k, rate in rates.items()}), 40_000
@@ -192,6 +200,87 @@ def test_joint_dropout_has_composers_frequencies():
     assert chi_square < 24.3  # 99.9% of draws at 7 degrees of freedom
     again = conditions.draw_keep(n, torch.device("cpu"), torch.Generator().manual_seed(0))
     assert all(torch.equal(keep[k], again[k]) for k in rates)
+
+
+WEIGHTS = {"caption": 2.0, "semantics": 2.0, "palette": 1.0, "sketch": 1.0}
+
+
+def stratified(**changes):
+    conditions = {name: Vector(5, 8, 4, dropout=0.6) for name in ("caption", "semantics", "palette")}
+    conditions |= {"sketch": Spatial(1, 2, dropout=0.7), "low_res": LowRes(3)}
+    options = {"drop_all": 0.1, "keep_all": 0.15, "keep_one": 0.35, "keep_two_global": 0.15}
+    return ConditionSet(conditions, **options | {"weights": {"caption": 2, "semantics": 2}} | changes)
+
+
+def outcomes(conditions, n, known=None):
+    """How often each set of names is kept."""
+    keep = conditions.draw_keep(n, torch.device("cpu"), torch.Generator().manual_seed(3), known)
+    rows = torch.stack([keep[name] for name in WEIGHTS], 1).tolist()
+    assert keep["low_res"].all()
+    return Counter(frozenset(name for name, kept in zip(WEIGHTS, row, strict=True) if kept) for row in rows)
+
+
+def expected(shares, known):
+    """The probability of each set, by enumeration, where only `known` representations are there."""
+    total = dict.fromkeys(
+        map(frozenset, chain.from_iterable(combinations(known, k) for k in range(len(known) + 1))), 0.0
+    )
+    weights = {name: WEIGHTS[name] for name in known}
+    for kept in total:
+        rest = 1 - sum(shares.values())
+        total[kept] += rest * prod(
+            (0.3 if n == "sketch" else 0.4) if n in kept else (0.7 if n == "sketch" else 0.6) for n in known
+        )
+    total[frozenset()] += shares["drop_all"]
+    total[frozenset(known)] += shares["keep_all"]
+    for name, weight in weights.items():
+        total[frozenset([name])] += shares["keep_one"] * weight / sum(weights.values())
+    pool = {name: weight for name, weight in weights.items() if name != "sketch"}
+    for a, b in permutations(pool, 2):  # the first by weight, then the second among those that are left
+        p = pool[a] / sum(pool.values()) * pool[b] / (sum(pool.values()) - pool[a])
+        total[frozenset([a, b])] += shares["keep_two_global"] * p
+    return total
+
+
+@pytest.mark.parametrize("gone", [None, "semantics"])
+def test_stratified_dropout_has_its_frequencies(gone):
+    """Also where rows lack a representation: the one or two that they keep are among those that they have."""
+    n = 40_000
+    known = None if gone is None else {gone: torch.zeros(n, dtype=torch.bool)}
+    seen = outcomes(stratified(), n, known)
+    shares = {"drop_all": 0.1, "keep_all": 0.15, "keep_one": 0.35, "keep_two_global": 0.15}
+    want = expected(shares, [name for name in WEIGHTS if name != gone])
+    assert sum(want.values()) == pytest.approx(1)
+    merged = Counter()
+    for kept, count in seen.items():
+        merged[kept - {gone}] += count
+    chi_square = sum((merged[kept] - n * p) ** 2 / (n * p) for kept, p in want.items())
+    assert set(merged) == set(want)
+    assert chi_square < {16: 37.7, 8: 24.3}[len(want)]  # 99.9 % of draws at 15 and 7 degrees of freedom
+
+
+def test_stratified_dropout_has_no_state_and_default_is_the_papers():
+    conditions, paper = stratified(), stratified(drop_all=0.1, keep_all=0.1, keep_one=0, keep_two_global=0)
+    assert outcomes(conditions, 500) == outcomes(conditions, 500)
+    plain = ConditionSet(dict(paper.named()))
+    assert outcomes(paper, 500) == outcomes(plain, 500)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"keep_one": 0.7}, "sum to at most 1"),
+        ({"keep_two_global": -0.1}, "sum to at most 1"),
+        ({"weights": {"depth": 2}}, "found depth"),
+        ({"weights": {"low_res": 2}}, "found low_res"),
+        ({"weights": {"sketch": 0}}, "above 0"),
+    ],
+)
+def test_shares_that_cannot_be(changes, says):
+    with pytest.raises(ValueError, match=says):
+        stratified(**changes)
+    with pytest.raises(ValueError, match="two conditions without a map"):
+        ConditionSet({"sketch": Spatial(1, 2), "palette": Vector(5, 8, 4)}, keep_two_global=0.1)
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known():

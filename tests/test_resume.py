@@ -47,6 +47,7 @@ model:
         init_args: {in_channels: 4, spatial_dim: "${let.spatial_dim}"}
     size: 16
     warmup_steps: 5
+RECIPE
 data:
   train: {class_path: Photographs, init_args: {size: 16, names: [chelsea.png, coffee.png, ihc.png]}}
   validation: {class_path: Photographs, init_args: {size: 16, names: [rocket.jpg]}}
@@ -63,16 +64,26 @@ ema: {decay: 0.9}
 checkpoints: {every: 2}
 grid: {count: 1, samples: 1, steps: 2}
 """
+RECIPES = {
+    "paper": "",
+    "words": """
+    muon_rate: 0.02
+    decay_steps: 20
+    keep_one: 0.4
+    keep_weights: {palette: 2}
+    noise_without_maps: {class_path: LogNormal, init_args: {mean: 0.5, std: 1.6}}
+""",
+}
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "small.yaml"
-    path.write_text(YAML)
+@pytest.fixture
+def config(tmp_path, recipe):
+    path = tmp_path / "small.yaml"
+    path.write_text(YAML.replace("RECIPE", RECIPES[recipe]))
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def uninterrupted(config):
     finish(start(config, config.parent / "whole", workers=0))
     return state(config.parent / "whole")
@@ -113,7 +124,7 @@ def kill_once(config, root, workers, chance):
     return process.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("recipe", "workers"), [("paper", 0), ("words", 2)])
 def test_killed_runs_end_like_one_that_was_not(config, uninterrupted, workers, capsys):
     chance = random.Random()
     kills = runs = 0

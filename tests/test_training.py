@@ -10,9 +10,10 @@ import torch
 
 from composer import checkpoint as checkpoints
 from composer.callbacks import EMA, AtomicCheckpointIO, Checkpoints
+from composer.conditioning import Conditioning
 from composer.data import ImageData
 from composer.datasets import ImageDataset
-from composer.denoiser import Cosine, Denoiser
+from composer.denoiser import Cosine, Denoiser, LogNormal, shares
 from composer.progress import Progress
 from composer.training import PATIENCE, StageTraining, _known, stream
 from composer.unet import UNet
@@ -166,9 +167,52 @@ def test_validation_does_not_depend_on_its_batches(tmp_path):
         )[0]
 
     one, other = measure(5), measure(12)
-    assert set(one) == {"val/loss", "val/all", "val/none", "val/alone/intensity", "val/alone/palette"}
+    at_high_noise = {f"val/{kept}/{level}" for kept in ("none", "alone/palette") for level in (8, 16)}
+    assert set(one) == {"val/loss", "val/all", "val/none", "val/alone/intensity", "val/alone/palette"} | at_high_noise
     assert one == pytest.approx(other, rel=1e-5)
     assert len({round(v, 6) for v in one.values()}) > 2
+
+
+def test_validation_levels_are_fixed(tmp_path):
+    """The error is computed again item by item, without conditioning, and does not heed what training draws."""
+
+    def measure(**kwargs):
+        model = stage(**kwargs)
+        torch.nn.init.normal_(model.denoiser.network.last[2].weight, generator=torch.Generator().manual_seed(1))
+        found = trainer(tmp_path, limit_val_batches=1.0).validate(model, data(), verbose=False)[0]
+        return model, {name: value for name, value in found.items() if name != "val/loss"}
+
+    levels = (0.5, 3.0, 9.0)
+    model, found = measure(validation_levels=levels)
+    errors = []
+    for item, row in enumerate(data().validation.row(i, 0) for i in range(12)):
+        image = row["image"][None]
+        noise = torch.randn(image.shape, generator=stream("validation", item))
+        sigma = levels[item % 3]
+        x = image + sigma * noise
+        with torch.no_grad():
+            estimate = model.denoiser.eval()(x, torch.tensor([sigma]), Conditioning())
+        best = image.numel() / (1 / sigma**2 + 1 / 0.5**2)  # of a Gaussian of standard deviation 0.5
+        errors.append(float((estimate - image).square().sum()) / best)
+    assert found["val/none"] == pytest.approx(sum(errors) / 12, rel=1e-4)
+    assert found["val/none/3"] == pytest.approx(sum(errors[1::3]) / 4, rel=1e-4)
+    assert found["val/none/9"] == pytest.approx(sum(errors[2::3]) / 4, rel=1e-4)
+    _, again = measure(validation_levels=levels, noise_without_maps=LogNormal(3, 0.5), drop_all=0.5)
+    assert again == found
+    with pytest.raises(ValueError, match="rising order"):
+        stage(validation_levels=(2, 1))
+
+
+def test_a_network_that_learnt_nothing_has_the_error_1():
+    """Its `v` is 0; `unlearnt` is also the weight that the target `v` has."""
+    model = stage()
+    image = torch.randn(2000, 3, 4, 4, generator=torch.Generator().manual_seed(0)) / 2
+    sigma = torch.tensor([0.1, 1, 8]).repeat(667)[:2000]
+    noise = torch.randn(image.shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        share = model.denoiser.error(image, Conditioning(), sigma, noise) / model.denoiser.unlearnt(sigma)
+    assert share.mean().item() == pytest.approx(1, abs=0.02)
+    torch.testing.assert_close(model.denoiser.unlearnt(sigma), 1 / model.denoiser.weight(sigma))
 
 
 def test_losses_by_condition_are_means_over_the_rows_that_kept_it(tmp_path):
@@ -184,6 +228,22 @@ def test_losses_by_condition_are_means_over_the_rows_that_kept_it(tmp_path):
     for name in ("intensity", "palette"):
         kept = torch.cat([k[name] for k in keeps])
         assert kept.any() and logged[f"train/kept/{name}"] == pytest.approx(losses[kept].mean().item())
+
+
+def test_rows_without_maps_have_noise_of_their_own(tmp_path):
+    """Row by row the quantiles of one draw, by what the row keeps in the end."""
+    model = stage(noise_without_maps=LogNormal(3, 0.5), seed=5)
+    keeps, sigmas = [], []
+    draw, loss = model.conditions.draw_keep, model.denoiser.loss
+    model.conditions.draw_keep = lambda *args: keeps.append(draw(*args)) or keeps[-1]
+    model.denoiser.loss = lambda *args: sigmas.append(args[2]) or loss(*args)
+    trainer(tmp_path, max_steps=6).fit(model, data())
+    for step, (keep, sigma) in enumerate(zip(keeps, sigmas, strict=True)):
+        u = shares(4, stream("sigma", 5, step, 0, 0))
+        assert torch.equal(sigma, torch.where(keep["intensity"], Cosine().sigma(u), LogNormal(3, 0.5).sigma(u)))
+    kept = torch.cat([k["intensity"] for k in keeps])
+    assert 0 < kept.sum() < len(kept)
+    assert torch.equal(model._sigma(u, {"intensity": torch.ones(4, dtype=torch.bool)}, {}), LogNormal(3, 0.5).sigma(u))
 
 
 def test_rows_without_a_representation_are_dropped():

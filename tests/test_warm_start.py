@@ -181,9 +181,9 @@ def training(saved, train_only=("ninth",), **kwargs):
     return StageTraining(denoiser, conditions, SIZE, start_from=str(saved), train_only=chosen, **options)
 
 
-def fit(root, model, steps=3, resume=None, every=100):
+def fit(root, model, steps=3, resume=None, every=100, size=SIZE):
     decomposers = {"palette": Palette(), "intensity": Intensity(), "mask": Mask(), "ninth": Sketch()}
-    data = ImageData(SceneImages("train", SIZE, 8), SceneImages("val", SIZE, 2), decomposers, batch_size=2)
+    data = ImageData(SceneImages("train", size, 8), SceneImages("val", size, 2), decomposers, batch_size=2)
     average = EMA(0.9)
     trainer = L.Trainer(
         accelerator="cpu",
@@ -222,6 +222,20 @@ def test_the_rest_may_train_too(saved, tmp_path):
     now = model.state_dict()
     assert sum(not torch.equal(now[name], old[name]) for name in old) > 0.9 * len(old)
     assert now["conditions.ninth.encode.2.weight"].any()
+
+
+def test_a_larger_size_starts_from_a_smaller_one(saved, tmp_path, capsys):
+    """A model of one stage gives its weights to the same plan at any size; the average begins anew with them."""
+    denoiser, known = plan()
+    model = StageTraining(denoiser, known, 2 * SIZE, start_from=str(saved), learning_rate=1e-2, warmup_steps=0)
+    seen = []
+    model.on_train_batch_start = lambda *_: seen.append({n: p.detach().clone() for n, p in model.named_parameters()})
+    _, average = fit(tmp_path, model, steps=1, size=2 * SIZE)
+    assert "starting from base.safetensors" in capsys.readouterr().err
+    old = load_file(saved / "base.safetensors")
+    assert old.keys() == seen[0].keys() and all(torch.equal(seen[0][name], old[name]) for name in old)
+    for name, p in model.named_parameters():  # the first update keeps 2 / 11
+        torch.testing.assert_close(average.shadow[name], torch.lerp(old[name], p.detach(), 9 / 11))
 
 
 def test_a_resumed_run_is_the_run_that_was_not_interrupted(saved, tmp_path):
