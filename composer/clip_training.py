@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import save
 from torch import Tensor
@@ -30,7 +30,9 @@ HOTTEST = math.log(100)
 class ClipTraining(L.LightningModule):
     """Trains open_clip's CLIP to tell which caption goes with which image (Radford et al. 2021, figure 3).
 
-    Reads ``image`` and ``representations["tokens"]``, so the data module wants a decomposer of that name.
+    Reads ``image`` and ``representations["tokens"]``, so the data module wants a decomposer of that name. Where a batch
+    has ``swaps``, false captions of each image (`SceneImages` gives them on request), images have to be told from these
+    as well (NegCLIP, Yuksekgonul et al. 2023).
 
     Args:
         embed_dim: Width of the space that images and captions share.
@@ -83,17 +85,27 @@ class ClipTraining(L.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         generator = torch.Generator().manual_seed(int(batch["seed"][0]))
         image = disturb(batch["image"], self.shift, self.noise, generator)
-        loss = contrast(*self.encode(image, batch["representations"]["tokens"]), self.network.logit_scale.exp())
+        features, text = self.encode(image, self._with_swaps(batch))
+        loss = contrast(features, text[: len(image)], self.network.logit_scale.exp(), text[len(image) :])
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def _with_swaps(self, batch: Batch) -> Int[Tensor, "m n 2"]:
+        """The tokens of a batch's captions, then those of its swaps, all of a row together."""
+        tokens: Tensor = batch["representations"]["tokens"]
+        false = [caption for row in batch.get("swaps", ()) for caption in row]
+        if not false:
+            return tokens
+        read = self.trainer.datamodule.decomposition["tokens"]
+        return torch.cat([tokens, read({"caption": false}).to(tokens.device)])
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.network.logit_scale.data.clamp_(0, HOTTEST)
 
     def encode(
-        self, image: Float[Tensor, "b 3 h w"], tokens: Int[Tensor, "b n 2"]
-    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
-        """Encodes images in [-1, 1] and captions, both to unit length.
+        self, image: Float[Tensor, "b 3 h w"], tokens: Int[Tensor, "m n 2"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "m d"]]:
+        """Encodes images in [-1, 1] and captions, both to unit length; there may be more captions than images.
 
         Positions after the longest caption are left out: attention looks back only, so they change nothing.
         """
@@ -107,9 +119,13 @@ class ClipTraining(L.LightningModule):
         return F.normalize(features.float(), dim=1), F.normalize(sentence.float(), dim=1)
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        tokens = batch["representations"]["tokens"]
-        self._found.append(self.encode(batch["image"], tokens))
-        self._sample = (batch["image"], tokens)
+        image, tokens = batch["image"], batch["representations"]["tokens"]
+        features, text = self.encode(image, self._with_swaps(batch))
+        self._found.append((features, text[: len(image)]))
+        self._sample = (image, tokens)
+        if len(text) > len(image):
+            right = told_apart(features, text[: len(image)], text[len(image) :])
+            self.log("val/swaps", right.float().mean(), prog_bar=True, batch_size=len(image))
 
     def on_validation_epoch_end(self) -> None:
         """Logs how often the right one of 256 is found, of captions for an image and of images for a caption."""
@@ -219,18 +235,39 @@ def _changed(config: CLIPVisionCfg | CLIPTextCfg) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if value != getattr(type(config), name)}
 
 
-def contrast(image: Float[Tensor, "b d"], text: Float[Tensor, "b d"], scale: Float[Tensor, ""]) -> Float[Tensor, ""]:
+def contrast(
+    image: Float[Tensor, "b d"],
+    text: Float[Tensor, "b d"],
+    scale: Float[Tensor, ""],
+    false: Float[Tensor, "n d"] | None = None,
+) -> Float[Tensor, ""]:
     """Symmetric cross entropy of finding each image's caption and each caption's image in a batch.
 
     Args:
         image: Unit embeddings.
         text: Unit embeddings, row by row of the captions of `image`.
         scale: Inverse temperature.
+        false: Unit embeddings of captions that are no image's, among which images have to find theirs as well.
     """
     with torch.autocast(image.device.type, enabled=False):  # the scale grows to 100, too much for 8 bits
-        logits = scale * image.float() @ text.float().T
+        logits = scale * image.float() @ (text if false is None else torch.cat([text, false])).float().T
     rows = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
+    return (F.cross_entropy(logits, rows) + F.cross_entropy(logits[:, : len(text)].T, rows)) / 2
+
+
+def told_apart(
+    image: Float[Tensor, "b d"], text: Float[Tensor, "b d"], false: Float[Tensor, "n d"]
+) -> Bool[Tensor, " b"]:
+    """Whether each image is nearer to its caption than to all of its false ones.
+
+    Args:
+        image: Unit embeddings.
+        text: Unit embeddings of the captions.
+        false: Unit embeddings of the false captions, as many for each image, all of an image together.
+    """
+    own = (image * text).sum(1, keepdim=True)
+    others = torch.einsum("bd,bkd->bk", image, false.unflatten(0, (len(image), -1)))
+    return (own > others).all(1)
 
 
 def retrieval(image: Float[Tensor, "b d"], text: Float[Tensor, "b d"]) -> tuple[float, float]:
