@@ -12,7 +12,7 @@ import composer
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("composer", "decomposers", "conditions")
 SOURCES = [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-LIGHTNING = ("callbacks", "cli", "clip_training", "data", "progress", "reader_training", "training")
+LIGHTNING = ("callbacks", "cli", "clip_training", "data", "progress", "reader_training", "things_training", "training")
 HEAVY = {"cv2", "diffusers", "huggingface_hub", "jsonargparse", "kornia", "lightning", "matplotlib", "omegaconf"}
 HEAVY |= {"open_clip", "rich", "scipy", "skimage", "tensorboard", "timm", "torch_fidelity", "torchmetrics"}
 HEAVY |= {"torchvision", "transformers", "ultralytics"}

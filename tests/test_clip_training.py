@@ -41,7 +41,8 @@ def training(words, **settings):
 @torch.no_grad()
 def test_encodings_are_open_clips(words):
     model = training(words).eval()
-    batch = {"caption": ["a red square", "a grey grey grey square"], "image": torch.randn(2, 3, 32, 32)}
+    captions = ["a red square", "a grey grey grey square", "red", "a a a a a a", "a blue", "grey"]
+    batch = {"caption": captions, "image": torch.randn(2, 3, 32, 32)}
     tokens = Tokens(20, words)(batch)
     image, text = model.encode(batch["image"], tokens)
     torch.testing.assert_close(image, model.network.encode_image(batch["image"], normalize=True))

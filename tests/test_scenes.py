@@ -23,7 +23,7 @@ from composer.scenes import (
     writing,
 )
 from composer.scenes.batch import to_world
-from composer.scenes.captions import RELATIONS, SYNONYMS, place, relations
+from composer.scenes.captions import RELATIONS, SYNONYMS, place, relations, stand
 from composer.scenes.layout import COLOURS, MATERIALS, SIZES, Dice, draw
 from composer.scenes.render import World, render
 from composer.scenes.retelling import retell
@@ -176,7 +176,7 @@ def holds(scene, caption):
         return False
     by_pair = {(thing.colour, thing.shape): thing for thing in scene.things}
     for colour, shape, row, column in places:
-        truth = place(scene.camera, by_pair[colour, shape])
+        truth = place(*stand(scene.camera, by_pair[colour, shape]))
         if column not in truth or (row and row not in truth):
             return False
     for first, relation, second in related:

@@ -40,18 +40,27 @@ def tell_all(dice: Dice, scene: Scene) -> str:
     told = []
     for thing in dice.shuffled(scene.things):
         words = [thing.size, thing.material, thing.colour, thing.shape]
-        told.append(f"{with_article(reword(dice, words))} {place(scene.camera, thing)}")
+        told.append(f"{with_article(reword(dice, words))} {place(*stand(scene.camera, thing))}")
     return _with_setting(dice, scene, _listed(dice, told))
 
 
-def place(camera: Camera, thing: Thing) -> str:
-    """Where in the picture a thing is: its column, and its row unless that is the middle one.
+def stand(camera: Camera, thing: Thing) -> tuple[float, float]:
+    """Where in the picture a thing's middle is, from the left, and where it meets the ground, from the top."""
+    left, _, right, _ = camera.box(thing)
+    return (left + right) / 2, camera.project(thing.x, 0.0, thing.z)[1]
+
+
+def place(across: float, foot: float) -> str:
+    """Says where in the picture a thing is: its column, and its row unless that is the middle one.
 
     "In front" and "behind" each hold of a third of the things; both are words of the short captions.
+
+    Args:
+        across: See `stand`.
+        foot: See `stand`.
     """
-    ground = camera.project(thing.x, 0.0, thing.z)[1]
-    row = "in front " if ground > NEAR else "behind " if ground < FAR else ""
-    return f"{row}{_column(camera, thing)}"
+    row = "in front " if foot > NEAR else "behind " if foot < FAR else ""
+    return f"{row}{_column(across)}"
 
 
 def _with_setting(dice: Dice, scene: Scene, told: str) -> str:
@@ -88,12 +97,11 @@ def reword(dice: Dice, words: list[str]) -> str:
 
 
 def _alone(dice: Dice, thing: Thing, camera: Camera) -> str:
-    return _name(dice, thing) + f" {_column(camera, thing)}" * dice.chance(0.7)
+    return _name(dice, thing) + f" {_column(stand(camera, thing)[0])}" * dice.chance(0.7)
 
 
-def _column(camera: Camera, thing: Thing) -> str:
-    middle = sum(camera.box(thing)[::2]) / 2
-    return "on the left" if middle < 0.4 else "on the right" if middle > 0.6 else "in the middle"
+def _column(across: float) -> str:
+    return "on the left" if across < 0.4 else "on the right" if across > 0.6 else "in the middle"
 
 
 def _listed(dice: Dice, names: list[str]) -> str:
