@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from .adherence import Evaluation, markdown
 from .cascade import Cascade
+from .counting import SHARES, evaluate_things
 from .datasets import ImageDataset, SceneImages, collate
 from .decomposition import Batch, Decomposer
 from .files import write_atomically
@@ -60,6 +61,13 @@ def evaluate(args: Sequence[str], plugins: Sequence[str]) -> None:
     )
     group.add_argument("--against", help="a second model, for a blind vote")
     group.add_argument("--n", type=int, default=4, help="pictures a prompt (default 4)")
+    group = parser.add_argument_group("things")
+    group.add_argument(
+        "--things",
+        metavar="JUDGE",
+        help="instead of all else, count what pictures of one to three things show, by this judge's folder",
+    )
+    group.add_argument("--captions", choices=tuple(SHARES), default="complete", help="to count with (default complete)")
     add_out(parser, "out/prompts")
     add_sampling(parser)
     add_precision(parser)
@@ -68,6 +76,8 @@ def evaluate(args: Sequence[str], plugins: Sequence[str]) -> None:
     about = {name: getattr(o, name) for name in ("seed", "precision")} | {"sampling": sampling(o)}
     if o.prompts is not None:
         return _evaluate_prompts(o, cascade, plugins, about)
+    if o.things is not None:
+        return evaluate_things(o, cascade, about, sampling(o))
     table, texts = _measure(o, cascade)
     print("\n".join(texts))
     if o.json is not None:

@@ -1,10 +1,17 @@
 """The judge of things: what it is taught, how it is read, and what counts as right."""
 
+import json
+
 import lightning as L
 import pytest
 import torch
 from torch.nn import functional as F
 
+from composer import counting
+from composer.__main__ import main
+from composer.adherence import quantise
+from composer.cascade import Cascade
+from composer.counting import NUMBERS, scenes_with
 from composer.data import ImageData
 from composer.datasets import SceneImages
 from composer.scenes import COLOURS, SHAPES, SIZES, describe, render_batch
@@ -153,3 +160,39 @@ def test_marks_keep_half_the_resolution():
     marks = Judge(width=16).eval()(torch.zeros(2, 3, 64, 64))
     assert marks.thing.shape == (2, 1, 32, 32) and (marks.thing.sigmoid() < 0.1).all()
     assert F.softmax(marks.colour, 1).shape == (2, len(COLOURS), 32, 32)
+
+
+def test_things_are_counted_beside_true_pictures(monkeypatch, capsys, tmp_path):
+    """A judge that knows the true pictures and sees nothing in others: their shares are 1 and 0."""
+    known = {}
+    for number in NUMBERS:
+        for index in scenes_with(number, 2):
+            image = quantise(render_batch("val", [index], 64)["image"])
+            known[image.numpy().tobytes()] = tabulate(describe("val", index)[0])
+
+    def oracle(judge, images):
+        empty = torch.full((4, 6), -1.0)
+        return see(lambda _: drawn(torch.stack([known.get(i[None].numpy().tobytes(), empty) for i in images])), images)
+
+    monkeypatch.setattr(counting, "see", oracle)
+    monkeypatch.setattr(counting, "load_judge", lambda folder: Judge(width=16))
+    out = tmp_path / "things.json"
+    options = ["--count", "2", "--steps", "1", "--until", "base", "--rows", "2", "--json", str(out)]
+    assert main(["evaluate", "scenes256", "--things", str(tmp_path), *options]) == 0
+    found = json.loads(out.read_text())
+    assert found["about"]["captions"] == "complete"
+    for number in NUMBERS:
+        row = found["things"][str(number)]
+        assert set(row["true"].values()) == {1.0} and set(row["drawn"].values()) == {0.0}
+    assert "| 3 | 0.00 (1.00) |" in capsys.readouterr().out
+
+
+def test_scenes_are_chosen_by_their_number_of_things():
+    for number in NUMBERS:
+        index = scenes_with(number, 5)
+        assert len(set(index)) == 5 and {len(describe("val", i)[0].things) for i in index} == {number}
+
+
+def test_a_model_without_captions_is_refused(saved):
+    with pytest.raises(ValueError, match="counting things wants a model that reads captions; this one reads"):
+        counting.count_things(Cascade.load(saved), Judge(width=16), 1)
