@@ -45,6 +45,8 @@ class ClipTraining(L.LightningModule):
         words: The text file whose words the tokens count (see `locate`); it goes with the weights.
         learning_rate: Peak learning rate of AdamW; linear warm-up, then a cosine to zero.
         warmup: Steps of the warm-up.
+        scale: Inverse temperature at the start. It is learnt, but only so fast: from CLIP's 1 / 0.07, short trainings with
+            swaps, which want a high one, spend their time on it.
         weight_decay: AdamW's weight decay, of matrices alone.
         shift: Images move by up to so many pixels in either direction, their edges repeated.
         noise: Largest standard deviation of the noise on images, in image units (the range is 2).
@@ -59,13 +61,15 @@ class ClipTraining(L.LightningModule):
         embed_dim: int = 128,
         learning_rate: float = 2e-3,
         warmup: int = 200,
+        scale: float = 1 / 0.07,
         weight_decay: float = 0.1,
         shift: int = 3,
         noise: float = 0.1,
         out: str | None = None,
     ):
         super().__init__()
-        self.network = CLIP(embed_dim, deepcopy(vision), deepcopy(text)).to(memory_format=torch.channels_last)
+        towers = deepcopy(vision), deepcopy(text)
+        self.network = CLIP(embed_dim, *towers, init_logit_scale=math.log(scale)).to(memory_format=torch.channels_last)
         self.architecture = {"embed_dim": embed_dim, "vision_cfg": _changed(vision), "text_cfg": _changed(text)}
         self.words = locate(words, wanted="a text file with one word a line", who="ClipTraining")
         self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
