@@ -108,7 +108,8 @@ class Bags(ImageDataset):
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*does not have many workers")
 def test_swaps_are_trained_on_and_measured(words):
-    model = training(words, learning_rate=3e-3, warmup=5)
+    model = training(words, learning_rate=3e-3, warmup=5, scale=20.0)
+    assert model.network.logit_scale.exp() == pytest.approx(20)
     trainer = fit(model, words, Bags(), max_steps=80, val_check_interval=80)
     assert trainer.callback_metrics["val/swaps"] == 1
     asked = {"caption": [caption for order in Bags.ORDERS for caption in (" ".join(order), " ".join(order[::-1]))]}
