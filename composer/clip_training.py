@@ -10,11 +10,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .decomposition import Batch
 from .files import write_atomically
@@ -23,6 +24,9 @@ from .pretrained import locate
 GALLERY = 256
 """Number of candidates among which validation looks for the right one."""
 
+GROUPS = 4
+"""Number of groups of like length in which captions are encoded."""
+
 HOTTEST = math.log(100)
 """Largest logarithm of the inverse temperature (Radford et al. 2021, section 2.5)."""
 
@@ -30,7 +34,9 @@ HOTTEST = math.log(100)
 class ClipTraining(L.LightningModule):
     """Trains open_clip's CLIP to tell which caption goes with which image (Radford et al. 2021, figure 3).
 
-    Reads ``image`` and ``representations["tokens"]``, so the data module wants a decomposer of that name.
+    Reads ``image`` and ``representations["tokens"]``, so the data module wants a decomposer of that name. Where a batch
+    has ``swaps``, false captions of each image (`SceneImages` gives them on request), images have to be told from these
+    as well (NegCLIP, Yuksekgonul et al. 2023).
 
     Args:
         embed_dim: Width of the space that images and captions share.
@@ -39,6 +45,8 @@ class ClipTraining(L.LightningModule):
         words: The text file whose words the tokens count (see `locate`); it goes with the weights.
         learning_rate: Peak learning rate of AdamW; linear warm-up, then a cosine to zero.
         warmup: Steps of the warm-up.
+        scale: Inverse temperature at the start; CLIP's is 1 / 0.07. It is learnt, but changes by the learning rate per
+            step at most, and swaps want a high one.
         weight_decay: AdamW's weight decay, of matrices alone.
         shift: Images move by up to so many pixels in either direction, their edges repeated.
         noise: Largest standard deviation of the noise on images, in image units (the range is 2).
@@ -53,13 +61,15 @@ class ClipTraining(L.LightningModule):
         embed_dim: int = 128,
         learning_rate: float = 2e-3,
         warmup: int = 200,
+        scale: float = 1 / 0.07,
         weight_decay: float = 0.1,
         shift: int = 3,
         noise: float = 0.1,
         out: str | None = None,
     ):
         super().__init__()
-        self.network = CLIP(embed_dim, deepcopy(vision), deepcopy(text)).to(memory_format=torch.channels_last)
+        towers = deepcopy(vision), deepcopy(text)
+        self.network = CLIP(embed_dim, *towers, init_logit_scale=math.log(scale)).to(memory_format=torch.channels_last)
         self.architecture = {"embed_dim": embed_dim, "vision_cfg": _changed(vision), "text_cfg": _changed(text)}
         self.words = locate(words, wanted="a text file with one word a line", who="ClipTraining")
         self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
@@ -83,33 +93,56 @@ class ClipTraining(L.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         generator = torch.Generator().manual_seed(int(batch["seed"][0]))
         image = disturb(batch["image"], self.shift, self.noise, generator)
-        loss = contrast(*self.encode(image, batch["representations"]["tokens"]), self.network.logit_scale.exp())
+        features, text = self.encode(image, self._with_swaps(batch))
+        loss = contrast(features, text[: len(image)], self.network.logit_scale.exp(), text[len(image) :])
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def _with_swaps(self, batch: Batch) -> Int[Tensor, "m n 2"]:
+        """The tokens of a batch's captions, then those of its swaps, all of a row together."""
+        tokens: Tensor = batch["representations"]["tokens"]
+        false = [caption for row in batch.get("swaps", ()) for caption in row]
+        if not false:
+            return tokens
+        read = self.trainer.datamodule.decomposition["tokens"]
+        return torch.cat([tokens, read({"caption": false}).to(tokens.device)])
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.network.logit_scale.data.clamp_(0, HOTTEST)
 
     def encode(
-        self, image: Float[Tensor, "b 3 h w"], tokens: Int[Tensor, "b n 2"]
-    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b d"]]:
-        """Encodes images in [-1, 1] and captions, both to unit length.
+        self, image: Float[Tensor, "b 3 h w"], tokens: Int[Tensor, "m n 2"]
+    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "m d"]]:
+        """Encodes images in [-1, 1] and captions, both to unit length; there may be more captions than images.
 
-        Positions after the longest caption are left out: attention looks back only, so they change nothing.
+        Captions are read in groups of like length, and positions after a group's longest are left out: attention looks
+        back only, so they change nothing.
         """
-        network, ids = self.network, tokens[..., 0]
-        ids = ids[:, : int(tokens[..., 1].sum(1).max())]
-        n = ids.shape[1]
+        lengths = tokens[..., 1].sum(1)
+        order = lengths.argsort()
+        with sdpa_kernel(SDPBackend.MATH):  # a CPU's other kernel is three times as slow back through few positions
+            text = torch.cat(
+                [self._sentence(tokens[rows, : int(lengths[rows[-1]]), 0]) for rows in order.chunk(GROUPS)]
+            )
+            features = self.network.encode_image(image.contiguous(memory_format=torch.channels_last))
+        return F.normalize(features.float(), dim=1), F.normalize(text.float(), dim=1)[order.argsort()]
+
+    def _sentence(self, ids: Int[Tensor, "m n"]) -> Float[Tensor, "m d"]:
+        """Encodes captions up to their end, which has the highest id."""
+        network, n = self.network, ids.shape[1]
         x = network.token_embedding(ids) + network.positional_embedding[:n]
         x = network.ln_final(network.transformer(x, attn_mask=network.attn_mask[:n, :n]))
-        sentence = x[torch.arange(len(x), device=x.device), ids.argmax(1)] @ network.text_projection
-        features = network.encode_image(image.contiguous(memory_format=torch.channels_last))
-        return F.normalize(features.float(), dim=1), F.normalize(sentence.float(), dim=1)
+        sentence: Tensor = x[torch.arange(len(x), device=x.device), ids.argmax(1)] @ network.text_projection
+        return sentence
 
     def validation_step(self, batch: Batch, _: int) -> None:
-        tokens = batch["representations"]["tokens"]
-        self._found.append(self.encode(batch["image"], tokens))
-        self._sample = (batch["image"], tokens)
+        image, tokens = batch["image"], batch["representations"]["tokens"]
+        features, text = self.encode(image, self._with_swaps(batch))
+        self._found.append((features, text[: len(image)]))
+        self._sample = (image, tokens)
+        if len(text) > len(image):
+            right = told_apart(features, text[: len(image)], text[len(image) :])
+            self.log("val/swaps", right.float().mean(), prog_bar=True, batch_size=len(image))
 
     def on_validation_epoch_end(self) -> None:
         """Logs how often the right one of 256 is found, of captions for an image and of images for a caption."""
@@ -219,18 +252,39 @@ def _changed(config: CLIPVisionCfg | CLIPTextCfg) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if value != getattr(type(config), name)}
 
 
-def contrast(image: Float[Tensor, "b d"], text: Float[Tensor, "b d"], scale: Float[Tensor, ""]) -> Float[Tensor, ""]:
+def contrast(
+    image: Float[Tensor, "b d"],
+    text: Float[Tensor, "b d"],
+    scale: Float[Tensor, ""],
+    false: Float[Tensor, "n d"] | None = None,
+) -> Float[Tensor, ""]:
     """Symmetric cross entropy of finding each image's caption and each caption's image in a batch.
 
     Args:
         image: Unit embeddings.
         text: Unit embeddings, row by row of the captions of `image`.
         scale: Inverse temperature.
+        false: Unit embeddings of captions that are no image's, among which images have to find theirs as well.
     """
     with torch.autocast(image.device.type, enabled=False):  # the scale grows to 100, too much for 8 bits
-        logits = scale * image.float() @ text.float().T
+        logits = scale * image.float() @ (text if false is None else torch.cat([text, false])).float().T
     rows = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, rows) + F.cross_entropy(logits.T, rows)) / 2
+    return (F.cross_entropy(logits, rows) + F.cross_entropy(logits[:, : len(text)].T, rows)) / 2
+
+
+def told_apart(
+    image: Float[Tensor, "b d"], text: Float[Tensor, "b d"], false: Float[Tensor, "n d"]
+) -> Bool[Tensor, " b"]:
+    """Whether each image is nearer to its caption than to all of its false ones.
+
+    Args:
+        image: Unit embeddings.
+        text: Unit embeddings of the captions.
+        false: Unit embeddings of the false captions, as many for each image, all of an image together.
+    """
+    own = (image * text).sum(1, keepdim=True)
+    others = torch.einsum("bd,bkd->bk", image, false.unflatten(0, (len(image), -1)))
+    return (own > others).all(1)
 
 
 def retrieval(image: Float[Tensor, "b d"], text: Float[Tensor, "b d"]) -> tuple[float, float]:

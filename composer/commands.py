@@ -27,12 +27,19 @@ def scenes(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument("--count", type=int, required=True, help="number of images")
     parser.add_argument("--size", type=int, default=64, help="side in pixels (default 64)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--complete",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="share of captions, 0 to 1, that say every thing's size, material, colour, kind and place (default 0)",
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--out", type=Path, required=True, help="folder; images that it holds already are kept")
     o = parser.parse_args(args)
     from .scenes import write
 
-    write(o.split, o.count, o.size, o.out, seed=o.seed, workers=o.workers)
+    write(o.split, o.count, o.size, o.out, seed=o.seed, workers=o.workers, complete=o.complete)
     print(f"{o.count} scenes in {o.out}")
 
 
@@ -306,6 +313,11 @@ def evaluate(args: Sequence[str], plugins: Sequence[str]) -> None:
     )
     group.add_argument("--against", help="a second model, for a blind vote")
     group.add_argument("--n", type=int, default=4, help="pictures a prompt (default 4)")
+    group = parser.add_argument_group("things")
+    counts = "instead of all else, count what pictures of one to three things show, by this judge's folder"
+    group.add_argument("--things", metavar="JUDGE", help=counts)
+    says = "captions to count with (default complete)"
+    group.add_argument("--captions", choices=("complete", "short"), default="complete", help=says)
     add_out(parser, "out/prompts")
     add_sampling(parser)
     add_precision(parser)

@@ -95,21 +95,63 @@ class SceneImages(ImageDataset):
         split: ``train``, ``val`` or ``novel``.
         size: Side in pixels.
         count: Number of scenes. Up to 1024 stay in memory once rendered, so that validation renders them once.
-        seed: Of the scenes' content; the row's own seed draws nothing here.
+        seed: Of the scenes' content; the row's own seed draws its swaps alone.
+        complete: Share of the captions that say everything: each thing's size, material, colour, kind and place.
+        swaps: False captions of each row, 0 to 5, which differ from the true one by a word or two; in ``swaps``.
+        folder: Where ``python -m composer scenes`` wrote these scenes with these settings, to be read from there; None
+            renders them.
+
+    Raises:
+        ValueError: The folder holds other scenes, or fewer.
     """
 
     columns = frozenset({"depth", "instances"})
     CHUNK = 32
     CACHED = 1024
 
-    def __init__(self, split: str, size: int, count: int, seed: int = 0):
-        self.split, self.size, self.count, self.seed = split, size, count, seed
+    def __init__(
+        self,
+        split: str,
+        size: int,
+        count: int,
+        seed: int = 0,
+        complete: float = 0.0,
+        swaps: int = 0,
+        folder: str | None = None,
+    ):
+        self.split, self.size, self.count, self.seed, self.complete = split, size, count, seed, complete
+        if not 0 <= swaps <= 5:
+            raise ValueError(f"expected 0 to 5 swaps a caption, found {swaps}")
+        self.swaps, self.folder = swaps, None if folder is None else self._written(Path(folder))
         self._chunks: dict[int, Batch] = {}
 
     def __len__(self) -> int:
         return self.count
 
     def row(self, index: int, seed: int) -> Row:
+        from .scenes import read
+
+        row = self._rendered(index) if self.folder is None else read(self.folder, index)
+        return row | ({"swaps": self._swapped(index, row["caption"], seed)} if self.swaps else {})
+
+    def _written(self, folder: Path) -> Path:
+        """Checks a folder of scenes."""
+        from .scenes import settings_of
+
+        found = settings_of(folder)
+        wanted = {"split": self.split, "size": self.size, "seed": self.seed, "complete": self.complete}
+        if found != found | wanted or found["count"] < self.count:
+            raise ValueError(f"expected {self.count} scenes of {wanted} in {folder}, found {found}")
+        return folder
+
+    def _swapped(self, index: int, caption: str, seed: int) -> list[str]:
+        from .scenes import describe, swaps
+        from .scenes.layout import Dice
+
+        scene, _ = describe(self.split, index, self.seed)
+        return swaps(Dice(seed), scene, caption, self.swaps)
+
+    def _rendered(self, index: int) -> Row:
         if self.count > self.CACHED:
             batch, i = self._render(range(index, index + 1)), 0
         else:
@@ -131,7 +173,7 @@ class SceneImages(ImageDataset):
     def _render(self, indices: range) -> Batch:
         from .scenes import render_batch
 
-        return render_batch(self.split, list(indices), self.size, self.seed)
+        return render_batch(self.split, list(indices), self.size, self.seed, complete=self.complete)
 
 
 PHOTOGRAPHS = {

@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from .adherence import Evaluation, markdown, with_prior
 from .cascade import Cascade
+from .counting import evaluate_things
 from .decomposition import Decomposer
 from .files import write_atomically
 from .folder import summarise
@@ -35,6 +36,8 @@ def evaluate(o: argparse.Namespace, plugins: Sequence[str]) -> None:
     about |= {"prior": prior.sha256} if prior is not None else {}
     if o.prompts is not None:
         return _evaluate_prompts(o, cascade, prior, plugins, about)
+    if o.things is not None:
+        return evaluate_things(o, cascade, about, sampling(o))
     table, texts = _measure(o, cascade, prior)
     print("\n".join(texts))
     if o.json is not None:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("composer", "decomposers", "conditions")
 SOURCES = [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 LIGHTNING = ("callbacks", "cli", "clip_training", "data", "progress", "reader_training", "sample_grid", "training")
+LIGHTNING += ("things_training",)
 HEAVY = {"cv2", "diffusers", "huggingface_hub", "jsonargparse", "kornia", "lightning", "matplotlib", "omegaconf"}
 HEAVY |= {"open_clip", "rich", "scipy", "skimage", "tensorboard", "timm", "torch_fidelity", "torchmetrics"}
 HEAVY |= {"torchvision", "transformers", "ultralytics"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
-from composer.clip_training import HOTTEST, ClipTraining, contrast, disturb, retrieval
+from composer.clip_training import HOTTEST, ClipTraining, contrast, disturb, retrieval, told_apart
 from composer.data import ImageData, ImageDataset
 from composer.datasets import PHOTOGRAPHS
 from composer.scenes import WORDS, render_batch
@@ -41,7 +41,8 @@ def training(words, **settings):
 @torch.no_grad()
 def test_encodings_are_open_clips(words):
     model = training(words).eval()
-    batch = {"caption": ["a red square", "a grey grey grey square"], "image": torch.randn(2, 3, 32, 32)}
+    captions = ["a red square", "a grey grey grey square", "red", "a a a a a a", "a blue", "grey"]
+    batch = {"caption": captions, "image": torch.randn(2, 3, 32, 32)}
     tokens = Tokens(20, words)(batch)
     image, text = model.encode(batch["image"], tokens)
     torch.testing.assert_close(image, model.network.encode_image(batch["image"], normalize=True))
@@ -52,6 +53,22 @@ def test_the_loss_is_open_clips():
     image, text = (torch.nn.functional.normalize(torch.randn(6, 8), dim=1) for _ in range(2))
     expected = open_clip.ClipLoss()(image, text, torch.tensor(7.0))
     torch.testing.assert_close(contrast(image, text, torch.tensor(7.0)), expected)
+
+
+def test_false_captions_are_further_candidates_for_images_alone():
+    image, text, false = (torch.nn.functional.normalize(torch.randn(n, 8), dim=1) for n in (6, 6, 12))
+    logits = 7 * image @ torch.cat([text, false]).T
+    expected = -logits.log_softmax(1).diagonal().mean() / 2 - logits[:, :6].log_softmax(0).diagonal().mean() / 2
+    torch.testing.assert_close(contrast(image, text, torch.tensor(7.0), false), expected)
+    torch.testing.assert_close(
+        contrast(image, text, torch.tensor(7.0), false[:0]), contrast(image, text, torch.tensor(7.0))
+    )
+
+
+def test_a_caption_is_told_apart_when_it_beats_all_its_false_ones():
+    image = torch.eye(3)
+    false = torch.tensor([[0.5, 0, 0], [0.8, 0, 0], [0.9, 0, 0], [0, 0.95, 0], [0, 0, 0.1], [1, 1, 0.2]])
+    assert told_apart(image, image * 0.9, false).tolist() == [True, False, True]
 
 
 def test_retrieval_counts_the_nearest():
@@ -75,8 +92,37 @@ def test_disturbed_images_are_moved_and_noisy_by_what_was_asked():
     assert noise.min() < 0.03
 
 
-def fit(model, words, **settings):
-    data = ImageData(Squares(), Squares(), {"tokens": Tokens(20, words)}, batch_size=4)
+class Bags(ImageDataset):
+    """Two squares side by side, whose false caption holds the same words: only their order tells."""
+
+    ORDERS = (("red", "green"), ("green", "red"), ("blue", "red"), ("red", "blue"))
+
+    def __len__(self):
+        return 4
+
+    def row(self, index, seed):
+        left, right = self.ORDERS[index]
+        halves = [torch.tensor(COLOURS[word])[:, None, None].expand(3, 32, 16) for word in (left, right)]
+        return {"image": torch.cat(halves, 2), "caption": f"{left} {right}", "swaps": [f"{right} {left}"]}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*does not have many workers")
+def test_swaps_are_trained_on_and_measured(words):
+    model = training(words, learning_rate=3e-3, warmup=5, scale=20.0)
+    assert model.network.logit_scale.exp() == pytest.approx(20)
+    trainer = fit(model, words, Bags(), max_steps=80, val_check_interval=80)
+    assert trainer.callback_metrics["val/swaps"] == 1
+    asked = {"caption": [caption for order in Bags.ORDERS for caption in (" ".join(order), " ".join(order[::-1]))]}
+    images = torch.stack([Bags().row(index, 0)["image"] for index in range(4)])
+    with torch.no_grad():
+        image, text = model.eval().encode(images.repeat_interleave(2, 0), Tokens(20, words)(asked))
+    margin = (image * text).sum(1).view(4, 2).diff(dim=1)
+    assert (margin < -0.1).all()
+
+
+def fit(model, words, dataset=None, **settings):
+    dataset = dataset or Squares()
+    data = ImageData(dataset, dataset, {"tokens": Tokens(20, words)}, batch_size=4)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
     quiet |= {"enable_model_summary": False, "num_sanity_val_steps": 0, "inference_mode": False}
     trainer = L.Trainer(**quiet, check_val_every_n_epoch=None, **settings)

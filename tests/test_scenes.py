@@ -8,13 +8,28 @@ import pytest
 import torch
 from PIL import Image
 
-from composer.scenes import NOVEL_PAIRS, SHAPES, WORDS, describe, render_batch, render_retold, write, writing
+from composer.__main__ import main
+from composer.datasets import SceneImages
+from composer.scenes import (
+    NOVEL_PAIRS,
+    SHAPES,
+    WORDS,
+    describe,
+    render_batch,
+    render_retold,
+    swap,
+    swaps,
+    write,
+    writing,
+)
 from composer.scenes.batch import to_world
-from composer.scenes.captions import RELATIONS, SYNONYMS, relations
+from composer.scenes.captions import RELATIONS, SYNONYMS, place, relations, stand
 from composer.scenes.layout import COLOURS, MATERIALS, SIZES, Dice, draw
 from composer.scenes.render import World, render
 from composer.scenes.retelling import retell
 from composer.scenes.solids import SOLIDS
+from composer.scenes.swaps import KINDS
+from decomposers import Tokens
 
 CPU = torch.device("cpu")
 
@@ -104,6 +119,111 @@ def test_captions_name_every_thing_once_and_say_the_truth_of_the_picture(scenes)
             low, high = {"left": (0, 0.45), "middle": (0.35, 0.65), "right": (0.55, 1)}[where[1]]
             assert low < middle < high
     assert told > 20
+
+
+PLACE = r"(?:(in front|behind) )?(on the left|in the middle|on the right)"
+
+
+def test_complete_captions_say_every_thing_with_its_place_and_the_others_stay(scenes):
+    truth, batch = scenes
+    keys = [(split, index) for split in ("train", "val", "novel") for index in range(16)]
+    column, row = torch.arange(64.0).expand(64, 64), torch.arange(64.0)[:, None].expand(64, 64)
+    feet: dict[str, list[float]] = {"in front": [], "": [], "behind": []}
+    for key, scene, instances in zip(keys, truth, batch["instances"], strict=True):
+        same, caption = describe(*key, complete=1.0)
+        assert same == scene
+        mentions = re.findall(rf"\ban? (\w+ \w+ (?:{'|'.join(COLOURS)}) (?:{NOUN})) {PLACE}", caption)
+        assert len(mentions) == len(scene.things)
+        for words, depth, across in mentions:
+            (slot,) = find(scene, words)
+            shown = instances[1] == slot + 1
+            middle = (column[shown].min() + column[shown].max() + 1).item() / 128
+            low, high = {"left": (0, 0.43), "middle": (0.37, 0.63), "right": (0.57, 1)}[across.split()[-1]]
+            assert low < middle < high
+            feet[depth].append(row[shown].max().item())
+        assert f"on {scene.ground}" in caption and re.search(rf"under an? {scene.sky} sky", caption)
+    near, between, far = (np.mean(feet[name]) for name in ("in front", "", "behind"))
+    assert near > between + 4 and between > far + 4 and min(map(len, feet.values())) > 15
+    halves = [describe("train", index, complete=0.5)[1] for index in range(400)]
+    whole, short = ([describe("train", index, complete=c)[1] for index in range(400)] for c in (1.0, 0.0))
+    assert all(half in (a, b) for half, a, b in zip(halves, whole, short, strict=True))
+    assert 160 < sum(half == a for half, a in zip(halves, whole, strict=True)) < 240
+    with pytest.raises(ValueError, match=r"complete is the share of complete captions.*found 50"):
+        describe("train", 0, complete=50)
+
+
+def test_complete_captions_fit_the_shipped_vocabulary_and_length():
+    tokens = Tokens(words="asset:scenes_clip/words.txt")
+    captions = [describe("train", index, complete=1.0)[1] for index in range(1500)]
+    assert set(re.sub("[,:]", "", " ".join(captions)).split()) == set(WORDS) - {"an", "of", "to"}
+    value = tokens({"caption": captions})
+    assert not (value[..., 0] == 1).any() and 50 < value[..., 1].sum(1).max() < 60
+
+
+def told(scene, caption):
+    """What a caption says: the fresh mentions' words, places of things, relations; in any order."""
+    plain = " ".join(CANONICAL.get(word, word) for word in re.sub("([,:])", r" \1", caption).split())
+    fresh = re.findall(MENTION.replace("|the", ""), plain)
+    places = re.findall(rf"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)}) {PLACE}", plain)
+    return sorted(fresh), sorted(places), sorted(re.findall(rf"{MENTION} ({RELATION}) (?={MENTION})", plain))
+
+
+def holds(scene, caption):
+    """Whether a caption is true, by an independent reading of its words."""
+    fresh, places, related = told(scene, caption)
+    slots = [slot for mention in fresh for slot in find(scene, mention)]
+    if sorted(slots) != [*range(len(scene.things))]:
+        return False
+    by_pair = {(thing.colour, thing.shape): thing for thing in scene.things}
+    for colour, shape, row, column in places:
+        truth = place(*stand(scene.camera, by_pair[colour, shape]))
+        if column not in truth or (row and row not in truth):
+            return False
+    for first, relation, second in related:
+        (a,), (b,) = find(scene, first), find(scene, second)
+        kind = next(kind for kind, phrases in RELATIONS.items() if relation in phrases)
+        if kind not in relations(scene.camera, scene.things[a], scene.things[b]):
+            return False
+    return True
+
+
+def test_swaps_change_what_they_say_alone_and_are_false_though_they_could_be_true():
+    made = dict.fromkeys(KINDS, 0)
+    for index in range(300):
+        scene, caption = describe("val", index, complete=0.5)
+        assert holds(scene, caption)
+        for kind in KINDS:
+            other = swap(Dice(5, index), scene, caption, kind)
+            assert other == swap(Dice(5, index), scene, caption, kind)
+            if other is None:
+                assert kind not in ("colour", "shape")
+                continue
+            made[kind] += 1
+            assert not holds(scene, other)
+            (fresh, _, _), (after, _, _) = told(scene, caption), told(scene, other)
+            pairs = [tuple(mention.split()[-2:]) for mention in after]
+            assert len({*pairs}) == len(pairs) == len(fresh)
+            assert not {(shape, colour) for colour, shape in pairs} & set(NOVEL_PAIRS)
+            assert not re.search(r"\ba [aeiou]|\ban [^aeiou]", other)
+            words = [re.sub("[,:]", "", text).split() for text in (caption, other)]
+            changed = [pair for pair in zip(*words, strict=True) if pair[0] != pair[1]] if kind != "place" else []
+            allowed = {"colours": {*COLOURS, "a", "an"}, "colour": {*COLOURS, "a", "an"}}
+            assert {word for pair in changed for word in pair} <= allowed.get(kind, {*SHAPES, *SYNONYMS.values()})
+            if kind in ("colours", "shapes"):
+                column = 0 if kind == "colours" else 1
+                before = [mention.split()[-2:] for mention in fresh]
+                assert sorted(pair[column] for pair in before) == sorted(pair[column] for pair in pairs)
+    assert min(made.values()) > 100
+
+
+def test_as_many_different_swaps_as_asked_for_in_every_split():
+    for split, index in itertools.product(("train", "novel"), range(200)):
+        scene, caption = describe(split, index)
+        found = swaps(Dice(7), scene, caption, 5)
+        assert len({*found, caption}) == 6
+        assert found == swaps(Dice(7), scene, caption, 5) and found[:2] == swaps(Dice(7), scene, caption, 2)
+    scene, caption = describe("train", 0)
+    assert swaps(Dice(7), scene, caption, 5) != swaps(Dice(8), scene, caption, 5)
 
 
 def test_things_are_whole_apart_and_hardly_hidden():
@@ -254,6 +374,47 @@ def test_writes_what_it_renders_and_resumes(tmp_path):
     assert {path: content for path, (_, content) in before.items()} == {path: c for path, (_, c) in after.items()}
 
 
+def test_complete_captions_are_written_on_request_alone(tmp_path):
+    write("val", 4, 32, tmp_path / "short", workers=0)
+    out = ("--out", str(tmp_path / "whole"))
+    main(["scenes", "--split", "val", "--count", "4", "--size", "32", "--complete", "1", "--workers", "0", *out])
+    shares = [json.loads((tmp_path / name / "scenes.json").read_text())["complete"] for name in ("short", "whole")]
+    assert shares == [0, 1]
+    scenes = SceneImages("val", 32, 4, complete=1.0)
+    for index in range(4):
+        name = f"{index:06d}"
+        assert (tmp_path / "whole" / f"{name}.txt").read_text() == scenes.row(index, 0)["caption"]
+        assert (tmp_path / "short" / f"{name}.txt").read_text() == describe("val", index)[1]
+        pictures = [(tmp_path / folder / f"{name}.png").read_bytes() for folder in ("short", "whole")]
+        assert pictures[0] == pictures[1]
+
+
+def test_scenes_that_were_written_are_read_as_they_would_be_rendered(tmp_path):
+    write("train", 3, 32, tmp_path / "scenes", seed=3, workers=0, complete=0.5)
+    settings = {"split": "train", "size": 32, "seed": 3, "complete": 0.5, "swaps": 3}
+    read = SceneImages(count=3, **settings, folder=str(tmp_path / "scenes"))
+    rendered = SceneImages(count=3, **settings)
+    for index in range(3):
+        one, other = read.row(index, 11), rendered.row(index, 11)
+        assert one.keys() == other.keys()
+        assert (one["caption"], one["swaps"]) == (other["caption"], other["swaps"]) and len(set(one["swaps"])) == 3
+        for name, error in (("image", 0.51 / 127.5), ("depth", 1e-3), ("instances", 0)):
+            torch.testing.assert_close(one[name], other[name], atol=error, rtol=0)
+        assert read.row(index, 12)["swaps"] != one["swaps"]
+    assert "swaps" not in SceneImages("train", 32, 1).row(0, 0)
+    for change, found in (
+        ({"seed": 4}, "'seed': 3"),
+        ({"complete": 0.0}, "'complete': 0.5"),
+        ({"count": 4}, "'count': 3"),
+    ):
+        with pytest.raises(ValueError, match=rf"expected \d scenes of .*{found}"):
+            SceneImages(**{"count": 3, **settings, **change}, folder=str(tmp_path / "scenes"))
+    with pytest.raises(FileNotFoundError, match=r"found no scenes\.json there"):
+        SceneImages(count=3, **settings, folder=str(tmp_path))
+    with pytest.raises(ValueError, match="expected 0 to 5 swaps a caption, found 6"):
+        SceneImages("train", 32, 1, swaps=6)
+
+
 def test_an_interrupted_write_leaves_nothing_half_written(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(writing, "_png", lambda image: (_ for _ in ()).throw(OSError("disk full")))
@@ -274,5 +435,5 @@ def test_refuses_to_mix_and_to_be_misused(tmp_path):
     (tmp_path / "b" / "holiday.jpg").touch()
     with pytest.raises(ValueError, match="holds other files"):
         write("train", 1, 64, tmp_path / "b", workers=0)
-    with pytest.raises(ValueError, match=r"expected a split of train, val, novel.*found 'test', 1, 64 and 0"):
+    with pytest.raises(ValueError, match=r"expected a split of train, val, novel.*found 'test', 1, 64, 0 and 0.0"):
         write("test", 1, 64, tmp_path / "c", workers=0)

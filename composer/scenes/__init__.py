@@ -5,7 +5,8 @@ from composer.scenes.captions import WORDS
 from composer.scenes.layout import COLOURS, MATERIALS, NOVEL_PAIRS, SHAPES, SIZES
 from composer.scenes.retelling import render_retold
 from composer.scenes.scenery import GROUNDS, SKIES
-from composer.scenes.writing import write
+from composer.scenes.swaps import swap, swaps
+from composer.scenes.writing import read, settings_of, write
 
 __all__ = [
     "COLOURS",
@@ -18,7 +19,11 @@ __all__ = [
     "SPLITS",
     "WORDS",
     "describe",
+    "read",
     "render_batch",
     "render_retold",
+    "settings_of",
+    "swap",
+    "swaps",
     "write",
 ]

@@ -8,36 +8,48 @@ from jaxtyping import Int
 from torch import Tensor
 
 from composer.decomposition import Batch, robust_normalise
-from composer.scenes.captions import tell
+from composer.scenes.captions import tell, tell_all
 from composer.scenes.layout import COLOURS, SHAPES, SIZES, Dice, Scene, Thing, draw
 from composer.scenes.render import World, render
 from composer.scenes.scenery import GROUNDS, SKIES
 
 SPLITS = ("train", "val", "novel")
+COMPLETE = 2
+"""Keys the draws of complete captions, apart from those of the scene and of other scenes of its caption."""
 
 
-def describe(split: str, index: int, seed: int = 0) -> tuple[Scene, str]:
-    """What a scene holds and its caption, a function of (seed, split, index) alone.
+def describe(split: str, index: int, seed: int = 0, complete: float = 0.0) -> tuple[Scene, str]:
+    """What a scene holds and its caption, a function of the arguments alone.
 
     Args:
         split: "train", "val" or "novel".
         index: Which scene; there is no end of them.
         seed: Another seed gives another world of scenes.
+        complete: Share of the scenes, drawn for each on its own, whose caption says everything (`tell_all`). The other
+            captions are the same whatever the share, and so are all pictures.
 
     Raises:
-        ValueError: Of an unknown split.
+        ValueError: Of an unknown split, or a share that is none.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
+    if not 0 <= complete <= 1:
+        raise ValueError(f"complete is the share of complete captions, in [0, 1]; found {complete}")
     dice = Dice(seed, SPLITS.index(split), index)
     scene = draw(dice, novel=split == "novel")
-    return scene, tell(dice, scene)
+    other = Dice(seed, SPLITS.index(split), index, COMPLETE)
+    return scene, tell_all(other, scene) if other.chance(complete) else tell(dice, scene)
 
 
 def render_batch(
-    split: str, indices: Sequence[int], size: int, seed: int = 0, device: torch.device | str = "cpu"
+    split: str,
+    indices: Sequence[int],
+    size: int,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    complete: float = 0.0,
 ) -> Batch:
-    """Renders scenes with their truth; each is a function of (seed, split, index) alone, whatever the batch.
+    """Renders scenes with their truth; each is a function of its index and the settings, whatever the batch.
 
     Args:
         split: "train", "val" or "novel".
@@ -45,13 +57,14 @@ def render_batch(
         size: Height and width in pixels.
         seed: Another seed gives another world of scenes.
         device: Where to render, and where the tensors are.
+        complete: Share of captions that say everything (see `describe`).
 
     Returns:
         ``image`` (b 3 h w) in [-1, 1]; ``caption``; ``depth`` (b 1 h w), relative inverse depth; ``instances``
         (b 2 h w), the category (1 + index into `SHAPES`) and the instance, 0 = none; ``boxes``: for each scene, by
         instance, (xyxy in [0, 1], phrase) of what is visible.
     """
-    scenes, captions = zip(*(describe(split, index, seed) for index in indices), strict=True)
+    scenes, captions = zip(*(describe(split, index, seed, complete) for index in indices), strict=True)
     world = to_world(scenes, torch.device(device))
     picture = render(world, size)
     ids = _vote(picture.ids)

@@ -10,6 +10,8 @@ RELATIONS = {
     "front": ("in front of",),
     "behind": ("behind",),
 }
+NEAR, FAR = 0.78, 0.70
+"""Where a thing meets the ground, from the top of the picture, below and above which it is in front and behind."""
 _COUNTS = {2: "two things", 3: "three things", 4: "four things"}
 WORDS = tuple(
     sorted(
@@ -26,9 +28,44 @@ def tell(dice: Dice, scene: Scene) -> str:
     things = dice.shuffled(scene.things)
     if len(things) == 1:
         told = _alone(dice, things[0], scene.camera)
+    elif dice.chance(0.25):
+        told = _listed(dice, [_name(dice, thing) for thing in things])
     else:
-        told = _listed(dice, things) if dice.chance(0.25) else _related(dice, things, scene.camera)
-    ground, sky = f"on {scene.ground}", f"under {_a(scene.sky)} sky"
+        told = _related(dice, things, scene.camera)
+    return _with_setting(dice, scene, told)
+
+
+def tell_all(dice: Dice, scene: Scene) -> str:
+    """States every thing with its size, material, colour, kind and place in the picture, the ground and the sky."""
+    told = []
+    for thing in dice.shuffled(scene.things):
+        words = [thing.size, thing.material, thing.colour, thing.shape]
+        told.append(f"{with_article(reword(dice, words))} {place(*stand(scene.camera, thing))}")
+    return _with_setting(dice, scene, _listed(dice, told))
+
+
+def stand(camera: Camera, thing: Thing) -> tuple[float, float]:
+    """Where in the picture a thing's middle is, from the left, and where it meets the ground, from the top."""
+    left, _, right, _ = camera.box(thing)
+    return (left + right) / 2, camera.project(thing.x, 0.0, thing.z)[1]
+
+
+def place(across: float, foot: float) -> str:
+    """Says where in the picture a thing is: its column, and its row unless that is the middle one.
+
+    "In front" and "behind" each hold of a third of the things; both are words of the short captions.
+
+    Args:
+        across: See `stand`.
+        foot: See `stand`.
+    """
+    row = "in front " if foot > NEAR else "behind " if foot < FAR else ""
+    return f"{row}{_column(across)}"
+
+
+def _with_setting(dice: Dice, scene: Scene, told: str) -> str:
+    """Adds the ground and the sky."""
+    ground, sky = f"on {scene.ground}", f"under {with_article(scene.sky)} sky"
     setting = f"{ground} {sky}" if dice.chance(0.7) else f"{sky} {ground}"
     return f"{told}, {setting}" if dice.chance(0.75) else f"{setting}, {told}"
 
@@ -43,25 +80,35 @@ def relations(camera: Camera, thing: Thing, other: Thing) -> list[str]:
     return [name for name in RELATIONS if held[name]]
 
 
-def _a(words: str) -> str:
+def with_article(words: str) -> str:
+    """Puts "a" or "an" before words."""
     return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
 def _name(dice: Dice, thing: Thing) -> str:
     """A thing's phrase, at times with a synonym or without its size or material."""
     words = [thing.size] * dice.chance(0.85) + [thing.material] * dice.chance(0.85) + [thing.colour, thing.shape]
-    return _a(" ".join(SYNONYMS[word] if word in SYNONYMS and dice.chance(0.2) else word for word in words))
+    return with_article(reword(dice, words))
+
+
+def reword(dice: Dice, words: list[str]) -> str:
+    """Joins words, at times a synonym for one."""
+    return " ".join(SYNONYMS[word] if word in SYNONYMS and dice.chance(0.2) else word for word in words)
 
 
 def _alone(dice: Dice, thing: Thing, camera: Camera) -> str:
-    middle = sum(camera.box(thing)[::2]) / 2
-    where = " on the left" if middle < 0.4 else " on the right" if middle > 0.6 else " in the middle"
-    return _name(dice, thing) + where * dice.chance(0.7)
+    return _name(dice, thing) + f" {_column(stand(camera, thing)[0])}" * dice.chance(0.7)
 
 
-def _listed(dice: Dice, things: list[Thing]) -> str:
-    *names, last = [_name(dice, thing) for thing in things]
-    return f"{_COUNTS[len(things)]}: " * dice.chance(0.5) + ", ".join(names) + f" and {last}"
+def _column(across: float) -> str:
+    return "on the left" if across < 0.4 else "on the right" if across > 0.6 else "in the middle"
+
+
+def _listed(dice: Dice, names: list[str]) -> str:
+    *names, last = names
+    if not names:
+        return last
+    return f"{_COUNTS[len(names) + 1]}: " * dice.chance(0.5) + ", ".join(names) + f" and {last}"
 
 
 def _related(dice: Dice, things: list[Thing], camera: Camera) -> str:

@@ -25,7 +25,9 @@ CHUNK = 32
 """Scenes rendered at once."""
 
 
-def write(split: str, count: int, size: int, out: Path | str, seed: int = 0, workers: int = 2) -> None:
+def write(
+    split: str, count: int, size: int, out: Path | str, seed: int = 0, workers: int = 2, complete: float = 0.0
+) -> None:
     """Writes the first `count` scenes of a split as a folder of images with sidecars.
 
     A scene is ``000000.png``, ``000000.txt`` (its caption), ``000000.depth.npy`` (float16, (1 h w)),
@@ -40,25 +42,48 @@ def write(split: str, count: int, size: int, out: Path | str, seed: int = 0, wor
         out: The folder; made if absent.
         seed: Another seed gives another world of scenes.
         workers: Processes, of one thread each; 0 renders in this one.
+        complete: Share of captions that say everything (see `describe`).
 
     Raises:
         ValueError: Of a folder that holds other files, or scenes of other settings.
     """
-    if split not in SPLITS or count < 1 or size < 8 or workers < 0:
+    if split not in SPLITS or count < 1 or size < 8 or workers < 0 or not 0 <= complete <= 1:
         raise ValueError(
-            f"expected a split of {', '.join(SPLITS)}, count >= 1, size >= 8 and workers >= 0; "
-            f"found {split!r}, {count}, {size} and {workers}"
+            f"expected a split of {', '.join(SPLITS)}, count >= 1, size >= 8, workers >= 0 and complete in [0, 1]; "
+            f"found {split!r}, {count}, {size}, {workers} and {complete}"
         )
     out = Path(out)
-    _claim(out, {"split": split, "size": size, "seed": seed, "count": count, "look": LOOK})
+    settings = {"split": split, "size": size, "seed": seed, "count": count, "look": LOOK, "complete": complete}
+    _claim(out, settings)
     wanted = [index for index in range(count) if not _stem(out, index, count).with_suffix(".png").exists()]
     chunks = [wanted[at : at + CHUNK] for at in range(0, len(wanted), CHUNK)]
-    jobs = [(split, chunk, size, seed, out, count) for chunk in chunks]
+    jobs = [(split, chunk, size, seed, complete, out, count) for chunk in chunks]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         task = progress.add_task("scenes", total=count, completed=count - len(wanted))
         for done in _run(jobs, workers):
             progress.advance(task, done)
+
+
+def settings_of(out: Path) -> dict[str, Any]:
+    """What the scenes in a folder are: ``split``, ``size``, ``seed``, ``count``, ``look`` and ``complete``.
+
+    Raises:
+        FileNotFoundError: It is no folder of scenes.
+    """
+    record = out / "scenes.json"
+    if not record.exists():
+        raise FileNotFoundError(f"expected scenes in {out}, found no scenes.json there: composer scenes")
+    found: dict[str, Any] = {"complete": 0.0} | json.loads(record.read_text(encoding="utf-8"))
+    return found
+
+
+def read(out: Path, index: int) -> dict[str, Any]:
+    """Reads one scene of a folder as `render_batch` gives it, but for what rounding took."""
+    stem = _stem(out, index, settings_of(out)["count"])
+    image = torch.from_numpy(np.array(Image.open(stem.with_suffix(".png")))).permute(2, 0, 1) / 127.5 - 1
+    maps = {name: torch.from_numpy(np.load(f"{stem}.{name}.npy")).float() for name in ("depth", "instances")}
+    return {"image": image, "caption": stem.with_suffix(".txt").read_text(encoding="utf-8")} | maps
 
 
 class _Rate(ProgressColumn):
@@ -72,8 +97,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Makes the folder ours, or refuses it."""
     record = out / "scenes.json"
     if record.exists():
-        found = json.loads(record.read_text(encoding="utf-8"))
-        if found != settings:
+        if (found := settings_of(out)) != settings:
             raise ValueError(f"{out} holds scenes of {found}, not of {settings}: choose another folder, or remove it")
         return
     if out.exists() and any(out.iterdir()):
@@ -102,8 +126,8 @@ def _stem(out: Path, index: int, count: int) -> Path:
     return folder / f"{index:06d}"
 
 
-def _write_chunk(split: str, indices: list[int], size: int, seed: int, out: Path, count: int) -> int:
-    batch = render_batch(split, indices, size, seed)
+def _write_chunk(split: str, indices: list[int], size: int, seed: int, complete: float, out: Path, count: int) -> int:
+    batch = render_batch(split, indices, size, seed, complete=complete)
     images = ((batch["image"] + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     depth, instances = batch["depth"].numpy().astype(np.float16), batch["instances"].numpy().astype(np.uint8)
     for row, index in enumerate(indices):
