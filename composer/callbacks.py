@@ -196,7 +196,7 @@ class Checkpoints(Checkpoint):
         if trainer.global_step != self._saved:
             self._save(trainer)
         root = trainer.default_root_dir
-        export = f". Make a model of it: python -m composer export {root} models/{Path(root).name}"
+        export = f". Make a model of it: composer export {root} models/{Path(root).name}"
         has_config = getattr(pl_module, "config", None) is not None
         self._say(f"done: step {self._saved} saved in {_folder(trainer) / LAST}{export if has_config else ''}")
 

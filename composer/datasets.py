@@ -98,7 +98,7 @@ class SceneImages(ImageDataset):
         seed: Of the scenes' content; the row's own seed draws its swaps alone.
         complete: Share of the captions that say everything: each thing's size, material, colour, kind and place.
         swaps: False captions of each row, 0 to 5, which differ from the true one by a word or two; in ``swaps``.
-        folder: Where ``python -m composer scenes`` wrote these scenes with these settings, to be read from there; None
+        folder: Where ``composer scenes`` wrote these scenes with these settings, to be read from there; None
             renders them.
 
     Raises:

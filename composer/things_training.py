@@ -185,7 +185,7 @@ on scenes of another seed.
 {sum(p.numel() for p in network.parameters()) / 1e6:.2f} million parameters, stored in float16; trained from nothing for
 {training["steps"]} steps, {training["pictures"]} pictures, {training["minutes"]} minutes on a {training["device"]} by
 
-    python -m composer fit -c configs/scenes_judge.yaml
+    composer fit -c configs/scenes_judge.yaml
 
 Share of {training["seen"]} pictures (split `val`) of which all things are right; one too many or too few is wrong:
 

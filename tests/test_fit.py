@@ -42,7 +42,7 @@ def test_without_a_bar_the_messages_stay_and_the_grid_is_what_compose_draws(tmp_
     assert "training 2,332,587 parameters from the start" in said and "validation at step 2: loss" in said
     assert "tokens does not know or has no room for 'zebra' of 'a purple zebra'" in said
     folder, model = tmp_path / "run", tmp_path / "model"
-    assert f"done: step 2 saved in {folder / 'checkpoints/last.ckpt'}. Make a model of it: python -m composer" in said
+    assert f"done: step 2 saved in {folder / 'checkpoints/last.ckpt'}. Make a model of it: composer" in said
 
     assert main(["export", str(folder), str(model)]) == 0
     cascade = Cascade.load(model)
