@@ -192,6 +192,9 @@ def import_classes(plugins: Sequence[str]) -> None:
     Raises:
         ValueError: There is no such plugin.
     """
+    public = importlib.import_module(__package__)
+    for name in public.__all__:  # they are imported when they are first used
+        getattr(public, name)
     for module in ("conditions", "decomposers", *plugins):
         try:
             importlib.import_module(module)

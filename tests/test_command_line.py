@@ -211,3 +211,12 @@ def test_public_names_come_from_where_the_types_say():
     assert set(composer.__all__) <= set(dir(composer))
     with pytest.raises(AttributeError, match="has no attribute 'Casade'"):
         composer.Casade  # noqa: B018
+
+
+def test_a_training_imports_what_its_short_names_stand_for(monkeypatch):
+    from composer.cli import import_classes
+
+    for name in composer.__all__:
+        monkeypatch.delitem(vars(composer), name, raising=False)
+    import_classes([])
+    assert set(composer.__all__) <= set(vars(composer))
