@@ -14,6 +14,7 @@ PACKAGES = ("composer", "decomposers", "conditions")
 SOURCES = [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 LIGHTNING = ("callbacks", "cli", "clip_training", "data", "progress", "reader_training", "sample_grid", "training")
 LIGHTNING += ("things_training",)
+SHOWING = ("commands", "counting", "demo", "doctor_tables", "evaluating", "options", "writing")
 HEAVY = {"cv2", "diffusers", "huggingface_hub", "jsonargparse", "kornia", "lightning", "matplotlib", "omegaconf"}
 HEAVY |= {"open_clip", "rich", "scipy", "skimage", "tensorboard", "timm", "torch_fidelity", "torchmetrics"}
 HEAVY |= {"torchvision", "transformers", "ultralytics"}
@@ -69,7 +70,7 @@ def test_packages_import_only_what_they_may(path):
         assert package == "composer" and path.stem in LIGHTNING
     assert "__future__" not in found, "jaxtyping has to see the annotations themselves"
     if package != "composer" or path.stem not in LIGHTNING:  # those are loaded by a training alone
-        bars = {"rich"} if path.stem in ("commands", "demo", "evaluating", "options", "writing") else set()
+        bars = {"rich"} if path.stem in SHOWING else set()
         assert not top(at_once) & HEAVY - bars, "import it where it is used"
 
 
