@@ -192,7 +192,7 @@ def import_classes(plugins: Sequence[str]) -> None:
     Raises:
         ValueError: There is no such plugin.
     """
-    for module in ("conditions", "decomposers", *plugins):
+    for module in ("composer.degradation", "conditions", "decomposers", *plugins):  # the rest is imported above
         try:
             importlib.import_module(module)
         except ModuleNotFoundError as error:

@@ -69,7 +69,11 @@ def test_packages_import_only_what_they_may(path):
         assert package == "composer" and path.stem in LIGHTNING
     assert "__future__" not in found, "jaxtyping has to see the annotations themselves"
     if package != "composer" or path.stem not in LIGHTNING:  # those are loaded by a training alone
-        bars = {"rich"} if path.stem in ("commands", "demo", "evaluating", "options", "writing") else set()
+        bars = (
+            {"rich"}
+            if path.stem in ("commands", "demo", "doctor_tables", "evaluating", "options", "writing")
+            else set()
+        )
         assert not top(at_once) & HEAVY - bars, "import it where it is used"
 
 
