@@ -1,5 +1,6 @@
 """Every YAML in configs/ builds, and what a YAML may not do is refused."""
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -127,6 +128,25 @@ def test_a_plugin_of_the_users_is_named_on_the_command_line(tmp_path, monkeypatc
     with pytest.raises(SystemExit) as exit:
         main(["--plugins", "gardening", *command])
     assert exit.value.code == 0 and "class_path: gardening.Green" in capsys.readouterr().out
+
+
+def test_every_short_name_is_known_to_a_command():
+    """In a process of its own, where no test has imported what the command does not."""
+    code = """
+import sys
+from composer.cli import import_classes
+import_classes([])
+own = [vars(m) for name, m in sys.modules.items() if name.split(".")[0] in ("composer", "conditions", "decomposers")]
+print(*{name for names in own for name, value in names.items() if isinstance(value, type)})
+"""
+    known = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    named = {name for path in CONFIGS for name in re.findall(r"\w: ([A-Z]\w+)(?=[,}\n ])", uncommented(path))}
+    assert {"Degradation", "GaussianNoise", "Cosine", "UNet", "ImageFolder"} <= named
+    assert named <= set(known)
+
+
+def uncommented(path):
+    return re.sub(r"#.*", "", path.read_text())
 
 
 def test_help_is_quick():
