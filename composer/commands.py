@@ -276,9 +276,8 @@ def demo(args: Sequence[str], plugins: Sequence[str]) -> None:
     print(f"open {run(load(o, plugins), o.out)}")
 
 
-DISTRIBUTIONS = """Pictures drawn from the captions, compared with the images as a whole. None is kept, so --count 30000
-takes no more memory than 256, but for KID: it keeps the features of both, 246 MB each for 30,000 of Inception's 2048
-numbers."""
+DISTRIBUTIONS = """Pictures drawn from the captions, compared with the images as a whole. None is kept: 30,000 take no
+more memory than 256, but for KID: it keeps the features of both, 246 MB each for 30,000 and Inception's 2048."""
 
 
 def evaluate(args: Sequence[str], plugins: Sequence[str]) -> None:
