@@ -45,8 +45,8 @@ class ClipTraining(L.LightningModule):
         words: The text file whose words the tokens count (see `locate`); it goes with the weights.
         learning_rate: Peak learning rate of AdamW; linear warm-up, then a cosine to zero.
         warmup: Steps of the warm-up.
-        scale: Inverse temperature at the start; CLIP's is 1 / 0.07. It is learnt, but changes by the learning rate per
-            step at most, and swaps want a high one.
+        scale: Inverse temperature at the start; CLIP's is 1 / 0.07. Its logarithm is learnt, but moves by about a
+            learning rate a step, and swaps want a high one.
         weight_decay: AdamW's weight decay, of matrices alone.
         shift: Images move by up to so many pixels in either direction, their edges repeated.
         noise: Largest standard deviation of the noise on images, in image units (the range is 2).
