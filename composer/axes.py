@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 
 ALIASES = {"seed": "seeds"}
-FIXED = ("sheet", "out", "from-png", "model", "precision", "help")
+FIXED = ("sheet", "out", "from-png", "model", "autoguidance", "precision", "help")
 
 
 @dataclass(frozen=True)

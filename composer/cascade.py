@@ -29,6 +29,9 @@ STREAM = 800  # of `draw`, and the numbers above it
 class Cascade:
     """Stages, and how their images are taken apart.
 
+    Attributes:
+        weaker: What guidance leads away from, see `lead_away_from`; None is nothing at all.
+
     Args:
         stages: From the smallest to the largest; each later one reads the image before it as ``low_res``.
         decomposition: Decomposers by the name of their condition.
@@ -48,6 +51,30 @@ class Cascade:
         self.stages, self.decomposition, self.sha256 = tuple(stages), decomposition, sha256
         self.readers = Decomposition({**dict(decomposition.named()), **dict(readers.named())})
         self.spec: dict[str, Any] = {}
+        self.weaker: Cascade | None = None
+
+    def lead_away_from(self, weaker: "Cascade | None") -> None:
+        """Lets guidance lead away from a weaker model, in place of nothing (autoguidance, Karras et al. 2024).
+
+        Both read the same conditions: what they differ in are the errors that the weaker one makes more often.
+
+        Args:
+            weaker: Of the same plan, trained less; stages of other names are guided as without it. None ends it.
+
+        Raises:
+            ValueError: Its stages are of another kind.
+        """
+        pairs = [(own, s) for own in self.stages for s in (weaker.stages if weaker else ()) if own.name == s.name]
+        if weaker is not None and not pairs:
+            raise ValueError(f"autoguidance needs a model with a stage {' or '.join(s.name for s in self.stages)}")
+        for own, other in pairs:
+            if own.size != other.size or own.conditions.keys() != other.conditions.keys():
+                raise ValueError(
+                    f"autoguidance needs a model whose stage {own.name} draws {own.size} px from "
+                    f"{', '.join(own.conditions) or 'nothing'}; found {other.size} px, "
+                    f"{', '.join(other.conditions) or 'nothing'}"
+                )
+        self.weaker = weaker
 
     @classmethod
     def from_spec(
@@ -113,6 +140,8 @@ class Cascade:
             stage.conditions.to(device)
             stage.denoiser.precision = None if precision == torch.float32 else precision
         self.readers.to(device)
+        if self.weaker is not None:
+            self.weaker.to(device, precision)
         return self
 
     @property
@@ -213,8 +242,8 @@ class Cascade:
         Raises:
             KeyError: `reps` names a condition that no stage has, `strengths` one that `reps` has not, or a name is no
                 stage's.
-            ValueError: The rows of `reps` are neither one nor one a seed, a stage cannot draw that size, or the latent
-                is another model's or of another size.
+            ValueError: The rows of `reps` are neither one nor one a seed, a stage cannot draw that size, the latent is
+                another model's or of another size, or guidance is to lead away from two things.
         """
         reps, away = self._checked(reps, len(seeds)), self._checked(away or {}, len(seeds))
         further = [(self._checked(other, len(seeds)), weight) for other, weight in also]
@@ -236,7 +265,8 @@ class Cascade:
                 if image is None:
                     raise ValueError(f"stage {stage.name} enlarges: give it an image (image=...)")
                 own = {"low_res": stage.low_res.corrupt(image, setting.augmentation, corrupting)}
-            terms = stage.terms(reps, own, place, setting.guidance, away, strengths, further)
+            weaker = next((s for s in self.weaker.stages if s.name == stage.name), None) if self.weaker else None
+            terms = stage.terms(reps, own, place, setting, away, strengths, further, weaker)
             denoise = threshold(guide(stage.estimator(setting.tile), terms), setting.percentile)
             if locked is not None:
                 denoise = lock(denoise, *(x.to(self.device) for x in _fitted(locked, place)))

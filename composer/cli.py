@@ -24,6 +24,7 @@ from .decomposition import Decomposer
 from .parsers import Mistake
 from .prior.training import PriorTraining
 from .progress import Messages, Progress
+from .reader_loss import ReaderLoss
 from .sample_grid import SampleGrid
 from .training import StageTraining
 
@@ -168,7 +169,8 @@ class ModelAlone(Configuration):
     """Builds a training's model alone, on the meta device: the data may need weights."""
 
     def instantiate_classes(self) -> None:
-        without = [(lambda *args, **kwargs: None, data, True) for data in (ImageData, ImageDataset, Decomposer)]
+        none = (ImageData, ImageDataset, Decomposer, ReaderLoss)
+        without = [(lambda *args, **kwargs: None, data, True) for data in none]
         with torch.device("meta"):
             self.config_init = self.parser.instantiate(self.config, instantiators=without)
         self.model = self.config_init.model

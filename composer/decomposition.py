@@ -49,6 +49,13 @@ class Decomposer(nn.Module, ABC):
     def distance(self, wanted: Tensor, got: Tensor) -> Float[Tensor, " b"]:
         """Says how far two representations are, row by row; 0 where they agree. The unit is the subclass's."""
 
+    def loss(self, wanted: Tensor, batch: Batch) -> Float[Tensor, " b"]:
+        """Says how far images are from a representation, row by row, for training: with a gradient to the images.
+
+        The distance of what `forward` reads, unless a subclass knows better; not every one has a gradient.
+        """
+        return self.distance(wanted, self(batch))
+
     def can_read(self, batch: Batch) -> bool:
         """Whether `batch` holds what `forward` needs; an image, unless a subclass says otherwise."""
         return "image" in batch

@@ -6,6 +6,7 @@ z = alpha * x0 + s * noise is x = z / alpha with sigma = s / alpha.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Literal, Protocol, runtime_checkable
 
@@ -226,9 +227,20 @@ class Denoiser(nn.Module):
         cond: Conditioning,
         sigma: Float[Tensor, " b"],
         noise: Float[Tensor, "b c h w"],
+        further: Callable[[Tensor], Tensor] | None = None,
     ) -> Float[Tensor, " b"]:
-        """The weighted squared error, a row each. Sigma and noise come from the caller, who owns the randomness."""
-        return self.weight(sigma) * self.error(image, cond, sigma, noise)
+        """The weighted squared error, a row each. Sigma and noise come from the caller, who owns the randomness.
+
+        Args:
+            image: Clean images.
+            cond: What the network reads.
+            sigma: Noise levels.
+            noise: Standard normal.
+            further: Gives a loss that is added, a row each, for the estimate of the clean images.
+        """
+        estimate = self(image + sigma[:, None, None, None] * noise, sigma, cond)
+        loss: Tensor = self.weight(sigma) * _squared(estimate - image)
+        return loss if further is None else loss + further(estimate)
 
     def error(
         self,
@@ -238,9 +250,7 @@ class Denoiser(nn.Module):
         noise: Float[Tensor, "b c h w"],
     ) -> Float[Tensor, " b"]:
         """The mean squared error of the estimate, a row each."""
-        x = image + sigma[:, None, None, None] * noise
-        error: Tensor = self(x, sigma, cond) - image
-        return error.square().flatten(1).mean(1)
+        return _squared(self(image + sigma[:, None, None, None] * noise, sigma, cond) - image)
 
     def unlearnt(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """The error of the best linear estimate, which knows no more of the images than `sigma_data`.
@@ -250,6 +260,10 @@ class Denoiser(nn.Module):
         """
         deviation = self.sigma_data * (self.residual or 1.0)
         return (sigma * deviation) ** 2 / (sigma**2 + deviation**2)
+
+
+def _squared(x: Tensor) -> Float[Tensor, " b"]:
+    return x.square().flatten(1).mean(1)
 
 
 def shares(b: int, generator: torch.Generator | None = None) -> Float[Tensor, " b"]:

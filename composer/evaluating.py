@@ -34,6 +34,7 @@ def evaluate(o: argparse.Namespace, plugins: Sequence[str]) -> None:
     prior = _prior(o, cascade, plugins)
     about = {name: getattr(o, name) for name in ("seed", "precision")} | {"sampling": sampling(o)}
     about |= {"prior": prior.sha256} if prior is not None else {}
+    about["autoguidance"] = cascade.weaker and cascade.weaker.sha256
     if o.prompts is not None:
         return _evaluate_prompts(o, cascade, prior, plugins, about)
     if o.things is not None:
@@ -104,7 +105,7 @@ def _evaluate_prompts(
     if o.against is not None:
         name = Path(o.against).resolve().name
         name = f"{name} (2)" if name in models else name
-        models[name] = load(argparse.Namespace(**{**vars(o), "model": o.against}), plugins)
+        models[name] = load(argparse.Namespace(**{**vars(o), "model": o.against, "autoguidance": None}), plugins)
         _prior(o, models[name], plugins)  # which refuses a model that it does not suit
     asked, reader = read_prompts(o.prompts), _caption_reader(o, cascade)
     with _bar() as progress:

@@ -23,14 +23,15 @@ Weight = float | Tensor | Callable[[float], float | Tensor]
 
 
 class Term(NamedTuple):
-    """One conditioning and what its estimate weighs."""
+    """One conditioning, what its estimate weighs, and what estimates; None is the denoiser that is guided."""
 
     cond: Conditioning
     weight: Weight
+    by: Estimator | None = None
 
 
 def guide(denoiser: Estimator, terms: Sequence[Term]) -> Denoise:
-    """Sums w_k D(x | c_k), with every term of a step in one network call.
+    """Sums w_k D(x | c_k), with all terms of a step that one network estimates in one call of it.
 
     Conditionings are stacked, and their keys and values computed, at the first step; a term that weighs exactly 0
     at a noise level is not evaluated there.
@@ -47,19 +48,27 @@ def guide(denoiser: Estimator, terms: Sequence[Term]) -> Denoise:
         raise ValueError("guidance needs at least one term")
     prepared: dict[tuple[int, tuple[int, ...]], Conditioning] = {}
 
-    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
-        weights = [_at(weight, float(sigma[0])) for _, weight in terms]
-        _check(weights)
-        used = tuple(i for i, w in enumerate(weights) if isinstance(w, Tensor) or w != 0)
+    def estimate_all(by: Estimator, x: Tensor, sigma: Tensor, used: tuple[int, ...]) -> tuple[Tensor, ...]:
         key = (len(x), used)
         if key not in prepared:
-            prepared[key] = denoiser.prepare(stack([terms[i].cond for i in used], len(x)))
+            prepared[key] = by.prepare(stack([terms[i].cond for i in used], len(x)))
         k = len(used)
-        estimates: tuple[Tensor, ...] = denoiser(x.repeat(k, 1, 1, 1), sigma.repeat(k), prepared[key]).chunk(k)
-        if k == 1 and not isinstance(weights[used[0]], Tensor):
-            return estimates[0]
-        total = torch.zeros_like(estimates[0])
-        for i, estimate in zip(used, estimates, strict=True):
+        estimates: tuple[Tensor, ...] = by(x.repeat(k, 1, 1, 1), sigma.repeat(k), prepared[key]).chunk(k)
+        return estimates
+
+    def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+        weights = [_at(term.weight, float(sigma[0])) for term in terms]
+        _check(weights)
+        used = [i for i, w in enumerate(weights) if isinstance(w, Tensor) or w != 0]
+        estimates: dict[int, Tensor] = {}
+        for by in {id(terms[i].by): terms[i].by for i in used}.values():
+            own = tuple(i for i in used if terms[i].by is by)
+            estimates |= zip(own, estimate_all(by or denoiser, x, sigma, own), strict=True)
+        if len(used) == 1 and not isinstance(weights[used[0]], Tensor):
+            return estimates[used[0]]
+        total = torch.zeros_like(estimates[used[0]])
+        for i in used:
+            estimate = estimates[i]
             w = weights[i]
             total += estimate * (w.to(estimate) if isinstance(w, Tensor) else w)
         return total

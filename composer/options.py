@@ -26,8 +26,12 @@ def load(options: argparse.Namespace, plugins: Sequence[str]) -> Cascade:
         ValueError: This machine has no such device.
     """
     device = pick_device(options.device)
+    cascade = Cascade.load(options.model, plugins)
+    weaker = getattr(options, "autoguidance", None)  # an option of commands that draw
+    if weaker is not None:
+        cascade.lead_away_from(Cascade.load(weaker, plugins))
     precision = torch.bfloat16 if options.precision == "bf16" else None
-    return Cascade.load(options.model, plugins).to(device, precision)
+    return cascade.to(device, precision)
 
 
 def askable(cascade: Cascade) -> list[str]:

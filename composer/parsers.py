@@ -1,6 +1,7 @@
 """What the commands' parsers share; light, so that help and mistakes show before anything heavy is imported."""
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -9,8 +10,8 @@ from .finding import find_config
 from .names import DEVICES, SHIPPED, SamplerName
 from .suggestion import did_you_mean
 
-SAMPLING = ("steps", "guidance", "sampler", "eta", "percentile", "tile")
-
+SAMPLING = ("steps", "guidance", "guidance_interval", "sampler", "eta", "percentile", "tile")
+INTERVAL = re.compile(r"(\d*\.?\d+)-(\d*\.?\d+)")
 
 Options = argparse.ArgumentParser | argparse._ArgumentGroup
 """What options are added to."""
@@ -99,6 +100,10 @@ def add_sampling(parser: Options) -> None:
     add = parser.add_argument
     add("--steps", type=int, metavar="N", help="sampling steps")
     add("--guidance", type=float, metavar="W", help="weight of classifier-free guidance; 1 is none")
+    about = "noise levels (0 to 1) at which it guides, such as 0.2-0.8; elsewhere its weight is 1 (default: all)"
+    add("--guidance-interval", type=_interval, metavar="LOW-HIGH", help=about)
+    about = "guide away from this weaker model, which agrees with the same, instead of from nothing (autoguidance)"
+    add("--autoguidance", metavar="MODEL", help=about)
     add("--sampler", choices=get_args(SamplerName), metavar="NAME", help=", ".join(get_args(SamplerName)))
     add("--eta", type=float, help="share of fresh noise of --sampler ancestral, 0 to 1 (default 1)")
     add("--percentile", type=float, metavar="P", help="dynamic thresholding, such as 0.995 (default: clip)")
@@ -130,13 +135,21 @@ def _stage(text: str) -> tuple[str, dict[str, Any]]:
     return name, {key: _value(value) for key, _, value in pairs}
 
 
-def _value(text: str) -> int | float | str:
+def _interval(text: str) -> tuple[float, float]:
+    """``0.2-0.8`` -> (0.2, 0.8)."""
+    found = INTERVAL.fullmatch(text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"expected LOW-HIGH, such as 0.2-0.8, found {text!r}")
+    return float(found[1]), float(found[2])
+
+
+def _value(text: str) -> int | float | str | tuple[float, float]:
     for number in (int, float):
         try:
             return number(text)
         except ValueError:
             pass
-    return text
+    return _interval(text) if INTERVAL.fullmatch(text) else text
 
 
 def _size(text: str) -> tuple[int, int]:

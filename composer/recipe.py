@@ -21,7 +21,7 @@ from .parts import Latent, Parts
 from .samplers import Progress
 from .strength import Strength
 
-FORMAT = 1
+FORMAT = 2
 """Of the recipes that are written. Those before had no number; each number can do all that the ones below it can."""
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -61,6 +61,7 @@ def recipe(cascade: Cascade, composition: Composition, seed: int, how: Mapping[s
     return {
         "format": FORMAT,
         "model": {"name": cascade.spec.get("name", ""), "sha256": cascade.sha256},
+        "autoguidance": _weaker(cascade),
         "seed": seed,
         "stages": {name: asdict(setting) for name, setting in cascade.settings(**told).items()},
         "size": None if size is None else list(size),
@@ -77,6 +78,11 @@ def recipe(cascade: Cascade, composition: Composition, seed: int, how: Mapping[s
         "device": cascade.device.type,
         "versions": _versions(),
     }
+
+
+def _weaker(cascade: Cascade) -> dict[str, str] | None:
+    weaker = cascade.weaker
+    return None if weaker is None else {"name": weaker.spec.get("name", ""), "sha256": weaker.sha256}
 
 
 def _versions() -> dict[str, str]:
@@ -204,9 +210,18 @@ def again(
         (1 3 h w) in [-1, 1], of an edit what `Frame.paste` takes.
 
     Raises:
-        ValueError: The recipe is another model's, or not whole.
+        ValueError: The recipe is another model's, was drawn away from another model, or is not whole.
     """
     redo = read(cascade, found)
+    if (then := found.get("autoguidance")) != (now := _weaker(cascade)):
+        told = [
+            printable(f"{one.get('name')!r} (SHA-256 {one.get('sha256', '')[:12]}...)") if one else "nothing"
+            for one in (then, now)
+        ]
+        raise ValueError(
+            f"the picture was drawn away from {told[0]}, here it would be from {told[1]}: give the former with "
+            "--autoguidance, or leave the option out"
+        )
     composition = redo.composition
     if frame is not None:
         composition = composition.but(locked=frame.restrict(cascade, composition).locked)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from . import samplers
 from .conditioning import Condition, Conditioning, ConditionSet
 from .decomposition import Representations
-from .denoiser import Denoiser, Estimator
+from .denoiser import Denoiser, Estimator, level
 from .guidance import Term
 from .low_res import LowRes
 from .names import SamplerName as SamplerName
@@ -29,6 +29,8 @@ class Sampling:
         sampler: One of `composer.samplers`.
         steps: Number of steps; `heun` calls the network twice a step, the others once.
         guidance: Weight of classifier-free guidance; 1 is none.
+        guidance_interval: Lowest and highest noise level at which it guides, as the cosine schedule's time in [0, 1];
+            None guides at all of them. Elsewhere the weight is 1, which takes half the time.
         eta: Share of fresh noise of the sampler `ancestral`: 1 is DDPM's, 0 none, as DDIM (Song et al. 2021).
         percentile: Dynamic thresholding (Imagen: 0.995); None clips.
         augmentation: Level in [0, 1] at which a stage that enlarges corrupts the image it was given (Imagen: 0.1 to 0.3
@@ -39,6 +41,7 @@ class Sampling:
     sampler: SamplerName = "dpmpp_2m"
     steps: int = 30
     guidance: float = 2.0
+    guidance_interval: Sequence[float] | None = None
     eta: float = 1.0
     percentile: float | None = None
     augmentation: float = 0.0
@@ -50,6 +53,18 @@ class Sampling:
             raise ValueError(f"expected a sampler of {', '.join(known)}, found {self.sampler!r}")
         if self.steps < 1 or not 0 <= self.eta <= 1:
             raise ValueError(f"expected at least 1 step and eta in [0, 1], found {self.steps} and {self.eta}")
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval  # a list, where it comes from JSON
+            if not 0 <= low < high <= 1:
+                raise ValueError(f"expected a guidance_interval within 0-1, found {low}-{high}")
+            object.__setattr__(self, "guidance_interval", (low, high))
+
+    def guides(self, sigma: float) -> bool:
+        """Whether guidance is on at a noise level (Kynkaanniemi et al. 2024)."""
+        if self.guidance_interval is None:
+            return True
+        low, high = self.guidance_interval
+        return low <= float(level(torch.tensor(sigma))) <= high
 
     def changed(self, changes: Mapping[str, Any], what: str) -> "Sampling":
         """Replaces some fields.
@@ -136,10 +151,11 @@ class Stage:
         reps: Representations,
         own: Representations,
         size: tuple[int, int],
-        guidance: float,
+        how: Sampling,
         away: Representations | None = None,
         strengths: Mapping[str, Strength] | None = None,
         also: Sequence[tuple[Representations, float]] = (),
+        weaker: "Stage | None" = None,
     ) -> list[Term]:
         """What guidance sums: a term for each set of conditions that counts somewhere, and what it leads away from.
 
@@ -147,28 +163,58 @@ class Stage:
             reps: What to agree with.
             own: What every term reads, that is the image of the stage before.
             size: Height and width of the images.
-            guidance: Weight of what is agreed with; what is led away from has the rest.
+            how: Its guidance is the weight of what is agreed with; what is led away from has the rest.
             away: What to lead away from; None is nothing at all.
             strengths: How much, when and where conditions of `reps` count.
             also: Further representations and their weights, which are taken from what is led away from.
+            weaker: What is led away from: its estimates, which agree with the same (autoguidance, Karras et al. 2024).
+
+        Raises:
+            ValueError: Both `weaker` and something else is to be led away from.
         """
         names = [name for name in reps if name in self.conditions]
         weights = weigh(names, {n: s for n, s in (strengths or {}).items() if n in names}, size)
         also = [(other, weight) for other, weight in also if other.keys() & self.conditions.keys()]
-        left = 1 - guidance - sum(weight for _, weight in also)
-        others = [Term(self.encode({**other, **own}, size), weight) for other, weight in also]
+        rest = 1 - how.guidance - sum(weight for _, weight in also)
+
+        def guidance(sigma: float) -> float:
+            return how.guidance if how.guides(sigma) else 1.0
+
+        def left(sigma: float) -> float:
+            return rest if how.guides(sigma) else 0.0
+
+        def further(weight: float) -> Callable[[float], float]:
+            return lambda sigma: weight if how.guides(sigma) else 0.0
+
+        def chosen(subset: frozenset[str]) -> Representations:
+            return {**{n: reps[n] for n in reps if n in subset}, **own}
+
+        others = [Term(self.encode({**other, **own}, size), further(weight)) for other, weight in also]
         behind = {name: value for name, value in (away or {}).items() if name in self.conditions}
         within = all(name in reps and torch.equal(reps[name], value) for name, value in behind.items())
+        if weaker is not None:
+            if not within:
+                raise ValueError("autoguidance leads away from a weaker model: leave out what else to lead away from")
+            by = weaker.estimator(how.tile)
+            pairs = [(subset, share) for subset, share in weights.items()]
+            terms = [Term(self.encode(chosen(s), size), _product(guidance, share)) for s, share in pairs]
+            terms += [Term(weaker.encode(chosen(s), size), _product(left, share), by) for s, share in pairs]
+            return [*terms, *others]
         start = frozenset(behind) if within else None  # often a set that counts besides: the network reads it once
 
         def total(subset: frozenset[str]) -> Callable[[float], float | Tensor]:
-            rest = left if subset == start else 0.0
             share = weights.get(subset)
-            return lambda sigma: rest if share is None else guidance * share(sigma) + rest
+            if share is None:
+                return left
+            return lambda sigma: guidance(sigma) * share(sigma) + (left(sigma) if subset == start else 0.0)
 
         subsets = dict.fromkeys([*weights, *([] if start is None else [start])])
-        terms = [Term(self.encode({**{n: reps[n] for n in reps if n in s}, **own}, size), total(s)) for s in subsets]
+        terms = [Term(self.encode(chosen(s), size), total(s)) for s in subsets]
         return [*terms, *others] + ([] if within else [Term(self.encode({**behind, **own}, size), left)])
+
+
+def _product(a: Callable[[float], float], b: Callable[[float], float | Tensor]) -> Callable[[float], float | Tensor]:
+    return lambda sigma: a(sigma) * b(sigma)
 
 
 def sizes_of(chain: Sequence[Stage], size: tuple[int, int] | None, image: Tensor | None) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ import logging
 import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -20,6 +21,7 @@ from .conditioning import Condition, ConditionSet, Keep
 from .decomposition import Batch, Representations
 from .denoiser import Denoiser, NoiseLevels, shares
 from .muon import Muon
+from .reader_loss import ReaderLoss
 from .warm_start import warm_start
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class StageTraining(L.LightningModule):
         noise_without_maps: Distribution of the noise levels of rows that keep no condition with a map (a sketch, depth
             and the like); None takes the denoiser's for every row. What words and other global conditions say shows at
             higher noise than the pixels' own redundancy asks for.
+        reader_loss: Adds to the loss what frozen readers find amiss in the estimate; None adds nothing, as the papers.
         validation_levels: Noise levels that validation measures at, whatever the training draws, in rising order. The
             rows of the validation set take turns at them; a residual stage takes them in its own unit.
         seed: Decides all draws of the training besides the data's; the same for every rank.
@@ -104,6 +107,7 @@ class StageTraining(L.LightningModule):
         keep_two_global: float = 0.0,
         keep_weights: dict[str, float] | None = None,
         noise_without_maps: NoiseLevels | None = None,
+        reader_loss: ReaderLoss | None = None,
         validation_levels: Sequence[float] = (0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
         seed: int = 0,
     ):
@@ -119,7 +123,7 @@ class StageTraining(L.LightningModule):
             raise ValueError(f"expected validation_levels above 0, in rising order, found {validation_levels}")
         self.validation_levels = tuple(validation_levels)
         self.conditions = ConditionSet(conditions, drop_all, keep_all, keep_one, keep_two_global, keep_weights)
-        self.noise_without_maps = noise_without_maps
+        self.noise_without_maps, self.reader_loss = noise_without_maps, reader_loss
         if train_only is not None:
             self._freeze(train_only)
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
@@ -138,10 +142,12 @@ class StageTraining(L.LightningModule):
         """Refuses what would train badly in silence, and loads the weights to start from.
 
         Raises:
-            ValueError: float16 was asked for, or the weights are those of another plan.
+            ValueError: float16 was asked for, the weights are those of another plan, or a reader has no gradient.
         """
         if self.trainer.precision == "16-mixed":
             raise ValueError("float16 loses small gradients: use --trainer.precision bf16-mixed or 32-true")
+        if self.reader_loss is not None:
+            self.reader_loss.check(self.conditions, self.crop or self.size)
         if self.start_from is not None and stage == "fit":  # a checkpoint to resume from is loaded after this
             file, new = warm_start(self.denoiser, self.conditions, self.size, self.start_from)
             added = f"; new and silent at first: {', '.join(new)}" if new else ""
@@ -171,7 +177,8 @@ class StageTraining(L.LightningModule):
         sigma = self._sigma(shares(len(image), stream("sigma", *key)), keep, reps)
         noise = torch.randn(image.shape, generator=stream("noise", *key)).to(image.device)
         torch.manual_seed(_hash("dropout", *key))  # what modules draw inside has no generator of its own
-        loss = self.denoiser.loss(image, self.conditions(reps, _size(image), keep), sigma, noise)
+        read = None if self.reader_loss is None else partial(self.reader_loss, reps, keep, sigma, batch["seed"])
+        loss = self.denoiser.loss(image, self.conditions(reps, _size(image), keep), sigma, noise, read)
         self._record(loss.detach(), keep, batch)
         return loss.mean()
 

@@ -30,8 +30,8 @@ _OPENAI_FACTS = ("input_resolution", "context_length", "vocab_size")
 class Clip:
     """A frozen CLIP and how it reads.
 
-    Runs on the device of what it reads, in float32, without gradients and outside autocast: its attention is
-    sequence-first, which autocast makes many times slower on a CPU.
+    Runs on the device of what it reads, in float32 and outside autocast: its attention is sequence-first, which
+    autocast makes many times slower on a CPU. Its weights take no gradients; images may.
 
     Attributes:
         network: open_clip's model.
@@ -47,7 +47,6 @@ class Clip:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    @torch.no_grad()
     def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """Encodes images in [-1, 1], their middle at the model's size: antialiased bicubic, as CLIP has it."""
         scale = max(self.size[0] / image.shape[2], self.size[1] / image.shape[3])

@@ -27,6 +27,7 @@ class Agreement(ClipDecomposer):
     def can_read(self, batch: Batch) -> bool:
         return "image" in batch or "caption" in batch
 
+    @torch.no_grad()
     def forward(self, batch: Batch) -> Float[Tensor, "b d"]:
         """Reads captions, and images where there is none; unit length. A row with neither is zero."""
         if "caption" not in batch:

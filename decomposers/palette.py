@@ -14,6 +14,7 @@ from composer.parts import lerp
 HUES = (0.0, 0.0833, 0.166, 0.25, 0.333, 0.5, 0.56333, 0.666, 0.73, 0.803, 0.916)
 LONGEST_SIDE = 241  # pixels that a side is thinned out to before it is counted
 FLOOR = 1e-5  # shares below it count as none
+SOFTNESS = 5.0  # CIELab units within which a pixel counts for several colours, where a gradient is wanted
 STRIPS = 64  # height and width of a preview, in pixels
 
 
@@ -60,9 +61,8 @@ class Palette(Decomposer):
         Sides longer than 240 pixels are thinned out by a whole stride first, as in rayleigh.
         """
         image = batch["image"]
-        b, _, h, w = image.shape
-        image = image[..., :: h // LONGEST_SIDE + 1, :: w // LONGEST_SIDE + 1]
-        levels = (image.float() * 127.5).add_(127.5).round_().clamp_(0, 255)
+        b = len(image)
+        levels = (_thinned(image).float() * 127.5).add_(127.5).round_().clamp_(0, 255)
         r, g, blue = levels.unbind(1)
         index = torch.add(blue, torch.add(g, r, alpha=256), alpha=256).to(torch.int32)  # floats hold 24 bits exactly
         nearest = _table(*self.shape, image.device).index_select(0, index.flatten()).view_as(index).flatten(1)
@@ -70,6 +70,17 @@ class Palette(Decomposer):
         rows = torch.arange(0, b * k, k, dtype=torch.int32, device=image.device)
         counts = torch.bincount((nearest.to(torch.int32) + rows[:, None]).flatten(), minlength=b * k).view(b, k)
         return self._smooth(counts / nearest.shape[1]).to(image.dtype)
+
+    def loss(self, wanted: Float[Tensor, "b k"], batch: Batch) -> Float[Tensor, " b"]:
+        """The distance where a pixel counts for all colours near it, in part: counting the nearest has no gradient."""
+        rgb = (_thinned(batch["image"]).float() / 2 + 0.5).clamp(0.002, 1)  # the cube root is steep at black
+        lab = _lab(_linear(rgb.flatten(2).mT))
+        code = _lab(_linear(self.rgb))
+        squares = (lab.square().sum(-1, keepdim=True) + code.square().sum(-1)).baddbmm(
+            lab, code.mT.expand(len(lab), -1, -1), alpha=-2
+        )
+        shares = (squares / (-2 * SOFTNESS**2)).softmax(-1).mean(1)
+        return self.distance(wanted, shares @ self.spread.T)
 
     def from_colours(self, colours: dict[str, float]) -> Float[Tensor, "1 k"]:
         """Builds the palette of an image that holds these colours and nothing else.
@@ -155,6 +166,11 @@ def _code(hues: int, saturations: int, lights: int) -> Float[Tensor, "k 3"]:
     colours = value[:, None] * (1 - saturation[:, None] * fall[:, None])
     greys = steps(1.0, 0.0, len(value))[:, None].expand(-1, 3)
     return torch.cat([colours.flatten(0, 1), greys])
+
+
+def _thinned(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+    h, w = image.shape[-2:]
+    return image[..., :: h // LONGEST_SIDE + 1, :: w // LONGEST_SIDE + 1]
 
 
 def _linear(rgb: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:

@@ -1,6 +1,6 @@
 """Depth and instances of Scenes, read back from any picture of one by the small network that ships."""
 
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -57,6 +57,12 @@ class SceneInstances(InstanceMaps):
         image = batch["image"]
         ids = read_instances(read(self.reader, image)).to(image.dtype)
         return F.interpolate(ids, image.shape[-2:], mode="nearest-exact")
+
+    def loss(self, wanted: Shaped[Tensor, "b 2 h w"], batch: Batch) -> Float[Tensor, " b"]:
+        """Cross-entropy of the categories, pixel by pixel: `forward` cuts instances, which has no gradient."""
+        logits = read(self.reader, batch["image"]).category
+        category = F.interpolate(wanted[:, :1].float(), logits.shape[-2:], mode="nearest-exact")[:, 0].long()
+        return F.cross_entropy(logits, category, reduction="none").mean((1, 2))
 
 
 def read(reader: SceneReader, image: Float[Tensor, "b 3 h w"]) -> Reading:

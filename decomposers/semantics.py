@@ -23,7 +23,14 @@ class Semantics(ClipDecomposer):
         weights: See `ClipDecomposer`.
     """
 
+    @torch.no_grad()
     def forward(self, batch: Batch) -> Float[Tensor, "b d"]:
+        return self._embedded(batch)
+
+    def loss(self, wanted: Float[Tensor, "b d"], batch: Batch) -> Float[Tensor, " b"]:
+        return self.distance(wanted, self._embedded(batch))
+
+    def _embedded(self, batch: Batch) -> Float[Tensor, "b d"]:
         value = F.normalize(self._clip.encode_image(batch["image"]), dim=1)
         return value * math.sqrt(value.shape[1])
 

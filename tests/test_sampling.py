@@ -214,6 +214,14 @@ def test_guidance_is_a_weighted_sum_in_one_call():
     assert denoiser.calls == 1
 
 
+def test_each_network_estimates_its_own_terms_in_one_call():
+    strong, weak = Shifted(), Shifted()
+    terms = [Term(cond(4), 2.0), Term(cond(1), -1.5, weak), Term(cond(2), 1.0), Term(cond(3), -0.5, weak)]
+    found = guide(strong, terms)(torch.zeros(2, 3, 4, 4), torch.ones(2))
+    assert (found == 2 * 4 - 1.5 * 1 + 2 - 0.5 * 3).all()
+    assert strong.calls == weak.calls == 1
+
+
 def test_weights_may_depend_on_sigma_and_on_place():
     x = torch.zeros(1, 3, 4, 4)
     left = torch.zeros(1, 1, 4, 4)
