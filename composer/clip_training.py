@@ -283,7 +283,7 @@ def told_apart(
         false: Unit embeddings of the false captions, as many for each image, all of an image together.
     """
     own = (image * text).sum(1, keepdim=True)
-    others = torch.einsum("bd,bkd->bk", image, false.unflatten(0, (len(image), -1)))
+    others = torch.einsum("bd,bkd->bk", image, false.reshape(len(image), -1, false.shape[1]))
     return (own > others).all(1)
 
 

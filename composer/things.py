@@ -80,6 +80,7 @@ class Judge(nn.Module):
         self.head = block(width, 2 * width)
         self.parts = {"thing": 1, "shape": len(SHAPES), "colour": len(COLOURS), "size": len(SIZES), "where": 3}
         self.out = nn.Conv2d(2 * width, sum(self.parts.values()), 1)
+        assert self.out.bias is not None
         nn.init.constant_(self.out.bias[:1], -4.0)  # few cells hold a thing (focal loss, Lin et al. 2017, section 4.1)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Marks:

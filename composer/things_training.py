@@ -134,7 +134,8 @@ def soften(
     """
     soft, strength = torch.rand(2, len(image), 1, 1, 1, generator=generator).to(image.device)
     image = image.lerp(gaussian_blur(image, [5, 5], [max(blur, 1e-3)] * 2), soft)
-    return image + strength * noise * torch.randn(image.shape, generator=generator).to(image.device)
+    grain: Tensor = strength * noise * torch.randn(image.shape, generator=generator).to(image.device)
+    return image + grain
 
 
 def compare(marks: Marks, things: Float[Tensor, "b k 6"]) -> dict[str, Float[Tensor, ""]]:

@@ -79,7 +79,8 @@ def _changes(things: tuple[Thing, ...], kind: str) -> Iterator[tuple[Thing, ...]
         for i, thing in enumerate(things):
             for value in COLOURS if kind == "colour" else SHAPES:
                 if value != getattr(thing, kind):
-                    yield (*things[:i], replace(thing, **{kind: value}), *things[i + 1 :])
+                    changed = replace(thing, colour=value) if kind == "colour" else replace(thing, shape=value)
+                    yield (*things[:i], changed, *things[i + 1 :])
 
 
 def _possible(changed: tuple[Thing, ...], things: tuple[Thing, ...]) -> bool:
@@ -108,11 +109,11 @@ def _other_places(scene: Scene, caption: str) -> Iterator[tuple[int, int, str]]:
     for match in _RELATION.finditer(caption):
         yield *match.span(1), _OPPOSITE[match[1]]
     for thing in scene.things:
-        match = re.search(rf"\b{thing.colour} (?:{_NOUNS[thing.shape]}) {_PLACE}", caption)
-        if match is None:
+        place = re.search(rf"\b{thing.colour} (?:{_NOUNS[thing.shape]}) {_PLACE}", caption)
+        if place is None:
             continue
-        row, column = match.groups()
+        row, column = place.groups()
         farther = "on the right" if sum(scene.camera.box(thing)[::2]) < 1 else "on the left"
-        yield *match.span(2), _SIDES.get(column, farther)
+        yield *place.span(2), _SIDES.get(column, farther)
         if row:
-            yield *match.span(1), "in front" if row == "behind" else "behind"
+            yield *place.span(1), "in front" if row == "behind" else "behind"
