@@ -286,8 +286,6 @@ def test_a_model_carries_the_files_that_its_decomposers_were_built_from(tmp_path
 
 
 def test_load_finds_a_shipped_model_by_name(saved, monkeypatch, tmp_path):
-    import composer.storage
-
-    monkeypatch.setattr(composer.storage, "__file__", str(tmp_path / "storage.py"))
+    monkeypatch.setattr("composer.finding._PACKAGE", tmp_path)
     shutil.copytree(saved, tmp_path / "assets" / "mine")
     assert Cascade.load("mine").spec["name"] == "tiny"

@@ -289,14 +289,14 @@ def test_small_images_never_end_the_run(folder):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_run_ends_with_what_was_refused_and_why(folder, tmp_path, workers, caplog):
+def test_a_run_ends_with_what_was_refused_and_why(folder, tmp_path, workers, capsys):
     image(folder / "deep" / "image 1.v2.png", size=(24, 31))
     (folder / "deep" / "image 2.v2.png").write_bytes(b"no image")
     images = ImageFolder(str(folder), 32)
     trainer(tmp_path, 6).fit(Model(), ImageData(images, images, {"depth": Brightness()}, 4, workers=workers))
     path = tmp_path / "skipped.jsonl"
-    said = [record.getMessage() for record in caplog.records if str(path) in record.getMessage()]
-    assert len(said) == 1 and said[0].startswith("2 files were refused, each replaced by another: 1 because ")
+    said = [line for line in capsys.readouterr().err.splitlines() if str(path) in line]
+    assert len(said) == 1 and said[0].startswith("note: 2 files were refused, each replaced by another: 1 because ")
     with path.open("a") as file:
         file.write('{"file": "cut o')  # by a kill
     assert summarise_listed(path).startswith("2 files were refused")
