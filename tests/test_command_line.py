@@ -26,7 +26,7 @@ MISTAKES = {
     "compose --dept a.png": "no option --dept (did you mean --depth?)",
     "compose --palette=a.png --steps many": "argument --steps: invalid int value",
     "compose --model nowhere --palette a.png": "expected a model folder",
-    "compose --palette a.png --sheet gidance=1,2": "no option --gidance (did you mean --guidance?)",
+    "compose --palette a.png --sheet gidance=1,2": "no option --gidance (did you mean --guidance or --autoguidance?)",
     "compose --palette a.png --sheet guidance": "an option and values for --sheet",
     "edit a.png": "this needs --region",
     "vary --seeds 0,1": "expected the picture before all options, found no picture",

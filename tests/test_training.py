@@ -246,6 +246,20 @@ def test_rows_without_maps_have_noise_of_their_own(tmp_path):
     assert torch.equal(model._sigma(u, {"intensity": torch.ones(4, dtype=torch.bool)}, {}), LogNormal(3, 0.5).sigma(u))
 
 
+class Blind(Palette):
+    def can_read(self, batch):
+        return False
+
+
+def test_the_one_that_is_kept_is_one_that_the_data_has(tmp_path):
+    model, keeps = stage(drop_all=0.0, keep_all=0.0, keep_one=1.0), []
+    draw = model.conditions.draw_keep
+    model.conditions.draw_keep = lambda *args: keeps.append(draw(*args)) or keeps[-1]
+    poor = ImageData(Gradients(), Gradients(), {"intensity": Intensity(), "palette": Blind()}, batch_size=4)
+    trainer(tmp_path, max_steps=3, limit_val_batches=2, val_check_interval=2).fit(model, poor)
+    assert len(keeps) > 3 and all(k["intensity"].all() and not k["palette"].any() for k in keeps)
+
+
 def test_rows_without_a_representation_are_dropped():
     keep = {"depth": torch.tensor([True, True, False]), "palette": torch.tensor([True, False, True])}
     known = {"known": {"depth": torch.tensor([True, False, True])}}
