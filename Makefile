@@ -5,6 +5,8 @@ RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 LOCK := requirements.lock
 UV := .venv-uv/bin/uv
+# A process per core, each with one thread; more than four take more memory than they are worth
+PARALLEL := --numprocesses auto --maxprocesses 4
 # Threads that wait by sleeping: by spinning they take three times as long where anything else runs
 export OMP_WAIT_POLICY ?= passive
 
@@ -20,7 +22,7 @@ train: $(READY) data/scenes64/scenes.json
 	$(RUN) -m composer fit -c configs/scenes64.yaml --ckpt_path last
 
 test: check
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q $(PARALLEL)
 
 # What pyproject.toml promises of other versions: the lowest of each range, then the newest
 test-oldest: RESOLUTION := lowest-direct
@@ -28,7 +30,7 @@ test-latest: RESOLUTION := highest
 test-oldest test-latest: test-%: $(UV)
 	$(UV) venv --quiet --clear --python $(PYTHON) .venv-$*
 	$(UV) pip install --quiet --python .venv-$* --resolution $(RESOLUTION) --editable '.[dev]'
-	.venv-$*/bin/python -m pytest -q
+	.venv-$*/bin/python -m pytest -q $(PARALLEL)
 
 check: $(READY)
 	$(VENV)/bin/ruff check .

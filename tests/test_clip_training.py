@@ -109,7 +109,7 @@ class Bags(ImageDataset):
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*does not have many workers")
 def test_swaps_are_trained_on_and_measured(words):
     model = training(words, learning_rate=3e-3, warmup=5, scale=20.0)
-    assert model.network.logit_scale.exp() == pytest.approx(20)
+    assert model.network.logit_scale.exp().item() == pytest.approx(20)
     trainer = fit(model, words, Bags(), max_steps=80, val_check_interval=80)
     assert trainer.callback_metrics["val/swaps"] == 1
     asked = {"caption": [caption for order in Bags.ORDERS for caption in (" ".join(order), " ".join(order[::-1]))]}
@@ -117,7 +117,7 @@ def test_swaps_are_trained_on_and_measured(words):
     with torch.no_grad():
         image, text = model.eval().encode(images.repeat_interleave(2, 0), Tokens(20, words)(asked))
     margin = (image * text).sum(1).view(4, 2).diff(dim=1)
-    assert (margin < -0.1).all()
+    assert (margin < 0).all() and margin.mean() < -0.2  # a bag of words sees no difference
 
 
 def fit(model, words, dataset=None, **settings):

@@ -19,6 +19,7 @@ from composer.options import read_value
 from composer.parts import Latent, Parts, lerp, slerp
 from composer.recipe import read, recipe
 from composer.reranking import best_of, closed
+from composer.stage import Sampling
 from composer.strength import Strength
 
 from .conftest import SIZE
@@ -77,7 +78,7 @@ def test_and_and_not_are_sums_of_estimates(cascade, away):
     asked, led, wanted, refused = (parts.row(i) for i in range(4))
     stage, x, sigma = cascade.stages[0], torch.randn(1, 3, SIZE, SIZE), torch.tensor([1.5])
     also = [(wanted, 3.0), (refused, -1.25)]
-    terms = stage.terms(asked, {}, (SIZE, SIZE), 2.0, led if away else None, None, also)
+    terms = stage.terms(asked, {}, (SIZE, SIZE), Sampling(guidance=2.0), led if away else None, None, also)
 
     def estimate(reps):
         return stage.denoiser(x, sigma, stage.encode(reps, (SIZE, SIZE)))
@@ -101,11 +102,12 @@ def test_guidance_within_a_region_does_not_lead_away_from_what_is_kept(eight, pa
     def estimate(reps):
         return stage.denoiser(x, sigma, stage.encode(reps, (SIZE, SIZE)))
 
-    terms = stage.terms(made.parts, {}, (SIZE, SIZE), 2.0, made.away, None, made.also)
+    terms = stage.terms(made.parts, {}, (SIZE, SIZE), Sampling(guidance=2.0), made.away, None, made.also)
     by_hand = 2 * estimate(asked.parts | mask) + 3 * estimate(also | mask) - 4 * estimate(mask)
     torch.testing.assert_close(guide(stage.denoiser, terms)(x, sigma), by_hand, atol=1e-4, rtol=1e-4)
     alone = frame.restrict(eight, Composition())
-    (term,) = stage.terms(alone.parts, {}, (SIZE, SIZE), 7.0, alone.away)  # both sides are the same: one estimate
+    how = Sampling(guidance=7.0)
+    (term,) = stage.terms(alone.parts, {}, (SIZE, SIZE), how, alone.away)  # both sides are the same: one estimate
     assert term.weight(1.5) == 1
 
 
