@@ -14,7 +14,7 @@ DEVICES = ("cuda", "mps", "cpu")
 SamplerName = Literal["euler", "heun", "dpmpp_2m", "ancestral"]
 """Functions of `composer.samplers`."""
 
-CLOSED = "closed: 1 is just what was asked, 0 no nearer to it than other pictures are by chance"
+CLOSED = "closed: 1 is exactly what was asked, 0 no nearer to it than other pictures are by chance"
 """What the figures that `reranking.measure` gives mean, for people."""
 
 LOCAL = ("sketch", "depth", "instances")

@@ -102,7 +102,7 @@ def add_sampling(parser: Options) -> None:
     add("--guidance", type=float, metavar="W", help="weight of classifier-free guidance; 1 is none")
     about = "noise levels (0 to 1) at which it guides, such as 0.2-0.8; elsewhere its weight is 1 (default: all)"
     add("--guidance-interval", type=_interval, metavar="LOW-HIGH", help=about)
-    about = "guide away from this weaker model, which agrees with the same, instead of from nothing (autoguidance)"
+    about = "guide away from this weaker model's estimate, not from the one without conditions (autoguidance)"
     add("--autoguidance", metavar="MODEL", help=about)
     add("--sampler", choices=get_args(SamplerName), metavar="NAME", help=", ".join(get_args(SamplerName)))
     add("--eta", type=float, help="share of fresh noise of --sampler ancestral, 0 to 1 (default 1)")
