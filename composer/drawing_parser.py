@@ -90,7 +90,9 @@ class DrawingParser:
         add("--soften", type=int, default=2, metavar="N", help="pixels over which a change fades in (default 2)")
 
     def _add_drawing(self) -> None:
-        add = self.parser.add_argument_group("drawing", f"each picture is compared with what was asked of it; {CLOSED}").add_argument
+        add = self.parser.add_argument_group(
+            "drawing", f"each picture is compared with what was asked of it; {CLOSED}"
+        ).add_argument
         add("--seeds", type=numbers, default=[0], metavar="N,...", help="one picture each, such as 0,1,2 (default 0)")
         add("--best-of", type=int, default=1, metavar="N", help="draw N a seed and keep the one that follows best")
         add("--weights", default={}, type=_weights, metavar="NAME=W,...", help="what counts how much for --best-of")
