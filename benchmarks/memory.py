@@ -159,6 +159,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="leave out sampling in float32, which takes longest")
     parser.add_argument("--case", type=int, help="measure this case alone, in this process, and print its row as JSON")
     args = parser.parse_args()
+    if sys.platform != "linux":
+        parser.error("expected Linux, which says in /proc how much memory a process took")
     if args.case is not None:
         print(json.dumps(measure(CASES[args.case])))
         return

@@ -206,7 +206,7 @@ class Evaluation:
             asked = mask | self.cascade.decompose({"image": goal}).pick("intensity")
             images = self.draw(asked, span, away=mask, locked=(image, 1 - region))
             wanted, before, got = (self.cascade.read({"image": x})["intensity"] for x in (goal, image, images))
-            totals += torch.stack([distance(wanted, x).double().sum() for x in (got, before)]).cpu()
+            totals += torch.stack([distance(wanted, x).cpu().double().sum() for x in (got, before)])
             outside = max(outside, float(((images - quantise(image)).abs() * (1 - region)).max()))
         return {"outside": outside, "inside": 1 - float(totals[0] / totals[1])}
 
@@ -266,11 +266,11 @@ class Evaluation:
         return {
             name: torch.stack(
                 [
-                    readers[name].distance(block.wanted[name], seen[name]).double()
+                    readers[name].distance(block.wanted[name], seen[name]).cpu().double()
                     for seen in (got, block.strangers, block.true)
                 ],
                 dim=1,
-            ).cpu()
+            )
             for name in names
         }
 

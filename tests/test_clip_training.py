@@ -106,7 +106,7 @@ class Bags(ImageDataset):
         return {"image": torch.cat(halves, 2), "caption": f"{left} {right}", "swaps": [f"{right} {left}"]}
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_swaps_are_trained_on_and_measured(words):
     model = training(words, learning_rate=3e-3, warmup=5, scale=20.0)
     assert model.network.logit_scale.exp().item() == pytest.approx(20)

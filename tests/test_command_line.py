@@ -143,7 +143,6 @@ def test_an_installed_package_brings_its_configurations(tmp_path, monkeypatch):
         find_config("mind")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # between Lightning and jsonargparse
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -179,7 +178,6 @@ def test_a_mistake_in_a_configuration_takes_a_few_lines(tmp_path, monkeypatch, c
     assert f"{path}, line {number}: " in shown or number == 0 or "no key" not in shown
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -7,6 +7,7 @@ import torch
 
 from composer import Cascade
 from composer.__main__ import main
+from composer.adherence import Evaluation
 from composer.denoiser import Linear, LogNormal
 from composer.devices import pick_device, to_float64
 from composer.editing import Original, edit
@@ -14,6 +15,7 @@ from composer.metrics import embed
 from composer.parts import Latent, slerp
 from composer.prior.pca import dimensions_for, fit
 from composer.samplers import ancestral, cosine_sigmas, dpmpp_2m, euler, heun, karras_sigmas, latents
+from composer.samples import Sample
 from decomposers import Palette
 
 from .stand_in import There, stand_in
@@ -171,6 +173,20 @@ def test_a_model_inverts_and_edits_there(folder, photos):
         same(found[0], noise)
         same(found[1], between)
     assert abs(torch.tensor(list(found[2].tobytes())).int() - torch.tensor(list(edited.tobytes())).int()).max() <= 1
+
+
+def test_a_model_is_measured_there(saved):
+    images = torch.rand(3, 3, 16, 16) * 2 - 1
+
+    def table(cascade):
+        sample = Sample(len(images), lambda index: {"image": images[list(index)]})
+        return Evaluation(cascade, sample, changes={"steps": 1}).table()
+
+    expected = table(Cascade.load(saved))
+    with stand_in() as device:
+        found = table(Cascade.load(saved).to(device))
+    assert found["alone"]["palette"] == pytest.approx(expected["alone"]["palette"], abs=1e-4)
+    assert found["mask"] == pytest.approx(expected["mask"], abs=1e-4)
 
 
 def test_palettes_show_the_same():

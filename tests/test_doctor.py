@@ -250,7 +250,6 @@ def test_command_reads_a_configuration(quiet, tmp_path, capsys):
     assert disk["needed"] == 2 * disk["checkpoint"] and disk["fits"] and "do not fit" not in shown
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_command_warns_of_checkpoints_that_do_not_fit(quiet, tmp_path, capsys, monkeypatch):
     """For a run in a folder that is not there yet, and is not made."""
     root, file = tmp_path / "new" / "run", tmp_path / "report.json"

@@ -22,7 +22,7 @@ from decomposers import Tokens
 
 from .test_training import Gradients, Losses, data, stage, trainer
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:The '.*_dataloader' does not have")
+pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have")
 
 
 class Wandb(Losses):

@@ -12,7 +12,7 @@ from composer.progress import Messages, Progress
 
 from .test_training import Losses, Spy, data, stage, trainer
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:The '.*_dataloader' does not have")
+pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have")
 
 
 @pytest.fixture

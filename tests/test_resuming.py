@@ -13,7 +13,7 @@ from decomposers import Intensity, Palette
 from .test_data import image
 from .test_training import Gradients, same, stage, trainer, weights
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning", "ignore:The '.*_dataloader' does not have")
+pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have")
 
 
 def data(train=12, validation=12, **kwargs):

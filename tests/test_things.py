@@ -131,7 +131,7 @@ def test_softened_pictures_keep_their_colours():
     assert 0 < (noisy - image).std() < 0.31
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*does not have many workers")
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
 def test_it_learns_and_what_it_saves_sees_the_same(tmp_path):
     scenes = ThingImages(SceneImages("train", 64, 8, seed=1))
     model = JudgeTraining(
