@@ -262,7 +262,7 @@ class Evaluation:
         """How far the pictures, strangers and the true images are from what was asked, row by row."""
         if not names:
             return {}
-        got, readers = self.cascade.read({"image": images}), dict(self.cascade.readers.named())
+        got, readers = self.cascade.read({"image": images}, names), dict(self.cascade.readers.named())
         return {
             name: torch.stack(
                 [
