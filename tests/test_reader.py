@@ -128,6 +128,7 @@ class Rows(torch.utils.data.Dataset):
         return {name: self.scenes[name][index] for name in ("image", "depth", "instances")}
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter")  # PyTorch 2.6, of its own SequentialLR
 def test_training_learns_and_writes_what_it_measured(scenes, tmp_path):
     training = ReaderTraining(SceneReader((8, 16, 16, 16), 16), 1e-2, warmup=5, out=str(tmp_path / "asset"))
     trainer = L.Trainer(
