@@ -117,6 +117,8 @@ def _with_moments(
     """A group norm as it is, and the mean and mean square of each group, which it computes anyway."""
     b, c, h, w = values.shape
     values = values if values.device.type == "cpu" else values.float()  # as autocast has it on a GPU
+    if not any(values.is_contiguous(memory_format=order) for order in (torch.contiguous_format, torch.channels_last)):
+        values = values.contiguous()  # which torch 2.6 asks for
     out, mean, inverse = torch.native_group_norm(values, norm.weight, norm.bias, b, c, h * w, norm.num_groups, norm.eps)
     mean, inverse = mean.float(), inverse.float()
     return out, torch.stack([mean, inverse**-2 - norm.eps + mean.square()])

@@ -56,7 +56,7 @@ def test_a_misleading_sample_changes_nothing(every):
 
 def test_quantile_is_torchs_on_a_large_picture():
     values = torch.randn(2, 3 * 1024 * 1024, generator=torch.Generator().manual_seed(0)).abs()
-    want = torch.stack([torch.quantile(row, 0.995) for row in values])
+    want = torch.stack([torch.quantile(row.double(), 0.995) for row in values])  # of floats torch 2.6 rounds the rank
     assert (quantile(values, 0.995) - want).abs().max() <= 1e-6
 
 
