@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from .decomposition import Batch
 from .files import write_atomically
 from .pretrained import locate
+from .scenes import PHRASES
 
 GALLERY = 256
 """Number of candidates among which validation looks for the right one."""
@@ -36,7 +37,8 @@ class ClipTraining(L.LightningModule):
 
     Reads ``image`` and ``representations["tokens"]``, so the data module wants a decomposer of that name. Where a batch
     has ``swaps``, false captions of each image (`SceneImages` gives them on request), images have to be told from these
-    as well (NegCLIP, Yuksekgonul et al. 2023).
+    as well (NegCLIP, Yuksekgonul et al. 2023). Where it has ``phrases``, images also have to be nearer to the phrases
+    that are true of them than to the others.
 
     Args:
         embed_dim: Width of the space that images and captions share.
@@ -93,19 +95,24 @@ class ClipTraining(L.LightningModule):
     def training_step(self, batch: Batch, _: int) -> Tensor:
         generator = torch.Generator().manual_seed(int(batch["seed"][0]))
         image = disturb(batch["image"], self.shift, self.noise, generator)
-        features, text = self.encode(image, self._with_swaps(batch))
-        loss = contrast(features, text[: len(image)], self.network.logit_scale.exp(), text[len(image) :])
+        features, (text, false, phrases) = self._read(image, batch)
+        scale = self.network.logit_scale.exp()
+        loss = contrast(features, text, scale, false)
+        if len(phrases):
+            named = name(features, phrases, batch["phrases"], scale)
+            self.log("train/phrases", named)
+            loss = loss + named
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def _with_swaps(self, batch: Batch) -> Int[Tensor, "m n 2"]:
-        """The tokens of a batch's captions, then those of its swaps, all of a row together."""
+    def _read(self, image: Float[Tensor, "b 3 h w"], batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Encodes images, and captions, all swaps (a row's together) and phrases; none are (0 d)."""
         tokens: Tensor = batch["representations"]["tokens"]
-        false = [caption for row in batch.get("swaps", ()) for caption in row]
-        if not false:
-            return tokens
+        others = [caption for row in batch.get("swaps", ()) for caption in row], PHRASES if "phrases" in batch else ()
         read = self.trainer.datamodule.decomposition["tokens"]
-        return torch.cat([tokens, read({"caption": false}).to(tokens.device)])
+        more = [read({"caption": texts}).to(tokens.device) for texts in others if texts]
+        features, text = self.encode(image, torch.cat([tokens, *more]))
+        return features, torch.split(text, [len(tokens), *map(len, others)])
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.network.logit_scale.data.clamp_(0, HOTTEST)
@@ -137,12 +144,13 @@ class ClipTraining(L.LightningModule):
 
     def validation_step(self, batch: Batch, _: int) -> None:
         image, tokens = batch["image"], batch["representations"]["tokens"]
-        features, text = self.encode(image, self._with_swaps(batch))
-        self._found.append((features, text[: len(image)]))
+        features, (text, false, _phrases) = self._read(image, batch)
+        self._found.append((features, text))
         self._sample = (image, tokens)
-        if len(text) > len(image):
-            right = told_apart(features, text[: len(image)], text[len(image) :])
-            self.log("val/swaps", right.float().mean(), prog_bar=True, batch_size=len(image))
+        if len(false):
+            self.log(
+                "val/swaps", told_apart(features, text, false).float().mean(), prog_bar=True, batch_size=len(image)
+            )
 
     def on_validation_epoch_end(self) -> None:
         """Logs how often the right one of 256 is found, of captions for an image and of images for a caption."""
@@ -270,6 +278,23 @@ def contrast(
         logits = scale * image.float() @ (text if false is None else torch.cat([text, false])).float().T
     rows = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, rows) + F.cross_entropy(logits[:, : len(text)].T, rows)) / 2
+
+
+def name(
+    image: Float[Tensor, "b d"], text: Float[Tensor, "p d"], true: Bool[Tensor, "b p"], scale: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    """Mean cross entropy of finding each phrase that is true of an image among all that are not.
+
+    Args:
+        image: Unit embeddings.
+        text: Unit embeddings of the phrases.
+        true: Which phrases are true of which image; at least one of some image.
+        scale: Inverse temperature.
+    """
+    with torch.autocast(image.device.type, enabled=False):
+        logits = scale * image.float() @ text.float().T
+    others = logits.masked_fill(true, -torch.inf).logsumexp(1, keepdim=True)
+    return F.softplus(others - logits)[true].mean()
 
 
 def told_apart(

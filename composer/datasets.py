@@ -98,6 +98,7 @@ class SceneImages(ImageDataset):
         seed: Of the scenes' content; the row's own seed draws its swaps alone.
         complete: Share of the captions that say everything: each thing's size, material, colour, kind and place.
         swaps: False captions of each row, 0 to 5, which differ from the true one by a word or two; in ``swaps``.
+        phrases: Whether rows say in ``phrases`` which of `scenes.PHRASES` are true of them.
         folder: Where ``composer scenes`` wrote these scenes with these settings, to be read from there; None
             renders them.
 
@@ -117,22 +118,29 @@ class SceneImages(ImageDataset):
         seed: int = 0,
         complete: float = 0.0,
         swaps: int = 0,
+        phrases: bool = False,
         folder: str | None = None,
     ):
         self.split, self.size, self.count, self.seed, self.complete = split, size, count, seed, complete
         if not 0 <= swaps <= 5:
             raise ValueError(f"expected 0 to 5 swaps a caption, found {swaps}")
-        self.swaps, self.folder = swaps, None if folder is None else self._written(Path(folder))
+        self.swaps, self.phrases = swaps, phrases
+        self.folder = None if folder is None else self._written(Path(folder))
         self._chunks: dict[int, Batch] = {}
 
     def __len__(self) -> int:
         return self.count
 
     def row(self, index: int, seed: int) -> Row:
-        from .scenes import read
+        from .scenes import describe, read, shown, swaps
+        from .scenes.layout import Dice
 
         row = self._rendered(index) if self.folder is None else read(self.folder, index)
-        return row | ({"swaps": self._swapped(index, row["caption"], seed)} if self.swaps else {})
+        if self.swaps or self.phrases:
+            scene, _ = describe(self.split, index, self.seed)
+            row |= {"swaps": swaps(Dice(seed), scene, row["caption"], self.swaps)} if self.swaps else {}
+            row |= {"phrases": shown(scene)} if self.phrases else {}
+        return row
 
     def _written(self, folder: Path) -> Path:
         """Checks a folder of scenes."""
@@ -143,13 +151,6 @@ class SceneImages(ImageDataset):
         if found != found | wanted or found["count"] < self.count:
             raise ValueError(f"expected {self.count} scenes of {wanted} in {folder}, found {found}")
         return folder
-
-    def _swapped(self, index: int, caption: str, seed: int) -> list[str]:
-        from .scenes import describe, swaps
-        from .scenes.layout import Dice
-
-        scene, _ = describe(self.split, index, self.seed)
-        return swaps(Dice(seed), scene, caption, self.swaps)
 
     def _rendered(self, index: int) -> Row:
         if self.count > self.CACHED:
@@ -168,7 +169,7 @@ class SceneImages(ImageDataset):
     def caption(self, index: int) -> str:
         from .scenes import describe
 
-        return describe(self.split, index, self.seed)[1]
+        return describe(self.split, index, self.seed, self.complete)[1]
 
     def _render(self, indices: range) -> Batch:
         from .scenes import render_batch

@@ -12,11 +12,13 @@ from composer.__main__ import main
 from composer.datasets import SceneImages
 from composer.scenes import (
     NOVEL_PAIRS,
+    PHRASES,
     SHAPES,
     WORDS,
     describe,
     render_batch,
     render_retold,
+    shown,
     swap,
     swaps,
     write,
@@ -216,6 +218,30 @@ def test_swaps_change_what_they_say_alone_and_are_false_though_they_could_be_tru
     assert min(made.values()) > 100
 
 
+def test_phrases_say_the_truth_of_the_picture(scenes):
+    truth, batch = scenes
+    middle = torch.arange(64.0).expand(64, 64) + 0.5
+    for scene, instances in zip(truth, batch["instances"], strict=True):
+        found = [PHRASES[number] for number in shown(scene).nonzero().flatten().tolist()]
+        things = [thing for thing in scene.things if (thing.shape, thing.colour) not in NOVEL_PAIRS]
+        assert len(found) == 3 * len(things)
+        for phrase in found:
+            words = re.match(rf"an? (?:(large|small) )?(\w+) (\w+)(?: {PLACE})?$", phrase).groups()
+            ((slot, thing),) = [(i, t) for i, t in enumerate(scene.things) if (t.colour, t.shape) == words[1:3]]
+            assert words[0] in (None, thing.size)
+            across = middle[instances[1] == slot + 1].aminmax()
+            at = (across.min + across.max).item() / 128
+            low, high = {
+                None: (0, 1),
+                "on the left": (0, 0.43),
+                "in the middle": (0.37, 0.63),
+                "on the right": (0.57, 1),
+            }[words[4]]
+            assert low < at < high
+    assert not any(f"{colour} {shape}" in phrase for shape, colour in NOVEL_PAIRS for phrase in PHRASES)
+    assert len(set(PHRASES)) == 34 * 6 and not re.search(r"\ba [aeiou]|\ban [^aeiou]", " ".join(PHRASES))
+
+
 def test_as_many_different_swaps_as_asked_for_in_every_split():
     for split, index in itertools.product(("train", "novel"), range(200)):
         scene, caption = describe(split, index)
@@ -391,7 +417,7 @@ def test_complete_captions_are_written_on_request_alone(tmp_path):
 
 def test_scenes_that_were_written_are_read_as_they_would_be_rendered(tmp_path):
     write("train", 3, 32, tmp_path / "scenes", seed=3, workers=0, complete=0.5)
-    settings = {"split": "train", "size": 32, "seed": 3, "complete": 0.5, "swaps": 3}
+    settings = {"split": "train", "size": 32, "seed": 3, "complete": 0.5, "swaps": 3, "phrases": True}
     read = SceneImages(count=3, **settings, folder=str(tmp_path / "scenes"))
     rendered = SceneImages(count=3, **settings)
     for index in range(3):
@@ -401,7 +427,8 @@ def test_scenes_that_were_written_are_read_as_they_would_be_rendered(tmp_path):
         for name, error in (("image", 0.51 / 127.5), ("depth", 1e-3), ("instances", 0)):
             torch.testing.assert_close(one[name], other[name], atol=error, rtol=0)
         assert read.row(index, 12)["swaps"] != one["swaps"]
-    assert "swaps" not in SceneImages("train", 32, 1).row(0, 0)
+    assert not {"swaps", "phrases"} & SceneImages("train", 32, 1).row(0, 0).keys()
+    assert read.caption(0) == read.row(0, 0)["caption"]
     for change, found in (
         ({"seed": 4}, "'seed': 3"),
         ({"complete": 0.0}, "'complete': 0.5"),

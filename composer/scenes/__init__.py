@@ -3,6 +3,7 @@
 from composer.scenes.batch import SPLITS, describe, render_batch
 from composer.scenes.captions import WORDS
 from composer.scenes.layout import COLOURS, MATERIALS, NOVEL_PAIRS, SHAPES, SIZES
+from composer.scenes.phrases import PHRASES, shown
 from composer.scenes.retelling import render_retold
 from composer.scenes.scenery import GROUNDS, SKIES
 from composer.scenes.swaps import swap, swaps
@@ -13,6 +14,7 @@ __all__ = [
     "GROUNDS",
     "MATERIALS",
     "NOVEL_PAIRS",
+    "PHRASES",
     "SHAPES",
     "SIZES",
     "SKIES",
@@ -23,6 +25,7 @@ __all__ = [
     "render_batch",
     "render_retold",
     "settings_of",
+    "shown",
     "swap",
     "swaps",
     "write",

@@ -12,6 +12,7 @@ RELATIONS = {
 }
 NEAR, FAR = 0.78, 0.70
 """Where a thing meets the ground, from the top of the picture, below and above which it is in front and behind."""
+COLUMNS = ("on the left", "in the middle", "on the right")
 _COUNTS = {2: "two things", 3: "three things", 4: "four things"}
 WORDS = tuple(
     sorted(
@@ -60,7 +61,7 @@ def place(across: float, foot: float) -> str:
         foot: See `stand`.
     """
     row = "in front " if foot > NEAR else "behind " if foot < FAR else ""
-    return f"{row}{_column(across)}"
+    return f"{row}{column(across)}"
 
 
 def _with_setting(dice: Dice, scene: Scene, told: str) -> str:
@@ -97,11 +98,12 @@ def reword(dice: Dice, words: list[str]) -> str:
 
 
 def _alone(dice: Dice, thing: Thing, camera: Camera) -> str:
-    return _name(dice, thing) + f" {_column(stand(camera, thing)[0])}" * dice.chance(0.7)
+    return _name(dice, thing) + f" {column(stand(camera, thing)[0])}" * dice.chance(0.7)
 
 
-def _column(across: float) -> str:
-    return "on the left" if across < 0.4 else "on the right" if across > 0.6 else "in the middle"
+def column(across: float) -> str:
+    """Says in which third of the picture a thing is; see `stand`."""
+    return COLUMNS[0 if across < 0.4 else 2 if across > 0.6 else 1]
 
 
 def _listed(dice: Dice, names: list[str]) -> str:
