@@ -130,10 +130,9 @@ class TrainingCLI(LightningCLI):
             board = TensorBoardLogger(root or "runs", name="", version="tensorboard")
             kwargs["logger"] = board if self.subcommand == "fit" else False  # what is measured later has no step to log
         kwargs["plugins"] = [*(config["plugins"] or []), AtomicCheckpointIO()]
-        bar = (
-            [] if config["enable_progress_bar"] is False else [Progress()]
-        )  # Lightning refuses a bar where none may be
-        kwargs["callbacks"] = [*(config["callbacks"] or []), Messages(), *bar]
+        kwargs["callbacks"] = [*(config["callbacks"] or []), Messages()]
+        if config["enable_progress_bar"] is not False:  # Lightning refuses a bar where none may be
+            kwargs["callbacks"].append(Progress())
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:

@@ -1,18 +1,20 @@
 """Finds weights that others trained, and reads them without running anything that a file brings along."""
 
+import json
 import os
 import pickle
 import re
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _ASSETS = Path(__file__).parent / "assets"
 _HUB = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w./-]+?)(:(?P<file>[^:]+))?")
@@ -136,6 +138,31 @@ def _require_network() -> None:
         reason = getattr(error, "reason", error)
         if isinstance(reason, socket.gaierror | TimeoutError | ConnectionError):
             raise ConnectionError(f"{constants.ENDPOINT} cannot be reached: {reason}") from error
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def load_frozen(folder: Path, build: Callable[[dict[str, Any]], Network], who: str) -> Network:
+    """Loads a small network of our own, frozen, for pictures in channels_last.
+
+    Args:
+        folder: Holds ``model.safetensors`` and ``config.json``, which has the constructor's arguments as ``network``.
+        build: Makes the network of these arguments.
+        who: Names the network in errors.
+
+    Raises:
+        FileNotFoundError: One of the files is missing.
+        ValueError: The weights do not fit the configuration.
+    """
+    config = json.loads(locate(str(folder / "config.json"), wanted="config.json", who=who).read_text(encoding="utf-8"))
+    state = load_tensors(locate(str(folder / "model.safetensors"), wanted="model.safetensors", who=who))
+    network = build(config["network"])
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: the weights are of another network than config.json says: {error}") from error
+    return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

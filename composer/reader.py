@@ -1,7 +1,6 @@
 """A small network that reads depth, categories and instances back from a picture of a scene."""
 
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .pretrained import load_tensors, locate
+from .pretrained import load_frozen
 from .scenes import SHAPES
 
 CATEGORIES = SHAPES
@@ -81,24 +80,8 @@ def block(inputs: int, outputs: int) -> nn.Sequential:
 
 @functools.cache
 def load_reader(folder: Path) -> SceneReader:
-    """Loads a frozen reader; the same folder gives the same object within a process.
-
-    Args:
-        folder: Holds ``model.safetensors`` and ``config.json``, which has the constructor's arguments as ``network``.
-
-    Raises:
-        FileNotFoundError: One of the files is missing.
-        ValueError: The weights do not fit the configuration.
-    """
-    who = "the scenes reader"
-    config = json.loads(locate(str(folder / "config.json"), wanted="config.json", who=who).read_text(encoding="utf-8"))
-    state = load_tensors(locate(str(folder / "model.safetensors"), wanted="model.safetensors", who=who))
-    reader = SceneReader(tuple(config["network"]["channels"]), config["network"]["width"])
-    try:
-        reader.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: the weights are of another network than config.json says: {error}") from error
-    return reader.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    """Loads a frozen reader (see `load_frozen`); the same folder gives the same object within a process."""
+    return load_frozen(folder, lambda own: SceneReader(tuple(own["channels"]), own["width"]), "the scenes reader")
 
 
 def instance_borders(ids: Int[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:

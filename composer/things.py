@@ -1,7 +1,6 @@
 """A judge of what a picture of Scenes shows, thing by thing: a small network that nothing else reads or trains with."""
 
 import functools
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .pretrained import load_tensors, locate
+from .pretrained import load_frozen
 from .reader import block
 from .scenes import COLOURS, SHAPES, SIZES
 from .scenes.captions import FAR, NEAR, place, stand
@@ -120,24 +119,8 @@ def see(judge: Callable[[Tensor], Marks], image: Float[Tensor, "b 3 h w"]) -> li
 
 @functools.cache
 def load_judge(folder: Path) -> Judge:
-    """Loads a frozen judge; the same folder gives the same object within a process.
-
-    Args:
-        folder: Holds ``model.safetensors`` and ``config.json``, which has the constructor's arguments as ``network``.
-
-    Raises:
-        FileNotFoundError: One of the files is missing.
-        ValueError: The weights do not fit the configuration.
-    """
-    who = "the judge of things"
-    config = json.loads(locate(str(folder / "config.json"), wanted="config.json", who=who).read_text(encoding="utf-8"))
-    state = load_tensors(locate(str(folder / "model.safetensors"), wanted="model.safetensors", who=who))
-    judge = Judge(**config["network"])
-    try:
-        judge.load_state_dict(state)
-    except RuntimeError as error:
-        raise ValueError(f"{folder}: the weights are of another network than config.json says: {error}") from error
-    return judge.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    """Loads a frozen judge (see `load_frozen`); the same folder gives the same object within a process."""
+    return load_frozen(folder, lambda own: Judge(**own), "the judge of things")
 
 
 @dataclass(frozen=True, kw_only=True)
