@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .decomposition import Batch
 from .files import write_atomically
+from .muon import Muon
 from .pretrained import locate
 from .scenes import PHRASES
 
@@ -46,7 +47,9 @@ class ClipTraining(L.LightningModule):
         text: The text tower; `vocab_size` is that of the tokens.
         words: The text file whose words the tokens count (see `locate`); it goes with the weights.
         learning_rate: Peak learning rate of AdamW; linear warm-up, then a cosine to zero.
-        warmup: Steps of the warm-up.
+        muon_rate: Peak learning rate of Muon for the image tower's convolutions except the first, such as 0.02; None
+            trains them by AdamW as well.
+        warmup: Steps of the warm-up, of both rates.
         scale: Inverse temperature at the start; CLIP's is 1 / 0.07. Its logarithm is learnt, but moves by about a
             learning rate a step, and swaps want a high one.
         weight_decay: AdamW's weight decay, of matrices alone.
@@ -62,6 +65,7 @@ class ClipTraining(L.LightningModule):
         words: str,
         embed_dim: int = 128,
         learning_rate: float = 2e-3,
+        muon_rate: float | None = None,
         warmup: int = 200,
         scale: float = 1 / 0.07,
         weight_decay: float = 0.1,
@@ -70,11 +74,14 @@ class ClipTraining(L.LightningModule):
         out: str | None = None,
     ):
         super().__init__()
+        if muon_rate is not None and muon_rate <= 0:
+            raise ValueError(f"expected muon_rate > 0, or null for AdamW alone, found {muon_rate}")
         towers = deepcopy(vision), deepcopy(text)
         self.network = CLIP(embed_dim, *towers, init_logit_scale=math.log(scale)).to(memory_format=torch.channels_last)
         self.architecture = {"embed_dim": embed_dim, "vision_cfg": _changed(vision), "text_cfg": _changed(text)}
         self.words = locate(words, wanted="a text file with one word a line", who="ClipTraining")
-        self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
+        self.learning_rate, self.muon_rate = learning_rate, muon_rate
+        self.warmup, self.weight_decay = warmup, weight_decay
         self.shift, self.noise, self.out = shift, noise, out
         self._found: list[tuple[Tensor, Tensor]] = []
         self._sample: tuple[Tensor, Tensor] | None = None
@@ -162,10 +169,18 @@ class ClipTraining(L.LightningModule):
             self.log(f"val/{name}", sum(share) / len(share), prog_bar=True)
 
     def configure_optimizers(self) -> Any:
-        matrices = [p for p in self.parameters() if p.ndim >= 2]
-        rest = [p for p in self.parameters() if p.ndim < 2]
-        groups = [{"params": matrices, "weight_decay": self.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        optimizer = torch.optim.AdamW(groups, self.learning_rate, betas=(0.9, 0.98))
+        muon = self._inner_convolutions() if self.muon_rate else []
+        others = [p for p in self.parameters() if id(p) not in {id(weight) for weight in muon}]
+        groups = [
+            {"params": [p for p in others if p.ndim >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        adamw: dict[str, Any] = {"lr": self.learning_rate, "betas": (0.9, 0.98)}
+        optimizer: torch.optim.Optimizer
+        if self.muon_rate is None:
+            optimizer = torch.optim.AdamW(groups, **adamw)
+        else:
+            optimizer = Muon(muon, groups, self.muon_rate, **adamw)
         total = int(self.trainer.estimated_stepping_batches)
 
         def rate(step: int) -> float:
@@ -174,6 +189,10 @@ class ClipTraining(L.LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _inner_convolutions(self) -> list[nn.Parameter]:
+        """The image tower's convolutions except the first, whose inputs are colours."""
+        return [layer.weight for layer in self.network.visual.modules() if isinstance(layer, nn.Conv2d)][1:]
 
     def on_fit_start(self) -> None:
         self.started = time.monotonic()

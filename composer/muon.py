@@ -21,7 +21,7 @@ class Muon(Optimizer):
 
     Args:
         matrices: Weights of 2 or more dimensions that Muon trains.
-        others: Parameters that AdamW trains.
+        others: Parameters that AdamW trains, or groups of them with settings of their own.
         rate: Muon's learning rate: the largest singular value of a step, where a matrix is wider than high.
         momentum: Of the gradients, Nesterov's.
         weight_decay: Decoupled weight decay of both.
@@ -33,7 +33,7 @@ class Muon(Optimizer):
     def __init__(
         self,
         matrices: Sequence[nn.Parameter],
-        others: Sequence[nn.Parameter],
+        others: Sequence[nn.Parameter] | Sequence[dict[str, Any]],
         rate: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.01,

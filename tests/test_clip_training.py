@@ -1,4 +1,5 @@
 import json
+from unittest.mock import Mock
 
 import lightning as L
 import open_clip
@@ -194,3 +195,16 @@ def test_the_shipped_clip_tells_scenes_apart():
     image, text = agreement({"image": batch["image"]}), agreement({"caption": batch["caption"]})
     assert min(retrieval(image, text)) > 0.9
     assert Semantics(weights="asset:scenes_clip")(batch).shape == (64, 128)
+
+
+def test_muon_trains_the_image_towers_inner_convolutions(words):
+    model = training(words, muon_rate=0.02, learning_rate=1e-3, warmup=1)
+    model.trainer = Mock(estimated_stepping_batches=10)
+    matrices, rest, muon = model.configure_optimizers()["optimizer"].param_groups
+    names = {id(p): name for name, p in model.network.named_parameters()}
+    inner = {names[id(p)] for p in muon["params"]}
+    assert inner == {n for n, p in model.network.named_parameters() if p.ndim == 4} - {"visual.conv1.weight"}
+    assert (matrices["weight_decay"], rest["weight_decay"], muon["initial_lr"]) == (0.1, 0.0, 0.02)
+    assert sum(len(group["params"]) for group in (matrices, rest, muon)) == len(names)
+    with pytest.raises(ValueError, match="muon_rate > 0"):
+        training(words, muon_rate=0)
