@@ -234,6 +234,7 @@ class ClipTraining(L.LightningModule):
         metrics = self.trainer.callback_metrics
         stored = f"float16 (largest change of an embedding's number: {error:.0e})" if error < 1e-3 else "float32"
         return _PAGE.format(
+            size=self.architecture["vision_cfg"].get("image_size", CLIPVisionCfg.image_size),
             millions=sum(p.numel() for p in self.network.parameters()) / 1e6,
             stored=stored,
             images=len(self.trainer.datamodule.train),
@@ -250,15 +251,12 @@ class ClipTraining(L.LightningModule):
 
 _PAGE = """# Scenes CLIP
 
-A small CLIP (Radford et al. 2021) for pictures of 64 x 64 pixels, in open_clip's own format. It gives the shipped
-model its `semantics` and measures how well generated pictures agree with their captions. It knows the words of
+A small CLIP (Radford et al. 2021) for pictures of {size} x {size} pixels, in open_clip's own format. It knows the words of
 `words.txt` and nothing else of the world.
 
 {millions:.2f} million parameters, stored in {stored}.
 Trained from nothing on {images:,} rendered Scenes (split `train`) in {steps:,} steps of {batch}, {minutes:.0f} minutes
-on one {device}, by
-
-    composer fit -c configs/scenes_clip.yaml
+on one {device}, by `composer fit`.
 
 How often the right one of {gallery} is found, on the {count:,} Scenes of the validation (split `val`):
 
@@ -267,8 +265,7 @@ How often the right one of {gallery} is found, on the {count:,} Scenes of the va
 | caption of an image | {image_to_text:.3f} |
 | image of a caption | {text_to_image:.3f} |
 
-Like its larger kin (Yuksekgonul et al. 2023), it knows what a picture holds far better than which colour belongs to
-which thing or what stands left of what.
+`python benchmarks/clip.py FOLDER` measures whether it knows which colour belongs to which thing, and what stands where.
 
 Code and weights: Apache-2.0.
 """
