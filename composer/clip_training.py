@@ -251,8 +251,8 @@ class ClipTraining(L.LightningModule):
 
 _PAGE = """# Scenes CLIP
 
-A small CLIP (Radford et al. 2021) for pictures of {size} x {size} pixels, in open_clip's own format. It knows the words of
-`words.txt` and nothing else of the world.
+A small CLIP (Radford et al. 2021) for pictures of {size} x {size} pixels, in open_clip's own format. It knows the words
+of `words.txt` and nothing else of the world.
 
 {millions:.2f} million parameters, stored in {stored}.
 Trained from nothing on {images:,} rendered Scenes (split `train`) in {steps:,} steps of {batch}, {minutes:.0f} minutes
