@@ -53,7 +53,7 @@ def save(checkpoint: Mapping[str, Any], path: Path, keep: Path | None = None) ->
         )
     try:
         with replacing(path, keep) as file:
-            hashing = _Hashing(file)
+            hashing: Any = _Hashing(file)  # as much of a file as torch.save asks for
             torch.save(dict(checkpoint), hashing)
             seal = _SEAL + hashing.hash.hexdigest().encode()
             file.seek(-2, os.SEEK_END)
