@@ -2,9 +2,11 @@
 
 import os
 import signal
+import stat
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -201,17 +203,20 @@ class Checkpoints(Checkpoint):
             signal.raise_signal(number)
         elif not self._signal:
             self._since = time.monotonic()
-            self._leave_terminal()
             if self._speaks:
                 more = f"; once more after {QUICK:g} s ends at once, without saving" if number == signal.SIGINT else ""
                 text = f"\n{signal.Signals(number).name}: saving after this step{more}\n"
-                os.write(2, text.encode())  # print may not be called amid a print
+                with suppress(OSError):
+                    os.write(2, text.encode())  # print may not be called amid a print
+            if signal.Signals(number).name == "SIGHUP":
+                self._fall_silent()
         self._signal = number
 
-    def _leave_terminal(self) -> None:
-        """Gives up on a terminal that was closed, where the next word would fail."""
-        for handle in self._terminals:
-            if not os.isatty(handle):
+    def _fall_silent(self) -> None:
+        """Gives up on a terminal that was closed and on pipes, which end with it: the next word would be an error."""
+        for handle in (1, 2):
+            closed = handle in self._terminals and not os.isatty(handle)
+            if closed or stat.S_ISFIFO(os.fstat(handle).st_mode):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, handle)
                 os.close(nowhere)

@@ -46,7 +46,9 @@ class SaveConfig(SaveConfigCallback):
         if stage == "fit":
             path = Path(trainer.default_root_dir) / "config.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, path, skip_unset=False, overwrite=True)
+            whole = path.with_name(".config.yaml")  # a kill leaves the one that stood there
+            self.parser.save(self.config, whole, skip_unset=False, overwrite=True)
+            whole.replace(path)
 
 
 class Parser(LightningArgumentParser):

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import itertools
-import json
 import os
 import re
 import shutil
@@ -187,7 +186,7 @@ else:
                 shutil.rmtree(path, ignore_errors=True)
                 return
             if path.name.startswith(f".{_RESERVED}."):
-                _free(path.parent, path.read_text(encoding="utf-8"))
+                _free(path.parent, path.read_bytes())
             path.unlink()
         finally:
             os.close(handle)
@@ -250,8 +249,8 @@ def reserved(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
             while not _create(paths):
                 number = next(numbers)
                 paths = [path.with_stem(f"{path.stem}-{number}") for path in plain]
-            listed = json.dumps([path.name for path in paths])
-            os.write(handle, listed.encode())
+            listed = os.fsencode("\0".join(path.name for path in paths))
+            os.write(handle, listed)
             try:
                 yield paths
             finally:
@@ -265,9 +264,9 @@ def reserved(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
                 place.rmdir()
 
 
-def _free(folder: Path, listed: str) -> None:
+def _free(folder: Path, listed: bytes) -> None:
     """Removes reserved files to which nothing was written."""
-    for name in json.loads(listed):
+    for name in os.fsdecode(listed).split("\0"):
         path = folder / Path(name).name
         if path.is_file() and path.stat().st_size == 0:
             path.unlink()

@@ -50,7 +50,7 @@ def alone(folder: Path) -> Iterator[None]:
 
 def _hold(path: Path) -> int:
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
         try:
             _lock(handle)
         except (BlockingIOError, PermissionError):

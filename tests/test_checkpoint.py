@@ -111,9 +111,12 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_the_run_ends_the_s
 
 @pytest.fixture
 def listening(interruptible):  # noqa: F811
-    """Puts the handlers back as they were: Lightning leaves ours, which then does as they would."""
-    before = {number: signal.getsignal(number) for number in callbacks.SIGNALS}
+    """Puts the handlers back as they were, which Lightning does not, and the output, of which SIGHUP may let go."""
+    before, outputs = {number: signal.getsignal(number) for number in callbacks.SIGNALS}, [os.dup(1), os.dup(2)]
     yield
+    for handle, output in enumerate(outputs, 1):
+        os.dup2(output, handle)
+        os.close(output)
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -164,18 +167,44 @@ def test_nohup_is_respected(tmp_path):
     assert checkpoints.load(tmp_path / "checkpoints" / LAST)["global_step"] == 3
 
 
-def test_a_terminal_that_was_closed_is_left_alone(tmp_path, monkeypatch):
-    ours, theirs = os.openpty()
-    callback = Checkpoints(100)
-    callback._terminals = [theirs]
-    callback._leave_terminal()
-    assert os.isatty(theirs)
-    os.close(ours)
-    with pytest.raises(OSError):
-        os.write(theirs, b"x")
-    callback._leave_terminal()
-    assert os.write(theirs, b"x") == 1
-    os.close(theirs)
+HANGUP = """
+import os, signal, sys
+from composer.callbacks import Checkpoints
+print("here", flush=True)
+sys.stdin.readline()
+for output in sys.argv[1:]:
+    if not os.fork():
+        os.dup2(int(output), 2)
+        callback = Checkpoints()
+        callback._speaks = True
+        callback._listen()
+        print("before", file=sys.stderr, flush=True)
+        open(0, closefd=False).readline()
+        os.kill(os.getpid(), signal.SIGHUP)
+        print("after", file=sys.stderr, flush=True)
+        os._exit(callback._signal)
+for output in sys.argv[1:]:
+    print(os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+"""
+
+
+def test_after_a_hangup_words_do_no_harm(tmp_path):
+    """The process writes to a terminal and a pipe that were closed, and to a file as ever."""
+    file, (screen, terminal), (reader, pipe) = tmp_path / "said", os.openpty(), os.pipe()
+    outputs = [os.open(file, os.O_WRONLY | os.O_CREAT), terminal, pipe]
+    words = [sys.executable, "-c", HANGUP, *map(str, outputs)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=outputs)
+    for handle in outputs:
+        os.close(handle)
+    assert process.stdout.readline() == b"here\n"
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+    assert os.read(screen, 100).startswith(b"before") and os.read(reader, 100).startswith(b"before")
+    os.close(screen)
+    os.close(reader)
+    said, _ = process.communicate(b"\n\n\n")
+    assert said.split() == [b"%d" % signal.SIGHUP] * 3
+    assert file.read_text() == "before\n\nSIGHUP: saving after this step\nafter\n"
 
 
 # Two trainings in one folder
@@ -211,6 +240,14 @@ def test_a_second_training_is_refused_until_the_first_is_gone(tmp_path, capsys, 
         assert str(os.getpid()) in (root / ".lock").read_text()
     holder.stdout.close()
     assert [path.name for path in root.iterdir()] == ["config.yaml"]
+
+
+def test_a_lock_is_no_way_to_another_file(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / ".lock").symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError), locking.alone(tmp_path):
+        pytest.fail("it follows links")
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_without_locks_it_goes_on_with_a_word(tmp_path, monkeypatch, caplog):

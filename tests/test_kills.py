@@ -86,6 +86,8 @@ def test_reserved_names_are_free_after_a_kill(tmp_path):
     )
     assert [path.name for path in tmp_path.glob("*.png")] != []
     kill(process)
+    for i, listed in enumerate((b"", b"..\0../x\0", b"\xff\0[")):
+        (tmp_path / f".reserved.abcdefg{i}.composer").write_bytes(listed)
     remove_abandoned(tmp_path)
     assert names(tmp_path) == ["a.png", "c.png"]
     with reserved(tmp_path, ["b.png"]) as paths:
