@@ -2,8 +2,11 @@
 
 import os
 import signal
+import stat
 import sys
 import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,9 +18,15 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor
 
 from . import checkpoint as checkpoints
+from .checkpoint import AT_ONCE, LAST, PREVIOUS
 from .decomposition import Batch
+from .files import remove_abandoned
 
-LAST = "last.ckpt"
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
+"""Signals that end a training after it has saved. SLURM announces the end of a job's time by SIGUSR1."""
+
+QUICK = 2.0
+"""Seconds after a signal within which another Ctrl-C is taken for the same."""
 
 
 class EMA(L.Callback):
@@ -99,10 +108,19 @@ def _trained(pl_module: L.LightningModule) -> dict[str, Tensor]:
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's reading and writing of checkpoints, by `composer.checkpoint`."""
+    """Lightning's reading and writing of checkpoints, by `composer.checkpoint`.
+
+    Writing the last one keeps the one before, unless that is damaged.
+    """
+
+    def __init__(self) -> None:
+        self._written: set[Path] = set()
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
-        checkpoints.save(checkpoint, Path(path))
+        path = Path(path)
+        kept = path.name == LAST and path.is_file() and (path in self._written or checkpoints.is_sound(path))
+        checkpoints.save(checkpoint, path, path.with_name(PREVIOUS) if kept else None)
+        self._written.add(path)
 
     def load_checkpoint(
         self, path: str | Path, map_location: object = None, weights_only: bool | None = None
@@ -114,9 +132,11 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class Checkpoints(Checkpoint):
-    """Writes ``checkpoints/last.ckpt`` in the run's folder: every so many steps, at the end, and on SIGTERM or Ctrl-C.
+    """Writes ``checkpoints/last.ckpt`` in the run's folder: every so many steps, at the end, and on a signal.
 
-    A signal ends the training after the step at hand, with exit status 143 or 130; a second Ctrl-C ends it at once.
+    The one before is kept as ``previous.ckpt``. Ctrl-C, SIGTERM, SIGUSR1 and SIGHUP end the training after the step at
+    hand, with an exit status of 128 and the signal's number: on Linux 130, 143, 138 and 129. Another Ctrl-C, after two
+    seconds or more, ends it at once.
 
     Args:
         every: Steps between two writes.
@@ -130,13 +150,16 @@ class Checkpoints(Checkpoint):
         self.every, self.keep_every = every, keep_every
         self._saved = 0
         self._signal = 0
+        self._since = 0.0  # when the first signal came
+        self._process = 0
+        self._terminals: list[int] = []
         self._handlers: dict[int, Any] = {}
         self._listening = False
         self._between = True
         self._speaks = self._began = False
 
     def most_at_once(self, max_steps: int) -> int | None:
-        """The most checkpoints on the disk in a run of so many steps: kept ones, the last one and its replacement.
+        """The most checkpoints on the disk in a run of so many steps: kept ones, the last two and the next one.
 
         Args:
             max_steps: -1 for a run without end.
@@ -145,37 +168,58 @@ class Checkpoints(Checkpoint):
             Their number; None where it has no bound.
         """
         if self.keep_every is None:
-            return 2
-        return None if max_steps < 0 else 2 + max_steps // self.keep_every
+            return AT_ONCE
+        return None if max_steps < 0 else AT_ONCE + max_steps // self.keep_every
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if stage == "fit":
             self._speaks = trainer.is_global_zero
             self._listen()  # before the data loader forks its workers, which must survive Ctrl-C to hand over the batch
-            size = checkpoints.expected_size(pl_module)
-            last = _folder(trainer) / LAST
-            checkpoints.require_space(last.parent, size if last.exists() else 2 * size)
+            if trainer.is_global_zero:
+                remove_abandoned(_folder(trainer))
+            checkpoints.require_space(_folder(trainer), checkpoints.expected_size(pl_module))
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._listen()  # instead of Lightning's handler, which would end without a checkpoint
         self._saved, self._began = trainer.global_step, True
 
     def _listen(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                before = signal.signal(number, self._flag)
-                self._handlers.setdefault(number, before)
-            self._listening = True
+        if threading.current_thread() is not threading.main_thread():
+            return
+        self._process, self._terminals = os.getpid(), [handle for handle in (1, 2) if os.isatty(handle)]
+        for number in SIGNALS:
+            if number.name == "SIGHUP" and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # nohup
+            before = signal.signal(number, self._flag)
+            self._handlers.setdefault(number, before or signal.SIG_DFL)
+        self._listening = True
 
     def _flag(self, number: int, frame: FrameType | None) -> None:
-        if not self._listening or (self._signal and number == signal.SIGINT):
+        if os.getpid() != self._process:  # a worker of the data loader: it ends with the training
+            return
+        again = self._signal and number == signal.SIGINT and time.monotonic() - self._since > QUICK
+        if not self._listening or again:
             signal.signal(number, self._handlers[number])  # Lightning may have put this handler back after the training
             signal.raise_signal(number)
-        elif self._speaks and not self._signal:
-            again = "; once more ends at once, without saving" if number == signal.SIGINT else ""
-            text = f"\n{signal.Signals(number).name}: saving after this step{again}\n"
-            os.write(2, text.encode())  # print may not be called amid a print
+        elif not self._signal:
+            self._since = time.monotonic()
+            if self._speaks:
+                more = f"; once more after {QUICK:g} s ends at once, without saving" if number == signal.SIGINT else ""
+                text = f"\n{signal.Signals(number).name}: saving after this step{more}\n"
+                with suppress(OSError):
+                    os.write(2, text.encode())  # print may not be called amid a print
+            if signal.Signals(number).name == "SIGHUP":
+                self._fall_silent()
         self._signal = number
+
+    def _fall_silent(self) -> None:
+        """Gives up on a terminal that was closed and on pipes, which end with it: the next word would be an error."""
+        for handle in (1, 2):
+            closed = handle in self._terminals and not os.isatty(handle)
+            if closed or stat.S_ISFIFO(os.fstat(handle).st_mode):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, handle)
+                os.close(nowhere)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int
@@ -208,10 +252,9 @@ class Checkpoints(Checkpoint):
     def _obey(self, trainer: L.Trainer) -> None:
         if not self._between:  # what was accumulated is in no checkpoint
             return
-        number: int = trainer.strategy.reduce_boolean_decision(bool(self._signal), all=False) and (
-            self._signal or signal.SIGTERM
-        )
-        if number:
+        if trainer.strategy.reduce_boolean_decision(bool(self._signal), all=False):
+            received = torch.tensor(self._signal, device=trainer.strategy.root_device)
+            number = int(trainer.strategy.reduce(received, reduce_op="max"))  # a signal may reach one process alone
             self._save(trainer)
             self._say(
                 f"{signal.Signals(number).name}: step {self._saved} saved in {_folder(trainer) / LAST}. "

@@ -6,6 +6,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,12 +16,15 @@ import omegaconf
 import torch
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from .callbacks import EMA, LAST, AtomicCheckpointIO, Checkpoints
+from .callbacks import EMA, AtomicCheckpointIO, Checkpoints
+from .checkpoint import LAST, PREVIOUS
 from .config_errors import explain
 from .data import ImageData
 from .datasets import ImageDataset
 from .decomposition import Decomposer
+from .locking import alone
 from .parsers import Mistake
 from .prior.training import PriorTraining
 from .progress import Messages, Progress
@@ -42,7 +46,9 @@ class SaveConfig(SaveConfigCallback):
         if stage == "fit":
             path = Path(trainer.default_root_dir) / "config.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.parser.save(self.config, path, skip_unset=False, overwrite=True)
+            whole = path.with_name(".config.yaml")  # a kill leaves the one that stood there
+            self.parser.save(self.config, whole, skip_unset=False, overwrite=True)
+            whole.replace(path)
 
 
 class Parser(LightningArgumentParser):
@@ -69,25 +75,26 @@ class TrainingCLI(LightningCLI):
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)  # `Progress` says what matters
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # Lightning 2.6 on PyTorch 2.15
-        super().__init__(
-            L.LightningModule,
-            ImageData,
-            args=None if args is None else list(args),
-            run=run,
-            subclass_mode_model=True,
-            seed_everything_default=0,
-            parser_class=Parser,
-            save_config_callback=SaveConfig if run else None,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            parser_kwargs={"prog": "composer", "parser_mode": "omegaconf+", "default_env": False},
-            trainer_defaults={
-                "check_val_every_n_epoch": None,
-                "use_distributed_sampler": False,
-                "num_sanity_val_steps": 1,
-                "enable_model_summary": False,
-            },
-        )
+        with ExitStack() as self._until_the_end:
+            super().__init__(
+                L.LightningModule,
+                ImageData,
+                args=None if args is None else list(args),
+                run=run,
+                subclass_mode_model=True,
+                seed_everything_default=0,
+                parser_class=Parser,
+                save_config_callback=SaveConfig if run else None,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+                parser_kwargs={"prog": "composer", "parser_mode": "omegaconf+", "default_env": False},
+                trainer_defaults={
+                    "check_val_every_n_epoch": None,
+                    "use_distributed_sampler": False,
+                    "num_sanity_val_steps": 1,
+                    "enable_model_summary": False,
+                },
+            )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -109,11 +116,15 @@ class TrainingCLI(LightningCLI):
             return
         config = self.config[self.subcommand]
         config.trainer.default_root_dir = self.run_folder(config)
-        last = Path(config.trainer.default_root_dir) / "checkpoints" / LAST
+        root = Path(config.trainer.default_root_dir)
+        if self.subcommand == "fit" and rank_zero_only.rank == 0:
+            self._until_the_end.enter_context(alone(root))
+        last = root / "checkpoints" / LAST
+        exists = last.exists() or last.with_name(PREVIOUS).exists()
         if config.ckpt_path == "last":
-            config.ckpt_path = str(last) if last.exists() or self.subcommand != "fit" else None
-            print(f"resuming {last}" if last.exists() else f"nothing to resume at {last}, starting", file=sys.stderr)
-        elif self.subcommand == "fit" and config.ckpt_path is None and last.exists():
+            config.ckpt_path = str(last) if exists or self.subcommand != "fit" else None
+            print(f"resuming {last}" if exists else f"nothing to resume at {last}, starting", file=sys.stderr)
+        elif self.subcommand == "fit" and config.ckpt_path is None and exists:
             raise FileExistsError(
                 f"{last.parent.parent} holds a run already. Continue it with --ckpt_path last, or start another with "
                 "--trainer.default_root_dir FOLDER"

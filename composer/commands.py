@@ -3,6 +3,7 @@
 Light: what is heavy is imported once a command line has been read, so that help and mistakes show at once.
 """
 
+import argparse
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -113,7 +114,7 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument("run", type=Path, help="a run's folder, or one of its checkpoints")
     parser.add_argument("out", type=Path, help="the model's folder")
     parser.add_argument("--name", help="the model's name (default: the folder's)")
-    parser.add_argument("--card", type=Path, help="the model card, Markdown")
+    parser.add_argument("--card", type=Path, help="the model card, Markdown (default: the one that is there)")
     parser.add_argument("--half", action="store_true", help="store weights with 16 bits")
     parser.add_argument("--guidance", type=float, help="the model's own guidance (default 2; a prior's as configured)")
     parser.add_argument("--steps", type=int, help="its own number of steps (default 30; a prior's as configured)")
@@ -126,17 +127,18 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     import torch
 
     from .cascade import Cascade
-    from .checkpoint import load_stage
+    from .checkpoint import LAST, load_stage
+    from .files import replacing_all
     from .prior.commands import export_prior
     from .stage import Sampling
     from .storage import carry_weights, from_run
 
-    path = o.run / "checkpoints" / "last.ckpt" if o.run.is_dir() else o.run
+    path = o.run / "checkpoints" / LAST if o.run.is_dir() else o.run
     config, weights = load_stage(path)
     own = ("guidance", "steps", "percentile", "sampler", "augmentation")
     given = {name: getattr(o, name) for name in own if getattr(o, name) is not None}
     name, dtype = o.name or o.out.name, torch.float16 if o.half else torch.float32
-    card = o.card.read_text(encoding="utf-8") if o.card else f"# {name}\n"
+    card = _card(o, f"# {name}\n")
     if "prior" in config["model"]["init_args"]:
         export_prior(config, weights, o.out, name, card, dtype, given, plugins)
         print(f"prior in {o.out}")
@@ -144,9 +146,16 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     spec = from_run(config, name, asdict(Sampling()) | given)
     cascade = Cascade.from_spec(spec, plugins)
     cascade.load_weights({spec["stages"][0]["file"]: weights})
-    cascade.spec = carry_weights(spec, o.out)
-    cascade.save(o.out, card, dtype)
+    with replacing_all(o.out) as new:
+        cascade.spec = carry_weights(spec, new)
+        cascade.save(new, card, dtype)
     print(f"model in {o.out}")
+
+
+def _card(o: argparse.Namespace, default: str) -> str:
+    """The model card that the user gave, or else the one in the folder, which they may have written."""
+    path = o.card or o.out / "README.md"
+    return path.read_text(encoding="utf-8") if o.card or path.is_file() else default
 
 
 def assemble(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -155,7 +164,9 @@ def assemble(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument("out", type=Path, help="the new model's folder")
     parser.add_argument("parts", nargs="+", metavar="STAGE=MODEL", help="from the smallest to the largest")
     parser.add_argument("--name", help="the model's name (default: the folder's)")
-    parser.add_argument("--card", type=Path, help="the model card, Markdown (default: the parts' cards)")
+    parser.add_argument(
+        "--card", type=Path, help="the model card, Markdown (default: the one that is there, or the parts')"
+    )
     o = parser.parse_args(args)
     named = [part.partition("=") for part in o.parts]
     if wrong := [part for part, (name, _, path) in zip(o.parts, named, strict=True) if not (name and path)]:
@@ -164,14 +175,16 @@ def assemble(args: Sequence[str], plugins: Sequence[str]) -> None:
     if len(parts) < len(named):
         raise ValueError(f"expected a name of its own for each stage, found {' '.join(o.parts)}")
     from .cascade import Cascade
+    from .files import replacing_all
     from .storage import assemble as join
     from .storage import write_model
 
-    spec, weights = join(parts, o.out, o.name or o.out.name)
-    cascade = Cascade.from_spec(spec, plugins, o.out)
-    cascade.load_weights(weights)
-    cards = [f"# {spec['name']}\n", *((path / "README.md").read_text(encoding="utf-8") for path in parts.values())]
-    write_model(o.out, spec, weights, o.card.read_text(encoding="utf-8") if o.card else "\n".join(cards))
+    with replacing_all(o.out) as new:
+        spec, weights = join(parts, new, o.name or o.out.name)
+        cascade = Cascade.from_spec(spec, plugins, new)
+        cascade.load_weights(weights)
+        cards = [f"# {spec['name']}\n", *((path / "README.md").read_text(encoding="utf-8") for path in parts.values())]
+        write_model(new, spec, weights, _card(o, "\n".join(cards)))
     print(f"model of {len(parts)} stages, {' -> '.join(str(s.size) for s in cascade.stages)} px, in {o.out}")
 
 

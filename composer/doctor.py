@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import expected_size
+from .checkpoint import AT_ONCE, expected_size
 from .conditioning import ConditionSet
 from .decomposer_costs import DecomposerCost, measure_decomposers
 from .denoiser import Denoiser
@@ -117,8 +117,8 @@ class Disk:
 
     @property
     def needed(self) -> int:
-        """Bytes that the checkpoints to come take; of a run without end, the last one and its replacement."""
-        return max(0, (self.most or 2) * self.checkpoint - self.present)
+        """Bytes that the checkpoints to come take; of a run without end, the last two and the next one."""
+        return max(0, (self.most or AT_ONCE) * self.checkpoint - self.present)
 
     @property
     def fits(self) -> bool:

@@ -1,35 +1,200 @@
 """Files that are written whole or not at all, and results that overwrite nothing."""
 
+import functools
 import hashlib
 import itertools
 import os
+import re
+import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+WINDOWS = sys.platform == "win32"
+
+OURS = ".composer"
+"""Ends the names of temporary files: ``.last.ckpt.x3k9_w2a.composer``."""
+
+COMPLETE = ".complete.composer"
+"""In a folder, the files of `replacing_all` that have yet to be moved to their places."""
+
+_TEMPORARY = re.compile(r"\..*\.[a-z0-9_]{8}" + re.escape(OURS), re.DOTALL)
+_RESERVED = "reserved"
+
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path, keep: Path | None = None) -> Iterator[IO[bytes]]:
     """Opens a temporary file that takes the place of `path` once the block has ended and its bytes are on the disk.
+
+    Args:
+        path: The file; missing folders are made.
+        keep: Where to move what stood at `path`, in the same folder; None lets it go.
 
     Raises:
         OSError: The disk is full or the folder can't be written. What stood at `path` still stands there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = _temporary(path.parent, path.name)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+            if not WINDOWS:  # it is in use until it has its name
+                _put(name, path, keep)
+        if WINDOWS:  # renames no open file
+            _put(name, path, keep)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def _put(name: Path, path: Path, keep: Path | None) -> None:
+    name.chmod(0o644)
+    if keep is not None and path.exists():
+        path.replace(keep)
+    name.replace(path)
+
+
+@contextmanager
+def replacing_all(folder: Path) -> Iterator[Path]:
+    """Makes an empty folder whose files all take their places in `folder` once the block has ended.
+
+    It lies inside `folder`. A process that is killed leaves either none of the new files in place, or all of them once
+    somebody calls `settle`, as whoever reads such a folder has to. Files of other names stay as they are.
+
+    Args:
+        folder: The files' folder; it is made if it is missing, and goes again if the block fails.
+
+    Yields:
+        Where to write the files; folders within it stand for those of `folder`.
+
+    Raises:
+        OSError: The disk is full or the folder can't be written. What stood in `folder` still stands there.
+    """
+    existed = folder.is_dir()
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, new = _temporary(folder, "new", is_folder=True)
+    try:
+        yield new
+        for place in (new, *(path for path in new.rglob("*") if path.is_dir())):
+            _sync_folder(place)
+        settle(folder)
+        new.rename(folder / COMPLETE)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        if not existed:
+            with suppress(OSError):  # others have written to it
+                folder.rmdir()
+        raise
+    finally:
+        os.close(handle)
+    _sync_folder(folder)
+    settle(folder)
+
+
+def settle(folder: Path) -> None:
+    """Moves the files of `replacing_all` to their places, where a process was killed before it had done so.
+
+    Raises:
+        OSError: The folder can't be written.
+        ValueError: A file's place lies outside of `folder`: a stranger made this folder.
+    """
+    complete = folder / COMPLETE
+    if not complete.is_dir():
+        return
+    root = folder.resolve()
+    for path in sorted(complete.rglob("*")):
+        place = folder / path.relative_to(complete)
+        if path.is_symlink() or complete.is_symlink() or not place.parent.resolve().is_relative_to(root):
+            raise ValueError(f"{path} does not belong to {folder}: remove {complete}")
+        if path.is_dir():
+            place.mkdir(exist_ok=True)
+            continue
+        with suppress(FileNotFoundError):  # another process moves them, too
+            path.replace(place)
+    shutil.rmtree(complete, ignore_errors=True)
+    _sync_folder(folder)
+
+
+def _temporary(folder: Path, name: str, is_folder: bool = False) -> tuple[int, Path]:
+    """Makes a temporary file or folder that counts as in use until its handle is closed or the process ends."""
+    _remove_abandoned_once(os.path.abspath(folder))  # noqa: PTH100, it follows no links
+    prefix = f".{name[:50]}."
+    while True:
+        if is_folder:
+            path = Path(tempfile.mkdtemp(dir=folder, prefix=prefix, suffix=OURS))
+            handle = os.open(os.devnull if WINDOWS else path, os.O_RDONLY)
+        else:
+            handle, made = tempfile.mkstemp(dir=folder, prefix=prefix, suffix=OURS)
+            path = Path(made)
+        if _claim(handle):
+            return handle, path
+        os.close(handle)  # in the instant between, somebody took it for an abandoned one
+
+
+if sys.platform == "win32":
+
+    def _claim(handle: int) -> bool:
+        return True
+
+    def remove_abandoned(folder: Path) -> None:
+        """Does nothing here: Windows can't tell whether a temporary file's process is alive."""
+
+else:
+    import fcntl
+
+    def _claim(handle: int) -> bool:
+        """Marks a file as in use as long as the handle is open; False if it is in use elsewhere, or removed."""
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # this file system has no locks, so that nobody removes anything either
+            return True
+        return os.fstat(handle).st_nlink > 0
+
+    def remove_abandoned(folder: Path) -> None:
+        """Removes the temporary files that killed processes left in a folder, never those of a living one.
+
+        Every writer holds a lock on its file, which ends with the process. Where a file system knows no locks, all
+        files stay.
+
+        Args:
+            folder: Those below it are not looked through.
+        """
+        with suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") and _TEMPORARY.fullmatch(entry.name):
+                    with suppress(OSError):  # another process was faster, or it is not ours to remove
+                        _remove_abandoned(Path(entry.path))
+
+    def _remove_abandoned(path: Path) -> None:
+        mode = path.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            return
+        access = os.O_RDONLY if stat.S_ISDIR(mode) else os.O_RDWR
+        handle = os.open(path, access | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if stat.S_ISDIR(mode):
+                shutil.rmtree(path, ignore_errors=True)
+                return
+            if path.name.startswith(f".{_RESERVED}."):
+                _free(path.parent, path.read_bytes())
+            path.unlink()
+        finally:
+            os.close(handle)
+
+
+@functools.cache
+def _remove_abandoned_once(folder: str) -> None:
+    remove_abandoned(Path(folder))
 
 
 def _sync_folder(folder: Path) -> None:
@@ -60,7 +225,8 @@ def reserved(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
 
     Where a file of one of the names exists, all of them get a number, ``a-2.png`` and ``b-2.png``: the lowest for which
     no file exists, so that a run's files stay together. The files are created empty, which another process can do
-    with none of them; those that are still empty when the block ends, or fails, are removed.
+    with none of them; those that are still empty when the block ends, or fails, are removed. After a kill they are
+    removed when the next process writes to the folder.
 
     Args:
         folder: Where to; it is made if it is missing.
@@ -78,19 +244,32 @@ def reserved(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
     numbers = itertools.count(2)
     paths = plain
     try:
-        while not _create(paths):
-            number = next(numbers)
-            paths = [path.with_stem(f"{path.stem}-{number}") for path in plain]
+        handle, listing = _temporary(folder, _RESERVED)
         try:
-            yield paths
+            while not _create(paths):
+                number = next(numbers)
+                paths = [path.with_stem(f"{path.stem}-{number}") for path in plain]
+            listed = os.fsencode("\0".join(path.name for path in paths))
+            os.write(handle, listed)
+            try:
+                yield paths
+            finally:
+                _free(folder, listed)
         finally:
-            for path in paths:
-                if path.is_file() and path.stat().st_size == 0:
-                    path.unlink()
+            os.close(handle)
+            listing.unlink(missing_ok=True)
     finally:
         for place in missing:
             with suppress(OSError):  # it holds results
                 place.rmdir()
+
+
+def _free(folder: Path, listed: bytes) -> None:
+    """Removes reserved files to which nothing was written."""
+    for name in os.fsdecode(listed).split("\0"):
+        path = folder / Path(name).name
+        if path.is_file() and path.stat().st_size == 0:
+            path.unlink()
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from .files import settle
 from .suggestion import did_you_mean
 
 FORMAT = 1
@@ -20,11 +21,12 @@ def find_model(folder: str | Path) -> Path:
 
 
 def require_model(folder: Path) -> None:
-    """Makes sure that a folder holds a model.
+    """Makes sure that a folder holds a model, a whole one also where a process was killed while it wrote.
 
     Raises:
         FileNotFoundError: It does not.
     """
+    settle(folder)
     if not (folder / "manifest.json").is_file():
         raise FileNotFoundError(
             f"expected a model folder with config.json and manifest.json at {folder}; "

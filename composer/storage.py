@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .conditioning import Condition
 from .decomposition import Decomposer
 from .denoiser import Denoiser, NoiseLevels
-from .files import write_atomically
+from .files import replacing_all, write_atomically
 from .finding import FORMAT, read_config, require_model
 from .low_res import Corruption
 from .prior.interface import Prior
@@ -86,22 +86,29 @@ def digest(path: Path) -> str:
 
 
 def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, dict[str, Tensor]], card: str) -> None:
-    """Writes a model's folder; the manifest comes last, so that a broken write is found by `read_model`.
+    """Writes a model's folder, all of it or nothing: a process that is killed leaves the old model or the new one.
 
     Args:
-        folder: Where to; files of the same names are replaced.
+        folder: Where to; files of the same names are replaced, all others stay and belong to the model.
         config: What `build` needs, as plain JSON values.
         weights: File name -> tensors.
-        card: The model card, Markdown.
+        card: The model card, Markdown; an empty one leaves a card that is there.
     """
-    files = {name: save({k: v.detach().contiguous().cpu() for k, v in t.items()}) for name, t in weights.items()}
-    files["config.json"] = (json.dumps({"format": FORMAT, **config}, indent=2) + "\n").encode()
-    for name, data in files.items():
-        write_atomically(folder / name, data)
-    write_atomically(folder / "README.md", card.encode())
-    kept = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in ("manifest.json", "README.md"))
-    manifest = {p.relative_to(folder).as_posix(): digest(p) for p in kept if not p.name.startswith(".")}
-    write_atomically(folder / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+    with replacing_all(folder) as new:
+        for name, tensors in weights.items():
+            write_atomically(new / name, save({k: v.detach().contiguous().cpu() for k, v in tensors.items()}))
+        write_atomically(new / "config.json", (json.dumps({"format": FORMAT, **config}, indent=2) + "\n").encode())
+        if card or not (folder / "README.md").exists():
+            write_atomically(new / "README.md", card.encode())
+        places = _files(folder) | _files(new)
+        manifest = {name: digest(places[name]) for name in sorted(places.keys() - {"manifest.json", "README.md"})}
+        write_atomically(new / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Names of the files in a folder and below -> the files, without hidden ones."""
+    found = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    return {name.as_posix(): p for name, p in found.items() if not any(part.startswith(".") for part in name.parts)}
 
 
 def read_model(

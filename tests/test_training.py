@@ -339,7 +339,7 @@ def test_signals_save_and_resume_exactly(tmp_path, number, status, amid_validati
     assert exit.value.code == status
     said, name, last = capfd.readouterr().err, signal.Signals(number).name, tmp_path / "checkpoints/last.ckpt"
     assert f"{name}: saving after this step" in said and f"{name}: step 2 saved in {last}" in said
-    assert "--ckpt_path last" in said and ("once more ends at once" in said) == (number == signal.SIGINT)
+    assert "--ckpt_path last" in said and ("once more after 2 s ends at once" in said) == (number == signal.SIGINT)
     if number == signal.SIGINT:
         with pytest.raises(KeyboardInterrupt):  # the handler is Python's own again
             signal.raise_signal(number)
@@ -354,6 +354,7 @@ def test_checkpoints_that_are_kept(tmp_path):
     trainer(tmp_path, EMA(), Checkpoints(2, keep_every=4), max_steps=9).fit(stage(), data())
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == [
         "last.ckpt",
+        "previous.ckpt",
         "step-0000004.ckpt",
         "step-0000008.ckpt",
     ]
@@ -363,15 +364,15 @@ def test_checkpoints_take_what_was_expected(tmp_path, monkeypatch):
     """The bytes of each, and how many there are at once while one is written."""
     there, save = [], checkpoints.save
 
-    def spy(checkpoint, path):
+    def spy(checkpoint, path, keep=None):
         there.append(len(list(path.parent.glob("*.ckpt"))) + 1)
-        save(checkpoint, path)
+        save(checkpoint, path, keep)
 
     monkeypatch.setattr(checkpoints, "save", spy)
     model, callback = stage(), Checkpoints(2, keep_every=4)
     trainer(tmp_path, EMA(), callback, max_steps=9).fit(model, data())
-    assert max(there) == callback.most_at_once(9) == 4
-    assert callback.most_at_once(-1) is None and Checkpoints(2).most_at_once(-1) == 2
+    assert max(there) == callback.most_at_once(9) == 5
+    assert callback.most_at_once(-1) is None and Checkpoints(2).most_at_once(-1) == 3
     last = tmp_path / "checkpoints" / "last.ckpt"
     held = checkpoints.load(last)
     moments = [x for state in held["optimizer_states"][0]["state"].values() for x in state.values() if x.ndim]
@@ -409,9 +410,16 @@ def old(path):
 def test_broken_weights_are_never_written(tmp_path):
     path = tmp_path / "last.ckpt"
     before = old(path)
-    for part in ("state_dict", "ema"):
-        with pytest.raises(FloatingPointError, match="the weights of w"):
-            checkpoints.save({"state_dict": {}} | {part: {"w": torch.tensor([1, torch.inf])}}, path)
+    for bad in (torch.inf, -torch.inf, torch.nan):
+        tensor = torch.tensor([1, bad])
+        moments = [{"state": {3: {"step": torch.tensor(2.0), "exp_avg": torch.ones(2), "exp_avg_sq": tensor}}}]
+        for part, content, name in (
+            ("state_dict", {"v": torch.ones(0), "w": tensor.bfloat16()}, "state_dict.w"),
+            ("ema", {"w": tensor}, "ema.w"),
+            ("optimizer_states", moments, r"optimizer_states.0.state.3.exp_avg_sq"),
+        ):
+            with pytest.raises(FloatingPointError, match=f"{name} is not finite; nothing was written"):
+                checkpoints.save({"state_dict": {"n": torch.tensor(1)}} | {part: content}, path)
     assert path.read_bytes() == before
 
 

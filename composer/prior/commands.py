@@ -15,7 +15,7 @@ from torch import Tensor
 from composer.cascade import Cascade
 from composer.datasets import collate
 from composer.devices import pick_device
-from composer.files import write_atomically
+from composer.files import replacing_all, write_atomically
 from composer.gallery import save_png, sheet
 from composer.options import load
 from composer.samples import sample_of
@@ -190,5 +190,6 @@ def export_prior(
     prior = Prior.from_spec(made, plugins)
     load_strictly(prior, {key.removeprefix("prior."): value for key, value in weights.items()}, str(out))
     prior.check_ready()
-    prior.spec = carry_weights(made, out)
-    prior.save(out, card, dtype)
+    with replacing_all(out) as new:
+        prior.spec = carry_weights(made, new)
+        prior.save(new, card, dtype)
