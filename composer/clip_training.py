@@ -78,6 +78,7 @@ class ClipTraining(L.LightningModule):
             raise ValueError(f"expected muon_rate > 0, or null for AdamW alone, found {muon_rate}")
         towers = deepcopy(vision), deepcopy(text)
         self.network = CLIP(embed_dim, *towers, init_logit_scale=math.log(scale)).to(memory_format=torch.channels_last)
+        self.image_size = vision.image_size
         self.architecture = {"embed_dim": embed_dim, "vision_cfg": _changed(vision), "text_cfg": _changed(text)}
         self.words = locate(words, wanted="a text file with one word a line", who="ClipTraining")
         self.learning_rate, self.muon_rate = learning_rate, muon_rate
@@ -192,7 +193,7 @@ class ClipTraining(L.LightningModule):
 
     def _inner_convolutions(self) -> list[nn.Parameter]:
         """The image tower's convolutions except the first, whose inputs are colours."""
-        return [layer.weight for layer in self.network.visual.modules() if isinstance(layer, nn.Conv2d)][1:]
+        return [weight for weight in self.network.visual.parameters() if weight.ndim == 4][1:]
 
     def on_fit_start(self) -> None:
         self.started = time.monotonic()
@@ -234,7 +235,7 @@ class ClipTraining(L.LightningModule):
         metrics = self.trainer.callback_metrics
         stored = f"float16 (largest change of an embedding's number: {error:.0e})" if error < 1e-3 else "float32"
         return _PAGE.format(
-            size=self.architecture["vision_cfg"].get("image_size", CLIPVisionCfg.image_size),
+            size=self.image_size,
             millions=sum(p.numel() for p in self.network.parameters()) / 1e6,
             stored=stored,
             images=len(self.trainer.datamodule.train),
@@ -251,7 +252,7 @@ class ClipTraining(L.LightningModule):
 
 _PAGE = """# Scenes CLIP
 
-A small CLIP (Radford et al. 2021) for pictures of {size} x {size} pixels, in open_clip's own format. It knows the words
+A small CLIP (Radford et al. 2021) for pictures of {size} pixels a side, in open_clip's own format. It knows the words
 of `words.txt` and nothing else of the world.
 
 {millions:.2f} million parameters, stored in {stored}.
