@@ -155,10 +155,12 @@ def _check_size(path: Path, size: tuple[int, int], min_side: int, max_aspect: fl
         raise Refused(path, Reason.TOO_LONG, found)
 
 
-def read_pixels(path: str | Path, size: int | None = None, min_side: int = MIN_SIDE) -> Pixels:
-    """Decodes a picture's file; arguments and errors are those of `load_rgb`."""
+def read_pixels(
+    path: str | Path, size: int | None = None, min_side: int = MIN_SIDE, max_aspect: float = MAX_ASPECT
+) -> Pixels:
+    """Decodes a picture's file; arguments and errors are those of `opened` and `load_rgb`."""
     path = Path(path)
-    with opened(path, min_side) as image:
+    with opened(path, min_side, max_aspect) as image:
         try:
             return Pixels.of(image, size)
         except _TooMuch as error:
@@ -167,19 +169,16 @@ def read_pixels(path: str | Path, size: int | None = None, min_side: int = MIN_S
             raise Refused(path, Reason.DAMAGED, str(error)) from error
 
 
-def in_srgb(path: str | Path, pixels: Pixels, background: tuple[float, float, float] = WHITE) -> RGB:
-    """Converts what `read_pixels` read.
-
-    Raises:
-        Refused: A value is not finite, or cannot be converted.
-    """
+@contextmanager
+def converting(path: str | Path) -> Iterator[None]:
+    """Refuses a file whose values turn out in the block to be no colours: of a damaged palette, or not finite."""
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            return pixels.rgb(background)
+            yield
     except NotFinite as error:
         raise Refused(Path(path), Reason.NOT_FINITE) from error
-    except Exception as error:  # a palette may be damaged, too
+    except Exception as error:
         raise Refused(Path(path), Reason.DAMAGED, str(error)) from error
 
 
@@ -206,7 +205,9 @@ def load_rgb(
     Raises:
         Refused: The file is not used; its `reason` says why.
     """
-    return in_srgb(path, read_pixels(path, size, min_side), background)
+    pixels = read_pixels(path, size, min_side)
+    with converting(path):
+        return pixels.rgb(background)
 
 
 def resize_and_crop(

@@ -87,13 +87,20 @@ class Pixels:
         return cls(picture, top, unsigned, inverted and picture.mode == "F")
 
     def bands(self) -> Iterator[tuple[slice, Float32[np.ndarray, "h w c"]]]:
-        """Rows, and their colours in sRGB: [0, 1], with alpha where the picture has it."""
+        """Rows, and their colours in sRGB: [0, 1], with alpha where the picture has it.
+
+        Raises:
+            NotFinite: It holds NaN or infinite values.
+        """
         w, h = self.picture.size
         rows = max(1, BAND // w)
         convert = self._deep() if self.picture.mode.startswith(("I", "F")) else self._shallow()
         for top in range(0, h, rows):
             where = slice(top, min(top + rows, h))
-            yield where, convert(self.picture.crop((0, where.start, w, where.stop)))
+            band = convert(self.picture.crop((0, where.start, w, where.stop)))
+            if not np.isfinite(band).all():
+                raise NotFinite
+            yield where, band
 
     def rgb(self, background: tuple[float, float, float] = WHITE) -> RGB:
         """The picture in sRGB.
@@ -108,8 +115,6 @@ class Pixels:
         image, alpha = torch.empty(3, h, w), None
         under = torch.tensor(background)[:, None, None]
         for rows, band in self.bands():
-            if not np.isfinite(band).all():
-                raise NotFinite
             values = torch.from_numpy(band).permute(2, 0, 1)
             colours = values[:3] * 2 - 1
             if len(values) == 4:
