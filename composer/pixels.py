@@ -1,9 +1,12 @@
 """The values of a decoded picture: as the file holds them, and in sRGB, a band of rows at a time."""
 
 import io
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -73,7 +76,8 @@ class Pixels:
         raw = raw_mode(image)
         if size is not None:
             image.draft(None, (2 * size, 2 * size))  # JPEG only; never below what is asked
-        image.load()
+        with _quiet() if tags else nullcontext():
+            image.load()
         if image.mode == "I" and image.format == "PPM":
             unsigned, top = False, 65535
         key = _transparent(image, raw)
@@ -154,7 +158,9 @@ class Pixels:
         target = "RGBA" if transparent else "RGB"
 
         def convert(band: Image.Image) -> np.ndarray:
-            if band.mode in ("P", "PA", "La", "RGBa", "1"):  # what colour management cannot read
+            if band.mode == "La":  # premultiplied
+                band = band.convert("LA")
+            if band.mode in ("P", "PA", "RGBa", "1"):  # what colour management cannot read
                 band = band.convert(target)
             elif transparent and band.mode in ("L", "RGB"):  # a declared colour is transparent
                 band = band.convert("RGBA")
@@ -174,6 +180,28 @@ def raw_mode(image: Image.Image) -> str:
     args = image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.tile else None
     first = args[0] if isinstance(args, tuple) and args else args
     return first if isinstance(first, str) else ""
+
+
+_QUIET = Lock()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps libtiff from writing to stderr what Pillow raises anyway; it does so behind Python's back."""
+    with _QUIET:  # stderr is the whole process's
+        try:
+            theirs = os.dup(2)
+        except OSError:  # there is none
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(theirs, 2)
+            os.close(theirs)
+            os.close(nowhere)
 
 
 def _transparent(image: Image.Image, raw: str) -> int | tuple[int, ...] | None:
