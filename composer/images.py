@@ -1,6 +1,7 @@
 """From a file as people have them to one tensor: right, or refused with one reason."""
 
 import io
+import os
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
@@ -135,6 +136,8 @@ def _header(path: Path, file: _Bounded, formats: Sequence[str]) -> Image.Image:
         file.seek(0)
         if start[8:] == b"WEBP" or start[4:8] == b"ftyp":  # WebP and AVIF: their readers take the file whole
             file.left = MAX_BYTES
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise _TooMuch
         return Image.open(file, formats=formats)
     except (Image.DecompressionBombError, _TooMuch) as error:
         raise Refused(path, Reason.TOO_LARGE, str(error)) from error

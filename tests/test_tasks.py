@@ -3,8 +3,10 @@
 import inspect
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from composer import tasks
 from composer.adherence import quantise
