@@ -1,7 +1,7 @@
 """Edits within a region that keep every pixel outside it: the file's own, at its own size, depth and transparency."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,7 @@ class Frame:
     region: Float[Tensor, "1 1 h w"]
     rows: slice
     columns: slice
+    _seen: dict[int, tuple[Tensor, Tensor]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     @classmethod
     def around(cls, original: Original, region: Float[Tensor, "1 1 h w"]) -> "Frame":
@@ -164,10 +165,12 @@ class Frame:
 
     def seen(self, size: int) -> tuple[Float[Tensor, "1 3 s s"], Float[Tensor, "1 1 s s"]]:
         """The square and where it may change, at a stage's size; a pixel that is free in part is free."""
-        image = self.original.image[None, :, self.rows, self.columns]
-        small = fit(image, (size, size))
-        region = self.region[:, :, self.rows, self.columns]
-        return small, (F.interpolate(region, (size, size), mode="bilinear", antialias=True) > 0).float()
+        if size not in self._seen:  # resizing a large picture takes a second
+            image = self.original.image[None, :, self.rows, self.columns]
+            region = self.region[:, :, self.rows, self.columns]
+            free = (F.interpolate(region, (size, size), mode="bilinear", antialias=True) > 0).float()
+            self._seen[size] = fit(image, (size, size)), free
+        return self._seen[size]
 
     def source(self, cascade: Cascade, caption: str = "", source: str = "the picture") -> Source:
         """The square taken apart."""

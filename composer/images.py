@@ -37,6 +37,10 @@ MAX_HEADER = 32_000_000
 """Bytes read before the first pixel."""
 
 
+MAX_SCANS = 200
+"""Of a progressive JPEG: usual are ten, and each goes over the whole picture, however few bytes it has."""
+
+
 class Reason(StrEnum):
     """Why a file is refused; each refused file has exactly one."""
 
@@ -113,6 +117,8 @@ def opened(
         warnings.simplefilter("ignore")  # Pillow warns of what is refused or repaired here
         with _header(path, file, formats) as image:
             _check_size(path, image.size, min_side, max_aspect)
+            if "progressive" in image.info and (found := _scans(file)) > MAX_SCANS:
+                raise Refused(path, Reason.TOO_LARGE, f"{found} scans of a progressive JPEG")
             file.left = MAX_BYTES
             yield image
 
@@ -146,6 +152,18 @@ def _header(path: Path, file: _Bounded, formats: Sequence[str]) -> Image.Image:
         raise Refused(path, Reason.NOT_AN_IMAGE if known else Reason.UNREADABLE) from error
     except Exception as error:  # readers raise nearly anything on damaged files
         raise Refused(path, Reason.NOT_AN_IMAGE) from error
+
+
+def _scans(file: _Bounded) -> int:
+    """Counts the markers that start one; within the data of a scan no such bytes stand."""
+    place, found, last = file.tell(), 0, b""
+    file.seek(0)
+    file.left = MAX_BYTES
+    while data := file.read(1 << 20):
+        found += (last + data).count(b"\xff\xda")
+        last = data[-1:]
+    file.seek(place)
+    return found
 
 
 def _check_size(path: Path, size: tuple[int, int], min_side: int, max_aspect: float) -> None:

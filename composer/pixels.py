@@ -18,7 +18,7 @@ from torch import Tensor
 
 WHITE = (1.0, 1.0, 1.0)
 
-BAND = 1 << 20
+BAND = 1 << 18
 """Pixels that are converted at a time: a large picture exists in floats once, not in every step of the conversion."""
 
 
