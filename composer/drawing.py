@@ -142,8 +142,8 @@ class Drawing:
     ) -> "Plan":
         images = _images(o)
         stem = "_".join([self.name, *(Path(path).stem for path in images[:1])])
-        own = [] if place is None or place.sides is not None else [place.original.image]  # read already
-        read = [*own, *(load_rgb(path).image for path in images[len(own) :])]
+        first = [] if place is None or place.sides is not None else [place.original.image]  # read already
+        read = [*first, *(load_rgb(path).image for path in images[len(first) :])]
         shown = [(Path(path).name, thumbnail(image)) for path, image in zip(images, read, strict=True)]
         after = [shown.pop()] if self.between else []
         if place is not None and not place.region.any():

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -117,8 +117,6 @@ def opened(
         warnings.simplefilter("ignore")  # Pillow warns of what is refused or repaired here
         with _header(path, file, formats) as image:
             _check_size(path, image.size, min_side, max_aspect)
-            if "progressive" in image.info and (found := _scans(file)) > MAX_SCANS:
-                raise Refused(path, Reason.TOO_LARGE, f"{found} scans of a progressive JPEG")
             file.left = MAX_BYTES
             yield image
 
@@ -144,11 +142,14 @@ def _header(path: Path, file: _Bounded, formats: Sequence[str]) -> Image.Image:
             file.left = MAX_BYTES
             if os.fstat(file.fileno()).st_size > MAX_BYTES:
                 raise _TooMuch
-        return Image.open(file, formats=formats)
+        image = Image.open(file, formats=tuple(formats))
+        if "progressive" in image.info and (found := _scans(file)) > MAX_SCANS:
+            raise _TooMuch(f"{found} scans of a progressive JPEG")
+        return image
     except (Image.DecompressionBombError, _TooMuch) as error:
         raise Refused(path, Reason.TOO_LARGE, str(error)) from error
     except OSError as error:
-        known = isinstance(error, Image.UnidentifiedImageError) or error.errno is None
+        known = isinstance(error, UnidentifiedImageError) or error.errno is None
         raise Refused(path, Reason.NOT_AN_IMAGE if known else Reason.UNREADABLE) from error
     except Exception as error:  # readers raise nearly anything on damaged files
         raise Refused(path, Reason.NOT_AN_IMAGE) from error

@@ -78,8 +78,6 @@ class Pixels:
             image.draft(None, (2 * size, 2 * size))  # JPEG only; never below what is asked
         with _quiet() if tags else nullcontext():
             image.load()
-        if image.mode == "I" and image.format == "PPM":
-            unsigned, top = False, 65535
         key = _transparent(image, raw)
         picture = _upright(image)
         if key is not None:
@@ -243,7 +241,7 @@ def profile_transform(
     """
     try:
         theirs, ours = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-        ends = (theirs, ours) if direction == "to sRGB" else (ours, theirs)
-        return ImageCms.buildTransform(*ends, mode, target)
+        start, end = (theirs, ours) if direction == "to sRGB" else (ours, theirs)
+        return ImageCms.buildTransform(start, end, mode, target)
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None
