@@ -1,7 +1,6 @@
 """What every command that draws shares: options, seeds, the best of several, regions, recipes, contact sheets."""
 
 import argparse
-import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .adherence import quantise
@@ -20,7 +18,7 @@ from .composition import Composition, Source
 from .drawing_parser import DrawingParser, Request, four
 from .editing import Frame, Original, extend, open_region
 from .files import reserved, source_of, written
-from .gallery import read_recipe, save_gif, save_png, sheet
+from .gallery import as_written, read_recipe, save_gif, save_png, sheet, thumbnail
 from .images import load_rgb
 from .options import askable, asked, bar, load
 from .parsers import sampling
@@ -110,12 +108,16 @@ class Drawing:
             make: The task.
         """
         o = request.options
-        cascade = load(o, plugins)
         if o.from_png is not None:
-            _again(cascade, o)
+            _again(load(o, plugins), o)
             return
+        places = self._places([options for _, options in request.settings])  # before the work: some are refused
+        cascade = load(o, plugins)
         chosen = [setting for setting, _ in request.settings]
-        plans = [self._plan(options, cascade, plugins, make, one.suffix) for one, options in request.settings]
+        plans = [
+            self._plan(options, place, cascade, plugins, make, one.suffix)
+            for (one, options), place in zip(request.settings, places, strict=True)
+        ]
         pictures = [name for plan in plans for name in plan.names]
         films = [name for plan in plans for name in plan.films] if self.between else []
         sheets = [f"{plans[0].stem}_sheet.png"] if len(pictures) > 1 else []
@@ -123,16 +125,26 @@ class Drawing:
             left = iter(paths)
             done = [_draw(cascade, plan, left) for plan in plans]
             for frames in [frames for one in done for frames in zip(*one.files, strict=True)] if films else []:
-                save_gif(next(left), [Image.open(frame) for frame in frames])
+                save_gif(next(left), [as_written(frame) for frame in frames])
             if sheets:
                 laid = arrange(chosen, done)
                 save_png(next(left), sheet(laid.images, laid.rows, laid.columns))
         print(written(paths))
 
-    def _plan(self, o: argparse.Namespace, cascade: Cascade, plugins: Sequence[str], make: Make, suffix: str) -> "Plan":
-        place, images = self._place(o), _images(o)
+    def _plan(
+        self,
+        o: argparse.Namespace,
+        place: "Place | None",
+        cascade: Cascade,
+        plugins: Sequence[str],
+        make: Make,
+        suffix: str,
+    ) -> "Plan":
+        images = _images(o)
         stem = "_".join([self.name, *(Path(path).stem for path in images[:1])])
-        shown = [(Path(path).name, load_rgb(path).image) for path in images]
+        first = [] if place is None or place.sides is not None else [place.original.image]  # read already
+        read = [*first, *(load_rgb(path).image for path in images[len(first) :])]
+        shown = [(Path(path).name, thumbnail(image)) for path, image in zip(images, read, strict=True)]
         after = [shown.pop()] if self.between else []
         if place is not None and not place.region.any():
             print("note: the region is empty; the picture stays as it is", file=sys.stderr)
@@ -143,20 +155,29 @@ class Drawing:
         else:
             own = frame.source(cascade, o.image_caption, source_of(Path(images[0])))
             sources = [own, *(Source.open(cascade, path) for path in images[1:])]
-            shown.insert(1, ("region", frame.region[0].expand(3, -1, -1) * 2 - 1))
+            shown.insert(1, ("region", thumbnail(frame.region[0] * 2 - 1).expand(3, -1, -1)))
         made = make(Given(cascade, o, sources, asked(o, cascade), plugins))
         if frame is not None:
             made = [(label, frame.restrict(cascade, composition)) for label, composition in made]
         return Plan(o, stem, suffix, made, place, frame, shown, after)
 
-    def _place(self, o: argparse.Namespace) -> "Place | None":
-        """Where the first picture may change; None is everywhere."""
+    def _places(self, settings: Sequence[argparse.Namespace]) -> list["Place | None"]:
+        """Where the first picture may change, in each setting; None is everywhere. A picture is opened once."""
+        opened: dict[str, Original] = {}
+        places: list[Place | None] = []
+        for o in settings:
+            if not self.pictures or (not self.grows and o.region is None):
+                places.append(None)
+                continue
+            if o.images[0] not in opened:
+                opened[o.images[0]] = Original.open(o.images[0])
+            places.append(self._place(o, opened[o.images[0]]))
+        return places
+
+    def _place(self, o: argparse.Namespace, original: Original) -> "Place":
         if self.grows:
             sides = four(o.by)
-            return Place(*extend(Original.open(o.images[0]), sides), sides)
-        if not self.pictures or o.region is None:
-            return None
-        original = Original.open(o.images[0])
+            return Place(*extend(original, sides), sides)
         return Place(original, open_region(o.region, (original.image.shape[1], original.image.shape[2])))
 
 
@@ -239,7 +260,7 @@ def _unchanged(place: Place, paths: Sequence[Path]) -> list[Tensor]:
     """An empty region: the file's own pixels."""
     for path in paths:
         save_png(path, place.original.picture)
-    return [place.original.image] * len(paths)
+    return [thumbnail(place.original.image)] * len(paths)
 
 
 def _save(cascade: Cascade, plan: Plan, composition: Composition, title: str, paths: Sequence[Path]) -> list[Tensor]:
@@ -262,10 +283,12 @@ def _save(cascade: Cascade, plan: Plan, composition: Composition, title: str, pa
         near = drawn.closed or closed(cascade, composition.wanted, quantise(drawn.images))
         shown = list(drawn.images)
     else:  # of the edit as it was pasted, the square that the model saw
-        frames = [replace(frame, original=Original.open(path)) for path in paths]
-        squares = [one.seen(cascade.stages[0].size)[0] for one in frames]
+        squares, shown = [], []
+        for picture in pictures:
+            pasted = replace(frame, original=Original.of(picture))
+            squares.append(pasted.seen(cascade.stages[0].size)[0])
+            shown.append(thumbnail(pasted.original.image))
         near = closed(cascade, composition.wanted, torch.cat(squares))
-        shown = [one.original.image for one in frames]
     for i, path in enumerate(paths if near else []):
         print(f"{path.stem}: closed " + ", ".join(f"{float(share[i]):.2f} ({name})" for name, share in near.items()))
     return shown
@@ -311,4 +334,4 @@ def _compare(before: np.ndarray, after: np.ndarray) -> tuple[bool, str]:
 
 
 def _pixels(png: Path) -> np.ndarray:
-    return np.array(Image.open(io.BytesIO(png.read_bytes())))
+    return np.array(as_written(png))

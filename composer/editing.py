@@ -1,28 +1,29 @@
 """Edits within a region that keep every pixel outside it: the file's own, at its own size, depth and transparency."""
 
-import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 from torch import Tensor
 from torch.nn import functional as F
 
 from .cascade import Cascade
 from .composition import Composition, Source
-from .images import fit, load_rgb
+from .fidelity import loss, spelled_out
+from .gallery import COLOUR_CHUNKS
+from .images import Reason, Refused, converting, fit, opened, read_pixels
+from .masks import read_mask
 from .parts import Parts
+from .pixels import BAND, Pixels, profile_transform
 from .samplers import Progress
 
 BOXED = 256
 """Side of the map that a box becomes where no picture gives a size."""
-
-MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 
 
 @dataclass(frozen=True)
@@ -42,35 +43,33 @@ class Original:
         """Opens a file to be edited.
 
         Raises:
-            Refused: The file is no picture that can be read.
-            ValueError: Its kind of pixels cannot be given back unchanged.
+            Refused: The file is no picture that can be read, or its kind of pixels cannot be given back unchanged
+                (see `fidelity.loss`).
         """
-        image = load_rgb(path).image
-        data = Path(path).read_bytes()
-        if data.startswith(b"\x89PNG") and data[24] == 16 and data[25] in (2, 4, 6):
-            raise ValueError(
-                f"{path} is a PNG with 16 bits a channel and colours or transparency, which Pillow would reduce "
-                "to 8 bits outside the region too; save it with 8 bits a channel first"
-            )
-        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-        if picture.mode in ("P", "1", "PA"):
-            clear = picture.mode == "PA" or "transparency" in picture.info
-            picture = picture.convert("L" if picture.mode == "1" else "RGBA" if clear else "RGB")
-        if picture.mode not in MODES:
-            raise ValueError(f"{path} has pixels of mode {picture.mode}; edits take {', '.join(MODES)}: convert it")
-        return cls(picture, image)
+        with opened(path) as header:
+            if found := loss(header):
+                raise Refused(Path(path), Reason.CHANGED, found)
+        pixels = read_pixels(path)
+        with converting(path):
+            return cls(spelled_out(pixels.picture), pixels.rgb().image)
+
+    @classmethod
+    def of(cls, picture: Image.Image) -> "Original":
+        """Takes a picture that was made here, of one of `MODES`."""
+        return cls(picture, Pixels(picture).rgb().image)
 
 
 def open_region(source: str, size: tuple[int, int] | None = None) -> Float[Tensor, "1 1 h w"]:
     """Reads where an edit may change a picture, or where a condition counts.
 
     Args:
-        source: A picture (white or opaque = may change) of the same size, or a box "left,top,right,bottom" in pixels,
-            or in shares of the sides where no number exceeds 1.
+        source: A mask's file of the same size (see `read_mask`), or a box "left,top,right,bottom" in pixels, or in
+            shares of the sides where no number exceeds 1.
         size: Height and width of the picture to edit; None takes a mask of any size, and a box in shares.
 
     Raises:
         ValueError: The mask has another size, or the box lies outside or is empty.
+        Refused: The mask cannot be read, or not in one way alone.
         FileNotFoundError: `source` is neither a box nor a file.
     """
     h, w = size or (BOXED, BOXED)
@@ -84,14 +83,14 @@ def open_region(source: str, size: tuple[int, int] | None = None) -> Float[Tenso
             raise ValueError(f"expected a box left,top,right,bottom within {limit}, found {source}")
         region[..., top:bottom, left:right] = 1
         return region
-    if not Path(source).is_file():
+    if not Path(source).exists():
         raise FileNotFoundError(f"expected a mask's file or a box left,top,right,bottom, found {source!r}")
-    mask = ImageOps.exif_transpose(Image.open(source))
-    if size is not None and mask.size != (w, h):
-        raise ValueError(f"the mask {source} has {mask.width} x {mask.height} pixels, the picture {w} x {h}")
-    alpha = mask.mode in ("LA", "RGBA") and np.asarray(mask.getchannel("A")).min() < 255
-    grey = np.asarray(mask.getchannel("A") if alpha else mask.convert("L"))
-    return torch.from_numpy((grey.astype(np.float32) / 255 >= 0.5).astype(np.float32))[None, None]
+    with opened(source, min_side=1) as mask:
+        found = f"{mask.width} x {mask.height}"
+    region = read_mask(source)
+    if size is not None and region.shape[2:] != size:
+        raise ValueError(f"the mask {source} has {found} pixels, the picture {w} x {h}")
+    return region
 
 
 def _numbers(source: str) -> list[float] | None:
@@ -125,8 +124,10 @@ def window(region: Bool[Tensor, "h w"], margin: float = 0.5) -> tuple[slice, sli
 def feather(region: Float[Tensor, "1 1 h w"], radius: int) -> Float[Tensor, "1 1 h w"]:
     """Softens a region inward only: 0 outside, rising to 1 over `radius` pixels inside."""
     inside = region.clone()
-    for _ in range(radius):  # erode by one pixel at a time and count how deep each pixel lies
-        region = -F.max_pool2d(-F.pad(region, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    for done in range(radius):  # erode by one pixel at a time and count how deep each pixel lies
+        before, region = region, -F.max_pool2d(-F.pad(region, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        if torch.equal(before, region):  # nothing is left to erode, or no edge to begin at
+            return (inside + region * (radius - done)) / (radius + 1)
         inside += region
     return inside / (radius + 1)
 
@@ -146,6 +147,7 @@ class Frame:
     region: Float[Tensor, "1 1 h w"]
     rows: slice
     columns: slice
+    _seen: dict[int, tuple[Tensor, Tensor]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     @classmethod
     def around(cls, original: Original, region: Float[Tensor, "1 1 h w"]) -> "Frame":
@@ -163,10 +165,12 @@ class Frame:
 
     def seen(self, size: int) -> tuple[Float[Tensor, "1 3 s s"], Float[Tensor, "1 1 s s"]]:
         """The square and where it may change, at a stage's size; a pixel that is free in part is free."""
-        image = self.original.image[None, :, self.rows, self.columns]
-        small = fit(image, (size, size))
-        region = self.region[:, :, self.rows, self.columns]
-        return small, (F.interpolate(region, (size, size), mode="bilinear", antialias=True) > 0).float()
+        if size not in self._seen:  # resizing a large picture takes a second
+            image = self.original.image[None, :, self.rows, self.columns]
+            region = self.region[:, :, self.rows, self.columns]
+            free = (F.interpolate(region, (size, size), mode="bilinear", antialias=True) > 0).float()
+            self._seen[size] = fit(image, (size, size)), free
+        return self._seen[size]
 
     def source(self, cascade: Cascade, caption: str = "", source: str = "the picture") -> Source:
         """The square taken apart."""
@@ -197,10 +201,24 @@ class Frame:
             images: What the model made of the square.
             soften: Pixels over which the edit fades in, inside the region.
         """
+        return [self._pasted(image, soften) for image in images]
+
+    def _pasted(self, image: Float[Tensor, "3 s s"], soften: int) -> Image.Image:
+        """Puts one result into the picture, a band of rows at a time."""
         part = self.region[:, :, self.rows, self.columns]
-        patches = fit(images.cpu(), (part.shape[2], part.shape[3]))
-        blend = feather(part, soften)[0, 0].numpy()
-        return [_paste(self.original.picture, patch, blend, self.rows, self.columns) for patch in patches]
+        h, w = part.shape[2:]
+        patch = fit(image[None].cpu(), (h, w))[0]
+        picture = self.original.picture.copy()
+        kept = ("icc_profile", "dpi", *COLOUR_CHUNKS)
+        picture.info = {key: value for key, value in picture.info.items() if key in kept}
+        step = max(1, BAND // w)
+        for top in range(0, h, step):
+            bottom = min(top + step, h)
+            above, below = min(top, soften), min(h - bottom, soften)  # as far as softening looks
+            blend = feather(part[:, :, top - above : bottom + below], soften)[0, 0, above : above + bottom - top]
+            if blend.any():
+                _paste(picture, patch[:, top:bottom], blend.numpy(), self.columns.start, self.rows.start + top)
+        return picture
 
 
 @torch.no_grad()
@@ -267,7 +285,7 @@ def extend(original: Original, sides: tuple[float, float, float, float]) -> tupl
     around = ((top, bottom), (left, right))
     pixels = np.array(original.picture)
     pixels = np.pad(pixels, (*around, *[(0, 0)] * (pixels.ndim - 2)), mode="symmetric")
-    picture = Image.fromarray(pixels, None if original.picture.mode == "I;16" else original.picture.mode)
+    picture = Image.fromarray(pixels)
     picture.info = dict(original.picture.info)
     image = np.pad(original.image.numpy(), ((0, 0), *around), mode="symmetric")
     region = torch.ones(1, 1, *image.shape[1:])
@@ -275,20 +293,16 @@ def extend(original: Original, sides: tuple[float, float, float, float]) -> tupl
     return Original(picture, torch.from_numpy(image)), region
 
 
-def _paste(
-    picture: Image.Image, patch: Float[Tensor, "3 h w"], blend: np.ndarray, rows: slice, columns: slice
-) -> Image.Image:
-    """Blends a patch into the picture's own pixels; where `blend` is 0 their bits stay."""
-    pixels = np.array(picture)
-    target = pixels[rows, columns]
+def _paste(picture: Image.Image, patch: Float[Tensor, "3 h w"], blend: np.ndarray, x: int, y: int) -> None:
+    """Blends a patch into a picture at a place; where `blend` is 0 the picture's bits stay."""
+    h, w = blend.shape
+    pixels = np.array(picture.crop((x, y, x + w, y + h)))
     colours = _as(picture, patch)
     for channel in range(colours.shape[-1]):  # transparency, the last channel where there is one, stays
-        own = target if target.ndim == 2 else target[..., channel]
+        own = pixels if pixels.ndim == 2 else pixels[..., channel]
         mixed = own + (colours[..., channel] - own) * blend
         own[blend > 0] = np.rint(mixed).astype(own.dtype)[blend > 0]
-    result = Image.fromarray(pixels, None if picture.mode == "I;16" else picture.mode)
-    result.info = {key: value for key, value in picture.info.items() if key in ("icc_profile", "dpi", "gamma")}
-    return result
+    picture.paste(Image.fromarray(pixels), (x, y))
 
 
 def _as(picture: Image.Image, patch: Float[Tensor, "3 h w"]) -> np.ndarray:
@@ -298,12 +312,8 @@ def _as(picture: Image.Image, patch: Float[Tensor, "3 h w"]) -> np.ndarray:
         luma = unit @ np.array([0.2126, 0.7152, 0.0722])
         return np.asarray(luma[..., None] * (65535 if picture.mode == "I;16" else 255))
     profile = picture.info.get("icc_profile")
-    if not profile:
+    transform = profile_transform(profile, "RGB", "RGB", "from sRGB") if profile else None
+    if transform is None:  # a broken profile was ignored when the picture was read, too
         return unit * 255
-    rgb = Image.fromarray(np.rint(unit * 255).astype(np.uint8), "RGB")
-    try:
-        theirs = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        converted = ImageCms.profileToProfile(rgb, ImageCms.createProfile("sRGB"), theirs)
-    except ImageCms.PyCMSError:  # a broken profile was ignored when the picture was read, too
-        converted = rgb
-    return np.array(converted, np.float64)
+    rgb = Image.fromarray(np.rint(unit * 255).astype(np.uint8))
+    return np.array(ImageCms.applyTransform(rgb, transform), np.float64)

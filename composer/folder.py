@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float32
+from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from .datasets import ImageDataset, Row, generator
@@ -214,7 +215,10 @@ class ImageFolder(ImageDataset):
         """The caption of an image; "" where it has none."""
         path, caption = self.items[index]
         if caption is None:
-            return Path(f"{_stem(path)}.txt").read_text(encoding="utf-8", errors="replace").strip()
+            text = Path(f"{_stem(path)}.txt")
+            if not text.is_file():
+                raise Refused(text, Reason.NOT_A_FILE)
+            return text.read_text(encoding="utf-8", errors="replace").strip()
         return caption
 
 
@@ -285,9 +289,11 @@ def _maps(sidecars: dict[str, list[str]]) -> list[str]:
 
 def _column(image: str, name: str) -> Float32[Tensor, "..."]:
     path = column_path(image, name)
+    if not path.is_file():  # a pipe would be waited for
+        raise Refused(path, Reason.NOT_A_FILE)
     try:
-        values = np.load(path, allow_pickle=False).astype(np.float32)
-    except (OSError, ValueError, EOFError) as error:
+        values = open_memmap(path, mode="r").astype(np.float32)  # which takes no memory for more than the file holds
+    except Exception as error:  # its header is parsed as Python, which fails in many ways
         raise Refused(path, Reason.DAMAGED, str(error)) from error
     if not np.isfinite(values).all():
         raise Refused(path, Reason.NOT_FINITE)

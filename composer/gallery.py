@@ -5,10 +5,10 @@ import io
 import json
 import math
 import os
+import struct
 import textwrap
 import unicodedata
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,22 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .decomposition import Decomposition, Representations
-from .files import write_atomically
+from .files import replacing, write_atomically
+from .images import Reason, Refused, opened, read_pixels
 
 RECIPE_KEY = "composer"
 MAX_RECIPE = 8_000_000
 """Characters of JSON; a recipe that is longer is refused before it is parsed. A latent of 256 px takes a million."""
+
+QUICK = 8_000_000
+"""Pixels; larger pictures are compressed less, in a fraction of the time."""
+
+COLOUR_CHUNKS: dict[str, Callable[[Any], tuple[bytes, bytes]]] = {
+    "gamma": lambda value: (b"gAMA", struct.pack(">I", round(value * 100_000))),
+    "chromaticity": lambda values: (b"cHRM", struct.pack(">8I", *(round(value * 100_000) for value in values))),
+    "srgb": lambda intent: (b"sRGB", struct.pack(">B", intent)),
+}
+"""What a PNG says of its colours besides a profile: Pillow's name of it -> the chunk, which Pillow would not write."""
 
 SMALLEST_CELL, LARGEST_CELL = 128, 256
 MARGIN, GAP, LABEL_WIDTH = 16, 8, 150
@@ -53,6 +64,15 @@ def to_pil(image: Float[Tensor, "3 h w"]) -> Image.Image:
 def from_pil(picture: Image.Image) -> Float[Tensor, "3 h w"]:
     """Takes a picture that is already right (see `load_rgb` for files of any origin) to [-1, 1]."""
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def as_written(path: str | Path) -> Image.Image:
+    """Reads a picture that Composer wrote: of any shape, pixel by pixel as it stands in the file.
+
+    Raises:
+        Refused: It cannot be read.
+    """
+    return read_pixels(path, min_side=1, max_aspect=math.inf).picture
 
 
 @torch.no_grad()
@@ -121,6 +141,11 @@ def sheet(
     cell = max(_cell(image) for image in present)
     pictures = [[None if image is None else to_pil(_fit(image[None], cell)[0]) for image in row] for row in images]
     return _draw(pictures, cell, rows, columns, title, font)
+
+
+def thumbnail(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c h2 w2"]:
+    """What `sheet` shows of a large image, for keeping many at hand; small ones stay as they are."""
+    return image if max(image.shape[1:]) <= LARGEST_CELL else _fit(image[None], LARGEST_CELL)[0]
 
 
 def _cell(image: Tensor) -> int:
@@ -208,9 +233,12 @@ def save_png(path: str | Path, image: Tensor | Image.Image, recipe: Mapping[str,
         if len(text) > MAX_RECIPE:
             raise ValueError(f"expected a recipe of at most {MAX_RECIPE} characters, found {len(text)}")
         info.add_itxt(RECIPE_KEY, text)
-    data = io.BytesIO()
-    picture.save(data, "PNG", pnginfo=info)
-    write_atomically(Path(path), data.getvalue())
+    for key, chunk in COLOUR_CHUNKS.items():
+        if key in picture.info:
+            info.add(*chunk(picture.info[key]))
+    quick = {"compress_level": 1} if picture.width * picture.height > QUICK else {}
+    with replacing(Path(path)) as file:
+        picture.save(file, "PNG", pnginfo=info, **quick)
 
 
 def save_gif(path: Path, frames: Sequence[Image.Image]) -> None:
@@ -229,13 +257,11 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         ValueError: The file is no PNG, carries no recipe, or one that is no JSON object.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures: the pixels are not decoded here
-            with Image.open(path, formats=("PNG",)) as picture:
-                text = picture.info.get(RECIPE_KEY)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # Pillow raises many kinds on damaged files
+        with opened(path, min_side=1, max_aspect=math.inf, formats=("PNG",)) as picture:
+            text = picture.info.get(RECIPE_KEY)
+    except Refused as error:
+        if error.reason is Reason.MISSING:
+            raise FileNotFoundError(f"there is no file {path}") from error
         raise ValueError(f"{path} cannot be read as a PNG: {error}") from error
     if text is None:
         raise ValueError(f"{path} carries no recipe: it was saved without one, or a program on the way removed it")

@@ -1,20 +1,22 @@
 """From a file as people have them to one tensor: right, or refused with one reason."""
 
 import io
+import os
 import stat
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
-from PIL import Image, ImageCms, ImageFile, ImageOps
-from PIL.TiffImagePlugin import SAMPLEFORMAT, TiffImageFile
+from jaxtyping import Float
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
+
+from .pixels import RGB, WHITE, NotFinite, Pixels
 
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"]
@@ -28,7 +30,15 @@ MAX_PIXELS = 64_000_000
 MIN_SIDE = 32
 MAX_ASPECT = 8
 
-WHITE = (1.0, 1.0, 1.0)
+MAX_BYTES = 8 * MAX_PIXELS
+"""Bytes read of a picture: no format that is read takes more for its pixels."""
+
+MAX_HEADER = 32_000_000
+"""Bytes read before the first pixel."""
+
+
+MAX_SCANS = 200
+"""Of a progressive JPEG: usual are ten, and each goes over the whole picture, however few bytes it has."""
 
 
 class Reason(StrEnum):
@@ -38,11 +48,13 @@ class Reason(StrEnum):
     NOT_A_FILE = "it is not a regular file"
     UNREADABLE = "it cannot be read from disk"
     NOT_AN_IMAGE = f"it holds no image in a format that is read here ({', '.join(FORMATS)})"
-    TOO_LARGE = f"it has more than {MAX_PIXELS // 1_000_000} megapixels"
+    TOO_LARGE = f"it has more than {MAX_PIXELS // 1_000_000} megapixels, or takes as many bytes as if it had"
     TOO_SMALL = "a side is shorter than the least that is taken"
     TOO_LONG = f"one side is more than {MAX_ASPECT} times the other"
     DAMAGED = "it is truncated or damaged"
     NOT_FINITE = "it holds NaN or infinite values"
+    CHANGED = "an edit would change it outside the region, too"
+    NO_MASK = "it is no mask"
 
 
 class Refused(ValueError):
@@ -62,17 +74,134 @@ class Refused(ValueError):
         return f"{self.path} is refused: {self.reason}" + (f" ({self.detail})" if self.detail else "")
 
 
-@dataclass(frozen=True)
-class RGB:
-    """One decoded image.
+class _Bounded(io.BufferedReader):
+    """A file of which only so many bytes are read: what its header says about lengths may be false."""
 
-    Attributes:
-        image: In [-1, 1], sRGB, transparent parts composited on a background.
-        alpha: In [0, 1], 1 = opaque; None where the file knows no transparency.
+    left = MAX_HEADER
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(self.left + 1 if size is None or size < 0 else min(size, self.left + 1))
+        self.left -= len(data)
+        if self.left < 0:
+            raise _TooMuch
+        return data
+
+
+class _TooMuch(Exception):
+    """More bytes were asked for than a picture can need."""
+
+
+@contextmanager
+def opened(
+    path: str | Path,
+    min_side: int = MIN_SIDE,
+    max_aspect: float = MAX_ASPECT,
+    formats: Sequence[str] = FORMATS,
+) -> Iterator[Image.Image]:
+    """Opens a picture's file, the only way in: a regular file of a known format, its size checked, nothing decoded.
+
+    Args:
+        path: The file.
+        min_side: Least shorter side that is taken, in pixels.
+        max_aspect: Most that the longer side may be of the shorter one.
+        formats: Which of `FORMATS` are taken.
+
+    Yields:
+        The picture, to be read before the block ends. Warnings of Pillow about its content are not shown.
+
+    Raises:
+        Refused: The file is not used; its `reason` says why.
     """
+    path = Path(path)
+    with warnings.catch_warnings(), _file(path) as file:
+        warnings.simplefilter("ignore")  # Pillow warns of what is refused or repaired here
+        with _header(path, file, formats) as image:
+            _check_size(path, image.size, min_side, max_aspect)
+            file.left = MAX_BYTES
+            yield image
 
-    image: Float32[Tensor, "3 h w"]
-    alpha: Float32[Tensor, "1 h w"] | None = None
+
+def _file(path: Path) -> _Bounded:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait, opening a device may do anything
+            raise Refused(path, Reason.NOT_A_FILE)
+        return _Bounded(io.FileIO(path))
+    except FileNotFoundError as error:
+        raise Refused(path, Reason.MISSING) from error
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        if isinstance(error, Refused):
+            raise
+        raise Refused(path, Reason.UNREADABLE, str(error)) from error
+
+
+def _header(path: Path, file: _Bounded, formats: Sequence[str]) -> Image.Image:
+    try:
+        start = file.read(12)
+        file.seek(0)
+        if start[8:] == b"WEBP" or start[4:8] == b"ftyp":  # WebP and AVIF: their readers take the file whole
+            file.left = MAX_BYTES
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise _TooMuch
+        image = Image.open(file, formats=tuple(formats))
+        if "progressive" in image.info and (found := _scans(file)) > MAX_SCANS:
+            raise _TooMuch(f"{found} scans of a progressive JPEG")
+        return image
+    except (Image.DecompressionBombError, _TooMuch) as error:
+        raise Refused(path, Reason.TOO_LARGE, str(error)) from error
+    except OSError as error:
+        known = isinstance(error, UnidentifiedImageError) or error.errno is None
+        raise Refused(path, Reason.NOT_AN_IMAGE if known else Reason.UNREADABLE) from error
+    except Exception as error:  # readers raise nearly anything on damaged files
+        raise Refused(path, Reason.NOT_AN_IMAGE) from error
+
+
+def _scans(file: _Bounded) -> int:
+    """Counts the markers that start one; within the data of a scan no such bytes stand."""
+    place, found, last = file.tell(), 0, b""
+    file.seek(0)
+    file.left = MAX_BYTES
+    while data := file.read(1 << 20):
+        found += (last + data).count(b"\xff\xda")
+        last = data[-1:]
+    file.seek(place)
+    return found
+
+
+def _check_size(path: Path, size: tuple[int, int], min_side: int, max_aspect: float) -> None:
+    (w, h), found = size, f"{size[0]} x {size[1]}"
+    if w * h > MAX_PIXELS:
+        raise Refused(path, Reason.TOO_LARGE, found)
+    if min(w, h) < min_side:
+        raise Refused(path, Reason.TOO_SMALL, f"{found}, expected at least {min_side}")
+    if max(w, h) > max_aspect * min(w, h):
+        raise Refused(path, Reason.TOO_LONG, found)
+
+
+def read_pixels(
+    path: str | Path, size: int | None = None, min_side: int = MIN_SIDE, max_aspect: float = MAX_ASPECT
+) -> Pixels:
+    """Decodes a picture's file; arguments and errors are those of `opened` and `load_rgb`."""
+    path = Path(path)
+    with opened(path, min_side, max_aspect) as image:
+        try:
+            return Pixels.of(image, size)
+        except _TooMuch as error:
+            raise Refused(path, Reason.TOO_LARGE) from error
+        except Exception as error:  # decoders raise nearly anything on damaged files
+            raise Refused(path, Reason.DAMAGED, str(error)) from error
+
+
+@contextmanager
+def converting(path: str | Path) -> Iterator[None]:
+    """Refuses a file whose values turn out in the block to be no colours: of a damaged palette, or not finite."""
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            yield
+    except NotFinite as error:
+        raise Refused(Path(path), Reason.NOT_FINITE) from error
+    except Exception as error:
+        raise Refused(Path(path), Reason.DAMAGED, str(error)) from error
 
 
 def load_rgb(
@@ -98,118 +227,9 @@ def load_rgb(
     Raises:
         Refused: The file is not used; its `reason` says why.
     """
-    path = Path(path)
-    data = _read(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of what is refused or repaired here
-        header = _open(path, data, min_side)
-        try:
-            image = _first_frame(header, size)
-            rgba = _deep(image, header) if image.mode.startswith(("I", "F")) else _shallow(image)
-        except Exception as error:  # decoders raise nearly anything on damaged files
-            raise Refused(path, Reason.DAMAGED, str(error)) from error
-    if not np.isfinite(rgba).all():
-        raise Refused(path, Reason.NOT_FINITE)
-    return _composite(rgba, background)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode):
-            raise Refused(path, Reason.NOT_A_FILE)
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise Refused(path, Reason.MISSING) from error
-    except OSError as error:
-        raise Refused(path, Reason.UNREADABLE, str(error)) from error
-
-
-def _open(path: Path, data: bytes, min_side: int) -> Image.Image:
-    """Reads the header and refuses by size before a pixel is decoded."""
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise Refused(path, Reason.TOO_LARGE, str(error)) from error
-    except Exception as error:  # as above
-        raise Refused(path, Reason.NOT_AN_IMAGE) from error
-    (w, h), found = image.size, f"{image.width} x {image.height}"
-    if w * h > MAX_PIXELS:
-        raise Refused(path, Reason.TOO_LARGE, found)
-    if min(w, h) < min_side:
-        raise Refused(path, Reason.TOO_SMALL, f"{found}, expected at least {min_side}")
-    if max(w, h) > MAX_ASPECT * min(w, h):
-        raise Refused(path, Reason.TOO_LONG, found)
-    return image
-
-
-def _first_frame(image: Image.Image, size: int | None) -> Image.Image:
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries set it, and half an image would come back grey
-    if size is not None:
-        image.draft(None, (2 * size, 2 * size))  # JPEG only; never below what is asked
-    image.load()
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block says nothing about the pixels
-        return image
-
-
-def _deep(image: Image.Image, header: Image.Image) -> Float32[np.ndarray, "h w c"]:
-    """Grey values of 16 or 32 bits, in [0, 1]; with alpha where one value is declared transparent."""
-    values = np.asarray(image).astype(np.float64)
-    if image.mode == "I" and isinstance(header, TiffImageFile) and header.tag_v2.get(SAMPLEFORMAT, (1,))[0] == 1:
-        values = np.where(values < 0, values + 2**32, values)  # Pillow reads unsigned samples as signed ones
-    if image.mode.startswith("I;16") or (image.mode == "I" and header.format == "PPM"):
-        grey = values / 65535
-    else:
-        grey = _rescale(values, (1, 255, 65535) if image.mode == "F" else (255, 65535))
-    channels = [grey] * 3
-    if isinstance(key := image.info.get("transparency"), int):
-        channels.append((values != key).astype(np.float64))
-    return np.stack(channels, axis=2).astype(np.float32)
-
-
-def _rescale(values: Float[np.ndarray, "h w"], usual: tuple[int, ...]) -> Float[np.ndarray, "h w"]:
-    low, high = values.min(), values.max()  # NaN passes through, to be refused
-    if low < 0 or high > usual[-1]:
-        return np.asarray((values - low) / max(high - low, np.finfo(np.float64).tiny))
-    return np.asarray(values / next((top for top in usual if high <= top), 1))
-
-
-def _shallow(image: Image.Image) -> Float32[np.ndarray, "h w c"]:
-    """Images of 8 bits or fewer a channel as sRGB, in [0, 1], with alpha where they have it."""
-    transparent = image.has_transparency_data
-    profile = image.info.get("icc_profile", b"")
-    if image.mode in ("P", "PA", "La", "RGBa", "1"):  # what colour management cannot read
-        image = image.convert("RGBA" if transparent else "RGB")
-    elif transparent and image.mode in ("L", "RGB"):  # a declared colour is transparent
-        image = image.convert("RGBA")
-    target = "RGBA" if transparent else "RGB"
-    transform = _to_srgb(profile, image.mode, target) if profile else None
-    if transform is not None:
-        alpha = image.getchannel("A") if transparent else None
-        image = ImageCms.applyTransform(image, transform) or image
-        if alpha is not None:
-            image.putalpha(alpha)  # some versions of the colour engine leave it out
-    return np.asarray(image.convert(target), dtype=np.float32) / 255
-
-
-@lru_cache(maxsize=16)  # a folder has few profiles, and building a transform costs more than applying it
-def _to_srgb(profile: bytes, mode: str, target: str) -> ImageCms.ImageCmsTransform | None:
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, target)
-    except (ImageCms.PyCMSError, OSError, ValueError):
-        return None
-
-
-def _composite(rgba: Float32[np.ndarray, "h w c"], background: tuple[float, float, float]) -> RGB:
-    values = torch.from_numpy(np.ascontiguousarray(rgba)).permute(2, 0, 1)
-    image = values[:3] * 2 - 1
-    if len(values) == 3:
-        return RGB(image.contiguous())
-    alpha = values[3:].contiguous()
-    return RGB(image * alpha + torch.tensor(background)[:, None, None] * (1 - alpha), alpha)
+    pixels = read_pixels(path, size, min_side)
+    with converting(path):
+        return pixels.rgb(background)
 
 
 def resize_and_crop(
@@ -234,7 +254,7 @@ def fit(images: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor
     """Resizes images in [-1, 1] to a height and width, antialiased (bicubic); those of that size stay as they are."""
     if images.shape[-2:] == size:
         return images
-    return F.interpolate(images, size, mode="bicubic", antialias=True).clamp(-1, 1)
+    return F.interpolate(images, size, mode="bicubic", antialias=True).clamp_(-1, 1)
 
 
 def resize(image: Float[Tensor, "c h w"], size: int) -> Float[Tensor, "c {size} {size}"]:

@@ -15,7 +15,7 @@ from .cascade import Cascade
 from .composition import Composition
 from .editing import Frame, Original
 from .files import printable
-from .gallery import from_pil, read_recipe, sheet
+from .gallery import as_written, from_pil, read_recipe, sheet
 from .images import fit
 from .recipe import edited, frame_of, read
 from .reranking import measure
@@ -100,7 +100,7 @@ def examine(cascade: Cascade, path: str | Path, original: str | Path | None = No
     if "edit" in found and original is None:
         raise ValueError(f"{path} is an edit of {edited(found)}: give the picture that was edited, too (--image)")
     if original is None:
-        whole = from_pil(Image.open(path))  # as it was written; of files of any origin sides below 32 are refused
+        whole = from_pil(as_written(path))
         pictures: list[tuple[str, Tensor | None, Tensor]] = [("the picture", None, whole)]
         size = cascade.stages[0].size
         batch = {"image": fit(whole[None], (size, size))}

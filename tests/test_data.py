@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 from itertools import islice
 
 import lightning as L
@@ -14,7 +15,7 @@ from composer.captions import caption_folder
 from composer.data import ImageData, ImageDataset, ImageFolder, Mixture, Photographs, ResumableSampler, SceneImages
 from composer.datasets import collate
 from composer.decomposition import Decomposer
-from composer.folder import Ledger, summarise, summarise_listed
+from composer.folder import Ledger, _column, summarise, summarise_listed
 from composer.images import Reason, Refused
 from composer.scenes.writing import write
 
@@ -427,3 +428,19 @@ def test_no_decomposer_gets_into_a_checkpoint(tmp_path):
     state = torch.load(tmp_path / "x.ckpt", weights_only=True)["state_dict"]
     assert sorted(state) == ["conditions.depth.bias", "conditions.depth.weight", "weight"]
     assert not weighty.layer.weight.requires_grad and not weighty.training
+
+
+def test_a_column_that_claims_more_than_its_file_holds_is_refused(tmp_path):
+    np.save(tmp_path / "a.depth.npy", np.zeros((1, 4, 4), np.float32))
+    data = (tmp_path / "a.depth.npy").read_bytes()
+    assert _column(str(tmp_path / "a.png"), "depth").shape == (1, 4, 4)
+    for claim in (b"(99999, 99999, 99), }", b"(1, 4, 4, {         "):
+        damaged = data.replace(b"(1, 4, 4), }" + b" " * (len(claim) - 12), claim)
+        assert damaged != data
+        (tmp_path / "a.depth.npy").write_bytes(damaged)
+        with pytest.raises(Refused, match="damaged"):
+            _column(str(tmp_path / "a.png"), "depth")
+    (tmp_path / "a.depth.npy").unlink()
+    os.mkfifo(tmp_path / "a.depth.npy")
+    with pytest.raises(Refused, match="regular file"):
+        _column(str(tmp_path / "a.png"), "depth")

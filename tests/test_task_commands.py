@@ -209,3 +209,17 @@ def test_a_model_without_the_conditions_says_so(saved, photos, out, capsys):
 def test_seeds_that_change_nothing_are_noted(run, out, capsys):
     assert run("reconfigure", "A", "--sketch", "B", "--seeds", "0,1", out=out) == 0
     assert "all seeds begin with the same latent" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["picture", "mask"])
+def test_an_edit_is_refused_before_a_model_is_loaded(run, out, tmp_path, monkeypatch, capsys, what):
+    monkeypatch.setattr(drawing, "load", lambda *_: pytest.fail("the model was loaded"))
+    if what == "picture":
+        Image.new("CMYK", (50, 40)).save(tmp_path / "bad.tif")
+        assert run("edit", tmp_path / "bad.tif", *REGION, out=out) == 1
+        expected = "CMYK: save it as a PNG"
+    else:
+        Image.new("RGB", (50, 40), "red").save(tmp_path / "bad.png")
+        assert run("edit", "A", "--region", tmp_path / "bad.png", out=out) == 1
+        expected = "it is coloured: save it in grey"
+    assert expected in capsys.readouterr().err and not out.exists()

@@ -16,6 +16,7 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from composer.gallery import as_written, from_pil
 from composer.scenes.batch import SPLITS, render_batch
 
 LOOK = 1
@@ -81,7 +82,7 @@ def settings_of(out: Path) -> dict[str, Any]:
 def read(out: Path, index: int) -> dict[str, Any]:
     """Reads one scene of a folder as `render_batch` gives it, but for what rounding took."""
     stem = _stem(out, index, settings_of(out)["count"])
-    image = torch.from_numpy(np.array(Image.open(stem.with_suffix(".png")))).permute(2, 0, 1) / 127.5 - 1
+    image = from_pil(as_written(stem.with_suffix(".png")))
     maps = {name: torch.from_numpy(np.load(f"{stem}.{name}.npy")).float() for name in ("depth", "instances")}
     return {"image": image, "caption": stem.with_suffix(".txt").read_text(encoding="utf-8")} | maps
 
