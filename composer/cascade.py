@@ -2,25 +2,28 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import samplers
 from .decomposition import Batch, Decomposer, Decomposition, Representations, draw
 from .denoiser import level
 from .finding import find_model
+from .formats import check_model
 from .guidance import Term, guide, lock, threshold
 from .images import fit, load_rgb, resize_and_crop
 from .parts import Latent, Parts
+from .pretrained import fetching
 from .samplers import Progress
 from .stage import Sampling, Stage, run_sampler, sizes_of
-from .storage import build, load_strictly, read_model, write_model
+from .storage import build, load_strictly, read_model, require_fit, write_model
 from .strength import Strength
 
 STREAM = 800  # of `draw`, and the numbers above it
@@ -80,7 +83,12 @@ class Cascade:
     def from_spec(
         cls, spec: Mapping[str, Any], plugins: Collection[str] = (), folder: Path | None = None, sha256: str = ""
     ) -> "Cascade":
-        """Builds a cascade with fresh weights from a model's configuration."""
+        """Builds a cascade with fresh weights from a model's configuration.
+
+        Raises:
+            ValueError: It is no such configuration, or names something that is not on the closed list.
+        """
+        check_model(spec)
         stages = [Stage.from_spec(stage, plugins, folder) for stage in spec["stages"]]
 
         def all_of(key: str) -> Decomposition:
@@ -91,8 +99,13 @@ class Cascade:
         return cascade
 
     @classmethod
-    def load(cls, folder: str | Path, plugins: Collection[str] = ()) -> "Cascade":
+    def load(cls, folder: str | Path, plugins: Collection[str] = (), network: bool = False) -> "Cascade":
         """Loads a model's folder, or a model that the package ships by its name (``scenes256``).
+
+        Args:
+            folder: The model's folder or name.
+            plugins: Modules that the user trusts.
+            network: The model may fetch weights of others that it names and that are not on this machine yet.
 
         Raises:
             FileNotFoundError: There is no model at that place, or a file of it is missing.
@@ -101,7 +114,37 @@ class Cascade:
         """
         path = find_model(folder)
         config, weights, sha256 = read_model(path)
-        cascade = cls.from_spec(config, plugins, path, sha256)
+        return cls.from_weights(config, weights, plugins, path, sha256, network)
+
+    @classmethod
+    def from_weights(
+        cls,
+        spec: Mapping[str, Any],
+        weights: Mapping[str, Mapping[str, Tensor]],
+        plugins: Collection[str] = (),
+        folder: Path | None = None,
+        sha256: str = "",
+        network: bool = False,
+    ) -> "Cascade":
+        """Builds a cascade with its weights, of which it makes sure before it takes any memory.
+
+        Args:
+            spec: A model's configuration.
+            weights: Those of each stage, by the name of its file.
+            plugins: Modules that the user trusts.
+            folder: The model's folder, if it has one.
+            sha256: See `Cascade`.
+            network: See `load`.
+
+        Raises:
+            ValueError: See `load`.
+        """
+        check_model(spec)
+        with fetching(network):
+            for stage in spec["stages"]:
+                make = partial(_network_of, stage, plugins, folder)
+                require_fit(make, weights[stage["file"]], f"stage {stage['file']}")
+            cascade = cls.from_spec(spec, plugins, folder, sha256)
         cascade.load_weights(weights)
         return cascade
 
@@ -385,6 +428,11 @@ class Cascade:
             raise ValueError(f"expected representations of 1 or {rows} rows (one a seed), found {wrong}")
         most = max(map(len, reps.values()), default=1)
         return {name: value.expand(most, *value.shape[1:]) for name, value in reps.items()}
+
+
+def _network_of(spec: Mapping[str, Any], plugins: Collection[str], folder: Path | None) -> nn.Module:
+    """A stage's networks, as its weights name them."""
+    return Stage.from_spec(spec, plugins, folder).weights()
 
 
 def _salted(seeds: Sequence[int], stream: int) -> list[int]:

@@ -13,7 +13,16 @@ from typing import Any, get_args
 
 from .finding import find_config, find_model
 from .names import CLOSED, SHIPPED, SamplerName
-from .parsers import add_config, add_device, add_model, add_out, add_precision, add_sampling, make_parser
+from .parsers import (
+    add_config,
+    add_device,
+    add_model,
+    add_network,
+    add_out,
+    add_precision,
+    add_sampling,
+    make_parser,
+)
 from .prior_commands import embed, evaluate_prior, pca
 from .task_parsers import PARSERS
 from .training_commands import fit, test, train, validate
@@ -121,6 +130,9 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument("--percentile", type=float, help="the model's own dynamic thresholding (default: clip)")
     parser.add_argument("--sampler", choices=get_args(SamplerName), help="the model's own sampler (default dpmpp_2m)")
     parser.add_argument("--augmentation", type=float, help="an upsampler's own level of it (default 0)")
+    about = "a file or folder of weights or words that others may have; those in this folder and the run's need no word"
+    parser.add_argument("--carry", type=Path, action="append", default=[], metavar="PATH", help=about)
+    add_network(parser)
     o = parser.parse_args(args)
     from dataclasses import asdict
 
@@ -129,27 +141,32 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     from .cascade import Cascade
     from .checkpoint import LAST, load_stage
     from .files import replacing_all
+    from .formats import check_run
+    from .pretrained import noting_files
     from .prior.commands import export_prior
     from .stage import Sampling
-    from .storage import carry_weights, from_run
+    from .storage import carried_files, carry_weights, from_run
 
     path = o.run / "checkpoints" / LAST if o.run.is_dir() else o.run
     config, weights = load_stage(path)
+    check_run(config)
     own = ("guidance", "steps", "percentile", "sampler", "augmentation")
     given = {name: getattr(o, name) for name in own if getattr(o, name) is not None}
     name, dtype = o.name or o.out.name, torch.float16 if o.half else torch.float32
     card = _card(o, f"# {name}\n")
+    within = [Path.cwd(), path.parent, *([o.run] if o.run.is_dir() else []), *o.carry]
     if "prior" in config["model"]["init_args"]:
-        export_prior(config, weights, o.out, name, card, dtype, given, plugins)
-        print(f"prior in {o.out}")
+        spec = export_prior(config, weights, o.out, name, card, dtype, given, plugins, within, o.allow_network)
+        print(f"prior in {o.out}", *carried_files(spec), sep="\n")
         return
     spec = from_run(config, name, asdict(Sampling()) | given)
-    cascade = Cascade.from_spec(spec, plugins)
-    cascade.load_weights({spec["stages"][0]["file"]: weights})
+    with noting_files() as read:
+        own_weights = {spec["stages"][0]["file"]: weights}
+        cascade = Cascade.from_weights(spec, own_weights, plugins, network=o.allow_network)
     with replacing_all(o.out) as new:
-        cascade.spec = carry_weights(spec, new)
+        cascade.spec = carry_weights(spec, new, plugins, read, within)
         cascade.save(new, card, dtype)
-    print(f"model in {o.out}")
+    print(f"model in {o.out}", *carried_files(cascade.spec), sep="\n")
 
 
 def _card(o: argparse.Namespace, default: str) -> str:
@@ -167,6 +184,7 @@ def assemble(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument(
         "--card", type=Path, help="the model card, Markdown (default: the one that is there, or the parts')"
     )
+    add_network(parser)
     o = parser.parse_args(args)
     named = [part.partition("=") for part in o.parts]
     if wrong := [part for part, (name, _, path) in zip(o.parts, named, strict=True) if not (name and path)]:
@@ -176,16 +194,20 @@ def assemble(args: Sequence[str], plugins: Sequence[str]) -> None:
         raise ValueError(f"expected a name of its own for each stage, found {' '.join(o.parts)}")
     from .cascade import Cascade
     from .files import replacing_all
+    from .pretrained import noting_files
     from .storage import assemble as join
-    from .storage import write_model
+    from .storage import carried_files, carry_weights, write_model
 
+    spec, weights = join(parts, o.name or o.out.name, plugins)
+    with noting_files() as read:
+        cascade = Cascade.from_weights(spec, weights, plugins, network=o.allow_network)
+    cards = [f"# {spec['name']}\n", *((path / "README.md").read_text(encoding="utf-8") for path in parts.values())]
     with replacing_all(o.out) as new:
-        spec, weights = join(parts, new, o.name or o.out.name)
-        cascade = Cascade.from_spec(spec, plugins, new)
-        cascade.load_weights(weights)
-        cards = [f"# {spec['name']}\n", *((path / "README.md").read_text(encoding="utf-8") for path in parts.values())]
+        spec = carry_weights(spec, new, plugins, read, [path.resolve() for path in parts.values()])
         write_model(new, spec, weights, _card(o, "\n".join(cards)))
     print(f"model of {len(parts)} stages, {' -> '.join(str(s.size) for s in cascade.stages)} px, in {o.out}")
+    for line in carried_files(spec):
+        print(line)
 
 
 def caption(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -332,6 +354,7 @@ def evaluate(args: Sequence[str], plugins: Sequence[str]) -> None:
     group.add_argument("--captions", choices=("complete", "short"), default="complete", help=says)
     add_out(parser, "out/prompts")
     add_sampling(parser)
+    add_network(parser)
     add_precision(parser)
     add_device(parser)
     o = parser.parse_args(args)

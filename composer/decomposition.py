@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -32,10 +32,13 @@ class Decomposer(nn.Module, ABC):
     Attributes:
         code_licence: Of the code that extracts.
         weights_licence: Of the weights that it needs, as their authors state it.
+        weights_arguments: The constructor's arguments that name a file or folder: weights, a list of words. An exported
+            model carries what these name, and nothing else.
     """
 
     code_licence = "Apache-2.0"
     weights_licence = "needs none"
+    weights_arguments: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:

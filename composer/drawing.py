@@ -82,7 +82,7 @@ class Given:
 
     def prior(self, named: str, caption: Composition) -> Any:
         """Loads the prior that is to draw the semantics of a caption."""
-        return prior_for(self.cascade, named, caption.parts, self.plugins)
+        return prior_for(self.cascade, named, caption.parts, self.plugins, self.options.allow_network)
 
 
 Make = Callable[[Given], Labelled]
@@ -303,10 +303,10 @@ def _again(cascade: Cascade, o: argparse.Namespace) -> None:
     if "edit" in found:
         if not _images(o):
             raise ValueError(f"{o.from_png} is an edit of {edited(found)}: give the picture that was edited, too")
-        frame, soften = frame_of(found, Path(_images(o)[0]))
-        picture: Any = frame.paste(again(cascade, found, bar("drawing"), frame), soften)[0]
+        frame, soften = frame_of(found, Path(_images(o)[0]), not o.no_limits)
+        picture: Any = frame.paste(again(cascade, found, bar("drawing"), frame, not o.no_limits), soften)[0]
     else:
-        picture = again(cascade, found, bar("drawing"))[0].cpu()
+        picture = again(cascade, found, bar("drawing"), limited=not o.no_limits)[0].cpu()
     with reserved(o.out, [o.from_png.name]) as (path,):
         save_png(path, picture, None if o.no_recipe else found)
     same, says = _compare(before, _pixels(path))

@@ -72,6 +72,8 @@ class DrawingParser:
         files.add_argument(
             "--from-png", type=Path, metavar="FILE", help="make the picture that carries this recipe again, as it says"
         )
+        about = "draw what the recipe of --from-png asks for, however large a picture and however many steps"
+        files.add_argument("--no-limits", action="store_true", help=about)
         files.add_argument(
             "--no-recipe", action="store_true", help="leave no trace of how a picture was made in its PNG"
         )

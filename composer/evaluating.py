@@ -82,7 +82,7 @@ def _measure(o: argparse.Namespace, cascade: Cascade, prior: Prior | None) -> tu
 
 def _prior(o: argparse.Namespace, cascade: Cascade, plugins: Sequence[str]) -> Prior | None:
     """The prior that the options name, if it suits the model."""
-    return None if o.prior is None else prior_for(cascade, o.prior, {"caption"}, plugins)
+    return None if o.prior is None else prior_for(cascade, o.prior, {"caption"}, plugins, o.allow_network)
 
 
 def _bar() -> Progress:

@@ -307,6 +307,30 @@ def written(paths: Sequence[Path]) -> str:
     return "\n".join(f"written: {path}" for path in paths)
 
 
+def brief(error: BaseException) -> str:
+    """The first line of what an error of another library says, harmless and not too long."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return printable(lines[0][:300]) if lines else type(error).__name__
+
+
+def below(folder: Path, name: str) -> Path:
+    """The path of what lies in a folder; neither its name nor a link may lead out of the folder.
+
+    Raises:
+        ValueError: It, or something in it, lies elsewhere, or is neither a file nor a folder.
+    """
+    root, path = folder.resolve(), (folder / name).resolve()
+    for place in (path, *(path.rglob("*") if path.is_dir() else ())):
+        if not place.resolve().is_relative_to(root):
+            raise ValueError(
+                f"expected a file below {folder}, found {printable(name)}, which leads out of it; if links in the "
+                "folder are your own, replace them by copies"
+            )
+        if place.exists() and not (place.is_file() or place.is_dir()):
+            raise ValueError(f"expected files and folders below {folder}, found something else at {printable(name)}")
+    return path
+
+
 def name_of(data: bytes) -> str:
     """The SHA-256 under which a recipe names a file's content."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"

@@ -1,10 +1,11 @@
 """Finds models and configurations by name, and reads what a model says of itself; light, for the command line."""
 
-import json
 from pathlib import Path
 from typing import Any, Literal
 
-from .files import settle
+from .files import printable, settle
+from .formats import MAX_JSON, check_model, check_prior
+from .schema import read_json
 from .suggestion import did_you_mean
 
 FORMAT = 1
@@ -43,15 +44,20 @@ def read_config(folder: Path, parts: Literal["stages", "priors"] = "stages") -> 
 
     Raises:
         FileNotFoundError: There is no model.
-        ValueError: The format or the kind of model is another.
+        ValueError: The format or the kind of model is another, or the configuration is not of this format.
     """
     require_model(folder)
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    path = folder / "config.json"
+    config = read_json(path, MAX_JSON)
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: expected a mapping with {parts}, found {type(config).__name__}")
     if config.get("format") != FORMAT:
-        raise ValueError(f"expected a model of format {FORMAT}, found {config.get('format')}: update the package")
+        found = printable(str(config.get("format"))[:40])
+        raise ValueError(f"expected a model of format {FORMAT}, found {found}: update the package")
     if parts not in config:
         found = "a prior: composer.Prior.load reads it, --prior names it" if "priors" in config else "none"
         raise ValueError(f"expected a model with {parts} at {folder}, found {found}")
+    (check_model if parts == "stages" else check_prior)(config, str(path))
     return config
 
 

@@ -26,10 +26,10 @@ def load(options: argparse.Namespace, plugins: Sequence[str]) -> Cascade:
         ValueError: This machine has no such device.
     """
     device = pick_device(options.device)
-    cascade = Cascade.load(options.model, plugins)
+    cascade = Cascade.load(options.model, plugins, options.allow_network)
     weaker = getattr(options, "autoguidance", None)  # an option of commands that draw
     if weaker is not None:
-        cascade.lead_away_from(Cascade.load(weaker, plugins))
+        cascade.lead_away_from(Cascade.load(weaker, plugins, options.allow_network))
     precision = torch.bfloat16 if options.precision == "bf16" else None
     return cascade.to(device, precision)
 

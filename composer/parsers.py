@@ -75,8 +75,15 @@ def make_parser(name: str, about: str | None, *examples: str, usage: str | None 
 def add_model(parser: Options) -> None:
     """Adds the options that say which model, and how it runs."""
     parser.add_argument("--model", default=SHIPPED, help=f"a model's folder (default {SHIPPED}, which is shipped)")
+    add_network(parser)
     add_precision(parser)
     add_device(parser)
+
+
+def add_network(parser: Options) -> None:
+    """Adds the option that lets a model fetch weights."""
+    about = "let the model fetch weights of others that it names (hub:...) and that are not on this machine yet"
+    parser.add_argument("--allow-network", action="store_true", help=about)
 
 
 def add_device(parser: Options) -> None:
@@ -165,9 +172,16 @@ much it counts, at which noise levels (0 to 1) and where (a mask's file, or left
 
 
 def add_conditions(parser: Options, names: Iterable[str]) -> None:
-    """Adds an option for each condition that a person may ask a model for."""
+    """Adds an option for each condition that a person may ask a model for.
+
+    Raises:
+        ValueError: One has the name of another option.
+    """
     for name in names:
-        parser.add_argument(f"--{name}", nargs="+", action="extend", default=[], metavar="FILE|WORDS")
+        try:
+            parser.add_argument(f"--{name}", nargs="+", action="extend", default=[], metavar="FILE|WORDS")
+        except argparse.ArgumentError as error:
+            raise ValueError(f"the model names a condition {name}, but --{name} is another option here") from error
 
 
 def add_config(parser: Options, about: str = "further options change it as in fit", **kwargs: Any) -> None:

@@ -1,6 +1,5 @@
 """Finds weights that others trained, and reads them without running anything that a file brings along."""
 
-import json
 import os
 import pickle
 import re
@@ -8,13 +7,17 @@ import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as registration
+
+from .files import brief
+from .schema import read_json
 
 _ASSETS = Path(__file__).parent / "assets"
 _HUB = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w./-]+?)(:(?P<file>[^:]+))?")
@@ -28,13 +31,109 @@ class NotFetched(FileNotFoundError):
 
 
 @contextmanager
-def offline() -> Iterator[None]:
-    """Finds what is on this machine alone: nothing is fetched inside."""
-    before = _fetches.set(False)
+def fetching(allowed: bool) -> Iterator[None]:
+    """Lets what is inside fetch weights where that is allowed, here and further out; else finds what is here alone."""
+    before = _fetches.set(allowed and _fetches.get())
     try:
         yield
     finally:
         _fetches.reset(before)
+
+
+def offline() -> AbstractContextManager[None]:
+    """Finds what is on this machine alone: nothing is fetched inside."""
+    return fetching(False)
+
+
+def network_allowed() -> bool:
+    """Whether weights may be fetched here; see `offline`."""
+    return _fetches.get()
+
+
+_found: ContextVar[dict[str, Path] | None] = ContextVar("_found", default=None)
+
+
+@contextmanager
+def noting_files() -> Iterator[dict[str, Path]]:
+    """Notes the local files and folders that `locate` finds inside, by the names that they were asked for under."""
+    found: dict[str, Path] = {}
+    before = _found.set(found)
+    try:
+        yield found
+    finally:
+        _found.reset(before)
+
+
+MAX_SOURCE = 1000
+"""Characters of the name of some weights."""
+
+MAX_MODULES = 10_000
+SPARE_VALUES = 1 << 22
+"""Of buffers that are computed and not stored."""
+
+
+@contextmanager
+def no_larger_than(size: int, what: str, most: int = MAX_MODULES) -> Iterator[None]:
+    """Lets no network be built inside that has many more values than its weights have bytes.
+
+    A configuration of a few bytes can ask for more memory and more layers than there are: a network is refused as soon
+    as it outgrows its weights, before it is filled with numbers.
+
+    Args:
+        size: Bytes of the weights.
+        what: Whose weights they are, for the error message.
+        most: Modules that it may have.
+    """
+    values = modules = 0
+
+    def count(_: nn.Module, name: str, added: Any) -> None:
+        nonlocal values, modules
+        if isinstance(added, Tensor):
+            values += added.numel()
+        else:
+            modules += 1
+        if values > 2 * size + SPARE_VALUES or modules > most:
+            raise ValueError(f"{what} asks for a network that is larger than its weights, which have {size} bytes")
+
+    hooks = [
+        registration.register_module_parameter_registration_hook(count),
+        registration.register_module_buffer_registration_hook(count),
+        registration.register_module_module_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def unconnected() -> Iterator[None]:
+    """Keeps huggingface_hub, and what fetches through it, off the network.
+
+    Even to look into its cache it asks the hub for a list of agents once a process, unless it is told to be offline.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def sealed(weights: Path, fetches: bool = False) -> Iterator[None]:
+    """Lets a library build a network from files inside: it fetches nothing, and makes none larger than its weights.
+
+    Args:
+        weights: File, or folder of files.
+        fetches: The library may fetch what the files name.
+    """
+    size = weights.stat().st_size if weights.is_file() else sum(p.stat().st_size for p in weights.iterdir())
+    with nullcontext() if fetches else unconnected(), no_larger_than(size, str(weights)):
+        yield
 
 
 def locate(source: str, *, wanted: str, who: str) -> Path:
@@ -51,14 +150,24 @@ def locate(source: str, *, wanted: str, who: str) -> Path:
         who: Who wants it, for the error message.
 
     Raises:
-        FileNotFoundError: It is not here and cannot be fetched.
-        ValueError: A hub name without a revision.
+        FileNotFoundError: It is not here and cannot be fetched, or is neither a file nor a folder.
+        ValueError: A hub name without a revision, an asset outside of the package, or a name that is too long.
     """
+    if len(source) > MAX_SOURCE:
+        raise ValueError(f"{who}: expected a name of {wanted} of at most {MAX_SOURCE} characters, found {len(source)}")
     if source.startswith("hub:"):
         return _from_hub(source, wanted, who)
-    path = _ASSETS / source.removeprefix("asset:") if source.startswith("asset:") else Path(source).expanduser()
-    if not path.exists():
+    if source.startswith("asset:"):
+        path = _ASSETS / source.removeprefix("asset:")
+        if not Path(os.path.normpath(path)).is_relative_to(_ASSETS):
+            raise ValueError(f"{who}: expected a name of what the package ships behind asset:, found {source!r}")
+    else:
+        path = Path(source).expanduser()
+    if not (path.is_file() or path.is_dir()):  # reading a pipe or a device would never end
         raise FileNotFoundError(f"{who} needs {wanted}: nothing lies at {path}; give the path of a local copy")
+    noted = _found.get()
+    if noted is not None and not source.startswith("asset:"):
+        noted[source] = path
     return path
 
 
@@ -73,7 +182,8 @@ def _from_hub(source: str, wanted: str, who: str) -> Path:
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+        with unconnected():
+            folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
         if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")):  # weights come last: the folder is whole
             return folder
     except LocalEntryNotFoundError:
@@ -104,7 +214,8 @@ def hub_file(repo: str, file: str, *, revision: str | None, wanted: str, who: st
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(repo, file, revision=revision, local_files_only=True))
+        with unconnected():
+            return Path(hf_hub_download(repo, file, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError:
         pass
     try:
@@ -127,7 +238,7 @@ def _require_network() -> None:
     from huggingface_hub import constants
 
     if not _fetches.get():
-        raise ConnectionError("only what is on this machine was asked for")
+        raise ConnectionError("only what is on this machine was asked for; --allow-network lets a model fetch")
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         raise ConnectionError("HF_HUB_OFFLINE is set")
     try:
@@ -155,13 +266,16 @@ def load_frozen(folder: Path, build: Callable[[dict[str, Any]], Network], who: s
         FileNotFoundError: One of the files is missing.
         ValueError: The weights do not fit the configuration.
     """
-    config = json.loads(locate(str(folder / "config.json"), wanted="config.json", who=who).read_text(encoding="utf-8"))
-    state = load_tensors(locate(str(folder / "model.safetensors"), wanted="model.safetensors", who=who))
-    network = build(config["network"])
+    config = read_json(locate(str(folder / "config.json"), wanted="config.json", who=who), 1_000_000)
+    path = locate(str(folder / "model.safetensors"), wanted="model.safetensors", who=who)
+    state = load_tensors(path)
+    with sealed(path):
+        network = build(config["network"])
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"{folder}: the weights are of another network than config.json says: {error}") from error
+        says = f"{folder}: the weights are of another network than config.json says: {brief(error)}"
+        raise ValueError(says) from error
     return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
@@ -180,7 +294,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         try:
             return dict(load_file(path))
         except SafetensorError as error:
-            raise ValueError(f"{path} is no whole safetensors file: {error}") from error
+            raise ValueError(f"{path} is no whole safetensors file: {brief(error)}") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

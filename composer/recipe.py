@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,16 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from safetensors.torch import load, save
 from torch import Tensor
 
 from .cascade import Cascade
 from .composition import Composition, merged
 from .editing import Frame, Original, extend
-from .files import name_of, printable
+from .files import brief, name_of, printable
+from .formats import check_edit, check_recipe
+from .images import MAX_PIXELS
 from .parts import Latent, Parts
 from .samplers import Progress
-from .strength import Strength
+from .strength import Strength, weigh
 
 FORMAT = 2
 """Of the recipes that are written. Those before had no number; each number can do all that the ones below it can."""
@@ -119,7 +123,7 @@ def unpack(text: str) -> Parts:
             raise ValueError(f"they would take more than {MAX_BYTES} bytes")
         return Parts(load(data))
     except Exception as error:  # each of the three formats has errors of its own
-        raise ValueError(f"the recipe's representations cannot be unpacked: {error}") from error
+        raise ValueError(f"the recipe's representations cannot be unpacked: {brief(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -139,64 +143,172 @@ class Redo:
     precision: str | None
 
 
-def read(cascade: Cascade, found: Mapping[str, Any]) -> Redo:
+def read(cascade: Cascade, found: Mapping[str, Any], limited: bool = True) -> Redo:
     """Reads a recipe for the model that it names; those without a format number, too.
 
+    Args:
+        cascade: The model.
+        found: The recipe.
+        limited: Refuse what asks for more than `LIMITS`.
+
     Raises:
-        ValueError: The recipe is another model's, not whole, or of a newer format.
+        ValueError: The recipe is another model's, not whole, of a newer format, does not fit the model, or asks for too
+            much.
     """
     _check_format(found)
-    try:
-        sha256, seed, stages = found["model"]["sha256"], int(found["seed"]), dict(found["stages"])
-        how = {"stages": stages, "until": list(stages)[-1]}
-        how |= {"size": None if found["size"] is None else (int(found["size"][0]), int(found["size"][1]))}
-        tensors = {key: value.to(cascade.device) for key, value in unpack(found["tensors"]).items()}
-        strengths = {name: _strength_of(given, tensors) for name, given in found["strengths"].items()}
-        start = None if found["start"] is None else (tensors[found["start"][0]], float(found["start"][1]))
-        composition = Composition(
-            parts=_parts(found["representations"], tensors),
-            wanted=_parts(found["wanted"], tensors),
-            sources={str(name): printable(str(source)) for name, source in found["sources"].items()},
-            strengths=strengths,
-            away=None if found["away"] is None else _parts(found["away"], tensors),
-            also=tuple((_parts(keys, tensors), float(weight)) for keys, weight in found["also"]),
-            latent=None if found["latent"] is None else Latent(tensors[found["latent"]], cascade.identity),
-            start=start,
-        )
-        precision = None if found.get("precision") is None else str(found["precision"])
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"the recipe is not whole, or of another version: {error}") from error
-    if sha256 != cascade.sha256:
+    check_recipe(found)
+    if (sha256 := found["model"]["sha256"]) != cascade.sha256:
+        named = printable(repr(found["model"].get("name", "")))
         raise ValueError(
-            f"the picture was drawn by the model {found['model'].get('name')!r} with SHA-256 {sha256[:12]}..., "
+            f"the picture was drawn by the model {named} with SHA-256 {sha256[:12]}..., "
             f"this one is {cascade.sha256[:12]}...; give the former with --model"
         )
+    precision, stages, size = found.get("precision"), dict(found["stages"]), found["size"]
     if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"expected a precision of {', '.join(PRECISIONS)} in the recipe, found {printable(precision)}")
-    return Redo(composition, seed, how, precision)
+    if not stages:
+        raise ValueError("the recipe names no stage that drew")
+    how = {"stages": stages, "until": list(stages)[-1], "size": None if size is None else tuple(size)}
+    tensors = _Tensors({key: value.to(cascade.device) for key, value in unpack(found["tensors"]).items()})
+    start, latent = found["start"], found["latent"]
+    composition = Composition(
+        parts=tensors.parts(found["representations"]),
+        wanted=tensors.parts(found["wanted"]),
+        sources={printable(name): printable(source) for name, source in found["sources"].items()},
+        strengths={name: tensors.strength(given) for name, given in found["strengths"].items()},
+        away=None if found["away"] is None else tensors.parts(found["away"]),
+        also=tuple((tensors.parts(keys), float(weight)) for keys, weight in found["also"]),
+        latent=None if latent is None else Latent(tensors.image(latent, 3), cascade.identity),
+        start=None if start is None else (tensors.image(start[0], 3), float(start[1])),
+    )
+    if limited:
+        _check_limits(cascade, composition, how)
+    _check_fit(cascade, composition)
+    return Redo(composition, found["seed"], how, precision)
 
 
 def _check_format(found: Mapping[str, Any]) -> None:
     number = found.get("format", 0)
-    if not isinstance(number, int) or number > FORMAT:
+    if not isinstance(number, int) or not 0 <= number <= FORMAT:
         raise ValueError(
-            f"expected a recipe of format {FORMAT} or lower, found {printable(str(number))}: a newer version of "
+            f"expected a recipe of format {FORMAT} or lower, found {printable(str(number)[:40])}: a newer version of "
             "composer-diffusion wrote it; update yours"
         )
 
 
-def _parts(keys: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Parts:
-    return Parts({str(name): tensors[key] for name, key in keys.items()})
+class _Tensors(dict[str, Tensor]):
+    """A recipe's tensors, which its other fields name."""
+
+    def find(self, key: str) -> Tensor:
+        """A tensor of one row of finite numbers.
+
+        Raises:
+            ValueError: There is none of that name, or it is another.
+        """
+        if key not in self:
+            raise ValueError(f"the recipe is not whole: it names the tensor {printable(key)}, which it does not hold")
+        value = self[key]
+        if value.ndim < 2 or len(value) != 1 or value.is_complex() or not bool(value.isfinite().all()):
+            raise ValueError(
+                f"expected tensors of one row of finite numbers in the recipe, found one of shape {tuple(value.shape)}"
+            )
+        return value
+
+    def parts(self, keys: Mapping[str, str]) -> Parts:
+        return Parts({name: self.find(key) for name, key in keys.items()})
+
+    def image(self, key: str, channels: int) -> Float[Tensor, "1 {channels} h w"]:
+        """An image, or what is like one.
+
+        Raises:
+            ValueError: It is no such tensor.
+        """
+        value = self.find(key)
+        if value.ndim != 4 or value.shape[1] != channels or not value.is_floating_point():
+            raise ValueError(f"expected an image of {channels} channels in the recipe, found {tuple(value.shape)}")
+        return value.float()
+
+    def strength(self, given: Mapping[str, Any]) -> Strength:
+        low, high = given["interval"]
+        region = None if given["region"] is None else self.image(given["region"], 1)
+        return Strength(weight=float(given["weight"]), interval=(float(low), float(high)), region=region)
 
 
-def _strength_of(given: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Strength:
-    low, high = given["interval"]
-    region = None if given["region"] is None else tensors[given["region"]]
-    return Strength(weight=float(given["weight"]), interval=(float(low), float(high)), region=region)
+@dataclass(frozen=True)
+class Limits:
+    """What a recipe may ask for; a person who knows better says so.
+
+    Attributes:
+        side: Of the picture, in pixels.
+        terms: Of guidance: estimates that each step takes.
+        work: Steps times terms times pixels, over all stages.
+        soften: Pixels over which an edit fades in.
+    """
+
+    side: int = 2048
+    terms: int = 32
+    work: float = 1e8
+    soften: int = 256
+
+
+LIMITS = Limits()
+
+
+def _limit(what: str, found: float, most: float) -> None:
+    if found > most:
+        raise ValueError(
+            f"the recipe asks for {what}: {found:.6g}, more than {most:.6g}; if you trust it, --no-limits draws it"
+        )
+
+
+def _check_limits(cascade: Cascade, composition: Composition, how: Mapping[str, Any]) -> None:
+    """Refuses what would take much longer, or much more memory, than any picture that people draw.
+
+    Raises:
+        ValueError: It asks for too much.
+    """
+    own = {stage.name: stage for stage in cascade.stages}
+    drawing = [own[name] for name in how["stages"] if name in own]
+    largest = how["size"] or (max((stage.size for stage in drawing), default=0),) * 2
+    _limit("pixels of a side", max(largest), LIMITS.side)
+    work = 0.0
+    for stage in drawing:
+        names = [name for name in composition.parts if name in stage.conditions]
+        strengths = {name: given for name, given in composition.strengths.items() if name in names}
+        sets = weigh(names, strengths, (stage.size, stage.size))
+        terms = len(sets) + len(composition.also) + 1
+        _limit("terms of guidance", terms, LIMITS.terms)
+        sampling = how["stages"][stage.name]
+        calls = sampling["steps"] * (2 if sampling["sampler"] == "heun" else 1)
+        scale = stage.size / drawing[-1].size
+        work += calls * terms * math.prod(side * scale for side in largest)
+    _limit("steps times terms times pixels", work, LIMITS.work)
+
+
+def _check_fit(cascade: Cascade, composition: Composition) -> None:
+    """Tries what a recipe holds on the conditions that are to read it: their own checks say little of foreign shapes.
+
+    Raises:
+        ValueError: Something does not fit.
+    """
+    most = 4 * cascade.stages[0].size
+    for parts in (composition.parts, composition.away or Parts(), *(parts for parts, _ in composition.also)):
+        for name, value in parts.items():
+            if value.ndim == 4 and max(value.shape[2:]) > most:
+                raise ValueError(f"the recipe's {name} has {tuple(value.shape)} values: expected sides up to {most}")
+            for stage in cascade.stages:
+                try:
+                    stage.encode({name: value}, (stage.size, stage.size))
+                except Exception as error:  # every layer has errors of its own
+                    raise ValueError(f"the recipe's {name} does not fit this model: {brief(error)}") from error
 
 
 def again(
-    cascade: Cascade, found: Mapping[str, Any], progress: Progress | None = None, frame: Frame | None = None
+    cascade: Cascade,
+    found: Mapping[str, Any],
+    progress: Progress | None = None,
+    frame: Frame | None = None,
+    limited: bool = True,
 ) -> Tensor:
     """Draws the picture of a recipe again, in the precision that the recipe names.
 
@@ -205,6 +317,7 @@ def again(
         found: The recipe.
         progress: Wraps the steps.
         frame: Where an edit happened, see `frame_of`.
+        limited: Refuse what asks for more than `LIMITS`.
 
     Returns:
         (1 3 h w) in [-1, 1], of an edit what `Frame.paste` takes.
@@ -212,7 +325,7 @@ def again(
     Raises:
         ValueError: The recipe is another model's, was drawn away from another model, or is not whole.
     """
-    redo = read(cascade, found)
+    redo = read(cascade, found, limited)
     if (then := found.get("autoguidance")) != (now := _weaker(cascade)):
         told = [
             printable(f"{one.get('name')!r} (SHA-256 {one.get('sha256', '')[:12]}...)") if one else "nothing"
@@ -257,25 +370,36 @@ def edited(found: Mapping[str, Any]) -> str:
     return "another picture" if name is None else printable(str(name))
 
 
-def frame_of(found: Mapping[str, Any], original: Path) -> tuple[Frame, int]:
+def frame_of(found: Mapping[str, Any], original: Path, limited: bool = True) -> tuple[Frame, int]:
     """Reads where a recipe's edit happened, and over how many pixels it fades in.
 
     Args:
         found: The recipe.
         original: The picture that was edited.
+        limited: Refuse what asks for more than `LIMITS`.
 
     Raises:
-        ValueError: The recipe is another picture's, no edit's, not whole, or of a newer format.
+        ValueError: The recipe is another picture's, no edit's, not whole, of a newer format, or asks for too much.
     """
     _check_format(found)
-    try:
-        sha256, region = found["edit"]["original"], unpack(found["edit"]["region"])["region"].float()
-        soften, sides = int(found["edit"]["soften"]), found["edit"]["sides"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"the recipe is not that of an edit: {error}") from error
-    if sha256 != name_of(original.read_bytes()):
+    check_edit(found)
+    edit = found["edit"]
+    soften, sides = edit["soften"], edit["sides"]
+    if limited:
+        _limit("pixels over which the edit fades in", soften, LIMITS.soften)
+    region = _Tensors({key: value.float() for key, value in unpack(edit["region"]).items()}).image("region", 1)
+    if edit["original"] != name_of(original.read_bytes()):
         raise ValueError(f"{original} is not the picture that was edited: its content has another hash")
     picture = Original.open(original)
     if sides is not None:
+        if (pixels := _grown(picture, sides)) > MAX_PIXELS:
+            raise ValueError(f"the recipe asks for a canvas of {pixels:.6g} pixels, more than {MAX_PIXELS}")
         picture, _ = extend(picture, tuple(sides))
     return Frame.around(picture, region), soften
+
+
+def _grown(picture: Original, sides: Sequence[float]) -> float:
+    """Pixels of a picture whose canvas grows by sides as `extend` takes them."""
+    h, w = picture.image.shape[1:]
+    scale = (w, h) if max(sides) <= 1 else (1, 1)
+    return float((w + scale[0] * (sides[0] + sides[2])) * (h + scale[1] * (sides[1] + sides[3])))

@@ -96,7 +96,7 @@ def examine(cascade: Cascade, path: str | Path, original: str | Path | None = No
             picture has been resized since.
     """
     found = read_recipe(path)
-    asked = read(cascade, found).composition
+    asked = read(cascade, found, limited=False).composition
     if "edit" in found and original is None:
         raise ValueError(f"{path} is an edit of {edited(found)}: give the picture that was edited, too (--image)")
     if original is None:
@@ -117,7 +117,7 @@ def examine(cascade: Cascade, path: str | Path, original: str | Path | None = No
 
 def _frames(found: Mapping[str, Any], path: Path, original: Path) -> tuple[Frame, Frame]:
     """Where the edit happened, in the picture before and after."""
-    before, _ = frame_of(found, original)
+    before, _ = frame_of(found, original, limited=False)
     result = Original.open(path)
     if result.image.shape != before.original.image.shape:
         h, w = before.original.image.shape[1:]
@@ -133,6 +133,9 @@ def _rows(cascade: Cascade, asked: Composition, batch: dict[str, Tensor]) -> lis
     decomposers, readers = dict(cascade.decomposition.named()), dict(cascade.readers.named())
     seen, read_again = cascade.decompose(batch), cascade.read(batch)
     wanted = asked.wanted.pick(*(name for name in asked.wanted if name in readers))
+    kinds = {n: [(v[n].shape[1:], v[n].is_floating_point()) for v in (wanted, read_again) if n in v] for n in wanted}
+    if wrong := [name for name, found in kinds.items() if len(set(found)) > 1]:
+        raise ValueError(f"the recipe's {', '.join(wrong)} has another shape than this model reads")
     near = measure(cascade, wanted, read_again)
 
     def back(name: str) -> Tensor | None:

@@ -42,7 +42,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, head_dim: int, token_dim: int, norm: Norm, itself: bool = True):
         super().__init__()
-        if channels % head_dim:
+        if head_dim < 1 or channels % head_dim:
             raise ValueError(f"a level that attends needs a multiple of head_dim={head_dim} channels, found {channels}")
         if not (itself or token_dim):
             raise ValueError("cross-attention reads tokens: expected token_dim above 0, found 0")

@@ -1,9 +1,10 @@
 """Loads CLIP models once for all decomposers that read with one."""
 
 import pickle
+import re
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -15,13 +16,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.decomposition import Decomposer
-from composer.pretrained import hub_file, load_tensors, locate
+from composer.pretrained import hub_file, load_tensors, locate, network_allowed, sealed
+from composer.schema import plain, read_json, record
 
 from .tokens import Tokens, write
 
 DEFAULT_MODEL = "ViT-L-14-336-quickgelu"
 DEFAULT_WEIGHTS = (  # OpenAI's, in open_clip's layout; MIT
     "hub:timm/vit_large_patch14_clip_336.openai@81e38efc4637de5023b10e75a7f9bd1c6fa6b010:open_clip_model.safetensors"
+)
+TIMM = "timm_model_name"
+NAME = re.compile(r"[\w.-]+")
+ANYTHING = plain(largest=10_000_000, most=1000)
+CONFIG = record(
+    {"model_cfg": record({"text_cfg": record({}), "vision_cfg": record({})})}, {"preprocess_cfg": record({})}
 )
 _OPENAI_FACTS = ("input_resolution", "context_length", "vocab_size")
 
@@ -92,6 +100,7 @@ class ClipDecomposer(Decomposer):
 
     code_licence = "MIT (open_clip)"
     weights_licence = "MIT (OpenAI's); others: see their model cards"
+    weights_arguments = ("weights",)
 
     def __init__(self, model: str = DEFAULT_MODEL, weights: str = DEFAULT_WEIGHTS):
         super().__init__()
@@ -147,8 +156,13 @@ def _load_folder(path: Path) -> Clip:
             raise FileNotFoundError(
                 f"a CLIP folder holds open_clip_config.json and open_clip_model.safetensors; {path} lacks {file}"
             )
-    network = open_clip.create_model(f"local-dir:{path}", require_pretrained=True)
-    own = open_clip.get_model_config(f"local-dir:{path}")["text_cfg"].keys() & {"hf_tokenizer_name", "hf_model_name"}
+    config = read_json(path / "open_clip_config.json", 1_000_000)
+    for check in (CONFIG, ANYTHING):
+        check(config, str(path / "open_clip_config.json"))
+    _refuse_foreign_towers(config["model_cfg"], str(path))
+    with sealed(path, network_allowed()):
+        network = open_clip.create_model(f"local-dir:{path}", require_pretrained=True)
+    own = config["model_cfg"]["text_cfg"].keys() & {"hf_tokenizer_name", "hf_model_name"}
     words = path / "words.txt"
     facts = open_clip.get_model_preprocess_cfg(network)
     return _frozen(network, facts["mean"], facts["std"], not own, str(words) if words.exists() else None)
@@ -160,16 +174,37 @@ def _load_file(
 ) -> Clip:
     import open_clip
 
-    config = open_clip.get_model_config(model)
+    config = open_clip.get_model_config(model) if model in open_clip.list_models() else None  # it would fetch others
     if config is None:
         raise ValueError(f"open_clip knows no architecture {model!r}; open_clip.list_models() lists them")
+    _refuse_foreign_towers(config, model)
     forced = {} if quick_gelu is None else {"quick_gelu": quick_gelu}
     try:
-        network = open_clip.create_model(model, pretrained=str(path), **forced)
+        with sealed(path, network_allowed()):
+            network = open_clip.create_model(model, pretrained=str(path), **forced)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} is refused: it holds pickled objects that may run code; use safetensors") from error
     own = config["text_cfg"].keys() & {"hf_tokenizer_name", "hf_model_name"}
     return _frozen(network, mean, std, not own, None)
+
+
+def _refuse_foreign_towers(config: Mapping[str, Any], who: str) -> None:
+    """Lets a CLIP name a tower that lies on the hub only where the network is allowed, and never its code.
+
+    Raises:
+        ValueError: It names one, and may not.
+    """
+    named = [tower.get(key) for tower, key in ((config["text_cfg"], "hf_model_name"), (config["vision_cfg"], TIMM))]
+    foreign = [str(name) for name in named if name is not None and (name is named[0] or not NAME.fullmatch(str(name)))]
+    if foreign and not network_allowed():
+        raise ValueError(
+            f"the CLIP {who} takes a part of itself, {', '.join(map(repr, foreign))}, from the hub; --allow-network "
+            "lets a model fetch"
+        )
+    if foreign:
+        from transformers import dynamic_module_utils
+
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # open_clip leaves it to a question whether code may run
 
 
 @lru_cache(maxsize=4)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer.pretrained import locate
+from composer.pretrained import locate, sealed
 
 
 class Captioner(nn.Module):
@@ -40,9 +40,10 @@ class Captioner(nn.Module):
 
         from transformers import BertTokenizerFast, BlipForConditionalGeneration
 
-        self.network: Any = BlipForConditionalGeneration.from_pretrained(folder, local_files_only=True)
+        with sealed(folder):
+            self.network: Any = BlipForConditionalGeneration.from_pretrained(folder, local_files_only=True)
+            self.tokenizer: Any = BertTokenizerFast.from_pretrained(folder, local_files_only=True)
         self.network.eval().requires_grad_(False)
-        self.tokenizer: Any = BertTokenizerFast.from_pretrained(folder, local_files_only=True)
         self.length = length
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.decomposition import Batch, Decomposer, robust_normalise
-from composer.pretrained import locate
+from composer.pretrained import locate, sealed
 
 
 class DepthMaps(Decomposer):
@@ -37,6 +37,7 @@ class Depth(DepthMaps):
 
     code_licence = "Apache-2.0"
     weights_licence = "Apache-2.0 (Depth Anything V2 Small); others: see their model cards"
+    weights_arguments = ("weights",)
 
     mean: Tensor
     std: Tensor
@@ -56,9 +57,10 @@ class Depth(DepthMaps):
 
         from transformers import AutoModelForDepthEstimation
 
-        network = AutoModelForDepthEstimation.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+        with sealed(folder):
+            network = AutoModelForDepthEstimation.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
+            )
         self.network = network.eval().requires_grad_(False)
         config = network.config.to_dict()
         kind, estimates = config["model_type"], config.get("depth_estimation_type", "relative")

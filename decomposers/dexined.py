@@ -26,6 +26,7 @@ class DexiNed(Lines):
 
     code_licence = "Apache-2.0 (kornia)"
     weights_licence = "MIT (DexiNed)"
+    weights_arguments = ("weights",)
 
     mean: Tensor
 

@@ -55,6 +55,8 @@ class InstanceMaps(Decomposer):
         """
         a, b = (value[:, 0].flatten(1).round().long() for value in (wanted, got))
         kinds = 1 + max(int(a.max()), int(b.max()))
+        if kinds > MAX_CATEGORIES:
+            raise ValueError(f"expected category ids below {MAX_CATEGORIES}, found {kinds - 1}")
         both = count(torch.where(a == b, a, 0), kinds)
         either = count(a, kinds) + count(b, kinds) - both
         present = either > 0
@@ -62,6 +64,7 @@ class InstanceMaps(Decomposer):
         return ((1 - iou) * present).sum(1) / present.sum(1).clamp(min=1)
 
 
+MAX_CATEGORIES = 65_536
 GOLDEN = 0.618033988749895
 """Multiples of the golden ratio, modulo 1, stay far apart: neighbouring ids get distant hues."""
 

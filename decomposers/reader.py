@@ -24,6 +24,7 @@ class SceneDepth(DepthMaps):
 
     code_licence = "Apache-2.0"
     weights_licence = "Apache-2.0"
+    weights_arguments = ("weights",)
 
     def __init__(self, weights: str = "asset:scenes_reader"):
         super().__init__()
@@ -47,6 +48,7 @@ class SceneInstances(InstanceMaps):
 
     code_licence = "Apache-2.0"
     weights_licence = "Apache-2.0"
+    weights_arguments = ("weights",)
     names = CATEGORIES
 
     def __init__(self, weights: str = "asset:scenes_reader"):

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.decomposition import Batch
-from composer.pretrained import locate
+from composer.pretrained import locate, sealed, unconnected
 
 from .instances import InstanceMaps, paint
 
@@ -28,6 +28,7 @@ class RFDETR(InstanceMaps):
 
     code_licence = "Apache-2.0"
     weights_licence = "Apache-2.0 (Nano to Large); others: see their model cards"
+    weights_arguments = ("weights",)
 
     mean: Tensor
     std: Tensor
@@ -40,12 +41,14 @@ class RFDETR(InstanceMaps):
 
         from transformers import AutoConfig, RfDetrForInstanceSegmentation
 
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with unconnected():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if config.model_type != "rf_detr":
             raise ValueError(f"RFDETR: expected an rf_detr network, found {config.model_type} in {folder}")
-        network = RfDetrForInstanceSegmentation.from_pretrained(
-            folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
+        with sealed(folder):
+            network = RfDetrForInstanceSegmentation.from_pretrained(
+                folder, config=config, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            )
         self.network = network.eval().requires_grad_(False)
         self.names = tuple(str(config.id2label[i]) for i in range(len(config.id2label)))
         window = config.backbone_config.patch_size * config.backbone_config.num_windows

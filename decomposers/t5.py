@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.decomposition import Batch, Decomposer
-from composer.pretrained import locate
+from composer.pretrained import locate, sealed, unconnected
 
 from ._clip import barcode, cosine_distance
 from .tokens import captions_device, lost_words
@@ -40,6 +40,7 @@ class T5(Decomposer):
 
     code_licence = "Apache-2.0 (transformers)"
     weights_licence = "Apache-2.0 (T5 v1.1)"
+    weights_arguments = ("weights",)
 
     def __init__(
         self,
@@ -61,7 +62,8 @@ class T5(Decomposer):
 
         from transformers import T5TokenizerFast
 
-        self._tokenizer: Any = T5TokenizerFast.from_pretrained(self._folder, local_files_only=True)
+        with unconnected():
+            self._tokenizer: Any = T5TokenizerFast.from_pretrained(self._folder, local_files_only=True)
 
     def can_read(self, batch: Batch) -> bool:
         return "caption" in batch
@@ -95,7 +97,8 @@ class T5(Decomposer):
         """The encoder on the meta device: XXL's weights take 10 GB, too much to load for being counted."""
         from transformers import AutoConfig, T5EncoderModel
 
-        config = AutoConfig.from_pretrained(self._folder, local_files_only=True)
+        with unconnected():
+            config = AutoConfig.from_pretrained(self._folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             return (T5EncoderModel(config).to(DTYPES[self.precision]),)
 
@@ -133,9 +136,10 @@ def _load(folder: Path, dtype: torch.dtype) -> Any:
         _keys_to_ignore_on_load_unexpected = ("decoder", "lm_head")  # most folders hold the whole T5
 
     try:
-        network, info = Encoder.from_pretrained(
-            folder, local_files_only=True, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+        with sealed(folder):
+            network, info = Encoder.from_pretrained(
+                folder, local_files_only=True, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+            )
     except pickle.UnpicklingError as error:
         raise ValueError(f"{folder} is refused: it holds pickled objects that may run code; use safetensors") from error
     wrong = sorted(info["missing_keys"]) + sorted(key for key, *_ in info["mismatched_keys"])

@@ -13,6 +13,11 @@ from composer.decomposition import Batch, Decomposer
 from composer.pretrained import locate
 
 _START, _END, _UNKNOWN = 49406, 49407, -1
+MAX_LENGTH = 10_000
+"""Pieces a caption."""
+
+MAX_WORDS = 10_000_000
+"""Bytes of a file of words."""
 
 
 @lru_cache(maxsize=1)
@@ -43,11 +48,12 @@ class Tokens(Decomposer):
 
     code_licence = "MIT (open_clip)"
     weights_licence = "MIT (CLIP's vocabulary)"
+    weights_arguments = ("words",)
 
     def __init__(self, length: int = 77, words: str | None = None):
         super().__init__()
-        if length < 2:
-            raise ValueError(f"a caption takes at least its start and its end, found length={length}")
+        if not 2 <= length <= MAX_LENGTH:
+            raise ValueError(f"a caption takes its start, its end and at most {MAX_LENGTH} in all, found {length=}")
         self.length = length
         self._compact = None if words is None else _compact(words)
 
@@ -130,7 +136,10 @@ def captions_device(batch: Batch) -> torch.device:
 
 def _compact(words: str) -> dict[int, int]:
     """CLIP's id -> the compact one, for the pieces of the words in a file."""
-    text = locate(words, wanted="a text file with one word a line", who="Tokens").read_text(encoding="utf-8")
+    path = locate(words, wanted="a text file with one word a line", who="Tokens")
+    if path.stat().st_size > MAX_WORDS:
+        raise ValueError(f"Tokens: expected at most {MAX_WORDS} bytes of words in {path}, found {path.stat().st_size}")
+    text = path.read_text(encoding="utf-8")
     pieces = dict.fromkeys(piece for word in text.split() for piece in _bpe().encode(word))
     return {piece: i for i, piece in enumerate([*pieces, _START, _END], start=2)}
 

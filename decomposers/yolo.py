@@ -50,12 +50,15 @@ class YOLO(InstanceMaps):
 
     code_licence = "AGPL-3.0 (ultralytics)"
     weights_licence = "AGPL-3.0"
+    weights_arguments = ("weights",)
 
     def __init__(self, weights: str, size: int = 640, confidence: float = 0.25, overlap: float = 0.7, most: int = 100):
         super().__init__()
         if size < STRIDE:
             raise ValueError(f"YOLO: expected a size of at least {STRIDE} pixels, found {size}")
         path = locate(weights, wanted="a YOLO segmentation checkpoint (.pt)", who="YOLO")
+        if not path.is_file():
+            raise ValueError(f"YOLO: expected a segmentation checkpoint (.pt), found a folder at {path}")
         logger.warning("YOLO runs ultralytics, which is licensed under the AGPL-3.0, as are its weights")
         self.network, self.names = load_network(path)
         self.size, self.confidence, self.overlap, self.most = size, confidence, overlap, most

@@ -9,18 +9,20 @@ from typing import Any
 
 import torch
 from rich.progress import Progress, track
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from composer.cascade import Cascade
 from composer.datasets import collate
 from composer.devices import pick_device
 from composer.files import replacing_all, write_atomically
+from composer.formats import check_prior
 from composer.gallery import save_png, sheet
 from composer.options import load
+from composer.pretrained import fetching, load_tensors, noting_files
 from composer.samples import sample_of
 from composer.scenes import render_retold
-from composer.storage import carry_weights, load_strictly
+from composer.storage import build, carry_weights, load_strictly, require_fit
 
 from .autoregressive import AutoregressivePrior
 from .embeddings import write_embeddings
@@ -65,7 +67,7 @@ def pca(o: argparse.Namespace, changes: Sequence[str], plugins: Sequence[str]) -
 def evaluate_prior(o: argparse.Namespace, plugins: Sequence[str]) -> None:
     """Measure a prior: its embeddings beside the true images', and pictures drawn with and without it."""
     cascade = load(o, plugins)
-    prior = Prior.load(o.prior, plugins).to(cascade.device)
+    prior = Prior.load(o.prior, plugins, o.allow_network).to(cascade.device)
     batch, guidances = sample_of(o.data, o.count, cascade.stages[0].size), o.guidance or [prior.guidance]
     images = prior.image_reader(plugins)
     tables = {}
@@ -111,7 +113,9 @@ def _pictures(
     return table
 
 
-def prior_for(cascade: Cascade, folder: str, given: Collection[str], plugins: Sequence[str]) -> Prior:
+def prior_for(
+    cascade: Cascade, folder: str, given: Collection[str], plugins: Sequence[str], network: bool = False
+) -> Prior:
     """Loads a prior that is to draw the semantics for a model.
 
     Args:
@@ -119,6 +123,7 @@ def prior_for(cascade: Cascade, folder: str, given: Collection[str], plugins: Se
         folder: The prior's.
         given: The conditions that a person asked for.
         plugins: Modules that the user trusts.
+        network: See `Prior.load`.
 
     Raises:
         ValueError: There is no caption to draw for, the semantics are given already, or the model does not read such.
@@ -127,7 +132,7 @@ def prior_for(cascade: Cascade, folder: str, given: Collection[str], plugins: Se
         raise ValueError("--prior draws the semantics of a --caption: give a caption, and no --semantics beside it")
     if not {"caption", SEMANTICS} <= set(cascade.names):
         raise ValueError(f"--prior wants a model that reads semantics; this one reads {', '.join(cascade.names)}")
-    prior = Prior.load(folder, plugins).to(cascade.device)
+    prior = Prior.load(folder, plugins, network).to(cascade.device)
     size = cascade.stages[0].size
     decomposer = dict(cascade.decomposition.named())[SEMANTICS]
     width = decomposer({"image": torch.zeros(1, 3, size, size, device=cascade.device)}).shape[1]
@@ -148,7 +153,9 @@ def principal_components(source: str, plugins: Sequence[str]) -> tuple[Tensor, T
         ValueError: The prior knows no components.
     """
     if Path(source).is_file():
-        found = load_file(source)
+        found = load_tensors(Path(source))
+        if missing := {"mean", "components"} - found.keys():
+            raise ValueError(f"expected a file that `pca` wrote, found no {', '.join(sorted(missing))} in {source}")
         return found["mean"], found["components"]
     prior = Prior.load(source, plugins)
     if not isinstance(prior, AutoregressivePrior):
@@ -165,7 +172,9 @@ def export_prior(
     dtype: torch.dtype,
     sampling: Mapping[str, Any],
     plugins: Sequence[str],
-) -> None:
+    within: Collection[Path] | None = None,
+    network: bool = False,
+) -> dict[str, Any]:
     """Writes a prior's folder from what its training left.
 
     Args:
@@ -177,19 +186,31 @@ def export_prior(
         dtype: Precision of the weights on disk.
         sampling: ``guidance`` and ``steps``, where they are to differ from the training's configuration.
         plugins: Modules that the user trusts.
+        within: See `carry_weights`.
+        network: See `Prior.load`.
+
+    Returns:
+        The prior's configuration.
 
     Raises:
         ValueError: `sampling` holds what this prior does not have, or weights and configuration do not fit.
     """
     if foreign := sorted(sampling.keys() - {"guidance", "steps"}):
         raise ValueError(f"a prior has no {', '.join(foreign)}; it has guidance and, if by diffusion, steps")
-    readers = {key: config["data"]["decomposers"][key] for key in (TEXT, SEMANTICS)}
+    decomposers = config["data"]["decomposers"]
+    if missing := {TEXT, SEMANTICS} - decomposers.keys():
+        raise ValueError(f"the checkpoint's configuration is that of no prior: no decomposer {', '.join(missing)}")
     trained = config["model"]["init_args"]["prior"]
-    trained = {"file": FILE, **trained, "init_args": {**trained["init_args"], **sampling}}
-    made = {"name": name, "priors": [trained], "decomposers": readers}
-    prior = Prior.from_spec(made, plugins)
-    load_strictly(prior, {key.removeprefix("prior."): value for key, value in weights.items()}, str(out))
+    trained = {"file": FILE, **trained, "init_args": {**(trained.get("init_args") or {}), **sampling}}
+    made = {"name": name, "priors": [trained], "decomposers": {key: decomposers[key] for key in (TEXT, SEMANTICS)}}
+    check_prior(made)
+    own = {key.removeprefix("prior."): value for key, value in weights.items()}
+    with fetching(network), noting_files() as read:
+        require_fit(lambda: build(trained, Prior, plugins), own, str(out))
+        prior = Prior.from_spec(made, plugins)
+    load_strictly(prior, own, str(out))
     prior.check_ready()
     with replacing_all(out) as new:
-        prior.spec = carry_weights(made, new)
+        prior.spec = carry_weights(made, new, plugins, read, within)
         prior.save(new, card, dtype)
+    return prior.spec

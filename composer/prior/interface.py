@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.decomposition import Batch, Decomposer
+from composer.formats import check_prior
 from composer.names import SEMANTICS as SEMANTICS
 from composer.names import TEXT as TEXT
+from composer.pretrained import fetching
 from composer.samplers import Progress
 from composer.transformer import CausalTransformer
 
@@ -60,6 +62,7 @@ class Prior(nn.Module, ABC):
         self.spec: dict[str, Any] = {}
         self.sha256 = ""
         self._folder: Path | None = None
+        self._network = True
 
     @abstractmethod
     def loss(
@@ -155,14 +158,20 @@ class Prior(nn.Module, ABC):
         """
         from composer.storage import build  # which has this class on its list
 
+        check_prior(spec)
         prior = build(spec["priors"][0], cls, plugins, folder)
         prior.reads(build(spec["decomposers"][TEXT], Decomposer, plugins, folder))
         prior.spec, prior._folder = dict(spec), folder
         return prior
 
     @classmethod
-    def load(cls, folder: str | Path, plugins: Collection[str] = ()) -> "Prior":
+    def load(cls, folder: str | Path, plugins: Collection[str] = (), network: bool = False) -> "Prior":
         """Loads a prior's folder.
+
+        Args:
+            folder: The prior's folder or name.
+            plugins: Modules that the user trusts.
+            network: The prior may fetch weights of others that it names and that are not on this machine yet.
 
         Raises:
             FileNotFoundError: There is no model at that place, or a file of it is missing.
@@ -170,13 +179,16 @@ class Prior(nn.Module, ABC):
                 together, or the configuration names something that is not on the closed list.
         """
         from composer.finding import find_model
-        from composer.storage import load_strictly, read_model
+        from composer.storage import build, load_strictly, read_model, require_fit
 
         path = find_model(folder)
         config, weights, sha256 = read_model(path, "priors")
-        prior = cls.from_spec(config, plugins, path)
-        load_strictly(prior, weights[FILE], str(path))
-        prior.sha256 = sha256
+        (tensors,) = weights.values()
+        with fetching(network):
+            require_fit(lambda: build(config["priors"][0], cls, plugins, path), tensors, str(path))
+            prior = cls.from_spec(config, plugins, path)
+        load_strictly(prior, tensors, str(path))
+        prior.sha256, prior._network = sha256, network
         return prior.eval()
 
     def save(self, folder: str | Path, card: str = "", dtype: torch.dtype = torch.float32) -> None:
@@ -189,13 +201,21 @@ class Prior(nn.Module, ABC):
         """
         from composer.storage import write_model
 
-        write_model(Path(folder), self.spec, {FILE: {k: v.to(dtype) for k, v in self.state_dict().items()}}, card)
+        file = self.spec["priors"][0].get("file", FILE)
+        write_model(Path(folder), self.spec, {file: {k: v.to(dtype) for k, v in self.state_dict().items()}}, card)
 
     def image_reader(self, plugins: Collection[str] = ()) -> Decomposer:
-        """What read the image embeddings that this prior, which was loaded, was trained on."""
+        """What read the image embeddings that this prior, which was loaded, was trained on.
+
+        Raises:
+            ValueError: Its configuration does not say.
+        """
         from composer.storage import build
 
-        reader = build(self.spec["decomposers"][SEMANTICS], Decomposer, plugins, self._folder)
+        if SEMANTICS not in self.spec["decomposers"]:
+            raise ValueError(f"this prior has no decomposer {SEMANTICS}: it does not say what read its images")
+        with fetching(self._network):
+            reader = build(self.spec["decomposers"][SEMANTICS], Decomposer, plugins, self._folder)
         return reader.eval().requires_grad_(False)
 
 
