@@ -30,6 +30,7 @@ from .prior.training import PriorTraining
 from .progress import Messages, Progress
 from .reader_loss import ReaderLoss
 from .sample_grid import SampleGrid
+from .terminal import note
 from .training import StageTraining
 
 TRUSTED = ("composer", "conditions", "decomposers", "lightning.pytorch", "torch.nn")
@@ -123,7 +124,7 @@ class TrainingCLI(LightningCLI):
         exists = last.exists() or last.with_name(PREVIOUS).exists()
         if config.ckpt_path == "last":
             config.ckpt_path = str(last) if exists or self.subcommand != "fit" else None
-            print(f"resuming {last}" if exists else f"nothing to resume at {last}, starting", file=sys.stderr)
+            note(f"resuming {last}" if exists else f"nothing to resume at {last}, starting")
         elif self.subcommand == "fit" and config.ckpt_path is None and exists:
             raise FileExistsError(
                 f"{last.parent.parent} holds a run already. Continue it with --ckpt_path last, or start another with "
@@ -199,21 +200,12 @@ def configs_of(words: Sequence[str]) -> list[Path]:
 
 
 def import_classes(plugins: Sequence[str]) -> None:
-    """Imports what a configuration names by short names: our own classes and those of the user's plugins.
-
-    Raises:
-        ValueError: There is no such plugin.
-    """
+    """Imports what a configuration names by short names: our own classes and those of the user's plugins."""
     public = importlib.import_module(__package__)
     for name in public.__all__:  # they are imported when they are first used
         getattr(public, name)
     for module in ("conditions", "decomposers", *plugins):
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name != module:
-                raise
-            raise ValueError(f"--plugins names {module}, which is neither here nor installed") from error
+        importlib.import_module(module)
 
 
 def limit_imports(plugins: Sequence[str]) -> None:

@@ -110,7 +110,12 @@ class Decomposition(nn.ModuleDict):
 
         A tensor that the batch already holds under a representation's name passes through unchanged. Where only some
         rows hold it, the others are extracted if they can be, and stay zero if not (see `known`).
+
+        Raises:
+            ValueError: A caption holds bytes that are no text.
         """
+        for caption in batch.get("caption", ()):
+            _check_text(caption)
         device = batch["image"].device.type if "image" in batch else "cpu"
         with torch.autocast(device, enabled=False):
             return {
@@ -124,6 +129,14 @@ class Decomposition(nn.ModuleDict):
         """Which rows have a representation, for those names where some have none even after `forward`."""
         readable = {name for name, decomposer in self.named() if decomposer.can_read(batch)}
         return {name: rows for name, rows in batch.get("known", {}).items() if name not in readable}
+
+
+def _check_text(caption: str) -> None:
+    """Refuses what a command line in another encoding than UTF-8 leaves: tokenisers and recipes take text alone."""
+    try:
+        caption.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"expected a caption in UTF-8, found {caption[:60]!a}") from error
 
 
 def _extract(name: str, decomposer: Decomposer, batch: Batch) -> Tensor:

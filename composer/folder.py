@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .datasets import ImageDataset, Row, generator
 from .decomposition import draw
-from .files import name_of
+from .files import name_of, read_text, require_file
 from .images import SUFFIXES, Reason, Refused, load_rgb, resize_and_crop
 
 log = logging.getLogger(__name__)
@@ -25,9 +25,15 @@ log = logging.getLogger(__name__)
 Item = tuple[str, str | None]
 """An image and its caption; "" where it has none, None where a file beside the image holds it."""
 
+LISTING = "metadata.jsonl"
+MAX_LISTING = 10_000_000_000
+"""Bytes: it has a line for each image."""
 
 RESERVED = frozenset({"image", "caption", "seed", "known"})
 """What a batch holds besides representations; no column may take these names."""
+
+MAX_CAPTION = 100_000
+"""Bytes of a caption's file that are read; models read a hundred words at most."""
 
 HINT = "; min_side 0 takes small images too, enlarged"
 
@@ -146,6 +152,11 @@ class ImageFolder(ImageDataset):
             raise FileNotFoundError(f"expected a folder of images at {path}, found no folder")
         files = list(_walk(str(self.folder)))
         self.items = _items(self.folder, files)
+        if not self.items and (self.folder / LISTING).exists():
+            raise ValueError(
+                f"expected a line for each image in {self.folder / LISTING}, found none: list them, or remove the file "
+                "to take all images of the folder"
+            )
         if not self.items:
             raise FileNotFoundError(f"expected images ({' '.join(sorted(SUFFIXES))}) in {path}, found none")
         missing = [Path(image) for image, caption in self.items if caption == ""]
@@ -214,7 +225,8 @@ class ImageFolder(ImageDataset):
         """The caption of an image; "" where it has none."""
         path, caption = self.items[index]
         if caption is None:
-            return Path(f"{_stem(path)}.txt").read_text(encoding="utf-8", errors="replace").strip()
+            with require_file(Path(f"{_stem(path)}.txt")).open("rb") as file:
+                return file.read(MAX_CAPTION).decode("utf-8", "replace").strip()
         return caption
 
 
@@ -236,9 +248,9 @@ def _stem(path: str) -> str:
 
 def _items(folder: Path, files: list[str]) -> list[Item]:
     texts = {_stem(path) for path in files if path.endswith(".txt")}
-    listing = folder / "metadata.jsonl"
+    listing = folder / LISTING
     if listing.exists():
-        lines = enumerate(listing.read_text(encoding="utf-8").splitlines(), 1)
+        lines = enumerate(read_text(listing, MAX_LISTING).split("\n"), 1)
         found = [_listed(folder, line, f"{listing}, line {number}") for number, line in lines if line.strip()]
     else:
         found = [(path, "") for path in files if f".{path.rpartition('.')[2].lower()}" in SUFFIXES]
@@ -250,9 +262,9 @@ def _listed(folder: Path, line: str, where: str) -> tuple[str, str]:
         entry = json.loads(line)
         name = entry["file_name"]
         caption = entry.get("caption", entry.get("text")) or ""
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         expected = '{"file_name": ..., "caption": ...}'
-        raise ValueError(f"{where}: expected an object such as {expected}, found {line!r}") from error
+        raise ValueError(f"{where}: expected an object such as {expected}, found {line[:80]!r}") from error
     if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"{where}: expected a file_name inside the folder, found {name!r}")
     return f"{folder.as_posix()}/{Path(name).as_posix()}", str(caption).strip()
@@ -275,7 +287,8 @@ def _maps(sidecars: dict[str, list[str]]) -> list[str]:
 
     def dimensions(name: str) -> int:
         try:
-            shape: tuple[int, ...] = np.load(f"{first[name]}.{name}.npy", mmap_mode="r", allow_pickle=False).shape
+            path = require_file(Path(f"{first[name]}.{name}.npy"))
+            shape: tuple[int, ...] = np.load(path, mmap_mode="r", allow_pickle=False).shape
             return len(shape)
         except (OSError, ValueError, EOFError):
             return 0  # it is refused when its image is read
@@ -286,7 +299,7 @@ def _maps(sidecars: dict[str, list[str]]) -> list[str]:
 def _column(image: str, name: str) -> Float32[Tensor, "..."]:
     path = column_path(image, name)
     try:
-        values = np.load(path, allow_pickle=False).astype(np.float32)
+        values = np.load(require_file(path), allow_pickle=False).astype(np.float32)
     except (OSError, ValueError, EOFError) as error:
         raise Refused(path, Reason.DAMAGED, str(error)) from error
     if not np.isfinite(values).all():

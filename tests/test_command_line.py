@@ -24,7 +24,7 @@ MISTAKES = {
     "compsoe": "no command compsoe (did you mean compose",
     "--plugins": "--plugins needs the names",
     "compose --dept a.png": "no option --dept (did you mean --depth?)",
-    "compose --palette=a.png --steps many": "argument --steps: invalid int value",
+    "compose --palette=a.png --steps many": "argument --steps: expected a whole number from 1 to 10,000, found 'many'",
     "compose --model nowhere --palette a.png": "expected a model folder",
     "compose --palette a.png --sheet gidance=1,2": "no option --gidance (did you mean --guidance or --autoguidance?)",
     "compose --palette a.png --sheet guidance": "an option and values for --sheet",
@@ -97,7 +97,7 @@ def test_processes_of_further_devices_repeat_the_whole_command(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/composer", "fit", "-c", "tiny"])
     monkeypatch.setenv("COMPOSER_PLUGINS", "")
     assert (
-        main(["--plugins", "mine", "fit", "-c", "tiny", "--config=paper/glide_base", "--trainer.max_steps", "3"]) == 0
+        main(["--plugins", "json", "fit", "-c", "tiny", "--config=paper/glide_base", "--trainer.max_steps", "3"]) == 0
     )
     configs = [str(ROOT / "configs" / name) for name in ("tiny.yaml", "paper/glide_base.yaml")]
     assert sys.argv == ["/somewhere/bin/composer", "fit", "-c", configs[0], f"--config={configs[1]}", *sys.argv[-2:]]

@@ -159,7 +159,7 @@ def test_decomposers_lists_licences(capsys, monkeypatch):
         (["--intensity", "a grey day"], "reads images"),
         ([], "nothing asked"),
         (["--palette", "A", "B", "--intensity", "A", "B", "A"], "one value or 3"),
-        (["--palette", "A", "--steps", "0"], "at least 1 step"),
+        (["--palette", "A", "--steps", "0"], "expected a whole number from 1 to"),
     ],
 )
 def test_mistakes_are_explained(saved, photos, out, capsys, args, says):

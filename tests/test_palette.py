@@ -7,7 +7,8 @@ import torch
 from skimage import data
 from skimage.color import hsv2rgb, rgb2lab
 
-from decomposers import Palette, palette
+from decomposers import Palette
+from decomposers import palette as module
 
 HUES = [0, 0.0833, 0.166, 0.25, 0.333, 0.5, 0.56333, 0.666, 0.73, 0.803, 0.916]
 
@@ -78,7 +79,7 @@ def test_agrees_on_every_part_of_the_cube():
 
 def test_the_table_that_comes_along_is_the_computed_one():
     """But for colours that lie as near to one as to the other, which another processor may round otherwise."""
-    kept, computed = palette._table(*palette.USUAL, torch.device("cpu")), palette.compute_table(*palette.USUAL)
+    kept, computed = module._table(*module.USUAL, torch.device("cpu")), module.compute_table(*module.USUAL)
     assert kept.shape == computed.shape == (256**3,) and kept.dtype == torch.uint8
     differ = (kept != computed).nonzero()[:, 0]
     assert len(differ) < 1000
@@ -89,12 +90,12 @@ def test_the_table_that_comes_along_is_the_computed_one():
 
 
 def test_the_table_is_made_anew_by_one_command(tmp_path, monkeypatch):
-    monkeypatch.setattr(palette, "TABLE", tmp_path / "palette.xz")
-    monkeypatch.setattr(palette, "USUAL", (2, 1, 1))
-    palette.write_table()
-    palette._table.cache_clear()
-    assert torch.equal(palette._table(2, 1, 1, torch.device("cpu")), palette.compute_table(2, 1, 1))
-    palette._table.cache_clear()
+    monkeypatch.setattr(module, "TABLE", tmp_path / "palette.xz")
+    monkeypatch.setattr(module, "USUAL", (2, 1, 1))
+    module.write_table()
+    module._table.cache_clear()
+    assert torch.equal(module._table(2, 1, 1, torch.device("cpu")), module.compute_table(2, 1, 1))
+    module._table.cache_clear()
 
 
 def test_instances_share_a_table_that_no_checkpoint_holds(batch):
