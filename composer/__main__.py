@@ -53,7 +53,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except (MemoryError, RuntimeError) as error:
         if os.environ.get("COMPOSER_TRACEBACK") or not _lacks_memory(error):
             raise
-        complain(f"there is not enough memory for this: {error}\nask for less at a time, or for smaller pictures", MORE)
+        says = str(error).partition("\n")[0] or "nothing more is known"
+        complain(f"there is not enough memory for this ({says})\nask for less at a time, or for smaller pictures", MORE)
         return 1
     except KeyboardInterrupt:
         return 130

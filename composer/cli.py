@@ -20,10 +20,12 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from .callbacks import EMA, AtomicCheckpointIO, Checkpoints
 from .checkpoint import LAST, PREVIOUS
+from .config_bounds import MAX_CHARACTERS, bound_configurations
 from .config_errors import explain
 from .data import ImageData
 from .datasets import ImageDataset
 from .decomposition import Decomposer
+from .files import read_text
 from .locking import alone
 from .parsers import Mistake
 from .prior.training import PriorTraining
@@ -70,9 +72,13 @@ class TrainingCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str] | None = None, plugins: Sequence[str] = (), run: bool = True):
+        bound_configurations()
         limit_imports(plugins)
         import_classes(plugins)
         self._words = list(sys.argv[1:] if args is None else args)
+        for path in configs_of(self._words):
+            if path.exists():
+                read_text(path, MAX_CHARACTERS)  # says of which file it is that it is no text
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)  # `Progress` says what matters
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # Lightning 2.6 on PyTorch 2.15

@@ -70,6 +70,7 @@ def decomposers(args: Sequence[str], plugins: Sequence[str]) -> None:
     from rich.table import Table
 
     from .decomposition import Decomposer
+    from .pretrained import offline
 
     os.environ["HF_HUB_OFFLINE"] = "1"  # listing fetches nothing; huggingface_hub reads this when it is imported
     table = Table("decomposer", "what it reads", "licence of code", "of weights", "ready here?")
@@ -77,7 +78,9 @@ def decomposers(args: Sequence[str], plugins: Sequence[str]) -> None:
         for name, cls in vars(importlib.import_module(module)).items():
             if inspect.isclass(cls) and issubclass(cls, Decomposer) and not inspect.isabstract(cls):
                 says = (inspect.getdoc(cls) or "").partition("\n")[0]
-                table.add_row(name, says, cls.code_licence, cls.weights_licence, _readiness(cls))
+                with offline():
+                    ready = _readiness(cls)
+                table.add_row(name, says, cls.code_licence, cls.weights_licence, ready)
     show(table)
 
 
@@ -287,10 +290,13 @@ def report(args: Sequence[str], plugins: Sequence[str]) -> None:
     add_out(parser, "out/report")
     o = parser.parse_args(args)
     from .files import reserved, written
-    from .gallery import save_png
+    from .gallery import read_recipe, save_png
     from .options import load
+    from .recipe import check_model
     from .reporting import examine
+    from .storage import digest_of
 
+    check_model(read_recipe(o.picture), digest_of(find_model(o.model)))  # before anything is loaded or fetched
     found = examine(load(o, plugins), o.picture, o.image)
     show(*found.tables())
     say(CLOSED)

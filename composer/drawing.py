@@ -19,14 +19,16 @@ from .composition import Composition, Source
 from .drawing_parser import DrawingParser, Request, four
 from .editing import Frame, Original, extend, open_region
 from .files import reserved, source_of, written
+from .finding import find_model
 from .gallery import read_recipe, save_gif, save_png, sheet
 from .images import load_rgb
 from .options import askable, asked, bar, load
 from .parsers import MAX_PICTURES, sampling
 from .prior.commands import prior_for
-from .recipe import again, changes_since, edited, frame_of, recipe, with_edit
+from .recipe import again, changes_since, check_model, edited, frame_of, recipe, with_edit
 from .reranking import best_of, closed
 from .sheets import Drawn, arrange
+from .storage import digest_of
 from .tasks import INVERTED, Labelled
 from .terminal import note, say
 
@@ -110,10 +112,11 @@ class Drawing:
             make: The task.
         """
         o = request.options
-        cascade = load(o, plugins)
         if o.from_png is not None:
-            _again(cascade, o)
+            check_model(read_recipe(o.from_png), digest_of(find_model(o.model)))  # before anything is loaded or fetched
+            _again(load(o, plugins), o)
             return
+        cascade = load(o, plugins)
         chosen = [setting for setting, _ in request.settings]
         plans = [self._plan(options, cascade, plugins, make, one.suffix) for one, options in request.settings]
         pictures = [name for plan in plans for name in plan.names]

@@ -12,6 +12,7 @@ from .parsers import (
     HOW_CONDITIONS,
     MAX_SIDE,
     SEED,
+    Parser,
     add_conditions,
     add_model,
     add_out,
@@ -138,7 +139,7 @@ class DrawingParser:
             FileNotFoundError: There is no such model.
             ValueError: A mistake in the command line.
         """
-        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first = Parser(prog=self.parser.prog, add_help=False, allow_abbrev=False)
         add_model(first)
         model = first.parse_known_args(args)[0].model
         names = askable_conditions(model)

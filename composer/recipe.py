@@ -147,7 +147,7 @@ def read(cascade: Cascade, found: Mapping[str, Any]) -> Redo:
     """
     _check_format(found)
     try:
-        sha256, seed, stages = found["model"]["sha256"], int(found["seed"]), dict(found["stages"])
+        seed, stages = int(found["seed"]), dict(found["stages"])
         how = {"stages": stages, "until": list(stages)[-1]}
         how |= {"size": None if found["size"] is None else (int(found["size"][0]), int(found["size"][1]))}
         tensors = {key: value.to(cascade.device) for key, value in unpack(found["tensors"]).items()}
@@ -166,14 +166,31 @@ def read(cascade: Cascade, found: Mapping[str, Any]) -> Redo:
         precision = None if found.get("precision") is None else str(found["precision"])
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"the recipe is not whole, or of another version: {error}") from error
-    if sha256 != cascade.sha256:
-        raise ValueError(
-            f"the picture was drawn by the model {found['model'].get('name')!r} with SHA-256 {sha256[:12]}..., "
-            f"this one is {cascade.sha256[:12]}...; give the former with --model"
-        )
+    check_model(found, cascade.sha256)
     if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"expected a precision of {', '.join(PRECISIONS)} in the recipe, found {printable(precision)}")
     return Redo(composition, seed, how, precision)
+
+
+def check_model(found: Mapping[str, Any], sha256: str) -> None:
+    """Makes sure that a recipe is that of a model, of which no more than its hash need be known.
+
+    Args:
+        found: The recipe.
+        sha256: The model's.
+
+    Raises:
+        ValueError: It is another model's, or names none.
+    """
+    model = found.get("model")
+    named = model.get("sha256") if isinstance(model, Mapping) else None
+    if not (isinstance(model, Mapping) and isinstance(named, str)):
+        raise ValueError("the recipe is not whole, or of another version: it names no model")
+    if named != sha256:
+        raise ValueError(
+            f"the picture was drawn by the model {printable(str(model.get('name'))[:80])!r} with SHA-256 "
+            f"{printable(named[:12])}..., this one is {sha256[:12]}...; give the former with --model"
+        )
 
 
 def _check_format(found: Mapping[str, Any]) -> None:

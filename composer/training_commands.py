@@ -64,7 +64,12 @@ def _run(parser: Parser, command: str, args: Sequence[str], plugins: Sequence[st
 
     # The processes that Lightning starts for further devices repeat the command line, and share the environment.
     sys.argv, os.environ["COMPOSER_PLUGINS"] = [sys.argv[0], command, *words], ",".join(plugins)
-    TrainingCLI(plugins=plugins)
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        TrainingCLI(plugins=plugins)
+    except MisconfigurationException as error:  # no ValueError, though it is about what the user wrote
+        raise ValueError(str(error)) from error
 
 
 def _found(args: Sequence[str]) -> Iterator[str]:

@@ -98,7 +98,10 @@ def test_warnings_and_logs_are_shown_as_they_are(capsys, monkeypatch):
         (KeyError("no such condition"), "error: no such condition"),
         (ValueError(), "error: ValueError"),
         (MemoryError(), "error: there is not enough memory for this"),
-        (RuntimeError("CUDA out of memory. Tried"), "error: there is not enough memory for this: CUDA out of memory"),
+        (
+            RuntimeError("CUDA out of memory. Tried"),
+            "error: there is not enough memory for this (CUDA out of memory. Tried)",
+        ),
         (OSError(28, "No space left on device", "a\x1b[2J"), "No space left on device: 'a\\x1b[2J'"),
     ],
 )
