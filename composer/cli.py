@@ -14,6 +14,7 @@ import jsonargparse
 import lightning as L
 import omegaconf
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -161,6 +162,21 @@ class TrainingCLI(LightningCLI):
         if self.subcommand is not None:
             dumped = dumped[self.subcommand]
         self.model.config = {"model": dumped["model"], "data": dumped["data"]}
+
+
+def run_training(plugins: Sequence[str] = ()) -> None:
+    """Runs what the process's own command line says.
+
+    Args:
+        plugins: Modules that the user trusts.
+
+    Raises:
+        ValueError: A mistake in the configuration, of which Lightning's own are no such errors.
+    """
+    try:
+        TrainingCLI(plugins=plugins)
+    except MisconfigurationException as error:
+        raise ValueError(str(error)) from error
 
 
 class Configuration(TrainingCLI):

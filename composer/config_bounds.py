@@ -5,9 +5,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-import jsonargparse
 import yaml
-from jsonargparse._loaders_dumpers import get_loader_exceptions, set_omegaconf_loader
 
 from .files import printable
 
@@ -26,6 +24,9 @@ class TooLarge(ValueError):
 @cache
 def bound_configurations() -> None:
     """Makes jsonargparse check each text that it reads as YAML, files and values alike."""
+    import jsonargparse
+    from jsonargparse._loaders_dumpers import get_loader_exceptions, set_omegaconf_loader
+
     set_omegaconf_loader(MODE)
     usual = jsonargparse.get_loader(MODE)
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .devices import with_float64
+from .files import require_utf8
 
 Batch = dict[str, Any]
 """What a dataset yields, collated. Keys that the core knows:
@@ -115,7 +116,7 @@ class Decomposition(nn.ModuleDict):
             ValueError: A caption holds bytes that are no text.
         """
         for caption in batch.get("caption", ()):
-            _check_text(caption)
+            require_utf8(caption)
         device = batch["image"].device.type if "image" in batch else "cpu"
         with torch.autocast(device, enabled=False):
             return {
@@ -129,14 +130,6 @@ class Decomposition(nn.ModuleDict):
         """Which rows have a representation, for those names where some have none even after `forward`."""
         readable = {name for name, decomposer in self.named() if decomposer.can_read(batch)}
         return {name: rows for name, rows in batch.get("known", {}).items() if name not in readable}
-
-
-def _check_text(caption: str) -> None:
-    """Refuses what a command line in another encoding than UTF-8 leaves: tokenisers and recipes take text alone."""
-    try:
-        caption.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"expected a caption in UTF-8, found {caption[:60]!a}") from error
 
 
 def _extract(name: str, decomposer: Decomposer, batch: Batch) -> Tensor:

@@ -349,6 +349,18 @@ def read_text(path: Path, most: int = MAX_TEXT) -> str:
         raise ValueError(f"{path} is no text in UTF-8: {error}") from error
 
 
+def require_utf8(text: str) -> None:
+    """Refuses what a command line in another encoding than UTF-8 leaves: tokenisers and recipes take text alone.
+
+    Raises:
+        ValueError: The text holds bytes that are none.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"expected words in UTF-8, found {text[:60]!a}") from error
+
+
 def name_of(data: bytes) -> str:
     """The SHA-256 under which a recipe names a file's content."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"

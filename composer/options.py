@@ -85,9 +85,10 @@ def _given(cascade: Cascade, name: str, value: str) -> Composition:
     if not is_file(value):
         if Path(value).suffix.lower() in SUFFIXES:
             raise FileNotFoundError(f"--{name}: there is no file {value}")
+        made = said(cascade, name, value)
         if lost := dict(cascade.decomposition.named())[name].unread(value):
             note(f"note: --{name}: the model does not know or has no room for {' '.join(lost)}")
-        return said(cascade, name, value)
+        return made
     return shown(cascade, name, value)
 
 

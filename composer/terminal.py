@@ -40,7 +40,7 @@ def note(*lines: object) -> None:
 
 def complain(error: object, *hints: str) -> None:
     """Says what is wrong: one error of a few lines, then what to do."""
-    lines = [line.rstrip() for line in clean(error).split("\n") if line.strip()] or [type(error).__name__]
+    lines = [line for line in clean(error).split("\n") if line.strip()] or [type(error).__name__]
     if len(lines) > LINES:
         lines = [*lines[: LINES - 1], "..."]
     note("error: " + "\n".join(_shortened(line) for line in lines), *hints)
