@@ -10,7 +10,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4
 # Threads that wait by sleeping: by spinning they take three times as long where anything else runs
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo gallery train test test-oldest test-latest check bench lock
+.PHONY: demo gallery train test test-oldest test-latest check bench lock palette
 
 demo: $(READY)
 	$(RUN) -m composer demo --out out/demo
@@ -55,6 +55,10 @@ $(READY): pyproject.toml $(LOCK)
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint $(LOCK) --editable '.[dev]'
 	touch $@
+
+# The table of nearest colours that comes along, as decomposers/palette.py computes it
+palette: $(READY)
+	$(RUN) -c "from decomposers.palette import write_table; write_table()"
 
 # Takes the newest versions that the ranges of pyproject.toml allow, for every platform and Python at once
 lock: $(UV)

@@ -7,7 +7,11 @@ They are imported when they are first used, so that the command line can answer 
 """
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+# Even for what is in its cache huggingface_hub asks its server whom to report as the user, unless this is set first
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from .cascade import Cascade

@@ -1,5 +1,6 @@
 """``composer COMMAND``, or ``python -m composer COMMAND``."""
 
+import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,9 @@ from pathlib import Path
 from .commands import COMMANDS, overview
 from .parsers import Mistake
 from .suggestion import did_you_mean
+from .terminal import complain, say, settle
+
+MORE = "(COMPOSER_TRACEBACK=1 shows where)"
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -19,34 +23,69 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 is success, 1 a failure and 2 a mistake in the command line, explained on stderr.
     """
+    settle()
     try:
         plugins, rest = take_plugins(list(sys.argv[1:] if args is None else args))
         command = rest[0] if rest else "--help"
         if command in ("-h", "--help"):
-            print(overview())
+            say(overview())
             return 0
         if command == "--version":
             from importlib.metadata import version
 
-            print(version("composer-diffusion"))
+            say(version("composer-diffusion"))
             return 0
         if command not in COMMANDS:
             raise Mistake(f"no command {command}{did_you_mean(command, COMMANDS)}\n`composer --help` lists all of them")
         here = str(Path.cwd())
         if plugins and here not in sys.path:  # as `python -m` has it: plugins lie where people work
             sys.path.insert(0, here)
+        require_plugins(plugins)
         return COMMANDS[command](rest[1:], plugins) or 0
     except Mistake as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(error)
         return 2
     except (FileExistsError, FileNotFoundError, FloatingPointError, KeyError, OSError, ValueError) as error:
         if os.environ.get("COMPOSER_TRACEBACK"):
             raise
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {message}\n(COMPOSER_TRACEBACK=1 shows where)", file=sys.stderr)
+        complain(_words(error), MORE)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if os.environ.get("COMPOSER_TRACEBACK") or not _lacks_memory(error):
+            raise
+        says = str(error).partition("\n")[0] or "nothing more is known"
+        complain(f"there is not enough memory for this ({says})\nask for less at a time, or for smaller pictures", MORE)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _words(error: Exception) -> object:
+    """What an error says; of a `KeyError` that came with the key alone, what it means."""
+    if not (isinstance(error, KeyError) and error.args):
+        return error if str(error) else type(error).__name__
+    key = error.args[0]
+    return key if isinstance(key, str) and " " in key else f"what was read holds no {key!r}, which is needed here"
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether memory ran out, a device's or the processor's: torch has no class of its own for the latter."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)
+
+
+def require_plugins(names: Sequence[str]) -> None:
+    """Makes sure that there are modules of these names.
+
+    Raises:
+        ValueError: There is none.
+    """
+    for name in names:
+        try:
+            found = importlib.util.find_spec(name)
+        except (ImportError, ValueError):  # of a package around it, or no name at all
+            found = None
+        if found is None:
+            raise ValueError(f"--plugins names {name}, which is neither here nor installed")
 
 
 def take_plugins(args: list[str]) -> tuple[list[str], list[str]]:

@@ -229,7 +229,10 @@ class Evaluation:
             away: What guidance leads away from; None is nothing.
             locked: Image and keep map a row, as `Cascade.sample` takes them.
         """
-        images = self.cascade.sample(parts, seeds=self.seeds_of(span), away=away, locked=locked, **self.changes)
+        changes = dict(self.changes)
+        if locked is not None:
+            changes.pop("size", None)  # an edit has the size of its image
+        images = self.cascade.sample(parts, seeds=self.seeds_of(span), away=away, locked=locked, **changes)
         self.progress(len(span))
         return quantise(images)
 

@@ -3,10 +3,13 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from pathlib import Path
 
 ALIASES = {"seed": "seeds"}
 FIXED = ("sheet", "out", "from-png", "model", "autoguidance", "precision", "help")
+
+MAX_SETTINGS = 1000
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,11 @@ def settings(texts: Sequence[str]) -> list[Setting]:
     """All settings of the axes that were given; one, of no values, where none were.
 
     Raises:
-        ValueError: An axis is wrong.
+        ValueError: An axis is wrong, or there are too many settings.
     """
     axes = tuple(Axis.read(text) for text in texts)
+    if (count := prod(len(axis.values) for axis in axes)) > MAX_SETTINGS:
+        raise ValueError(f"expected at most {MAX_SETTINGS:,} settings on a sheet, found {count:,}")
     return [Setting(axes, values) for values in product(*(axis.values for axis in axes))]
 
 

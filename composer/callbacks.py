@@ -3,7 +3,6 @@
 import os
 import signal
 import stat
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -21,6 +20,7 @@ from . import checkpoint as checkpoints
 from .checkpoint import AT_ONCE, LAST, PREVIOUS
 from .decomposition import Batch
 from .files import remove_abandoned
+from .terminal import note
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 """Signals that end a training after it has saved. SLURM announces the end of a job's time by SIGUSR1."""
@@ -264,7 +264,7 @@ class Checkpoints(Checkpoint):
 
     def _say(self, text: str) -> None:
         if self._speaks:
-            print(text, file=sys.stderr)
+            note(text)
 
     def _save(self, trainer: L.Trainer) -> None:
         trainer.save_checkpoint(_folder(trainer) / LAST)

@@ -209,7 +209,7 @@ def load_stage(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     checkpoint = load(path)
     if not isinstance(checkpoint.get("config"), dict):
         raise ValueError(f"{path} does not say how its model is built: it was not written by `composer fit`")
-    parts = [checkpoint[part] for part in WEIGHTS if part in checkpoint]
+    parts = [checkpoint[part] for part in ("state_dict", "ema") if part in checkpoint]
     if not all(isinstance(part, dict) and all(isinstance(v, Tensor) for v in part.values()) for part in parts):
         raise ValueError(f"{path} is no checkpoint of a training: its weights are no named tensors")
     return checkpoint["config"], {name: value for part in parts for name, value in part.items()}

@@ -14,22 +14,26 @@ import jsonargparse
 import lightning as L
 import omegaconf
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from .callbacks import EMA, AtomicCheckpointIO, Checkpoints
 from .checkpoint import LAST, PREVIOUS
+from .config_bounds import MAX_CHARACTERS, bound_configurations
 from .config_errors import explain
 from .data import ImageData
 from .datasets import ImageDataset
 from .decomposition import Decomposer
+from .files import read_text
 from .locking import alone
 from .parsers import Mistake
 from .prior.training import PriorTraining
 from .progress import Messages, Progress
 from .reader_loss import ReaderLoss
 from .sample_grid import SampleGrid
+from .terminal import note
 from .training import StageTraining
 
 TRUSTED = ("composer", "conditions", "decomposers", "lightning.pytorch", "torch.nn")
@@ -69,9 +73,13 @@ class TrainingCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str] | None = None, plugins: Sequence[str] = (), run: bool = True):
+        bound_configurations()
         limit_imports(plugins)
         import_classes(plugins)
         self._words = list(sys.argv[1:] if args is None else args)
+        for path in configs_of(self._words):
+            if path.exists():
+                read_text(path, MAX_CHARACTERS)  # says of which file it is that it is no text
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.WARNING)  # `Progress` says what matters
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)  # Lightning 2.6 on PyTorch 2.15
@@ -123,7 +131,7 @@ class TrainingCLI(LightningCLI):
         exists = last.exists() or last.with_name(PREVIOUS).exists()
         if config.ckpt_path == "last":
             config.ckpt_path = str(last) if exists or self.subcommand != "fit" else None
-            print(f"resuming {last}" if exists else f"nothing to resume at {last}, starting", file=sys.stderr)
+            note(f"resuming {last}" if exists else f"nothing to resume at {last}, starting")
         elif self.subcommand == "fit" and config.ckpt_path is None and exists:
             raise FileExistsError(
                 f"{last.parent.parent} holds a run already. Continue it with --ckpt_path last, or start another with "
@@ -154,6 +162,21 @@ class TrainingCLI(LightningCLI):
         if self.subcommand is not None:
             dumped = dumped[self.subcommand]
         self.model.config = {"model": dumped["model"], "data": dumped["data"]}
+
+
+def run_training(plugins: Sequence[str] = ()) -> None:
+    """Runs what the process's own command line says.
+
+    Args:
+        plugins: Modules that the user trusts.
+
+    Raises:
+        ValueError: A mistake in the configuration, of which Lightning's own are no such errors.
+    """
+    try:
+        TrainingCLI(plugins=plugins)
+    except MisconfigurationException as error:
+        raise ValueError(str(error)) from error
 
 
 class Configuration(TrainingCLI):
@@ -199,21 +222,12 @@ def configs_of(words: Sequence[str]) -> list[Path]:
 
 
 def import_classes(plugins: Sequence[str]) -> None:
-    """Imports what a configuration names by short names: our own classes and those of the user's plugins.
-
-    Raises:
-        ValueError: There is no such plugin.
-    """
+    """Imports what a configuration names by short names: our own classes and those of the user's plugins."""
     public = importlib.import_module(__package__)
     for name in public.__all__:  # they are imported when they are first used
         getattr(public, name)
     for module in ("conditions", "decomposers", *plugins):
-        try:
-            importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name != module:
-                raise
-            raise ValueError(f"--plugins names {module}, which is neither here nor installed") from error
+        importlib.import_module(module)
 
 
 def limit_imports(plugins: Sequence[str]) -> None:

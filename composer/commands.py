@@ -11,9 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+from .files import read_text
 from .finding import find_config, find_model
+from .markdown import plain
 from .names import CLOSED, SHIPPED, SamplerName
 from .parsers import (
+    FIELDS,
+    MAX_IMAGES,
+    MAX_SIDE,
+    SEED_OF_MANY,
     add_config,
     add_device,
     add_model,
@@ -22,9 +28,12 @@ from .parsers import (
     add_precision,
     add_sampling,
     make_parser,
+    number,
+    whole,
 )
 from .prior_commands import embed, evaluate_prior, pca
 from .task_parsers import PARSERS
+from .terminal import bar, say, show
 from .training_commands import fit, test, train, validate
 
 Command = Callable[[Sequence[str], Sequence[str]], int | None]
@@ -34,23 +43,23 @@ def scenes(args: Sequence[str], plugins: Sequence[str]) -> None:
     """Render a folder of procedural scenes with captions, depth and instances."""
     parser = make_parser("scenes", scenes.__doc__, "--split train --count 50000 --size 64 --out data/scenes64")
     parser.add_argument("--split", choices=("train", "val", "novel"), default="train")
-    parser.add_argument("--count", type=int, required=True, help="number of images")
-    parser.add_argument("--size", type=int, default=64, help="side in pixels (default 64)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--count", type=whole(1, MAX_IMAGES), required=True, help="number of images")
+    parser.add_argument("--size", type=whole(8, 4096), default=64, help="side in pixels (default 64)")
+    parser.add_argument("--seed", type=SEED_OF_MANY, default=0)
     parser.add_argument(
         "--complete",
-        type=float,
+        type=number(0, 1),
         default=0.0,
         metavar="SHARE",
         help="share of captions, 0 to 1, that say every thing's size, material, colour, kind and place (default 0)",
     )
-    parser.add_argument("--workers", type=int, default=2, help="processes (default 2)")
+    parser.add_argument("--workers", type=whole(0, 1024), default=2, help="processes (default 2)")
     parser.add_argument("--out", type=Path, required=True, help="folder; images that it holds already are kept")
     o = parser.parse_args(args)
     from .scenes import write
 
     write(o.split, o.count, o.size, o.out, seed=o.seed, workers=o.workers, complete=o.complete)
-    print(f"{o.count} scenes in {o.out}")
+    say(f"{o.count} scenes in {o.out}")
 
 
 def decomposers(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -59,10 +68,10 @@ def decomposers(args: Sequence[str], plugins: Sequence[str]) -> None:
     import importlib
     import inspect
 
-    from rich.console import Console
     from rich.table import Table
 
     from .decomposition import Decomposer
+    from .pretrained import offline
 
     os.environ["HF_HUB_OFFLINE"] = "1"  # listing fetches nothing; huggingface_hub reads this when it is imported
     table = Table("decomposer", "what it reads", "licence of code", "of weights", "ready here?")
@@ -70,8 +79,10 @@ def decomposers(args: Sequence[str], plugins: Sequence[str]) -> None:
         for name, cls in vars(importlib.import_module(module)).items():
             if inspect.isclass(cls) and issubclass(cls, Decomposer) and not inspect.isabstract(cls):
                 says = (inspect.getdoc(cls) or "").partition("\n")[0]
-                table.add_row(name, says, cls.code_licence, cls.weights_licence, _readiness(cls))
-    Console().print(table)
+                with offline():
+                    ready = _readiness(cls)
+                table.add_row(name, says, cls.code_licence, cls.weights_licence, ready)
+    show(table)
 
 
 def _readiness(cls: Any) -> str:
@@ -111,10 +122,10 @@ def decompose(args: Sequence[str], plugins: Sequence[str]) -> None:
     with reserved(o.out, [*(f"decompose_{Path(path).stem}.safetensors" for path in o.images), *sheets]) as paths:
         for i, path in enumerate(o.images):
             write_atomically(paths[i], save({k: v.contiguous().cpu() for k, v in parts.row(i).items()}))
-            print(f"{path}: " + ", ".join(f"{name} {tuple(value.shape[1:])}" for name, value in parts.items()))
+            say(f"{path}: " + ", ".join(f"{name} {tuple(value.shape[1:])}" for name, value in parts.items()))
         if o.preview:
             save_png(paths[-1], decomposed(batch["image"], cascade.decomposition, parts, o.images))
-    print(written(paths))
+    say(written(paths))
 
 
 def export(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -125,11 +136,19 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument("--name", help="the model's name (default: the folder's)")
     parser.add_argument("--card", type=Path, help="the model card, Markdown (default: the one that is there)")
     parser.add_argument("--half", action="store_true", help="store weights with 16 bits")
-    parser.add_argument("--guidance", type=float, help="the model's own guidance (default 2; a prior's as configured)")
-    parser.add_argument("--steps", type=int, help="its own number of steps (default 30; a prior's as configured)")
-    parser.add_argument("--percentile", type=float, help="the model's own dynamic thresholding (default: clip)")
+    parser.add_argument(
+        "--guidance", type=FIELDS["guidance"], help="the model's own guidance (default 2; a prior's as configured)"
+    )
+    parser.add_argument(
+        "--steps", type=FIELDS["steps"], help="its own number of steps (default 30; a prior's as configured)"
+    )
+    parser.add_argument(
+        "--percentile", type=FIELDS["percentile"], help="the model's own dynamic thresholding (default: clip)"
+    )
     parser.add_argument("--sampler", choices=get_args(SamplerName), help="the model's own sampler (default dpmpp_2m)")
-    parser.add_argument("--augmentation", type=float, help="an upsampler's own level of it (default 0)")
+    parser.add_argument(
+        "--augmentation", type=FIELDS["augmentation"], help="an upsampler's own level of it (default 0)"
+    )
     about = "a file or folder of weights or words that others may have; those in this folder and the run's need no word"
     parser.add_argument("--carry", type=Path, action="append", default=[], metavar="PATH", help=about)
     add_network(parser)
@@ -153,11 +172,11 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     own = ("guidance", "steps", "percentile", "sampler", "augmentation")
     given = {name: getattr(o, name) for name in own if getattr(o, name) is not None}
     name, dtype = o.name or o.out.name, torch.float16 if o.half else torch.float32
-    card = _card(o, f"# {name}\n")
+    card = _card(o, f"# {plain(name)}\n")
     within = [Path.cwd(), path.parent, *([o.run] if o.run.is_dir() else []), *o.carry]
     if "prior" in config["model"]["init_args"]:
         spec = export_prior(config, weights, o.out, name, card, dtype, given, plugins, within, o.allow_network)
-        print(f"prior in {o.out}", *carried_files(spec), sep="\n")
+        say(f"prior in {o.out}", *carried_files(spec))
         return
     spec = from_run(config, name, asdict(Sampling()) | given)
     with noting_files() as read:
@@ -166,13 +185,13 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     with replacing_all(o.out) as new:
         cascade.spec = carry_weights(spec, new, plugins, read, within)
         cascade.save(new, card, dtype)
-    print(f"model in {o.out}", *carried_files(cascade.spec), sep="\n")
+    say(f"model in {o.out}", *carried_files(cascade.spec))
 
 
 def _card(o: argparse.Namespace, default: str) -> str:
     """The model card that the user gave, or else the one in the folder, which they may have written."""
     path = o.card or o.out / "README.md"
-    return path.read_text(encoding="utf-8") if o.card or path.is_file() else default
+    return read_text(path) if o.card or path.is_file() else default
 
 
 def assemble(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -201,13 +220,15 @@ def assemble(args: Sequence[str], plugins: Sequence[str]) -> None:
     spec, weights = join(parts, o.name or o.out.name, plugins)
     with noting_files() as read:
         cascade = Cascade.from_weights(spec, weights, plugins, network=o.allow_network)
-    cards = [f"# {spec['name']}\n", *((path / "README.md").read_text(encoding="utf-8") for path in parts.values())]
+    cards = [
+        f"# {plain(spec['name'])}\n",
+        *((path / "README.md").read_text(encoding="utf-8") for path in parts.values()),
+    ]
     with replacing_all(o.out) as new:
         spec = carry_weights(spec, new, plugins, read, [path.resolve() for path in parts.values()])
         write_model(new, spec, weights, _card(o, "\n".join(cards)))
-    print(f"model of {len(parts)} stages, {' -> '.join(str(s.size) for s in cascade.stages)} px, in {o.out}")
-    for line in carried_files(spec):
-        print(line)
+    sizes = " -> ".join(str(stage.size) for stage in cascade.stages)
+    say(f"model of {len(parts)} stages, {sizes} px, in {o.out}", *carried_files(spec))
 
 
 def caption(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -221,7 +242,7 @@ def caption(args: Sequence[str], plugins: Sequence[str]) -> None:
     from .captions import caption_folder
 
     make = importlib.import_module("decomposers").Captioner
-    print(f"{caption_folder(o.folder, make(o.weights) if o.weights else make())} captions written in {o.folder}")
+    say(f"{caption_folder(o.folder, make(o.weights) if o.weights else make())} captions written in {o.folder}")
 
 
 def cache(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -229,11 +250,9 @@ def cache(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser = make_parser("cache", cache.__doc__, "-c configs/folder64.yaml --names semantics palette")
     add_config(parser, required=True)
     parser.add_argument("--names", nargs="+", required=True, help="representations that it has decomposers for")
-    parser.add_argument("--rows", type=int, default=32, help="images at a time (default 32)")
+    parser.add_argument("--rows", type=whole(1, 4096), default=32, help="images at a time (default 32)")
     add_device(parser)
     o, changes = parser.parse_known_args(args)
-    from rich.progress import Progress
-
     from .caching import chosen, incomplete, write_columns
     from .devices import pick_device
 
@@ -241,10 +260,10 @@ def cache(args: Sequence[str], plugins: Sequence[str]) -> None:
     device = pick_device(o.device)
     for folder in folders:
         total = len(incomplete(folder, o.names))
-        with Progress(transient=True) as progress:
+        with bar(transient=True) as progress:
             task = progress.add_task(str(folder.folder), total=total)
             written = write_columns(folder, decomposition, device, o.rows, partial(progress.advance, task))
-        print(f"{folder.folder}: {written} written, {len(folder) - total} kept, {total - written} refused")
+        say(f"{folder.folder}: {written} written, {len(folder) - total} kept, {total - written} refused")
 
 
 def doctor(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -253,22 +272,21 @@ def doctor(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser = make_parser("doctor", doctor.__doc__, *examples)
     about = "of a training: a file, or the name of one that is shipped; further options change it as in fit"
     parser.add_argument("config", type=find_config, help=about)
-    parser.add_argument("--batch", type=int, help="images a step and device (default: the configuration's)")
+    parser.add_argument(
+        "--batch", type=whole(1, 1_000_000), help="images a step and device (default: the configuration's)"
+    )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what trains (default cuda)")
     parser.add_argument("--json", type=Path, help="file to write it all to")
     o, changes = parser.parse_known_args(args)
-    from rich.console import Console
-    from rich.progress import Progress
-
     from .doctor import RUNS, examine_training
     from .doctor_tables import tables
 
-    with Progress(transient=True) as progress:
+    with bar(transient=True) as progress:
         task = progress.add_task("trying it out without memory", total=RUNS + 1)
         found = examine_training(
             ["-c", str(o.config), *changes], plugins, o.batch, o.device, partial(progress.advance, task)
         )
-    Console().print(*tables(found), sep="\n")
+    show(*tables(found))
     if o.json is not None:
         from .files import write_atomically
 
@@ -284,19 +302,20 @@ def report(args: Sequence[str], plugins: Sequence[str]) -> None:
     add_model(parser)
     add_out(parser, "out/report")
     o = parser.parse_args(args)
-    from rich.console import Console
-
     from .files import reserved, written
-    from .gallery import save_png
+    from .gallery import read_recipe, save_png
     from .options import load
+    from .recipe import check_model
     from .reporting import examine
+    from .storage import digest_of
 
+    check_model(read_recipe(o.picture), digest_of(find_model(o.model)))  # before anything is loaded or fetched
     found = examine(load(o, plugins), o.picture, o.image)
-    Console().print(*found.tables(), sep="\n")
-    print(CLOSED)
+    show(*found.tables())
+    say(CLOSED)
     with reserved(o.out, [f"report_{o.picture.stem}.png"]) as paths:
         save_png(paths[0], found.picture())
-    print(written(paths))
+    say(written(paths))
 
 
 def demo(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -308,7 +327,7 @@ def demo(args: Sequence[str], plugins: Sequence[str]) -> None:
     from .demo import run
     from .options import load
 
-    print(f"open {run(load(o, plugins), o.out)}")
+    say(f"open {run(load(o, plugins), o.out)}")
 
 
 DISTRIBUTIONS = """Pictures drawn from the captions, compared with the images as a whole. None is kept: 30,000 take no
@@ -328,11 +347,13 @@ def evaluate(args: Sequence[str], plugins: Sequence[str]) -> None:
     )
     parser.add_argument("model", nargs="?", default=SHIPPED, help=f"a model's folder, or {SHIPPED}, which is shipped")
     parser.add_argument("--data", default="scenes:val", help="scenes:val, scenes:novel, or a folder of images")
-    parser.add_argument("--count", type=int, default=256, help="number of images (default 256)")
+    parser.add_argument("--count", type=whole(1, MAX_IMAGES), default=256, help="number of images (default 256)")
     least = "a folder's images with a shorter side below N pixels are refused (default: the side they are measured at)"
-    parser.add_argument("--min-side", type=int, metavar="N", help=least)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--rows", type=int, default=32, help="images read and pictures drawn at a time (default 32)")
+    parser.add_argument("--min-side", type=whole(0, MAX_SIDE), metavar="N", help=least)
+    parser.add_argument("--seed", type=SEED_OF_MANY, default=0)
+    parser.add_argument(
+        "--rows", type=whole(1, 4096), default=32, help="images read and pictures drawn at a time (default 32)"
+    )
     draws = "a prior, such as scenes_prior_diffusion: wherever a caption is asked for without semantics, it draws them"
     parser.add_argument("--prior", metavar="NAME", help=draws)
     parser.add_argument("--alone", action="store_true", help="only every condition alone: half the work")
@@ -346,7 +367,7 @@ def evaluate(args: Sequence[str], plugins: Sequence[str]) -> None:
         "--prompts", help="a CSV with the columns Prompts and Category; asset:scenes_prompts.csv is ours"
     )
     group.add_argument("--against", help="a second model, for a blind vote")
-    group.add_argument("--n", type=int, default=4, help="pictures a prompt (default 4)")
+    group.add_argument("--n", type=whole(1, 1000), default=4, help="pictures a prompt (default 4)")
     group = parser.add_argument_group("things")
     counts = "instead of all else, count what pictures of one to three things show, by this judge's folder"
     group.add_argument("--things", metavar="JUDGE", help=counts)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .cascade import Cascade
 from .decomposition import Batch, Decomposer
-from .files import source_of
+from .files import require_utf8, source_of
 from .images import resize
 from .parts import Latent, Parts, row
 from .strength import Strength
@@ -173,6 +173,7 @@ def said(cascade: Cascade, name: str, words: str) -> Composition:
         ValueError: It is not given by words, or these do not say it.
     """
     require(cascade, name)
+    require_utf8(words)
     return _single(cascade, name, words, lambda by: by.from_text(words).to(cascade.device))
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from rich.progress import Progress
 from torch import Tensor
 
 from .adherence import quantise
@@ -18,6 +17,7 @@ from .pretrained import locate
 from .prompts import from_captions
 from .reader import READ_SIZE
 from .scenes import describe, render_batch
+from .terminal import bar, say
 from .things import QUESTIONS, Judge, asked_of, load_judge, mark, see, tabulate
 
 NUMBERS = (1, 2, 3)
@@ -112,12 +112,12 @@ def evaluate_things(
 ) -> None:
     """Counts things, as the options of `evaluate` say, and prints and writes what came of it."""
     judge = load_judge(locate(o.things, wanted="a judge of things", who="evaluate --things"))
-    with Progress(transient=True) as progress:
+    with bar(transient=True) as progress:
         task = progress.add_task("drawing", total=o.count * len(NUMBERS))
         found = count_things(
             cascade, judge, o.count, o.captions, o.seed, o.rows, lambda n: progress.advance(task, n), changes
         )
-    print(markdown(found))
+    say(markdown(found))
     if o.json is not None:
         about = {**about, "model": cascade.sha256, "captions": o.captions, "count": o.count}
         write_atomically(o.json, (json.dumps({"things": found, "about": about}, indent=2) + "\n").encode())

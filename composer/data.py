@@ -1,6 +1,5 @@
 """The data module: stateless sampling, loading, and decomposition on the device."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter
@@ -14,6 +13,7 @@ from .datasets import ImageDataset, Mixture, Photographs, SceneImages, collate
 from .decomposition import Batch, Decomposer, Decomposition, draw
 from .folder import ImageFolder, summarise_listed
 from .resuming import IMAGES_PER_STEP, compare_data
+from .terminal import note
 from .unread import count_unread
 
 __all__ = ["ImageData", "ImageDataset", "ImageFolder", "Mixture", "Photographs", "ResumableSampler", "SceneImages"]
@@ -216,8 +216,8 @@ class ImageData(L.LightningDataModule):
         return None if folder is None else Path(folder) / "skipped.jsonl"
 
     def _say(self, *lines: str) -> None:
-        if self.trainer is not None and self.trainer.is_global_zero:
-            print(*lines, sep="\n", end="\n" * bool(lines), file=sys.stderr)
+        if lines and self.trainer is not None and self.trainer.is_global_zero:
+            note(*lines)
 
     def _identify(self) -> dict[str, Any]:
         assert self.trainer is not None

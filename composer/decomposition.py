@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from .devices import with_float64
+from .files import require_utf8
 
 Batch = dict[str, Any]
 """What a dataset yields, collated. Keys that the core knows:
@@ -113,7 +114,12 @@ class Decomposition(nn.ModuleDict):
 
         A tensor that the batch already holds under a representation's name passes through unchanged. Where only some
         rows hold it, the others are extracted if they can be, and stay zero if not (see `known`).
+
+        Raises:
+            ValueError: A caption holds bytes that are no text.
         """
+        for caption in batch.get("caption", ()):
+            require_utf8(caption)
         device = batch["image"].device.type if "image" in batch else "cpu"
         with torch.autocast(device, enabled=False):
             return {

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from rich.progress import Progress
 from torch import Tensor
 
 from .adherence import Evaluation, markdown
@@ -20,6 +19,7 @@ from .gallery import Section, decomposed, from_pil, html_index, save_png, sheet,
 from .images import resize
 from .parts import Parts
 from .samples import Sample
+from .terminal import bar
 
 PHOTOGRAPHS = ["astronaut.png", "chelsea.png"]
 LOCAL, GLOBAL = ("sketch", "depth", "instances"), ("palette", "semantics")
@@ -49,12 +49,12 @@ def run(cascade: Cascade, out: Path) -> Path:
         "measuring adherence": measure,
     }
     sections = []
-    with Progress() as bar:
-        task = bar.add_task("", total=len(steps))
+    with bar() as progress:
+        task = progress.add_task("", total=len(steps))
         for what, step in steps.items():
-            bar.update(task, description=what)
+            progress.update(task, description=what)
             sections.append(step(cascade, batch, out))
-            bar.advance(task)
+            progress.advance(task)
     return html_index(out, sections, "Composer: what it does")
 
 

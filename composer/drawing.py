@@ -1,7 +1,6 @@
 """What every command that draws shares: options, seeds, the best of several, regions, recipes, contact sheets."""
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,15 +17,18 @@ from .composition import Composition, Source
 from .drawing_parser import DrawingParser, Request, four
 from .editing import Frame, Original, extend, open_region
 from .files import reserved, source_of, written
+from .finding import find_model
 from .gallery import as_written, read_recipe, save_gif, save_png, sheet, thumbnail
 from .images import load_rgb
 from .options import askable, asked, bar, load
-from .parsers import sampling
+from .parsers import MAX_PICTURES, sampling
 from .prior.commands import prior_for
-from .recipe import again, changes_since, edited, frame_of, recipe, with_edit
+from .recipe import again, changes_since, check_model, edited, frame_of, recipe, with_edit
 from .reranking import best_of, closed
 from .sheets import Drawn, arrange
+from .storage import digest_of
 from .tasks import INVERTED, Labelled
+from .terminal import note, say
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Drawing:
         """
         o = request.options
         if o.from_png is not None:
+            check_model(read_recipe(o.from_png), digest_of(find_model(o.model)))  # before anything is loaded or fetched
             _again(load(o, plugins), o)
             return
         places = self._places([options for _, options in request.settings])  # before the work: some are refused
@@ -119,6 +122,8 @@ class Drawing:
             for (one, options), place in zip(request.settings, places, strict=True)
         ]
         pictures = [name for plan in plans for name in plan.names]
+        if len(pictures) > MAX_PICTURES:
+            raise ValueError(f"expected at most {MAX_PICTURES:,} pictures of one command, found {len(pictures):,}")
         films = [name for plan in plans for name in plan.films] if self.between else []
         sheets = [f"{plans[0].stem}_sheet.png"] if len(pictures) > 1 else []
         with reserved(o.out, [*pictures, *films, *sheets]) as paths:
@@ -129,7 +134,7 @@ class Drawing:
             if sheets:
                 laid = arrange(chosen, done)
                 save_png(next(left), sheet(laid.images, laid.rows, laid.columns))
-        print(written(paths))
+        say(written(paths))
 
     def _plan(
         self,
@@ -147,7 +152,7 @@ class Drawing:
         shown = [(Path(path).name, thumbnail(image)) for path, image in zip(images, read, strict=True)]
         after = [shown.pop()] if self.between else []
         if place is not None and not place.region.any():
-            print("note: the region is empty; the picture stays as it is", file=sys.stderr)
+            note("note: the region is empty; the picture stays as it is")
             return Plan(o, stem, suffix, [("", Composition())], place, None, shown, after)
         frame = None if place is None else Frame.around(place.original, place.region)
         if frame is None:
@@ -267,7 +272,7 @@ def _save(cascade: Cascade, plan: Plan, composition: Composition, title: str, pa
     """Draws and saves the pictures of one composition; says how near they come to what was asked."""
     o, frame, how = plan.options, plan.frame, sampling(plan.options)
     if len(o.seeds) > 1 and composition.seedless(cascade, how):
-        print("note: all seeds begin with the same latent; they differ in later stages alone", file=sys.stderr)
+        note("note: all seeds begin with the same latent; they differ in later stages alone")
     drawn = best_of(cascade, composition, o.seeds, o.best_of, o.weights, bar(f"drawing {title}"), **how)
     pictures: list[Any] = list(drawn.images) if frame is None else frame.paste(drawn.images, o.soften)
     for i, (path, picture) in enumerate(zip(paths, pictures, strict=True)):
@@ -278,7 +283,7 @@ def _save(cascade: Cascade, plan: Plan, composition: Composition, title: str, pa
     if o.best_of > 1:
         kept, last = drawn.scores.amax(1).mean(), drawn.scores.amin(1).mean()
         stem = paths[0].stem if len(paths) == 1 else f"{title}{plan.suffix}"
-        print(f"{stem}: the best of {o.best_of} closes {kept:.2f}, the last {last:.2f}")
+        say(f"{stem}: the best of {o.best_of} closes {kept:.2f}, the last {last:.2f}")
     if frame is None:
         near = drawn.closed or closed(cascade, composition.wanted, quantise(drawn.images))
         shown = list(drawn.images)
@@ -290,7 +295,7 @@ def _save(cascade: Cascade, plan: Plan, composition: Composition, title: str, pa
             shown.append(thumbnail(pasted.original.image))
         near = closed(cascade, composition.wanted, torch.cat(squares))
     for i, path in enumerate(paths if near else []):
-        print(f"{path.stem}: closed " + ", ".join(f"{float(share[i]):.2f} ({name})" for name, share in near.items()))
+        say(f"{path.stem}: closed " + ", ".join(f"{float(share[i]):.2f} ({name})" for name, share in near.items()))
     return shown
 
 
@@ -310,14 +315,14 @@ def _again(cascade: Cascade, o: argparse.Namespace) -> None:
     with reserved(o.out, [o.from_png.name]) as (path,):
         save_png(path, picture, None if o.no_recipe else found)
     same, says = _compare(before, _pixels(path))
-    print(written([path]))
+    say(written([path]))
     if same:
-        print(f"{path.name}: the same, {says}")
+        say(f"{path.name}: the same, {says}")
         return
     reasons = changes_since(cascade, found)
     if "precision" not in found:
         reasons.append("the recipe does not say with which --precision")
-    print(f"warning: {path.name} is not the same: {'; '.join([says, *reasons])}", file=sys.stderr)
+    note(f"warning: {path.name} is not the same: {'; '.join([says, *reasons])}")
 
 
 def _compare(before: np.ndarray, after: np.ndarray) -> tuple[bool, str]:

@@ -10,12 +10,18 @@ from .finding import askable_conditions
 from .names import CLOSED
 from .parsers import (
     HOW_CONDITIONS,
+    MAX_SIDE,
+    SEED,
+    Parser,
     add_conditions,
     add_model,
     add_out,
     add_sampling,
     make_parser,
-    numbers,
+    number,
+    several,
+    shown,
+    whole,
 )
 
 
@@ -89,14 +95,32 @@ class DrawingParser:
         if not self.grows:
             what = "a mask's file (white = may change) or left,top,right,bottom"
             add("--region", metavar="R", help=f"change this part of the (first) picture alone: {what}")
-        add("--soften", type=int, default=2, metavar="N", help="pixels over which a change fades in (default 2)")
+        add(
+            "--soften",
+            type=whole(0, 256),
+            default=2,
+            metavar="N",
+            help="pixels over which a change fades in (default 2)",
+        )
 
     def _add_drawing(self) -> None:
         add = self.parser.add_argument_group(
             "drawing", f"each picture is compared with what was asked of it; {CLOSED}"
         ).add_argument
-        add("--seeds", type=numbers, default=[0], metavar="N,...", help="one picture each, such as 0,1,2 (default 0)")
-        add("--best-of", type=int, default=1, metavar="N", help="draw N a seed and keep the one that follows best")
+        add(
+            "--seeds",
+            type=several(SEED),
+            default=[0],
+            metavar="N,...",
+            help="one picture each, such as 0,1,2 (default 0)",
+        )
+        add(
+            "--best-of",
+            type=whole(1, 1000),
+            default=1,
+            metavar="N",
+            help="draw N a seed and keep the one that follows best",
+        )
         add("--weights", default={}, type=_weights, metavar="NAME=W,...", help="what counts how much for --best-of")
         about = "a sheet over these options, such as guidance=1,3 seed=0,1; ';' separates values that have commas"
         add("--sheet", nargs="+", default=[], metavar="OPTION=V,V", help=about)
@@ -117,7 +141,7 @@ class DrawingParser:
             FileNotFoundError: There is no such model.
             ValueError: A mistake in the command line.
         """
-        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        first = Parser(prog=self.parser.prog, add_help=False, allow_abbrev=False)
         add_model(first)
         model = first.parse_known_args(args)[0].model
         names = askable_conditions(model)
@@ -146,15 +170,17 @@ def four(text: str) -> tuple[float, float, float, float]:
         ValueError: Something else is written.
     """
     try:
-        left, top, right, bottom = (float(part) for part in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"expected four numbers left,top,right,bottom, found {text!r}") from error
+        left, top, right, bottom = several(number(0, MAX_SIDE))(text)
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        raise ValueError(
+            f"expected four numbers left,top,right,bottom from 0 to {MAX_SIDE:,}, found {shown(text)}"
+        ) from error
     return left, top, right, bottom
 
 
 def _weights(text: str) -> dict[str, float]:
     pairs = [pair.partition("=") for pair in text.split(",")]
-    try:
-        return {name: float(weight) for name, _, weight in pairs}
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"expected NAME=WEIGHT,..., such as palette=2, found {text!r}") from error
+    if not all(name and equals for name, equals, _ in pairs):
+        raise argparse.ArgumentTypeError(f"expected NAME=WEIGHT,..., such as palette=2, found {shown(text)}")
+    weigh = number(0, 1000)
+    return {name: weigh(weight) for name, _, weight in pairs}

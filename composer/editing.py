@@ -1,5 +1,6 @@
 """Edits within a region that keep every pixel outside it: the file's own, at its own size, depth and transparency."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +99,7 @@ def _numbers(source: str) -> list[float] | None:
         numbers = [float(part) for part in source.split(",")]
     except ValueError:
         return None
-    return numbers if len(numbers) == 4 else None
+    return numbers if len(numbers) == 4 and all(map(math.isfinite, numbers)) else None
 
 
 def window(region: Bool[Tensor, "h w"], margin: float = 0.5) -> tuple[slice, slice]:

@@ -3,14 +3,13 @@
 import argparse
 import importlib
 import json
-import sys
 from collections.abc import Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import rich.progress
 import torch
-from rich.progress import Progress
 
 from .adherence import Evaluation, markdown, with_prior
 from .cascade import Cascade
@@ -26,6 +25,7 @@ from .prior import Prior
 from .prior.commands import prior_for
 from .prompts import answer, from_captions, read_prompts, write_report
 from .samples import open_sample
+from .terminal import bar, note, say
 
 
 def evaluate(o: argparse.Namespace, plugins: Sequence[str]) -> None:
@@ -40,7 +40,7 @@ def evaluate(o: argparse.Namespace, plugins: Sequence[str]) -> None:
     if o.things is not None:
         return evaluate_things(o, cascade, about, sampling(o))
     table, texts = _measure(o, cascade, prior)
-    print("\n".join(texts))
+    say(*texts)
     if o.json is not None:
         table["about"] = about | {"model": cascade.sha256, "data": o.data, "count": o.count}
         write_atomically(o.json, (json.dumps(table, indent=2) + "\n").encode())
@@ -76,7 +76,7 @@ def _measure(o: argparse.Namespace, cascade: Cascade, prior: Prior | None) -> tu
         texts.append(f"Captions that came without semantics went through the prior {o.prior}.\n")
     refused = {path: why for sample in samples if sample.ledger for path, why in sample.ledger.listed.items()}
     if refused:
-        print(f"note: {summarise(refused.values())}", file=sys.stderr)
+        note(f"note: {summarise(refused.values())}")
     return table, texts
 
 
@@ -85,9 +85,9 @@ def _prior(o: argparse.Namespace, cascade: Cascade, plugins: Sequence[str]) -> P
     return None if o.prior is None else prior_for(cascade, o.prior, {"caption"}, plugins, o.allow_network)
 
 
-def _bar() -> Progress:
+def _bar() -> rich.progress.Progress:
     """A bar with the time that is left; by default it forgets after 30 s, and drawing some rows may take longer."""
-    return Progress(transient=True, speed_estimate_period=3600)
+    return bar(transient=True, speed_estimate_period=3600)
 
 
 def _caption_reader(o: argparse.Namespace, cascade: Cascade) -> Decomposer:
@@ -118,8 +118,8 @@ def _evaluate_prompts(
     found = write_report(o.out, asked, answers, reader, o.seed)
     found["about"] = about | {"models": {name: model.sha256 for name, model in models.items()}}
     write_atomically(o.json or o.out / "prompts.json", (json.dumps(found, indent=2) + "\n").encode())
-    print((o.out / "prompts.md").read_text(encoding="utf-8"))
-    print(f"open {o.out / 'index.html'}" + (f", vote in {o.out / 'vote.html'}" if o.against else ""))
+    say((o.out / "prompts.md").read_text(encoding="utf-8"))
+    say(f"open {o.out / 'index.html'}" + (f", vote in {o.out / 'vote.html'}" if o.against else ""))
 
 
 def features_of(cascade: Cascade, source: str) -> Features:

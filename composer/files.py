@@ -36,7 +36,10 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[IO[bytes]]:
 
     Raises:
         OSError: The disk is full or the folder can't be written. What stood at `path` still stands there.
+        FileExistsError: Something else than a file stands there, such as a folder or a device.
     """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"expected the name of a file to write, found {path}, which is something else")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = _temporary(path.parent, path.name)
     try:
@@ -331,6 +334,57 @@ def below(folder: Path, name: str) -> Path:
     return path
 
 
+def require_file(path: Path) -> Path:
+    """Makes sure that there is a regular file: reading a pipe or a device may never end.
+
+    Raises:
+        FileNotFoundError: There is nothing.
+        ValueError: There is something else.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    if not path.is_file():
+        raise ValueError(f"expected a file, found {path}, which is a folder, a pipe or a device")
+    return path
+
+
+MAX_TEXT = 64_000_000
+"""Bytes of a text that is read whole."""
+
+
+def read_text(path: Path, most: int = MAX_TEXT) -> str:
+    """Reads a text that a person names: a regular file in UTF-8.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no regular file, no text in UTF-8, or too large.
+    """
+    with require_file(path).open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"expected a text of at most {most:,} bytes, found more in {path}")
+    try:
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
+
+
+def require_utf8(text: str) -> None:
+    """Refuses what a command line in another encoding than UTF-8 leaves: tokenisers and recipes take text alone.
+
+    Raises:
+        ValueError: The text holds bytes that are none.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"expected words in UTF-8, found {text[:60]!a}") from error
+
+
 def name_of(data: bytes) -> str:
     """The SHA-256 under which a recipe names a file's content."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
@@ -342,5 +396,8 @@ def source_of(path: Path) -> str:
 
 
 def printable(text: str) -> str:
-    """A text, such as a stranger's, with spaces for characters that could act on a terminal or hide something."""
-    return "".join(c if c.isprintable() else " " for c in text)
+    """A text, such as a stranger's, with spaces for characters that could act on a terminal or hide something.
+
+    Bytes of a file's name that are no UTF-8 become a replacement character, so that the text can be written anywhere.
+    """
+    return "".join(c if c.isprintable() else "\ufffd" if "\ud800" <= c <= "\udfff" else " " for c in text)

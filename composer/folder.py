@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .datasets import ImageDataset, Row, generator
 from .decomposition import draw
-from .files import name_of
+from .files import name_of, read_text, require_file
 from .images import SUFFIXES, Reason, Refused, load_rgb, resize_and_crop
 
 log = logging.getLogger(__name__)
@@ -26,9 +26,15 @@ log = logging.getLogger(__name__)
 Item = tuple[str, str | None]
 """An image and its caption; "" where it has none, None where a file beside the image holds it."""
 
+LISTING = "metadata.jsonl"
+MAX_LISTING = 10_000_000_000
+"""Bytes: it has a line for each image."""
 
 RESERVED = frozenset({"image", "caption", "seed", "known"})
 """What a batch holds besides representations; no column may take these names."""
+
+MAX_CAPTION = 100_000
+"""Bytes of a caption's file that are read; models read a hundred words at most."""
 
 HINT = "; min_side 0 takes small images too, enlarged"
 
@@ -147,6 +153,11 @@ class ImageFolder(ImageDataset):
             raise FileNotFoundError(f"expected a folder of images at {path}, found no folder")
         files = list(_walk(str(self.folder)))
         self.items = _items(self.folder, files)
+        if not self.items and (self.folder / LISTING).exists():
+            raise ValueError(
+                f"expected a line for each image in {self.folder / LISTING}, found none: list them, or remove the file "
+                "to take all images of the folder"
+            )
         if not self.items:
             raise FileNotFoundError(f"expected images ({' '.join(sorted(SUFFIXES))}) in {path}, found none")
         missing = [Path(image) for image, caption in self.items if caption == ""]
@@ -215,10 +226,8 @@ class ImageFolder(ImageDataset):
         """The caption of an image; "" where it has none."""
         path, caption = self.items[index]
         if caption is None:
-            text = Path(f"{_stem(path)}.txt")
-            if not text.is_file():
-                raise Refused(text, Reason.NOT_A_FILE)
-            return text.read_text(encoding="utf-8", errors="replace").strip()
+            with require_file(Path(f"{_stem(path)}.txt")).open("rb") as file:
+                return file.read(MAX_CAPTION).decode("utf-8", "replace").strip()
         return caption
 
 
@@ -240,9 +249,9 @@ def _stem(path: str) -> str:
 
 def _items(folder: Path, files: list[str]) -> list[Item]:
     texts = {_stem(path) for path in files if path.endswith(".txt")}
-    listing = folder / "metadata.jsonl"
+    listing = folder / LISTING
     if listing.exists():
-        lines = enumerate(listing.read_text(encoding="utf-8").splitlines(), 1)
+        lines = enumerate(read_text(listing, MAX_LISTING).split("\n"), 1)
         found = [_listed(folder, line, f"{listing}, line {number}") for number, line in lines if line.strip()]
     else:
         found = [(path, "") for path in files if f".{path.rpartition('.')[2].lower()}" in SUFFIXES]
@@ -254,9 +263,9 @@ def _listed(folder: Path, line: str, where: str) -> tuple[str, str]:
         entry = json.loads(line)
         name = entry["file_name"]
         caption = entry.get("caption", entry.get("text")) or ""
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         expected = '{"file_name": ..., "caption": ...}'
-        raise ValueError(f"{where}: expected an object such as {expected}, found {line!r}") from error
+        raise ValueError(f"{where}: expected an object such as {expected}, found {line[:80]!r}") from error
     if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"{where}: expected a file_name inside the folder, found {name!r}")
     return f"{folder.as_posix()}/{Path(name).as_posix()}", str(caption).strip()
@@ -279,7 +288,8 @@ def _maps(sidecars: dict[str, list[str]]) -> list[str]:
 
     def dimensions(name: str) -> int:
         try:
-            shape: tuple[int, ...] = np.load(f"{first[name]}.{name}.npy", mmap_mode="r", allow_pickle=False).shape
+            path = require_file(Path(f"{first[name]}.{name}.npy"))
+            shape: tuple[int, ...] = np.load(path, mmap_mode="r", allow_pickle=False).shape
             return len(shape)
         except (OSError, ValueError, EOFError):
             return 0  # it is refused when its image is read

@@ -1,5 +1,7 @@
 """Pictures for people: contact sheets, previews, PNGs that carry their recipe, and a page that shows them together."""
 
+import base64
+import hashlib
 import html
 import io
 import json
@@ -23,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .decomposition import Decomposition, Representations
-from .files import replacing, write_atomically
+from .files import printable, replacing, write_atomically
 from .images import Reason, Refused, opened, read_pixels
 
 RECIPE_KEY = "composer"
@@ -315,15 +317,15 @@ def html_index(folder: str | Path, sections: Sequence[Section], title: str = "Co
         FileNotFoundError: A picture is not there.
     """
     folder = Path(folder)
-    parts = [f"<h1>{html.escape(title)}</h1>"]
+    parts = [f"<h1>{_text(title)}</h1>"]
     for section in sections:
-        parts.append(f"<h2>{html.escape(section.title)}</h2>")
+        parts.append(f"<h2>{_text(section.title)}</h2>")
         if section.text:
-            parts.append(f"<p>{html.escape(section.text)}</p>")
+            parts.append(f"<p>{_text(section.text)}</p>")
         parts += [_figure(folder, path, caption) for path, caption in section.pictures]
         if section.table:
             parts.append(_table(section.table))
-    page = _PAGE.format(title=html.escape(title), body="\n".join(parts))
+    page = _PAGE.format(policy=_POLICY, title=_text(title), style=_STYLE, body="\n".join(parts))
     write_atomically(folder / "index.html", page.encode())
     return folder / "index.html"
 
@@ -331,33 +333,48 @@ def html_index(folder: str | Path, sections: Sequence[Section], title: str = "Co
 def _figure(folder: Path, path: Path, caption: str) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"expected a picture for {folder / 'index.html'}, found none at {path}")
-    link, caption = quote(Path(os.path.relpath(path, folder)).as_posix()), html.escape(caption)
+    place = Path(os.path.relpath(path, folder)).as_posix()
+    link, caption = quote(os.fsencode(place)), _text(caption)  # the bytes of a file's name, UTF-8 or not
     return f'<figure><img src="{link}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
     def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+        return "<tr>" + "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in cells) + "</tr>"
 
     return "\n".join(["<table>", line(rows[0], "th"), *(line(row, "td") for row in rows[1:]), "</table>"])
 
 
+def _text(text: object) -> str:
+    return html.escape(printable(str(text)))
+
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #22211f; background: #faf9f7 }
+body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
+h2 { margin-top: 2.5rem }
+figure { margin: 1rem 0 }
+img { max-width: 100% }
+figcaption { color: #66635e }
+table { border-collapse: collapse }
+th, td { padding: .25rem .9rem; border-bottom: 1px solid #dcd9d3; text-align: right }
+th:first-child, td:first-child { text-align: left }
+"""
+
+_POLICY = (
+    "default-src 'none'; img-src 'self' file:; "  # a page on the disk counts as no origin in every browser
+    f"style-src 'sha256-{base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'; "
+    "base-uri 'none'; form-action 'none'"
+)
+"""Pictures beside the page and the one style below; no scripts, nothing from elsewhere."""
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #22211f; background: #faf9f7 }}
-body {{ max-width: 75rem; margin: 2rem auto; padding: 0 1rem }}
-h2 {{ margin-top: 2.5rem }}
-figure {{ margin: 1rem 0 }}
-img {{ max-width: 100% }}
-figcaption {{ color: #66635e }}
-table {{ border-collapse: collapse }}
-th, td {{ padding: .25rem .9rem; border-bottom: 1px solid #dcd9d3; text-align: right }}
-th:first-child, td:first-child {{ text-align: left }}
-</style>
+<style>{style}</style>
 {body}
 </html>
 """

@@ -2,14 +2,12 @@
 
 import argparse
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from operator import or_
 from pathlib import Path
 
 import torch
-from rich.progress import track
 
 from .cascade import Cascade
 from .composition import Composition, said, shown
@@ -17,6 +15,7 @@ from .devices import pick_device
 from .editing import open_region
 from .images import SUFFIXES
 from .strength import Strength
+from .terminal import note, track
 
 
 def load(options: argparse.Namespace, plugins: Sequence[str]) -> Cascade:
@@ -86,9 +85,10 @@ def _given(cascade: Cascade, name: str, value: str) -> Composition:
     if not is_file(value):
         if Path(value).suffix.lower() in SUFFIXES:
             raise FileNotFoundError(f"--{name}: there is no file {value}")
+        made = said(cascade, name, value)
         if lost := dict(cascade.decomposition.named())[name].unread(value):
-            print(f"note: --{name}: the model does not know or has no room for {' '.join(lost)}", file=sys.stderr)
-        return said(cascade, name, value)
+            note(f"note: --{name}: the model does not know or has no room for {' '.join(lost)}")
+        return made
     return shown(cascade, name, value)
 
 
@@ -104,6 +104,6 @@ def bar(what: str) -> Callable[[Sequence[int]], Iterator[int]]:
     """A progress bar over the steps of a sampling."""
 
     def steps(numbers: Sequence[int]) -> Iterator[int]:
-        yield from track(numbers, what, transient=True)
+        yield from track(numbers, what)
 
     return steps

@@ -2,10 +2,11 @@
 
 import argparse
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
+from .files import printable
 from .finding import find_config
 from .names import DEVICES, SHIPPED, SamplerName
 from .suggestion import did_you_mean
@@ -15,6 +16,15 @@ INTERVAL = re.compile(r"(\d*\.?\d+)-(\d*\.?\d+)")
 
 Options = argparse.ArgumentParser | argparse._ArgumentGroup
 """What options are added to."""
+
+
+MAX_STEPS, MAX_SIDE, MAX_PIXELS = 10_000, 16_384, 64_000_000
+"""Of a sampling and of what it draws: beyond them a slip of the finger would run for days."""
+
+MAX_PICTURES, MAX_IMAGES = 10_000, 100_000_000
+"""Pictures that one command draws, and images that it reads or renders."""
+
+MAX_SEED = (1 << 63) - 1
 
 
 class Mistake(ValueError):
@@ -105,16 +115,21 @@ def add_out(parser: Options, default: str = "out") -> None:
 def add_sampling(parser: Options) -> None:
     """Adds the options that differ from the model's own sampling."""
     add = parser.add_argument
-    add("--steps", type=int, metavar="N", help="sampling steps")
-    add("--guidance", type=float, metavar="W", help="weight of classifier-free guidance; 1 is none")
+    add("--steps", type=FIELDS["steps"], metavar="N", help="sampling steps")
+    add("--guidance", type=FIELDS["guidance"], metavar="W", help="weight of classifier-free guidance; 1 is none")
     about = "noise levels (0 to 1) at which it guides, such as 0.2-0.8; elsewhere its weight is 1 (default: all)"
-    add("--guidance-interval", type=_interval, metavar="LOW-HIGH", help=about)
+    add("--guidance-interval", type=interval, metavar="LOW-HIGH", help=about)
     about = "guide away from this weaker model's estimate, not from the one without conditions (autoguidance)"
     add("--autoguidance", metavar="MODEL", help=about)
     add("--sampler", choices=get_args(SamplerName), metavar="NAME", help=", ".join(get_args(SamplerName)))
-    add("--eta", type=float, help="share of fresh noise of --sampler ancestral, 0 to 1 (default 1)")
-    add("--percentile", type=float, metavar="P", help="dynamic thresholding, such as 0.995 (default: clip)")
-    add("--tile", type=int, metavar="N", help="side of the tiles to draw a large picture by, such as 256")
+    add("--eta", type=FIELDS["eta"], help="share of fresh noise of --sampler ancestral, 0 to 1 (default 1)")
+    add(
+        "--percentile",
+        type=FIELDS["percentile"],
+        metavar="P",
+        help="dynamic thresholding, such as 0.995 (default: clip)",
+    )
+    add("--tile", type=FIELDS["tile"], metavar="N", help="side of the tiles to draw a large picture by, such as 256")
     parser.add_argument(
         "--stage",
         dest="stages",
@@ -139,32 +154,90 @@ def _stage(text: str) -> tuple[str, dict[str, Any]]:
     pairs = [pair.partition("=") for pair in rest.split(",")]
     if not (name and colon and all(key and equals and value for key, equals, value in pairs)):
         raise argparse.ArgumentTypeError(f"expected NAME:FIELD=VALUE,..., such as up256:steps=20, found {text!r}")
-    return name, {key: _value(value) for key, _, value in pairs}
+    return name, {key: FIELDS.get(key, str)(value) for key, _, value in pairs}
 
 
-def _interval(text: str) -> tuple[float, float]:
+def interval(text: str) -> tuple[float, float]:
     """``0.2-0.8`` -> (0.2, 0.8)."""
     found = INTERVAL.fullmatch(text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"expected LOW-HIGH, such as 0.2-0.8, found {text!r}")
+    if found is None or not 0 <= float(found[1]) < float(found[2]) <= 1:
+        raise argparse.ArgumentTypeError(f"expected LOW-HIGH within 0-1, such as 0.2-0.8, found {shown(text)}")
     return float(found[1]), float(found[2])
-
-
-def _value(text: str) -> int | float | str | tuple[float, float]:
-    for number in (int, float):
-        try:
-            return number(text)
-        except ValueError:
-            pass
-    return _interval(text) if INTERVAL.fullmatch(text) else text
 
 
 def _size(text: str) -> tuple[int, int]:
     """``384x256``, width first as people say it -> (256, 384)."""
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit()):
-        raise argparse.ArgumentTypeError(f"expected WIDTHxHEIGHT in pixels, such as 384x256, found {text!r}")
-    return int(height), int(width)
+    found = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text, re.ASCII)
+    width, height = (int(side) for side in found.groups()) if found else (0, 0)
+    if not (min(width, height) > 0 and max(width, height) <= MAX_SIDE and width * height <= MAX_PIXELS):
+        raise argparse.ArgumentTypeError(
+            f"expected WIDTHxHEIGHT in pixels, such as 384x256, at most {MAX_SIDE:,} a side and "
+            f"{MAX_PIXELS // 1_000_000} megapixels, found {shown(text)}"
+        )
+    return height, width
+
+
+def shown(text: str) -> str:
+    """What was written, in quotes, cut short where it is long."""
+    return repr(printable(text if len(text) <= 60 else f"{text[:60]}..."))
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """The type of an option that takes a whole number from `low` to `high`."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a whole number from {low:,} to {high:,}, found {shown(text)}")
+        return value
+
+    return read
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """The type of an option that takes a number from `low` to `high`."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected a number from {low:g} to {high:g}, found {shown(text)}")
+        return value
+
+    return read
+
+
+def several(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """The type of an option that takes values with commas between them, such as ``0,1,2``."""
+
+    def read(text: str) -> list[Any]:
+        values = [kind(part) for part in text.split(",")]
+        if len(values) > MAX_PICTURES:
+            raise argparse.ArgumentTypeError(f"expected at most {MAX_PICTURES:,} values, found {len(values):,}")
+        return values
+
+    return read
+
+
+SEED = whole(-MAX_SEED, MAX_SEED)
+SEED_OF_MANY = whole(0, 1_000_000_000)
+"""The seeds of many pictures are computed from it."""
+
+FIELDS: dict[str, Callable[[str], Any]] = {
+    "steps": whole(1, MAX_STEPS),
+    "guidance": number(-1000, 1000),
+    "guidance_interval": interval,
+    "eta": number(0, 1),
+    "percentile": number(0, 1),
+    "augmentation": number(0, 1),
+    "tile": whole(1, 65_536),
+}
+"""How a stage samples: the options of the first one, and the fields of ``--stage``."""
 
 
 HOW_CONDITIONS = """each from an image or words, several values for several rows; VALUE:0.7@0.2-0.8:mask.png says how
@@ -188,8 +261,3 @@ def add_config(parser: Options, about: str = "further options change it as in fi
     """Adds the option that names a training's configuration."""
     says = f"of the training: a file, or the name of one that is shipped, such as tiny; {about}"
     parser.add_argument("-c", "--config", type=find_config, metavar="CONFIG", help=says, **kwargs)
-
-
-def numbers(text: str) -> list[int]:
-    """Reads ``0,1,2``."""
-    return [int(part) for part in text.split(",")]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .names import AUTOREGRESSIVE_PRIOR, DIFFUSION_PRIOR, SEMANTICS, TEXT
-from .parsers import add_config, add_device, add_model, make_parser
+from .parsers import FIELDS, MAX_IMAGES, add_config, add_device, add_model, make_parser, whole
 
 
 def embed(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -15,8 +15,10 @@ def embed(args: Sequence[str], plugins: Sequence[str]) -> None:
     add_config(parser, "the prior's training, which says what reads them", required=True)
     parser.add_argument("--out", type=Path, required=True, help="folder to write, which its data.train names")
     parser.add_argument("--names", nargs="+", default=[SEMANTICS, TEXT], help=f"default: {SEMANTICS} {TEXT}")
-    parser.add_argument("--size", type=int, default=64, help="side of the images as they are read (default 64)")
-    parser.add_argument("--rows", type=int, default=64, help="images at a time (default 64)")
+    parser.add_argument(
+        "--size", type=whole(8, 4096), default=64, help="side of the images as they are read (default 64)"
+    )
+    parser.add_argument("--rows", type=whole(1, 4096), default=64, help="images at a time (default 64)")
     add_device(parser)
     o = parser.parse_args(args)
     from .prior import commands
@@ -30,8 +32,10 @@ def pca(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser = make_parser("pca", pca.__doc__, example)
     add_config(parser, "the prior's training; further options change it", required=True)
     parser.add_argument("--out", type=Path, required=True, help="file to write, which its `statistics` names")
-    parser.add_argument("--count", type=int, default=100_000, help="embeddings, evenly spread (default 100000)")
-    parser.add_argument("--rows", type=int, default=256, help="embeddings at a time (default 256)")
+    parser.add_argument(
+        "--count", type=whole(2, MAX_IMAGES), default=100_000, help="embeddings, evenly spread (default 100000)"
+    )
+    parser.add_argument("--rows", type=whole(1, 4096), default=256, help="embeddings at a time (default 256)")
     o, changes = parser.parse_known_args(args)
     from .prior import commands
 
@@ -49,10 +53,14 @@ def evaluate_prior(args: Sequence[str], plugins: Sequence[str]) -> None:
     shipped = f"a prior's folder, {DIFFUSION_PRIOR} or {AUTOREGRESSIVE_PRIOR}, which are shipped"
     parser.add_argument("prior", nargs="?", default=DIFFUSION_PRIOR, help=shipped)
     parser.add_argument("--data", default="scenes:val", help="scenes:val, scenes:novel, or a folder of images")
-    parser.add_argument("--count", type=int, default=256, help="captions (default 256)")
-    parser.add_argument("--draws", type=int, default=4, help="embeddings and pictures a caption (default 4)")
-    parser.add_argument("--guidance", type=float, nargs="+", help="the prior's, several to compare (default: its own)")
-    parser.add_argument("--pictures", type=int, default=32, help="pictures each way; 0 draws none (default 32)")
+    parser.add_argument("--count", type=whole(2, MAX_IMAGES), default=256, help="captions (default 256)")
+    parser.add_argument("--draws", type=whole(1, 1000), default=4, help="embeddings and pictures a caption (default 4)")
+    parser.add_argument(
+        "--guidance", type=FIELDS["guidance"], nargs="+", help="the prior's, several to compare (default: its own)"
+    )
+    parser.add_argument(
+        "--pictures", type=whole(0, 100_000), default=32, help="pictures each way; 0 draws none (default 32)"
+    )
     parser.add_argument("--json", type=Path, help="file to write the tables to")
     parser.add_argument("--out", type=Path, help="folder for prior.png, a sheet of the pictures")
     add_model(parser)

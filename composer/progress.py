@@ -1,18 +1,17 @@
 """What a person sees of a training: its progress bar and its messages."""
 
-import sys
 import time
 from datetime import timedelta
 from typing import Any
 
 import lightning as L
-import rich.console
 import rich.progress
 import torch
 from lightning.pytorch.callbacks.progress.progress_bar import ProgressBar
 from torch import Tensor
 
 from .decomposition import Batch
+from .terminal import console, note
 
 EARLY = (1, 3, 10)
 """Steps after which a training is measured at once: its first step is often the slowest by far."""
@@ -36,7 +35,7 @@ class Messages(L.Callback):
 
 def _say(trainer: L.Trainer, text: str) -> None:
     if trainer.is_global_zero:
-        print(text, file=sys.stderr)
+        note(text)
 
 
 class Progress(ProgressBar):
@@ -48,7 +47,7 @@ class Progress(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._console = rich.console.Console(stderr=True, soft_wrap=True)
+        self._console = console(stderr=True, soft_wrap=True)
         self._bar: rich.progress.Progress | None = None
         self._task = rich.progress.TaskID(0)
         self._enabled = True

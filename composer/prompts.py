@@ -1,6 +1,7 @@
 """Prompts by category, as DrawBench has them: pictures of each, their CLIP score, sheets and tables."""
 
 import csv
+import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,9 +16,10 @@ from torch import Tensor
 from .adherence import quantise, with_prior
 from .cascade import Cascade
 from .decomposition import Decomposer
-from .files import write_atomically
+from .files import read_text, write_atomically
 from .gallery import Section, html_index, save_png, sheet
 from .images import fit
+from .markdown import plain
 from .metrics import clip_score
 from .parts import Parts
 from .pretrained import locate
@@ -65,12 +67,11 @@ def read_prompts(source: str | Path) -> list[Prompt]:
     """
     path = locate(str(source), wanted="a CSV with the columns Prompts and Category", who="the evaluation of prompts")
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            head = [name.strip().lower() for name in next(reader, [])]
-            rows = [(reader.line_num, dict(zip(head, map(str.strip, row), strict=False))) for row in reader if any(row)]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a CSV in UTF-8: {error}") from error
+        reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+        head = [name.strip().lower() for name in next(reader, [])]
+        rows = [(reader.line_num, dict(zip(head, map(str.strip, row), strict=False))) for row in reader if any(row)]
+    except csv.Error as error:
+        raise ValueError(f"{path} cannot be read as a CSV: {error}") from error
     column = next((name for name in ("prompts", "prompt") if name in head), None)
     if column is None or "category" not in head:
         raise ValueError(f"{path}: expected the columns Prompts and Category, found {', '.join(head) or 'nothing'}")
@@ -264,8 +265,8 @@ def markdown(sections: Sequence[Section]) -> str:
     """Titles, texts and tables as Markdown."""
     blocks = []
     for section in sections:
-        head, *rows = ["| " + " | ".join(row) + " |" for row in section.table]
-        lines = [f"## {section.title}", *([section.text] if section.text else [])]
+        head, *rows = ["| " + " | ".join(map(plain, row)) + " |" for row in section.table]
+        lines = [f"## {plain(section.title)}", *([plain(section.text)] if section.text else [])]
         blocks.append("\n\n".join([*lines, "\n".join([head, "|---" * len(section.table[0]) + "|", *rows])]) + "\n")
     return "\n".join(blocks)
 

@@ -187,6 +187,27 @@ def read(cascade: Cascade, found: Mapping[str, Any], limited: bool = True) -> Re
     return Redo(composition, found["seed"], how, precision)
 
 
+def check_model(found: Mapping[str, Any], sha256: str) -> None:
+    """Makes sure that a recipe is that of a model, of which no more than its hash need be known.
+
+    Args:
+        found: The recipe.
+        sha256: The model's.
+
+    Raises:
+        ValueError: It is another model's, or names none.
+    """
+    model = found.get("model")
+    named = model.get("sha256") if isinstance(model, Mapping) else None
+    if not (isinstance(model, Mapping) and isinstance(named, str)):
+        raise ValueError("the recipe is not whole, or of another version: it names no model")
+    if named != sha256:
+        raise ValueError(
+            f"the picture was drawn by the model {printable(str(model.get('name'))[:80])!r} with SHA-256 "
+            f"{printable(named[:12])}..., this one is {sha256[:12]}...; give the former with --model"
+        )
+
+
 def _check_format(found: Mapping[str, Any]) -> None:
     number = found.get("format", 0)
     if not isinstance(number, int) or not 0 <= number <= FORMAT:

@@ -14,7 +14,6 @@ from torch import Tensor
 from .cascade import Cascade
 from .composition import Composition
 from .editing import Frame, Original
-from .files import printable
 from .gallery import as_written, from_pil, read_recipe, sheet
 from .images import fit
 from .recipe import edited, frame_of, read
@@ -76,10 +75,10 @@ class Report:
         conditions = Table("condition", "from", "strength", "distance", "closed")
         for row in self.rows:
             cells = (row.name, row.source, row.strength or "1", _number(row.distance, 4), _number(row.closed, 2))
-            conditions.add_row(*map(_cell, cells))
+            conditions.add_row(*cells)
         settings = Table("how it was drawn", "")
         for name, says in self.settings.items():
-            settings.add_row(_cell(name), _cell(says))
+            settings.add_row(name, says)
         return [settings, conditions]
 
 
@@ -200,13 +199,6 @@ def _strength(strength: Strength | None) -> str:
 def _label(row: Row) -> str:
     measured = "not measured" if row.closed is None else f"closed {row.closed:.2f}"
     return f"{row.name}: {measured}" + (f", strength {row.strength}" if row.strength else "")
-
-
-def _cell(text: str) -> Any:
-    """A stranger's text for rich, which would read "[red]" as a colour."""
-    from rich.text import Text
-
-    return Text(printable(text))
 
 
 def _number(value: float | None, digits: int) -> str:

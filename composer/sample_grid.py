@@ -1,6 +1,5 @@
 """The sample grid of a training."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from .files import replacing
 from .gallery import sheet
 from .low_res import LowRes
 from .stage import Sampling, Stage
+from .terminal import note
 from .training import StageTraining
 
 Row = tuple[str, dict[str, Tensor]]
@@ -70,7 +70,7 @@ class SampleGrid(L.Callback):
         for name, prompt in ((name, prompt) for name in readers for prompt in self.prompts):
             if (lost := decomposers[name].unread(prompt)) and trainer.is_global_zero:
                 text = f"note: --grid.prompts: {name} does not know or has no room for {' '.join(lost)!r} of {prompt!r}"
-                print(text, file=sys.stderr)
+                note(text)
 
     def on_validation_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0

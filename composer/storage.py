@@ -138,6 +138,16 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_of(folder: Path) -> str:
+    """The SHA-256 that names the exact state of the model in a folder: that of its manifest.
+
+    Raises:
+        FileNotFoundError: There is no model.
+    """
+    require_model(folder)
+    return digest(folder / "manifest.json")
+
+
 def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, dict[str, Tensor]], card: str) -> None:
     """Writes a model's folder, all of it or nothing: a process that is killed leaves the old model or the new one.
 

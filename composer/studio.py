@@ -20,10 +20,12 @@ from .datasets import Photographs
 from .devices import pick_device
 from .editing import Frame, Original, extend, open_region
 from .gallery import PAPER, from_pil, previews, save_gif, sheet, to_pil
+from .markdown import plain
 from .options import bar
 from .reranking import best_of, closed
 from .samplers import Progress
 from .scenes import render_batch
+from .terminal import say
 
 SIZE, FILM, LANCZOS = 256, 160, Image.Resampling.LANCZOS
 ACROSS = 5
@@ -100,7 +102,7 @@ class Row:
 def table(closed: Closed) -> str:
     """Markdown: a column a result, a line a condition."""
     names = list(dict.fromkeys(name for row in closed.values() for name in row))
-    head = ["| closed | " + " | ".join(closed) + " |", "|---" * (len(closed) + 1) + "|"]
+    head = ["| closed | " + " | ".join(map(plain, closed)) + " |", "|---" * (len(closed) + 1) + "|"]
     cells = [[f"{row[name]:.2f}" if name in row else "" for row in closed.values()] for name in names]
     lines = [f"| {name} | " + " | ".join(line) + " |" for name, line in zip(names, cells, strict=True)]
     return "\n".join([*head, *lines]) if names else ""
@@ -282,5 +284,5 @@ def run(about: str | None, *examples: Example, args: Sequence[str] | None = None
     for make in examples:
         row = make(studio)
         row.save(o.out / make.__name__)
-        print(f"{row.title}: {row.claim}", *row.commands, table(row.closed), sep="\n")
-        print(f"see {o.out / make.__name__}.jpg")
+        say(f"{row.title}: {row.claim}", *row.commands, table(row.closed))
+        say(f"see {o.out / make.__name__}.jpg")

@@ -7,10 +7,15 @@ from .options import STRENGTH, askable, bar, read_value
 from .prior.commands import principal_components
 from .tasks import Labelled
 
+MAX_TERMS = 64
+"""Captions to follow or to lead away from, of which each takes as long as the picture's own."""
+
 
 def _compose(given: Given) -> Labelled:
     o, cascade = given.options, given.cascade
     prompts = [*(_weighted(text, 3.0, 1) for text in o.also), *(_weighted(text, 1.0, -1) for text in o.never)]
+    if len(prompts) > MAX_TERMS:
+        raise ValueError(f"expected at most {MAX_TERMS} captions of --and and --not, found {len(prompts)}")
     if not (given.asked[0].parts or prompts or o.start):
         raise ValueError(f"nothing asked: give at least one of {', '.join(f'--{n}' for n in askable(cascade))}")
     made = []

@@ -2,7 +2,7 @@
 
 from .drawing_parser import DrawingParser
 from .names import AUTOREGRESSIVE_PRIOR, GLOBAL, LOCAL
-from .parsers import numbers
+from .parsers import MAX_PICTURES, number, several, whole
 
 
 def compose() -> DrawingParser:
@@ -68,7 +68,7 @@ def vary() -> DrawingParser:
     )
     drawing.names("--keep", ["semantics"], "conditions to take from the picture")
     about = "begin with the picture's own latent, and vary it by that share of fresh noise, 0 to 1"
-    drawing.parser.add_argument("--from-latent", type=float, metavar="ETA", help=about)
+    drawing.parser.add_argument("--from-latent", type=number(0, 1), metavar="ETA", help=about)
     return drawing
 
 
@@ -85,7 +85,9 @@ def interpolate() -> DrawingParser:
     )
     drawing.names("--between", GLOBAL, "conditions to interpolate")
     drawing.names("--keep", [], "conditions of the first picture that stay")
-    drawing.parser.add_argument("--frames", type=int, default=5, help="how many pictures (default 5)")
+    drawing.parser.add_argument(
+        "--frames", type=whole(2, MAX_PICTURES), default=5, help="how many pictures (default 5)"
+    )
     drawing.parser.add_argument("--from-latents", action="store_true", help="begin with the pictures' inverted latents")
     return drawing
 
@@ -144,7 +146,7 @@ def colorize() -> DrawingParser:
     )
     drawing.names("--keep", [], "further conditions of the picture that stay")
     drawing.parser.add_argument(
-        "--frames", type=int, default=1, help="pictures from each palette to the next (default 1)"
+        "--frames", type=whole(1, MAX_PICTURES), default=1, help="pictures from each palette to the next (default 1)"
     )
     return drawing
 
@@ -158,7 +160,9 @@ def restyle() -> DrawingParser:
         "photo.png painting.jpg --sheet strength=0,0.25,0.5,0.75,1",
         pictures=["the picture whose content stays", "the one whose style to take"],
     )
-    drawing.parser.add_argument("--strength", type=float, default=1.0, help="0 is the picture's own style (default 1)")
+    drawing.parser.add_argument(
+        "--strength", type=number(0, 1), default=1.0, help="0 is the picture's own style (default 1)"
+    )
     drawing.names("--keep", LOCAL, "conditions of the first picture")
     drawing.names("--take", GLOBAL, "conditions of the second")
     return drawing
@@ -190,7 +194,12 @@ def turn() -> DrawingParser:
     add = drawing.parser.add_argument
     add("--before", default="", metavar="WORDS", help="what it shows")
     add("--after", default="", metavar="WORDS", help="what it is to show")
-    add("--shares", type=_floats, default=[0, 0.125, 0.25, 0.375, 0.5], help="how far to turn (default 0 to 0.5)")
+    add(
+        "--shares",
+        type=several(number(-100, 100)),
+        default=[0, 0.125, 0.25, 0.375, 0.5],
+        help="how far to turn (default 0 to 0.5)",
+    )
     drawing.names("--keep", [], "conditions of the picture that stay")
     return drawing
 
@@ -205,7 +214,12 @@ def reconstruct() -> DrawingParser:
         pictures=["the picture"],
     )
     add = drawing.parser.add_argument
-    add("--components", type=numbers, default=[1, 2, 4, 8, 16, 32], help="a picture for each number of them")
+    add(
+        "--components",
+        type=several(whole(0, 1_000_000)),
+        default=[1, 2, 4, 8, 16, 32],
+        help="a picture for each number of them",
+    )
     add(
         "--pca",
         default=AUTOREGRESSIVE_PRIOR,
@@ -213,10 +227,6 @@ def reconstruct() -> DrawingParser:
     )
     drawing.names("--keep", [], "conditions of the picture that stay")
     return drawing
-
-
-def _floats(text: str) -> list[float]:
-    return [float(part) for part in text.split(",")]
 
 
 PARSERS = {

@@ -9,6 +9,7 @@ from .finding import askable_conditions
 from .folder import ImageFolder
 from .names import GLOBAL, LOCAL
 from .scenes import write
+from .terminal import say
 from .training import StageTraining
 
 REHEARSAL = {"train": 256, "val": 16}
@@ -53,7 +54,7 @@ def train_on_folder(
     words = [str(model), "--data", str(folder / "val"), "--count", count, "--json", str(table)]
     COMMANDS["evaluate"](words, plugins)
     _recombine(model, held_out[:2], pictures, plugins)
-    print(f"run in {run}, model in {model}, table in {table}, pictures in {pictures}")
+    say(f"run in {run}, model in {model}, table in {table}, pictures in {pictures}")
 
 
 def _size(config: Path, changes: Sequence[str], plugins: Sequence[str]) -> int:
@@ -91,6 +92,6 @@ def _recombine(model: Path, images: Sequence[str], out: Path, plugins: Sequence[
         for word in (f"--{name}", image)
     ]
     if not words:
-        print(f"note: nothing to recombine, the model reads {', '.join(names)}")
+        say(f"note: nothing to recombine, the model reads {', '.join(names)}")
         return
     COMMANDS["compose"]([*words, "--model", str(model), "--seeds", "0,1,2", "--out", str(out)], plugins)

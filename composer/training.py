@@ -7,7 +7,6 @@ a run that was killed and resumed is the run that was not.
 import hashlib
 import logging
 import math
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -22,6 +21,7 @@ from .decomposition import Batch, Representations
 from .denoiser import Denoiser, NoiseLevels, shares
 from .muon import Muon
 from .reader_loss import ReaderLoss
+from .terminal import note
 from .warm_start import warm_start
 
 log = logging.getLogger(__name__)
@@ -156,7 +156,7 @@ class StageTraining(L.LightningModule):
     def on_train_start(self) -> None:
         """Says what the weights were begun with, unless the training is resumed."""
         if self._origin and self.trainer.global_step == 0 and self.trainer.is_global_zero:
-            print(self._origin, file=sys.stderr)
+            note(self._origin)
 
     def _freeze(self, but: Collection[str]) -> None:
         """Keeps everything from the optimiser and the average, except for some conditions."""

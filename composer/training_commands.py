@@ -60,11 +60,11 @@ def _run(parser: Parser, command: str, args: Sequence[str], plugins: Sequence[st
     words = ["--help" if word == ALL else word for word in _found(args)]
     if not any(word.startswith(("-c", "--config", "--model", "--help")) for word in words):
         parser.error(f"{command} needs -c CONFIG, such as -c tiny")
-    from .cli import TrainingCLI
+    from .cli import run_training
 
     # The processes that Lightning starts for further devices repeat the command line, and share the environment.
     sys.argv, os.environ["COMPOSER_PLUGINS"] = [sys.argv[0], command, *words], ",".join(plugins)
-    TrainingCLI(plugins=plugins)
+    run_training(plugins)
 
 
 def _found(args: Sequence[str]) -> Iterator[str]:

@@ -1,14 +1,18 @@
 """Colour palette: a smoothed CIELab histogram."""
 
+import lzma
 import re
 from functools import cache
+from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from composer.decomposition import Batch, Decomposer
 from composer.devices import with_float64
+from composer.files import write_atomically
 from composer.parts import lerp
 
 HUES = (0.0, 0.0833, 0.166, 0.25, 0.333, 0.5, 0.56333, 0.666, 0.73, 0.803, 0.916)
@@ -16,6 +20,8 @@ LONGEST_SIDE = 241  # pixels that a side is thinned out to before it is counted
 FLOOR = 1e-5  # shares below it count as none
 SOFTNESS = 5.0  # CIELab units within which a pixel counts for several colours, where a gradient is wanted
 STRIPS = 64  # height and width of a preview, in pixels
+USUAL = 11, 5, 4  # hues, saturations and lights of the code whose table comes along: it takes seconds to compute
+TABLE = Path(__file__).parent / "assets" / "palette.xz"
 
 
 class Palette(Decomposer):
@@ -190,13 +196,25 @@ def _lab(linear: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
 
 @cache
 def _table(hues: int, saturations: int, lights: int, device: torch.device) -> UInt8[Tensor, " n"]:
-    """Nearest colour of the code for each of the 256^3 colours of 8 bits, red slowest; 16 MiB, built once a process.
+    """Nearest colour of the code for each of the 256^3 colours of 8 bits, red slowest; 16 MiB, once a process."""
+    if device.type != "cpu":
+        return _table(hues, saturations, lights, torch.device("cpu")).to(device)
+    if (hues, saturations, lights) == USUAL:
+        return torch.from_numpy(np.frombuffer(bytearray(lzma.decompress(TABLE.read_bytes())), np.uint8))
+    return compute_table(hues, saturations, lights)
+
+
+def write_table() -> None:
+    """Computes the table that comes along, and writes it; `make palette` does so."""
+    write_atomically(TABLE, lzma.compress(compute_table(*USUAL).numpy().tobytes()))
+
+
+def compute_table(hues: int, saturations: int, lights: int) -> UInt8[Tensor, " n"]:
+    """Computes what `_table` holds.
 
     Exact, though it doesn't take all distances: for a cube of 8^3 neighbours, only those colours of the code come into
     question that lie at most twice the cube's radius further from its centre than the nearest one does.
     """
-    if device.type != "cpu":
-        return _table(hues, saturations, lights, torch.device("cpu")).to(device)
     code, side, n = _lab(_linear(_code(hues, saturations, lights))), 8, 32
     axis = _linear(torch.arange(256, dtype=torch.float64) / 255)
     table = torch.empty(n, side, n, side, n, side, dtype=torch.uint8)

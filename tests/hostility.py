@@ -28,6 +28,8 @@ LINES, CHARACTERS = 5, 2000
 """Of an error, at most."""
 
 DEVICES = ("/dev/null", "/dev/tty", "/dev/shm", "/dev/fd", "/dev/std", "/proc/self/fd")
+CACHES = tuple(map(str, (Path.home() / ".config/matplotlib", Path.home() / ".cache/matplotlib", "/tmp/torchinductor_")))
+"""What libraries make when they are first imported."""
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 PROGRAMS = ("subprocess.Popen", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.startfile", "pty.spawn")
 LOOK_UPS = ("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "urllib.Request")
@@ -96,7 +98,7 @@ class _Watch:
         real = Path(os.path.realpath(full if event in ("open", "os.truncate") else full.parent))
         if event not in ("open", "os.truncate"):
             real /= full.name
-        if not str(real).startswith(DEVICES) and not real.is_relative_to(self.folder):
+        if not str(real).startswith((*DEVICES, *CACHES)) and not real.is_relative_to(self.folder):
             self.refuse(f"{event} outside the folder: {real}")
 
     def refuse(self, what: str) -> None:

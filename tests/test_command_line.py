@@ -24,7 +24,7 @@ MISTAKES = {
     "compsoe": "no command compsoe (did you mean compose",
     "--plugins": "--plugins needs the names",
     "compose --dept a.png": "no option --dept (did you mean --depth?)",
-    "compose --palette=a.png --steps many": "argument --steps: invalid int value",
+    "compose --palette=a.png --steps many": "argument --steps: expected a whole number from 1 to 10,000, found 'many'",
     "compose --model nowhere --palette a.png": "expected a model folder",
     "compose --palette a.png --sheet gidance=1,2": "no option --gidance (did you mean --guidance or --autoguidance?)",
     "compose --palette a.png --sheet guidance": "an option and values for --sheet",
@@ -97,7 +97,7 @@ def test_processes_of_further_devices_repeat_the_whole_command(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/bin/composer", "fit", "-c", "tiny"])
     monkeypatch.setenv("COMPOSER_PLUGINS", "")
     assert (
-        main(["--plugins", "mine", "fit", "-c", "tiny", "--config=paper/glide_base", "--trainer.max_steps", "3"]) == 0
+        main(["--plugins", "json", "fit", "-c", "tiny", "--config=paper/glide_base", "--trainer.max_steps", "3"]) == 0
     )
     configs = [str(ROOT / "configs" / name) for name in ("tiny.yaml", "paper/glide_base.yaml")]
     assert sys.argv == ["/somewhere/bin/composer", "fit", "-c", configs[0], f"--config={configs[1]}", *sys.argv[-2:]]
@@ -218,3 +218,41 @@ def test_a_training_imports_what_its_short_names_stand_for(monkeypatch):
         monkeypatch.delitem(vars(composer), name, raising=False)
     import_classes([])
     assert set(composer.__all__) <= set(vars(composer))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("edit a.png --region 0,0,1,1 --soften 1000000000", "--soften: expected a whole number from 0 to 256"),
+        ("compose --steps 1000000000", "--steps: expected a whole number from 1 to 10,000, found '1000000000'"),
+        ("compose --steps 1e400", "--steps: expected a whole number from 1 to"),
+        (f"compose --steps {'9' * 5000}", "--steps: expected a whole number from 1 to"),
+        ("compose --guidance nan", "--guidance: expected a number from -1000 to 1000, found 'nan'"),
+        ("compose --guidance inf", "--guidance: expected a number from -1000 to 1000, found 'inf'"),
+        ("compose --eta 2", "--eta: expected a number from 0 to 1, found '2'"),
+        ("compose --size 100000x100000", "--size: expected WIDTHxHEIGHT in pixels, such as 384x256, at most 16,384"),
+        ("compose --size 16000x16000", "and 64 megapixels, found '16000x16000'"),
+        ("compose --size 0x16", "--size: expected WIDTHxHEIGHT"),
+        ("compose --size ²x16", "--size: expected WIDTHxHEIGHT"),
+        ("compose --stage base:steps=1000000000", "--stage: expected a whole number from 1 to 10,000"),
+        ("compose --stage base:guidance=nan", "--stage: expected a number from -1000 to 1000, found 'nan'"),
+        ("compose --seeds 99999999999999999999", "--seeds: expected a whole number"),
+        (f"compose --seeds {','.join(['0'] * 10_001)}", "--seeds: expected at most 10,000 values, found 10,001"),
+        ("compose --best-of 1000000000", "--best-of: expected a whole number from 1 to 1,000"),
+        ("compose --weights palette=nan", "--weights: expected a number from 0 to 1000"),
+        (
+            f"compose --sheet seed={','.join(['0'] * 40)} steps={','.join(['1'] * 40)}",
+            "expected at most 1,000 settings on a sheet, found 1,600",
+        ),
+        ("interpolate a.png b.png --frames 1000000000", "--frames: expected a whole number from 2 to 10,000"),
+        ("scenes --count 100000000000 --out a", "--count: expected a whole number from 1 to 100,000,000"),
+        ("evaluate --seed 99999999999999999999", "--seed: expected a whole number from 0 to 1,000,000,000"),
+        ("evaluate --n 1000000000", "--n: expected a whole number from 1 to 1,000"),
+        ("compose --precision \x1b[31m", "invalid choice: '\\x1b[31m'"),
+        ("vary a.png --device [red]", "argument --device: invalid choice: '[red]'"),
+    ],
+)
+def test_counts_and_sizes_have_bounds(capsys, line, says):
+    assert main(line.split(" ")) in (1, 2)
+    shown = capsys.readouterr().err
+    assert says in shown and shown.count("\n") <= 5 and len(shown) < 1500

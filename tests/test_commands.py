@@ -87,6 +87,17 @@ def test_from_png_makes_the_same_picture(saved, photos, out, tmp_path, capsys):
     assert (tmp_path / "again" / source.name).exists()
 
 
+def test_a_picture_of_another_model_is_refused_before_anything_is_loaded(saved, out, tmp_path, capsys, monkeypatch):
+    assert run("compose", "--model", saved, "--palette", "#aa3311", "--out", out) == 0
+    other = tmp_path / "other"
+    Cascade.load(saved).save(other, "# other\n")
+    (other / "manifest.json").write_text((other / "manifest.json").read_text() + "\n")
+    monkeypatch.setattr(Cascade, "load", lambda *_, **__: pytest.fail("it was loaded"))
+    for words in (["compose", "--from-png", out / "compose_seed0.png"], ["report", out / "compose_seed0.png"]):
+        assert run(*words, "--model", other) == 1
+        assert "was drawn by the model 'tiny' with SHA-256" in capsys.readouterr().err
+
+
 def test_no_recipe_leaves_no_trace(saved, photos, out, capsys):
     options = ("--model", saved, "--palette", photos[0], "--no-recipe", "--out", out)
     assert run("compose", *options) == 0
@@ -159,7 +170,7 @@ def test_decomposers_lists_licences(capsys, monkeypatch):
         (["--intensity", "a grey day"], "reads images"),
         ([], "nothing asked"),
         (["--palette", "A", "B", "--intensity", "A", "B", "A"], "one value or 3"),
-        (["--palette", "A", "--steps", "0"], "at least 1 step"),
+        (["--palette", "A", "--steps", "0"], "expected a whole number from 1 to"),
     ],
 )
 def test_mistakes_are_explained(saved, photos, out, capsys, args, says):
@@ -173,3 +184,19 @@ def test_mistakes_are_explained(saved, photos, out, capsys, args, says):
 def test_missing_model_is_explained(tmp_path, capsys):
     assert run("evaluate", tmp_path / "nowhere") == 1
     assert "expected a model folder" in capsys.readouterr().err
+
+
+def test_captions_that_are_no_text_and_too_many_are_refused_before_anything_is_drawn(eight, tmp_path, out, capsys):
+    eight.save(tmp_path / "eight", "# eight\n")
+    model = ("--model", tmp_path / "eight", "--steps", "1", "--out", out)
+    assert run("compose", "--caption", "a \udcff cube", *model) == 1
+    assert "expected words in UTF-8, found 'a \\udcff cube'" in capsys.readouterr().err
+    assert run("compose", "--palette", "#aa3311", "--and", *["a cube"] * 300, *model) == 1
+    assert "expected at most 64 captions of --and and --not, found 300" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_an_adherence_table_of_another_size_has_edits_of_the_images_size(saved, out, capsys):
+    words = ("--count", "2", "--steps", "1", "--size", "32x32", "--json", out / "a.json")
+    assert run("evaluate", saved, *words) == 0
+    assert json.loads((out / "a.json").read_text())["mask"]["outside"] == 0

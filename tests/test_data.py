@@ -444,3 +444,27 @@ def test_a_column_that_claims_more_than_its_file_holds_is_refused(tmp_path):
     os.mkfifo(tmp_path / "a.depth.npy")
     with pytest.raises(Refused, match="regular file"):
         _column(str(tmp_path / "a.png"), "depth")
+
+
+def test_a_list_that_lists_nothing_is_said_to_do_so(tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    for text in ("", "\n \n"):
+        (tmp_path / "metadata.jsonl").write_text(text)
+        with pytest.raises(ValueError, match=r"expected a line for each image in .*metadata.jsonl, found none"):
+            ImageFolder(str(tmp_path), 32, captions="empty")
+
+
+def test_pipes_in_a_folder_are_refused_and_not_waited_for(tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "a.txt")
+    folder = ImageFolder(str(tmp_path), 32)
+    with pytest.raises(ValueError, match="which is a folder, a pipe or a device"):
+        folder.row(0, 0)
+    (tmp_path / "a.txt").unlink()
+    (tmp_path / "a.txt").write_text("a cube")
+    os.mkfifo(tmp_path / "a.depth.npy")
+    with pytest.raises(ValueError, match="found 64 refused ones in a row"):
+        ImageFolder(str(tmp_path), 32).row(0, 0)
+    os.mkfifo(tmp_path / "metadata.jsonl")
+    with pytest.raises(ValueError, match="which is a folder, a pipe or a device"):
+        ImageFolder(str(tmp_path), 32)

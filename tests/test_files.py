@@ -8,7 +8,7 @@ from pathlib import Path, PureWindowsPath
 
 import pytest
 
-from composer.files import write_atomically
+from composer.files import printable, read_text, write_atomically
 from composer.folder import _listed, _walk
 from composer.storage import read_model, write_model
 
@@ -60,3 +60,34 @@ def test_images_are_named_in_one_way_on_windows(monkeypatch):
     for name in ("cats/a.png", "cats\\a.png"):
         line = json.dumps({"file_name": name, "caption": "a cat"})
         assert _listed(Path("photos"), line, "line 1") == ("photos/cats/a.png", "a cat")
+
+
+def test_what_is_no_file_is_neither_read_nor_replaced(tmp_path):
+    pipe, folder = tmp_path / "pipe", tmp_path / "folder"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    for path in (pipe, folder, Path("/dev/zero")):
+        with pytest.raises(ValueError, match="expected a file, found"):
+            read_text(path)
+        with pytest.raises(FileExistsError, match="which is something else"):
+            write_atomically(path, b"a")
+    assert pipe.is_fifo() and folder.is_dir()
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        read_text(tmp_path / "missing")
+
+
+def test_texts_are_read_in_utf8_and_within_bounds(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\xef\xbb\xbfa\r\n\xc3\xa9")
+    assert read_text(path) == "a\né"
+    assert read_text(path, 8) == "a\né"
+    with pytest.raises(ValueError, match="at most 7 bytes, found more in"):
+        read_text(path, 7)
+    path.write_bytes(b"\xff")
+    with pytest.raises(ValueError, match="is no text in UTF-8"):
+        read_text(path)
+
+
+def test_texts_for_people_act_on_nothing():
+    assert printable("a\x1b[2J\u202eb\udcff é") == "a [2J b\ufffd é"
+    assert printable("a\x1b[2J\u202eb\udcff é").encode()

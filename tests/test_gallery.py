@@ -1,8 +1,12 @@
+import base64
+import hashlib
 import json
+import os
 import re
 import struct
 import zlib
 from html.parser import HTMLParser
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import pytest
@@ -198,15 +202,20 @@ class Page(HTMLParser):
     def __init__(self, text: str):
         super().__init__()
         self.open, self.images, self.cells, self.scripts = [], [], [], 0
+        self.policy, self.styles = "", []
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         self.open.append(tag)
         self.scripts += tag == "script"
+        if "http-equiv" in dict(attrs):
+            self.policy = dict(attrs)["content"]
         if tag == "img":
             self.images.append(dict(attrs)["src"])
 
     def handle_data(self, data):
+        if self.open[-1:] == ["style"] and not self.styles:
+            self.styles.append(data)
         if self.open[-1:] in (["td"], ["th"]) and data.strip():
             self.cells.append(data)
 
@@ -226,6 +235,28 @@ def test_the_page_shows_pictures_and_tables_and_needs_nothing_else(tmp_path):
     assert page.images == ["shots/a%20%231.png"] and page.scripts == 0
     assert page.cells == ["name", "closed", "<b>palette</b>", "-0.8", "-", "1"]
     assert "a &amp; b" in text and not re.search(r"https?:|@import|url\(", text)
+    rules = dict(rule.strip().split(" ", 1) for rule in page.policy.split(";"))
+    style = base64.b64encode(hashlib.sha256(page.styles[0].encode()).digest()).decode()
+    assert rules == {
+        "default-src": "'none'",
+        "img-src": "'self' file:",
+        "style-src": f"'sha256-{style}'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    assert " style=" not in text  # which the policy would not let through
     with pytest.raises(FileNotFoundError, match="found none at"):
         html_index(tmp_path, [Section(title="x", pictures=[(tmp_path / "gone.png", "")])])
     assert path.read_text() == text
+
+
+def test_a_page_of_files_whose_names_are_no_text(tmp_path):
+    name = os.fsdecode(b"\xff<b>.png")
+    try:
+        save_png(tmp_path / name, plain((8, 8), 0.0))
+    except OSError:
+        pytest.skip("the file system takes no such names")
+    text = html_index(tmp_path, [Section(title=name, pictures=[(tmp_path / name, name)])], "\x1b\udcff").read_text()
+    page = Page(text)
+    assert os.fsdecode(unquote_to_bytes(page.images[0])) == name
+    assert "<h2>\ufffd&lt;b&gt;.png</h2>" in text and "<h1> \ufffd</h1>" in text

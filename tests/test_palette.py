@@ -8,6 +8,7 @@ from skimage import data
 from skimage.color import hsv2rgb, rgb2lab
 
 from decomposers import Palette
+from decomposers import palette as module
 
 HUES = [0, 0.0833, 0.166, 0.25, 0.333, 0.5, 0.56333, 0.666, 0.73, 0.803, 0.916]
 
@@ -74,6 +75,27 @@ def test_agrees_on_every_part_of_the_cube():
     noise = np.random.default_rng(0).integers(0, 256, (100, 200, 3), dtype=np.uint8)
     for code in ({}, {"lights": 5}):
         assert np.abs(Palette(**code)({"image": to_image(noise)})[0].numpy() - reference(noise, **code)).max() < 1e-6
+
+
+def test_the_table_that_comes_along_is_the_computed_one():
+    """But for colours that lie as near to one as to the other, which another processor may round otherwise."""
+    kept, computed = module._table(*module.USUAL, torch.device("cpu")), module.compute_table(*module.USUAL)
+    assert kept.shape == computed.shape == (256**3,) and kept.dtype == torch.uint8
+    differ = (kept != computed).nonzero()[:, 0]
+    assert len(differ) < 1000
+    rgb = torch.stack([differ >> 16, (differ >> 8) & 255, differ & 255], 1) / 255
+    lab, code = rgb2lab(rgb.double().numpy()[None])[0], reference_code()[1]
+    far = [np.linalg.norm(lab - code[table[differ]], axis=-1) for table in (kept, computed)]
+    np.testing.assert_allclose(*far, atol=1e-3)
+
+
+def test_the_table_is_made_anew_by_one_command(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "TABLE", tmp_path / "palette.xz")
+    monkeypatch.setattr(module, "USUAL", (2, 1, 1))
+    module.write_table()
+    module._table.cache_clear()
+    assert torch.equal(module._table(2, 1, 1, torch.device("cpu")), module.compute_table(2, 1, 1))
+    module._table.cache_clear()
 
 
 def test_instances_share_a_table_that_no_checkpoint_holds(batch):

@@ -83,7 +83,7 @@ def test_drawbench_layout_is_read(tmp_path):
         ("Prompts,Category\n", "holds no prompts, only the columns prompts, category"),
         ("Prompts,Category\na,b\na red cube\n", r"line 3: expected a prompt and its category, found 'a red cube', ''"),
         ('Prompts,Category\n"a,b\n', "cannot be read as a CSV"),
-        ("Prompts,Category\nein w\xfcrfel,b\n", "cannot be read as a CSV in UTF-8"),
+        ("Prompts,Category\nein w\xfcrfel,b\n", "is no text in UTF-8"),
     ],
 )
 def test_files_that_are_no_prompts_are_refused(tmp_path, text, message):

@@ -389,7 +389,7 @@ def test_strange_names_do_no_harm(saved, photos, out, tmp_path, capsys, monkeypa
     strange.write_bytes(Path(photos[0]).read_bytes())
     assert run("compose", "--model", saved, "--palette", strange, "--out", out) == 0
     path = out / "compose_seed0.png"
-    assert read_recipe(path)["sources"]["palette"].endswith(" a [31m [bold]  .png")
+    assert read_recipe(path)["sources"]["palette"].endswith(" a [31m [bold]\ufffd .png")
     found = read_recipe(path)
     found["sources"]["palette"] = "\x1b[2J../../etc/x [link=http://a.b]here[/link]\u202e" + "x" * 10_000
     save_png(path, Image.open(path), found)

@@ -24,6 +24,7 @@ def out(tmp_path):
 def run(monkeypatch, eight, photos, tmp_path):
     """Runs a command; A and B stand for pictures, PCA for components."""
     monkeypatch.setattr(drawing, "load", lambda options, plugins: eight)
+    monkeypatch.setattr(drawing, "digest_of", lambda folder: eight.sha256)
     basis = torch.linalg.qr(torch.randn(128, 16))[0].T.contiguous()
     save_file({"mean": torch.zeros(128), "components": basis}, tmp_path / "pca.safetensors")
     places = {"A": photos[0], "B": photos[1], "PCA": str(tmp_path / "pca.safetensors")}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import Progress, track
 from safetensors.torch import save
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from composer.pretrained import fetching, load_tensors, noting_files
 from composer.samples import sample_of
 from composer.scenes import render_retold
 from composer.storage import build, carry_weights, load_strictly, require_fit
+from composer.terminal import bar, say, track
 
 from .autoregressive import AutoregressivePrior
 from .embeddings import write_embeddings
@@ -38,10 +38,10 @@ def embed(o: argparse.Namespace, plugins: Sequence[str]) -> None:
     train = ["--data.train=composer.data.ImageFolder", f"--data.train.path={o.images}", f"--data.train.size={o.size}"]
     data = data_of(["-c", str(o.config), *train], o.names, plugins)
     device = pick_device(o.device)
-    with Progress(transient=True) as progress:
+    with bar(transient=True) as progress:
         task = progress.add_task(o.images, total=len(data.train))
         write_embeddings(data.train, data.decomposition, o.out, device, o.rows, partial(progress.advance, task))
-    print(f"{', '.join(o.names)} of {len(data.train)} images in {o.out}")
+    say(f"{', '.join(o.names)} of {len(data.train)} images in {o.out}")
 
 
 def pca(o: argparse.Namespace, changes: Sequence[str], plugins: Sequence[str]) -> None:
@@ -52,7 +52,7 @@ def pca(o: argparse.Namespace, changes: Sequence[str], plugins: Sequence[str]) -
     count = min(o.count, len(data.train))
     indices = [i * len(data.train) // count for i in range(count)]
     semantics, text = [], []
-    for start in track(range(0, count, o.rows), "reading", transient=True):
+    for start in track(range(0, count, o.rows), "reading"):
         batch = data.decompose(collate([data.train[i, i] for i in indices[start : start + o.rows]]))
         found = batch["representations"][SEMANTICS].float()
         semantics.append(found)
@@ -60,8 +60,8 @@ def pca(o: argparse.Namespace, changes: Sequence[str], plugins: Sequence[str]) -
     statistics = fit(torch.cat(semantics), torch.cat(text))
     write_atomically(o.out, save({name: value.contiguous() for name, value in statistics.items()}))
     needed = {share: dimensions_for(statistics["variance"], share) for share in (0.9, 0.95, 0.99, 0.999)}
-    print(f"{len(statistics['mean'])} components of {count} embeddings in {o.out}")
-    print("needed for a share of the variance: " + ", ".join(f"{share:.1%}: {k}" for share, k in needed.items()))
+    say(f"{len(statistics['mean'])} components of {count} embeddings in {o.out}")
+    say("needed for a share of the variance: " + ", ".join(f"{share:.1%}: {k}" for share, k in needed.items()))
 
 
 def evaluate_prior(o: argparse.Namespace, plugins: Sequence[str]) -> None:
@@ -71,14 +71,14 @@ def evaluate_prior(o: argparse.Namespace, plugins: Sequence[str]) -> None:
     batch, guidances = sample_of(o.data, o.count, cascade.stages[0].size), o.guidance or [prior.guidance]
     images = prior.image_reader(plugins)
     tables = {}
-    with Progress(transient=True) as progress:
+    with bar(transient=True) as progress:
         task = progress.add_task("drawing embeddings", total=o.count * o.draws * len(guidances))
         advance = partial(progress.advance, task)
         tables["embeddings"] = measure_embeddings(prior, images, batch, o.draws, guidances, advance, _retold(o, batch))
-    print(markdown(tables["embeddings"]))
+    say(markdown(tables["embeddings"]))
     if o.pictures:
         tables["pictures"] = _pictures(o, prior, cascade, batch, guidances[0])
-        print(markdown(tables["pictures"]))
+        say(markdown(tables["pictures"]))
     if o.json is not None:
         about = {name: getattr(o, name) for name in ("data", "count", "draws", "pictures")}
         about |= {"prior": prior.sha256, "model": cascade.sha256, "guidance": guidances}
@@ -98,7 +98,7 @@ def _pictures(
 ) -> dict[str, dict[str, float]]:
     few = max(2, o.pictures // o.draws)
     some = {"image": batch["image"][:few], "caption": batch["caption"][:few]}
-    with Progress(transient=True) as progress:
+    with bar(transient=True) as progress:
         task = progress.add_task("drawing pictures", total=5 * few * o.draws)
         advance = partial(progress.advance, task)
         table, pictures = measure_pictures(
@@ -109,7 +109,7 @@ def _pictures(
         rows = [true[i] + [picture for drawn in pictures.values() for picture in drawn[i]] for i in range(few)]
         columns = ["true", *(f"{way}, {k}" for way in pictures for k in range(o.draws))]
         save_png(o.out / "prior.png", sheet(rows, some["caption"], columns))
-        print(f"see {o.out / 'prior.png'}\n")
+        say(f"see {o.out / 'prior.png'}\n")
     return table
 
 

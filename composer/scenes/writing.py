@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from jaxtyping import Shaped, UInt8
 from PIL import Image
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
 from composer.gallery import as_written, from_pil
 from composer.scenes.batch import SPLITS, render_batch
+from composer.terminal import bar
 
 LOOK = 1
 """Counts changes of what a scene looks like, so that a folder never mixes two looks."""
@@ -59,8 +60,7 @@ def write(
     wanted = [index for index in range(count) if not _stem(out, index, count).with_suffix(".png").exists()]
     chunks = [wanted[at : at + CHUNK] for at in range(0, len(wanted), CHUNK)]
     jobs = [(split, chunk, size, seed, complete, out, count) for chunk in chunks]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
+    with bar(BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn()) as progress:
         task = progress.add_task("scenes", total=count, completed=count - len(wanted))
         for done in _run(jobs, workers):
             progress.advance(task, done)
