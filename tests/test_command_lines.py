@@ -99,7 +99,7 @@ def test_odd_command_lines_keep_the_promises(files, chunk):
 
 def test_the_lines_are_the_same_every_time_and_reach_every_command(files):
     given = things(files / "given")
-    drawn = list(command_lines.lines(300, 0, given))
-    assert drawn == list(command_lines.lines(300, 0, given)) != list(command_lines.lines(300, 1, given))
+    drawn = list(command_lines.lines(2000, 0, given))
+    assert drawn == list(command_lines.lines(2000, 0, given)) != list(command_lines.lines(2000, 1, given))
     reached = {word for words in drawn for word in words[:3] if word in command_lines.COMMANDS}
     assert reached == set(command_lines.COMMANDS) - set(command_lines.LONG)

@@ -150,4 +150,4 @@ def test_on_the_command_line(pair, tmp_path, capsys):
     assert len(set(pixels.values())) == 2
     capsys.readouterr()
     assert main([*words, "--guidance-interval", "0.5"]) != 0
-    assert "expected LOW-HIGH, such as 0.2-0.8, found '0.5'" in capsys.readouterr().err
+    assert "expected LOW-HIGH within 0-1, such as 0.2-0.8, found '0.5'" in capsys.readouterr().err

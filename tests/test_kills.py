@@ -147,7 +147,9 @@ for _ in sys.stdin:  # each line asks for another process, forked so that PyTorc
     while True:
         n += 1
         weights = {f"{part}.safetensors": {"w": torch.full((20_000,), float(n))} for part in ("base", "up")}
-        write_model(folder, {"name": str(n), "stages": [{"file": name} for name in weights]}, weights, f"# {n}")
+        stage = {"size": 8, "denoiser": {"class_path": "composer.Denoiser"}, "conditions": {}}
+        stages = [{**stage, "file": name} for name in weights]
+        write_model(folder, {"name": str(n), "stages": stages}, weights, f"# {n}")
 """
 
 
