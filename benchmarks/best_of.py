@@ -23,12 +23,12 @@ from common import options, save_json, save_plot, show
 from rich.progress import Progress
 from torch import Tensor
 
-from composer.adherence import quantise
-from composer.cascade import Cascade
+from composer.cascade.cascade import Cascade
+from composer.cascade.parts import Parts
 from composer.devices import pick_device
-from composer.parts import Parts
-from composer.reranking import closed
-from composer.samples import sample_of
+from composer.evaluation.adherence import quantise
+from composer.evaluation.best_of import closed
+from composer.evaluation.samples import sample_of
 
 MOST = 16
 NUMBERS = 1, 4, 16

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from common import save_json, show
 
-from composer.clip_training import GALLERY, retrieval
 from composer.scenes import describe, render_batch, swap
 from composer.scenes.layout import Dice
 from composer.scenes.swaps import KINDS
+from composer.training.clip import GALLERY, retrieval
 from decomposers import Agreement
 
 

@@ -11,10 +11,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from composer.adherence import Evaluation
-from composer.cascade import Cascade
-from composer.files import write_atomically
-from composer.samples import open_sample
+from composer.cascade.cascade import Cascade
+from composer.evaluation.adherence import Evaluation
+from composer.evaluation.samples import open_sample
+from composer.storage.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

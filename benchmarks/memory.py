@@ -29,10 +29,10 @@ from rich.table import Table
 import conditions  # noqa: F401 (short names in the configurations)
 import decomposers  # noqa: F401
 from composer import Cascade, Degradation, Linear, Sampling, Stage
-from composer.cli import ModelAlone
+from composer.cascade.low_res import LowRes
 from composer.decomposition import Decomposition
-from composer.low_res import LowRes
-from composer.training import StageTraining
+from composer.training.cli import ModelAlone
+from composer.training.stage import StageTraining
 
 COMPOSER, IMAGEN = "configs/paper/composer_up1024.yaml", "configs/imagen1024.yaml"
 SIZE, CROP = 1024, 256

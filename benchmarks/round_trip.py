@@ -14,9 +14,9 @@ import torch
 from common import options, save_json, show
 from rich.progress import track
 
-from composer.cascade import Cascade
+from composer.cascade.cascade import Cascade
 from composer.devices import pick_device
-from composer.samples import sample_of
+from composer.evaluation.samples import sample_of
 
 UNDER = {
     "semantics, palette": ("semantics", "palette"),

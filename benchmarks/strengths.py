@@ -23,12 +23,12 @@ from common import Held, options, save_json, save_plot, show
 from rich.progress import track
 from torch import Tensor
 
-from composer.adherence import quantise
-from composer.cascade import Cascade
-from composer.denoiser import level
+from composer.cascade.cascade import Cascade
+from composer.cascade.parts import Parts
 from composer.devices import pick_device
-from composer.parts import Parts
-from composer.strength import Strength
+from composer.diffusion.denoiser import level
+from composer.diffusion.strength import Strength
+from composer.evaluation.adherence import quantise
 
 ROWS = 16
 WEIGHTS = 0.0, 0.25, 0.5, 0.75, 1.0, 1.5

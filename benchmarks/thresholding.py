@@ -24,11 +24,11 @@ from common import Held, options, save_json, save_plot, show
 from rich.progress import Progress, track
 from torch import Tensor
 
-from composer.adherence import distances, quantise
-from composer.cascade import Cascade
-from composer.gallery import save_png, sheet
-from composer.guidance import Term, guide, quantile, threshold
-from composer.samplers import Denoise, dpmpp_2m, karras_sigmas, latents
+from composer.cascade.cascade import Cascade
+from composer.diffusion.guidance import Term, guide, quantile, threshold
+from composer.diffusion.samplers import Denoise, dpmpp_2m, karras_sigmas, latents
+from composer.evaluation.adherence import distances, quantise
+from composer.images.sheet import save_png, sheet
 from composer.scenes import render_batch
 
 SHARE, STEPS, ROWS = 0.995, 30, 16

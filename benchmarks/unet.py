@@ -44,7 +44,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from composer.conditioning import Conditioning
-from composer.unet import UNet
+from composer.networks.unet import UNet
 
 TOKENS, TOKEN_DIM = 128, 512
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -20,14 +20,14 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from composer.adherence import quantise
-from composer.cascade import Cascade
-from composer.datasets import SceneImages
+from composer.cascade.cascade import Cascade
+from composer.cascade.low_res import shrink
+from composer.data.datasets import SceneImages
 from composer.devices import pick_device
-from composer.files import write_atomically
-from composer.gallery import save_png, sheet
-from composer.low_res import shrink
-from composer.metrics import kid, read_by, tiles
+from composer.evaluation.adherence import quantise
+from composer.evaluation.metrics import kid, read_by, tiles
+from composer.images.sheet import save_png, sheet
+from composer.storage.files import write_atomically
 from decomposers import Semantics
 
 SHOWN = 5

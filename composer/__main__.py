@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .commands import COMMANDS, overview
-from .parsers import Mistake
-from .suggestion import did_you_mean
-from .terminal import complain, say, settle
+from composer.commands.parsers import Mistake
+from composer.commands.registry import COMMANDS, overview
+from composer.suggestion import did_you_mean
+from composer.terminal import complain, say, settle
 
 MORE = "(COMPOSER_TRACEBACK=1 shows where)"
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .decomposition import Representations
+from composer.decomposition import Representations
 
 Keep = dict[str, Tensor]
 """Name -> (b,) bool; False drops that condition for that row."""

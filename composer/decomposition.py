@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .devices import with_float64
-from .files import require_utf8
+from composer.devices import with_float64
+from composer.storage.files import require_utf8
 
 Batch = dict[str, Any]
 """What a dataset yields, collated. Keys that the core knows:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from .names import DEVICES
+from composer.names import DEVICES
 
 NO_FLOAT64 = {"mps"}
 

@@ -12,7 +12,7 @@ DEVICES = ("cuda", "mps", "cpu")
 """The kinds of device that networks run on, the fastest first."""
 
 SamplerName = Literal["euler", "heun", "dpmpp_2m", "ancestral"]
-"""Functions of `composer.samplers`."""
+"""Functions of `composer.diffusion.samplers`."""
 
 CLOSED = "closed: 1 is exactly what was asked, 0 no nearer to it than other pictures are by chance"
 """What the figures that `reranking.measure` gives mean, for people."""

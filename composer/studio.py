@@ -13,19 +13,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .adherence import quantise
-from .cascade import Cascade
-from .composition import Composition, Source
-from .datasets import Photographs
-from .devices import pick_device
-from .editing import Frame, Original, extend, open_region
-from .gallery import PAPER, from_pil, previews, save_gif, sheet, to_pil
-from .markdown import plain
-from .options import bar
-from .reranking import best_of, closed
-from .samplers import Progress
-from .scenes import render_batch
-from .terminal import say
+from composer.cascade.cascade import Cascade
+from composer.commands.options import bar
+from composer.data.datasets import Photographs
+from composer.devices import pick_device
+from composer.diffusion.samplers import Progress
+from composer.evaluation.adherence import quantise
+from composer.evaluation.best_of import best_of, closed
+from composer.evaluation.markdown import plain
+from composer.images.sheet import PAPER, from_pil, previews, save_gif, sheet, to_pil
+from composer.scenes import render_batch
+from composer.tasks.composition import Composition, Source
+from composer.tasks.editing import Frame, Original, extend, open_region
+from composer.terminal import say
 
 SIZE, FILM, LANCZOS = 256, 160, Image.Resampling.LANCZOS
 ACROSS = 5
@@ -35,7 +35,7 @@ Shown = tuple[str, Tensor]
 """A label, and a picture (3 h w)."""
 
 Closed = Mapping[str, Mapping[str, float]]
-"""Label of a result -> condition -> how much of the way to what was asked it goes, see `composer.reranking.closed`."""
+"""Label of a result -> condition -> how much of the way to what was asked it goes, see `composer.evaluation.best_of.closed`."""
 
 
 @dataclass(frozen=True)

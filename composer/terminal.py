@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .files import printable
+from composer.storage.files import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.conditioning import Condition, Conditioning
-from composer.unet import sinusoids
+from composer.networks.unet import sinusoids
 
 from .spatial import convolutions
 

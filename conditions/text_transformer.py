@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.conditioning import Condition, Conditioning, zero
-from composer.transformer import Block
+from composer.networks.transformer import Block
 
 
 class TextTransformer(Condition):

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.decomposition import Decomposer
-from composer.pretrained import hub_file, load_tensors, locate, network_allowed, sealed
-from composer.schema import plain, read_json, record
+from composer.storage.pretrained import hub_file, load_tensors, locate, network_allowed, sealed
+from composer.storage.schema import plain, read_json, record
 
 from .tokens import Tokens, write
 

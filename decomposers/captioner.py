@@ -8,11 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer.pretrained import locate, sealed
+from composer.storage.pretrained import locate, sealed
 
 
 class Captioner(nn.Module):
-    """Describes images in a sentence (BLIP, Li et al. 2022). Give it to `composer.captions.caption_folder`.
+    """Describes images in a sentence (BLIP, Li et al. 2022). Give it to `composer.data.captions.caption_folder`.
 
     Not a decomposer: what it says becomes the dataset's caption, where people can read and mend it.
 

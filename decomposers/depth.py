@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.decomposition import Batch, Decomposer, robust_normalise
-from composer.pretrained import locate, sealed
+from composer.storage.pretrained import locate, sealed
 
 
 class DepthMaps(Decomposer):

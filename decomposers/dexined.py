@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from composer.decomposition import Batch
-from composer.pretrained import load_tensors, locate
+from composer.storage.pretrained import load_tensors, locate
 
 from .sketch import Lines
 

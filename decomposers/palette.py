@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from composer.cascade.parts import lerp
 from composer.decomposition import Batch, Decomposer
 from composer.devices import with_float64
-from composer.files import write_atomically
-from composer.parts import lerp
+from composer.storage.files import write_atomically
 
 HUES = (0.0, 0.0833, 0.166, 0.25, 0.333, 0.5, 0.56333, 0.666, 0.73, 0.803, 0.916)
 LONGEST_SIDE = 241  # pixels that a side is thinned out to before it is counted

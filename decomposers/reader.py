@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.decomposition import Batch, robust_normalise
-from composer.pretrained import locate
-from composer.reader import CATEGORIES, READ_SIZE, Reading, SceneReader, load_reader, read_instances
+from composer.scenes.reader import CATEGORIES, READ_SIZE, Reading, SceneReader, load_reader, read_instances
+from composer.storage.pretrained import locate
 
 from .depth import DepthMaps
 from .instances import InstanceMaps

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.decomposition import Batch
-from composer.pretrained import locate, sealed, unconnected
+from composer.storage.pretrained import locate, sealed, unconnected
 
 from .instances import InstanceMaps, paint
 

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from composer.cascade.parts import slerp
 from composer.decomposition import Batch
-from composer.parts import slerp
 
 from ._clip import ClipDecomposer, barcode, cosine_distance
 

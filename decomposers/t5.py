@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.decomposition import Batch, Decomposer
-from composer.pretrained import locate, sealed, unconnected
+from composer.storage.pretrained import locate, sealed, unconnected
 
 from ._clip import barcode, cosine_distance
 from .tokens import captions_device, lost_words

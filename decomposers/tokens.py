@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from composer.decomposition import Batch, Decomposer
-from composer.pretrained import locate
+from composer.storage.pretrained import locate
 
 _START, _END, _UNKNOWN = 49406, 49407, -1
 MAX_LENGTH = 10_000

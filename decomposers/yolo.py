@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.decomposition import Batch
-from composer.pretrained import locate
+from composer.storage.pretrained import locate
 
 from .instances import InstanceMaps, paint
 

@@ -5,7 +5,7 @@ python examples/best_of.py --model models/mine --seed 3
 """
 
 from composer.studio import Row, Studio, run
-from composer.tasks import text_to_image
+from composer.tasks.papers import text_to_image
 
 CAPTIONS = (
     "a large red cube in front of a small blue sphere, on snow under a clear sky",

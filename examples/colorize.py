@@ -4,9 +4,9 @@ python examples/colorize.py                                      # a photograph
 python examples/colorize.py photo.jpg colours.jpg others.jpg
 """
 
-from composer.composition import said
 from composer.studio import Row, Studio, run
-from composer.tasks import colorize
+from composer.tasks.composition import said
+from composer.tasks.papers import colorize
 
 COLOURS = "#d9a441 3, #3b6ea5 2, #f2efe6 1"
 

@@ -5,9 +5,9 @@ python examples/edit_region.py photo.jpg
 """
 
 from composer import Composition
-from composer.composition import said
 from composer.studio import Row, Studio, run
-from composer.tasks import colorize, variations
+from composer.tasks.composition import said
+from composer.tasks.papers import colorize, variations
 
 
 def inpainted(studio: Studio) -> Row:

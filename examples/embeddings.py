@@ -4,9 +4,9 @@ python examples/embeddings.py                                    # Scenes
 python examples/embeddings.py photo.jpg other.jpg
 """
 
-from composer.prior.commands import principal_components
+from composer.commands.priors import principal_components
 from composer.studio import Row, Studio, run
-from composer.tasks import interpolations, text_difference, truncated, variations
+from composer.tasks.papers import interpolations, text_difference, truncated, variations
 
 ETAS = (0.0, 0.3, 0.6, 1.0)
 COMPONENTS = (1, 2, 4, 8, 16)

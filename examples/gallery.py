@@ -26,7 +26,7 @@ import variations
 from rich.progress import Progress
 
 from composer import Cascade
-from composer.files import write_atomically
+from composer.storage.files import write_atomically
 from composer.studio import Example, Studio, table
 
 FAMILIES = (
@@ -85,7 +85,7 @@ shows; what is drawn was not: it has the first seeds, 0, 1, 2, and a row says so
 
 The commands work in this folder; with `--precision bf16` they draw these very pictures (but for JPEG). The tables say
 how much of the way from other pictures (0) to what was asked (1) each result goes when it is taken apart again
-(`composer.reranking.closed`); below 0 it is farther off than they are. "Seen" is what we found when we looked.
+(`composer.evaluation.best_of.closed`); below 0 it is farther off than they are. "Seen" is what we found when we looked.
 """
 
 

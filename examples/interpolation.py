@@ -5,7 +5,7 @@ python examples/interpolation.py a.jpg b.jpg
 """
 
 from composer.studio import Row, Studio, run
-from composer.tasks import LOCAL, interpolations
+from composer.tasks.papers import LOCAL, interpolations
 
 FRAMES = 10
 

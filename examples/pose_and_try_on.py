@@ -5,7 +5,7 @@ python examples/pose_and_try_on.py person.jpg other.jpg
 """
 
 from composer.studio import Row, Studio, run
-from composer.tasks import pose_transfer, try_on
+from composer.tasks.papers import pose_transfer, try_on
 
 
 def other_pose(studio: Studio) -> Row:

@@ -5,7 +5,7 @@ python examples/recombine.py photo.jpg painting.jpg --seed 1
 """
 
 from composer.studio import Row, Studio, run
-from composer.tasks import redraw
+from composer.tasks.papers import redraw
 
 WHERE, HOW = ("sketch", "depth", "instances"), ("palette", "semantics")
 

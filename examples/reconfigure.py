@@ -5,7 +5,7 @@ python examples/reconfigure.py photo.jpg edited.jpg
 """
 
 from composer.studio import Row, Studio, run
-from composer.tasks import reconfigure, translate
+from composer.tasks.papers import reconfigure, translate
 
 
 def other_shapes(studio: Studio) -> Row:

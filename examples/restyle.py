@@ -5,7 +5,7 @@ python examples/restyle.py photo.jpg painting.jpg
 """
 
 from composer.studio import Row, Studio, run
-from composer.tasks import style_transfer
+from composer.tasks.papers import style_transfer
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 

@@ -5,9 +5,9 @@ python examples/text_to_image.py --model models/mine --seed 7
 """
 
 from composer import Prior
-from composer.composition import said
 from composer.studio import Row, Studio, run
-from composer.tasks import combine, text_to_image
+from composer.tasks.composition import said
+from composer.tasks.papers import combine, text_to_image
 
 CAPTION = "a large shiny red sphere, on grass under a clear sky"
 PRIOR = "scenes_prior_diffusion"

@@ -5,7 +5,7 @@ python examples/variations.py photo.jpg --seed 5
 """
 
 from composer.studio import Row, Studio, run
-from composer.tasks import variations
+from composer.tasks.papers import variations
 
 KEPT = (("semantics",), ("sketch",), ("sketch", "depth", "palette"), ("semantics", "sketch", "depth", "palette"))
 

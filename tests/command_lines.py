@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from composer import parsers
-from composer.commands import COMMANDS
+from composer.commands import parsers
+from composer.commands.registry import COMMANDS
 
 NUMBERS = ["0", "1", "2", "-1", "1e9", "1000000000", "-1000000000", "9" * 30, "1" + "0" * 400, "nan", "inf", "-inf"]
 NUMBERS += ["1e400", "0.5", "0x10", "1_000", "٣", "²", "1,2", "0,0,0,0", "0,,1", "nan,0,1,1", "0.1,0.1,0.9,0.9"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from composer.cascade import Cascade
+from composer.cascade.cascade import Cascade
 
 torch.set_num_threads(1)
 
@@ -41,10 +41,10 @@ TINY = {
             "file": "base.safetensors",
             "size": SIZE,
             "denoiser": {
-                "class_path": "composer.denoiser.Denoiser",
+                "class_path": "composer.diffusion.denoiser.Denoiser",
                 "init_args": {
-                    "network": {"class_path": "composer.unet.UNet", "init_args": NETWORK},
-                    "noise": {"class_path": "composer.denoiser.LogNormal"},
+                    "network": {"class_path": "composer.networks.unet.UNet", "init_args": NETWORK},
+                    "noise": {"class_path": "composer.diffusion.denoiser.LogNormal"},
                 },
             },
             "conditions": {

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from composer.recipe import pack
-from composer.storage import digest
+from composer.storage.folder import digest
+from composer.tasks.recipe import pack
 
 ODD = [
     *(None, True, -1, 0, 1 << 31, 10**9, 10**18, 10**40, 1e308, float("nan"), float("inf"), -0.5, 0.3),
@@ -185,7 +185,7 @@ def configurations(config: dict) -> Iterator[tuple[str, Any]]:
         "os.system",
         "builtins.exec",
         "composer.Cascade",
-        "composer.storage.Path",
+        "composer.storage.folder.Path",
         "decomposers",
         ".",
         "",

@@ -7,19 +7,18 @@ import torch
 
 from composer import Cascade
 from composer.__main__ import main
-from composer.adherence import Evaluation
-from composer.denoiser import Linear, LogNormal
+from composer.cascade.parts import Latent, slerp
 from composer.devices import pick_device, to_float64
-from composer.editing import Original, edit
-from composer.metrics import embed
-from composer.parts import Latent, slerp
+from composer.diffusion.denoiser import Linear, LogNormal
+from composer.diffusion.samplers import ancestral, cosine_sigmas, dpmpp_2m, euler, heun, karras_sigmas, latents
+from composer.evaluation.adherence import Evaluation
+from composer.evaluation.metrics import embed
+from composer.evaluation.samples import Sample
 from composer.prior.pca import dimensions_for, fit
-from composer.samplers import ancestral, cosine_sigmas, dpmpp_2m, euler, heun, karras_sigmas, latents
-from composer.samples import Sample
+from composer.tasks.editing import Original, edit
 from decomposers import Palette
-
-from .stand_in import There, stand_in
-from .test_prior import autoregressive, corrected, diffusion, embeddings
+from tests.prior.test_prior import autoregressive, corrected, diffusion, embeddings
+from tests.stand_in import There, stand_in
 
 
 def same(found, expected):

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from composer.__main__ import main
-from composer.cascade import Cascade
-from composer.commands import COMMANDS
-
-from .conftest import TINY, spatial
+from composer.cascade.cascade import Cascade
+from composer.commands.registry import COMMANDS
+from tests.conftest import TINY, spatial
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

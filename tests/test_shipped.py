@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from composer.__main__ import main
-from composer.adherence import Evaluation
-from composer.cascade import Cascade
-from composer.datasets import SceneImages
-from composer.low_res import shrink
+from composer.cascade.cascade import Cascade
+from composer.cascade.low_res import shrink
+from composer.data.datasets import SceneImages
+from composer.evaluation.adherence import Evaluation
+from composer.evaluation.prior import measure_embeddings
+from composer.evaluation.samples import open_sample, sample_of
 from composer.prior import Prior
-from composer.prior.evaluation import measure_embeddings
-from composer.samples import open_sample, sample_of
 from composer.scenes import render_retold
 
 ASSETS = Path(__file__).parent.parent / "composer" / "assets"

@@ -11,8 +11,8 @@ from rich.table import Table
 import composer
 from composer import terminal
 from composer.__main__ import main
-from composer.commands import COMMANDS
-from composer.files import printable
+from composer.commands.registry import COMMANDS
+from composer.storage.files import printable
 
 PACKAGES = [
     Path(composer.__file__).parent,

@@ -29,7 +29,7 @@ def test_what_a_library_calls_may_be_deprecated(module, category):
     assert [warning.category for warning in seen] == [category]  # shown, but no error
 
 
-@pytest.mark.parametrize("module", ["composer.unet", "torch"])
+@pytest.mark.parametrize("module", ["composer.networks.unet", "torch"])
 def test_other_warnings_are_errors_whoever_gives_them(module):
     with pytest.raises(UserWarning):
         warn(module, UserWarning)

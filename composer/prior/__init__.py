@@ -1,8 +1,8 @@
 """Priors: from a caption to the image embedding that a picture of it might have (Ramesh et al. 2022, section 2.2)."""
 
+from composer.data.embeddings import Embeddings
 from composer.prior.autoregressive import AutoregressivePrior
 from composer.prior.diffusion import DiffusionPrior
-from composer.prior.embeddings import Embeddings
 from composer.prior.interface import Prior
 
 __all__ = ["AutoregressivePrior", "DiffusionPrior", "Embeddings", "Prior"]

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.devices import to_float64
-from composer.samplers import Progress
-from composer.transformer import Memory
-
-from .interface import Prior, given, text_embedding
-from .pca import Codebook
+from composer.diffusion.samplers import Progress
+from composer.networks.transformer import Memory
+from composer.prior.interface import Prior, given, text_embedding
+from composer.prior.pca import Codebook
 
 
 class AutoregressivePrior(Prior):

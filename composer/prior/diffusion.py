@@ -7,13 +7,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from composer.decomposition import draw as draw_number
-from composer.denoiser import Cosine, NoiseLevels, level
-from composer.samplers import Denoise, Progress, cosine_sigmas, dpmpp_2m, latents
-from composer.transformer import Memory
-from composer.unet import sinusoids
-
-from .gaussian import Gaussian
-from .interface import Prior, given, text_embedding
+from composer.diffusion.denoiser import Cosine, NoiseLevels, level
+from composer.diffusion.samplers import Denoise, Progress, cosine_sigmas, dpmpp_2m, latents
+from composer.networks.transformer import Memory
+from composer.networks.unet import sinusoids
+from composer.prior.gaussian import Gaussian
+from composer.prior.interface import Prior, given, text_embedding
 
 STREAM = 900
 """Of `draw`, and the numbers above it: seeds of the candidates after the first."""
@@ -26,7 +25,7 @@ class DiffusionPrior(Prior):
     query, whose output is the estimate of the embedding itself: L = |f(z + sigma noise, sigma, caption) - z|^2. As it
     is causal, words and text are read once a sampling and not once a step.
 
-    Noise is sigma (see `composer.denoiser`); the network sees the noised embedding scaled to unit variance and the
+    Noise is sigma (see `composer.diffusion.denoiser`); the network sees the noised embedding scaled to unit variance and the
     level as the cosine schedule's time. Where the paper takes 64 steps of Analytic-DPM, this takes DPM-Solver++(2M).
 
     A short training learns what the caption says long before it learns to keep what little noise leaves of the

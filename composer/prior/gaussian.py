@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from .pca import take_over
+from composer.prior.pca import take_over
 
 BUFFERS = ("mean", "text_mean", "regression", "components", "variance", "rest_components", "rest_variance")
 

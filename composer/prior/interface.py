@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.decomposition import Batch, Decomposer
-from composer.formats import check_prior
+from composer.diffusion.samplers import Progress
 from composer.names import SEMANTICS as SEMANTICS
 from composer.names import TEXT as TEXT
-from composer.pretrained import fetching
-from composer.samplers import Progress
-from composer.transformer import CausalTransformer
+from composer.networks.transformer import CausalTransformer
+from composer.storage.formats import check_prior
+from composer.storage.pretrained import fetching
 
 FILE = "prior.safetensors"
 
@@ -156,7 +156,7 @@ class Prior(nn.Module, ABC):
         Raises:
             ValueError: The configuration is not that of a prior, or names something that is not on the closed list.
         """
-        from composer.storage import build  # which has this class on its list
+        from composer.storage.folder import build  # which has this class on its list
 
         check_prior(spec)
         prior = build(spec["priors"][0], cls, plugins, folder)
@@ -178,8 +178,8 @@ class Prior(nn.Module, ABC):
             ValueError: It is another kind of model, files are damaged, weights and configuration do not belong
                 together, or the configuration names something that is not on the closed list.
         """
-        from composer.finding import find_model
-        from composer.storage import build, load_strictly, read_model, require_fit
+        from composer.storage.finding import find_model
+        from composer.storage.folder import build, load_strictly, read_model, require_fit
 
         path = find_model(folder)
         config, weights, sha256 = read_model(path, "priors")
@@ -199,7 +199,7 @@ class Prior(nn.Module, ABC):
             card: The model card, Markdown.
             dtype: Precision of the weights on disk; torch.float16 halves the size.
         """
-        from composer.storage import write_model
+        from composer.storage.folder import write_model
 
         file = self.spec["priors"][0].get("file", FILE)
         write_model(Path(folder), self.spec, {file: {k: v.to(dtype) for k, v in self.state_dict().items()}}, card)
@@ -210,7 +210,7 @@ class Prior(nn.Module, ABC):
         Raises:
             ValueError: Its configuration does not say.
         """
-        from composer.storage import build
+        from composer.storage.folder import build
 
         if SEMANTICS not in self.spec["decomposers"]:
             raise ValueError(f"this prior has no decomposer {SEMANTICS}: it does not say what read its images")

@@ -7,8 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from composer.devices import to_float64
-
-from .interface import to_sphere
+from composer.prior.interface import to_sphere
 
 DOT_QUANTILES = 1024
 """Shares at which the distribution of the dot products is known."""

@@ -16,7 +16,7 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
-from composer.gallery import as_written, from_pil
+from composer.images.sheet import as_written, from_pil
 from composer.scenes.batch import SPLITS, render_batch
 from composer.terminal import bar
 

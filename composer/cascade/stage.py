@@ -1,0 +1,253 @@
+"""A stage of a cascade: one resolution's denoiser and conditions, and how it samples."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from composer.cascade.low_res import LowRes
+from composer.conditioning import Condition, Conditioning, ConditionSet
+from composer.decomposition import Representations
+from composer.diffusion import samplers
+from composer.diffusion.denoiser import Denoiser, Estimator, level
+from composer.diffusion.guidance import Term
+from composer.diffusion.samplers import Denoise, Progress
+from composer.diffusion.strength import Strength, weigh
+from composer.diffusion.tiling import Tiled
+from composer.names import SamplerName as SamplerName
+from composer.storage.folder import Spec, build
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a stage samples.
+
+    Attributes:
+        sampler: One of `composer.diffusion.samplers`.
+        steps: Number of steps; `heun` calls the network twice a step, the others once.
+        guidance: Weight of classifier-free guidance; 1 is none.
+        guidance_interval: Lowest and highest noise level at which it guides, as the cosine schedule's time in [0, 1];
+            None guides at all of them. Elsewhere the weight is 1, which takes half the time.
+        eta: Share of fresh noise of the sampler `ancestral`: 1 is DDPM's, 0 none, as DDIM (Song et al. 2021).
+        percentile: Dynamic thresholding (Imagen: 0.995); None clips.
+        augmentation: Level in [0, 1] at which a stage that enlarges corrupts the image it was given (Imagen: 0.1 to 0.3
+            for the best pictures, 0 for the most faithful ones).
+        tile: Side in pixels of the tiles that the network sees one at a time, to save memory; None shows it the whole.
+    """
+
+    sampler: SamplerName = "dpmpp_2m"
+    steps: int = 30
+    guidance: float = 2.0
+    guidance_interval: Sequence[float] | None = None
+    eta: float = 1.0
+    percentile: float | None = None
+    augmentation: float = 0.0
+    tile: int | None = None
+
+    def __post_init__(self) -> None:
+        known = get_args(SamplerName)
+        if self.sampler not in known:
+            raise ValueError(f"expected a sampler of {', '.join(known)}, found {self.sampler!r}")
+        if self.steps < 1 or not 0 <= self.eta <= 1:
+            raise ValueError(f"expected at least 1 step and eta in [0, 1], found {self.steps} and {self.eta}")
+        if self.guidance_interval is not None:
+            low, high = self.guidance_interval  # a list, where it comes from JSON
+            if not 0 <= low < high <= 1:
+                raise ValueError(f"expected a guidance_interval within 0-1, found {low}-{high}")
+            object.__setattr__(self, "guidance_interval", (low, high))
+
+    def guides(self, sigma: float) -> bool:
+        """Whether guidance is on at a noise level (Kynkaanniemi et al. 2024)."""
+        if self.guidance_interval is None:
+            return True
+        low, high = self.guidance_interval
+        return low <= float(level(torch.tensor(sigma))) <= high
+
+    def changed(self, changes: Mapping[str, Any], what: str) -> "Sampling":
+        """Replaces some fields.
+
+        Raises:
+            ValueError: `changes` names something else; `what` says whose sampling this is.
+        """
+        known = [field.name for field in fields(self)]
+        if unknown := sorted(changes.keys() - set(known)):
+            raise ValueError(f"the sampling of {what} has {', '.join(known)}; found {', '.join(unknown)}")
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One resolution's denoiser and conditions.
+
+    Attributes:
+        denoiser: Estimates the clean image.
+        conditions: What the denoiser reads.
+        size: Height and width of its images, in pixels.
+        sampling: How it samples unless the call says otherwise.
+        spec: How denoiser and conditions were built, for `Cascade.save`.
+        low_res: How the image of the stage before is made its condition; None for a stage that begins with noise alone.
+    """
+
+    denoiser: Denoiser
+    conditions: ConditionSet
+    size: int
+    sampling: Sampling
+    spec: Spec
+    low_res: LowRes | None = None
+
+    def __post_init__(self) -> None:
+        if (self.low_res is None) == ("low_res" in self.conditions):
+            raise ValueError(f"stage {self.name}: the condition low_res and how it is made (low_res) go together")
+
+    @classmethod
+    def from_spec(cls, spec: Spec, plugins: Collection[str] = (), folder: Path | None = None) -> "Stage":
+        """Builds a stage with fresh weights.
+
+        Args:
+            spec: ``{"size": 64, "denoiser": Spec, "conditions": {name: Spec}, "sampling": {...}}``, and ``"low_res":
+                Spec`` where the stage enlarges.
+            plugins: Modules beyond the closed list that the user trusts.
+            folder: The model's folder.
+        """
+        conditions = {k: build(v, Condition, plugins, folder) for k, v in spec["conditions"].items()}
+        denoiser = build(spec["denoiser"], Denoiser, plugins, folder).eval().requires_grad_(False)
+        sampling = Sampling(**spec.get("sampling", {}))
+        low_res = build(spec["low_res"], LowRes, plugins, folder) if "low_res" in spec else None
+        adapters = ConditionSet(conditions).eval().requires_grad_(False)
+        return cls(denoiser, adapters, spec["size"], sampling, spec, low_res)
+
+    @property
+    def name(self) -> str:
+        """The name of its weights' file, without the suffix."""
+        return Path(self.spec["file"]).stem
+
+    def weights(self) -> nn.Module:
+        """The stage's weights under the names that its file has."""
+        return nn.ModuleDict({"denoiser": self.denoiser, "conditions": self.conditions})
+
+    def estimator(self, tile: int | None) -> Estimator:
+        """The denoiser, or one that sees tiles of that side.
+
+        Raises:
+            ValueError: Such tiles do not fit the network.
+        """
+        if tile is None:
+            return self.denoiser
+        network = self.denoiser.network
+        norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
+        return Tiled(self.denoiser, tile, network.stride, norms)
+
+    def encode(self, reps: Representations, size: tuple[int, int]) -> Conditioning:
+        """Encodes what this stage reads of `reps` for images of a height and width."""
+        known = {name: value for name, value in reps.items() if name in self.conditions}
+        cond: Conditioning = self.conditions(known, size)
+        return cond
+
+    def terms(
+        self,
+        reps: Representations,
+        own: Representations,
+        size: tuple[int, int],
+        how: Sampling,
+        away: Representations | None = None,
+        strengths: Mapping[str, Strength] | None = None,
+        also: Sequence[tuple[Representations, float]] = (),
+        weaker: "Stage | None" = None,
+    ) -> list[Term]:
+        """What guidance sums: a term for each set of conditions that counts somewhere, and what it leads away from.
+
+        Args:
+            reps: What to agree with.
+            own: What every term reads, that is the image of the stage before.
+            size: Height and width of the images.
+            how: Its guidance is the weight of what is agreed with; what is led away from has the rest.
+            away: What to lead away from; None is nothing at all.
+            strengths: How much, when and where conditions of `reps` count.
+            also: Further representations and their weights, which are taken from what is led away from.
+            weaker: What is led away from: its estimates, which agree with the same (autoguidance, Karras et al. 2024).
+
+        Raises:
+            ValueError: Both `weaker` and something else is to be led away from.
+        """
+        names = [name for name in reps if name in self.conditions]
+        weights = weigh(names, {n: s for n, s in (strengths or {}).items() if n in names}, size)
+        also = [(other, weight) for other, weight in also if other.keys() & self.conditions.keys()]
+        rest = 1 - how.guidance - sum(weight for _, weight in also)
+
+        def guidance(sigma: float) -> float:
+            return how.guidance if how.guides(sigma) else 1.0
+
+        def left(sigma: float) -> float:
+            return rest if how.guides(sigma) else 0.0
+
+        def further(weight: float) -> Callable[[float], float]:
+            return lambda sigma: weight if how.guides(sigma) else 0.0
+
+        def chosen(subset: frozenset[str]) -> Representations:
+            return {**{n: reps[n] for n in reps if n in subset}, **own}
+
+        others = [Term(self.encode({**other, **own}, size), further(weight)) for other, weight in also]
+        behind = {name: value for name, value in (away or {}).items() if name in self.conditions}
+        within = all(name in reps and torch.equal(reps[name], value) for name, value in behind.items())
+        if weaker is not None:
+            if not within:
+                raise ValueError("autoguidance leads away from a weaker model: leave out what else to lead away from")
+            by = weaker.estimator(how.tile)
+            pairs = [(subset, share) for subset, share in weights.items()]
+            terms = [Term(self.encode(chosen(s), size), _product(guidance, share)) for s, share in pairs]
+            terms += [Term(weaker.encode(chosen(s), size), _product(left, share), by) for s, share in pairs]
+            return [*terms, *others]
+        start = frozenset(behind) if within else None  # often a set that counts besides: the network reads it once
+
+        def total(subset: frozenset[str]) -> Callable[[float], float | Tensor]:
+            share = weights.get(subset)
+            if share is None:
+                return left
+            return lambda sigma: guidance(sigma) * share(sigma) + (left(sigma) if subset == start else 0.0)
+
+        subsets = dict.fromkeys([*weights, *([] if start is None else [start])])
+        terms = [Term(self.encode(chosen(s), size), total(s)) for s in subsets]
+        return [*terms, *others] + ([] if within else [Term(self.encode({**behind, **own}, size), left)])
+
+
+def _product(a: Callable[[float], float], b: Callable[[float], float | Tensor]) -> Callable[[float], float | Tensor]:
+    return lambda sigma: a(sigma) * b(sigma)
+
+
+def sizes_of(chain: Sequence[Stage], size: tuple[int, int] | None, image: Tensor | None) -> list[tuple[int, int]]:
+    """Height and width of each stage's images, so that the last one's are `size`.
+
+    Raises:
+        ValueError: A stage cannot draw its share.
+    """
+    last = chain[-1]
+    if image is not None:
+        first = chain[0]
+        grown = last.size * (first.low_res.scale if first.low_res else 1) // first.size
+        given = (image.shape[-2] * grown, image.shape[-1] * grown)
+        if size not in (None, given):
+            raise ValueError(f"these images become {given[1]} x {given[0]} pixels, not {size[1]} x {size[0]}")
+        size = given
+    h, w = size or (last.size, last.size)
+    for stage in chain:
+        factor, stride = last.size // stage.size, stage.denoiser.network.stride
+        if h <= 0 or w <= 0 or h % (factor * stride) or w % (factor * stride):
+            raise ValueError(
+                f"stage {stage.name} draws sides in multiples of {stride} pixels, which become {factor * stride} in "
+                f"the end: expected such a width and height, found {w} x {h}"
+            )
+    return [(h * s.size // last.size, w * s.size // last.size) for s in chain]
+
+
+def run_sampler(
+    how: Sampling, denoise: Denoise, x: Tensor, sigmas: Tensor, seeds: Sequence[int], progress: Progress | None
+) -> Tensor:
+    """Runs a stage's sampler; `seeds` serve the one that draws fresh noise."""
+    extra: dict[str, Any] = {} if progress is None else {"progress": progress}
+    if how.sampler == "ancestral":
+        return samplers.ancestral(denoise, x, sigmas, seeds, how.eta, **extra)
+    sampler: samplers.Sampler = getattr(samplers, how.sampler)
+    return sampler(denoise, x, sigmas, **extra)

@@ -1,0 +1,5 @@
+"""Where training pictures come from, and how they reach a training."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

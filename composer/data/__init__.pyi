@@ -1,0 +1,13 @@
+from .datasets import Crops as Crops
+from .datasets import ImageDataset as ImageDataset
+from .datasets import Mixture as Mixture
+from .datasets import Photographs as Photographs
+from .datasets import SceneImages as SceneImages
+from .datasets import collate as collate
+from .embeddings import Embeddings as Embeddings
+from .folder import ImageFolder as ImageFolder
+from .loading import FixedBatches as FixedBatches
+from .loading import ImageData as ImageData
+from .loading import Keys as Keys
+from .loading import ResumableSampler as ResumableSampler
+from .loading import sample_seeds as sample_seeds

@@ -1,0 +1,208 @@
+"""Representations computed once and kept beside the images they belong to."""
+
+import errno
+import io
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from composer.data.datasets import Crops, ImageDataset, Mixture
+from composer.data.folder import RESERVED, ImageFolder, column_path
+from composer.data.loading import ImageData
+from composer.decomposition import Batch, Decomposer, Decomposition, Representations
+from composer.images.reading import Refused, load_rgb, resize_and_crop
+from composer.storage.files import write_atomically
+from composer.training.cli import TrainingCLI
+
+
+class _DataAlone(TrainingCLI):
+    """Reads a training's whole configuration, but builds its data with the named decomposers alone."""
+
+    def __init__(self, words: Sequence[str], names: Sequence[str], plugins: Sequence[str]):
+        self.names = names
+        super().__init__(words, plugins, run=False)
+
+    def before_instantiate_classes(self) -> None:
+        data = self.config.data
+        if unknown := sorted(set(self.names) - data.decomposers.keys()):
+            known = ", ".join(sorted(data.decomposers))
+            raise ValueError(f"no decomposer named {', '.join(unknown)}; the configuration has {known}")
+        if reserved := sorted(set(self.names) & RESERVED):
+            raise ValueError(f"no column may be named {', '.join(reserved)}: give the representation another name")
+        data.decomposers, data.readers = {name: data.decomposers[name] for name in self.names}, None
+        self.config.model = None
+
+    def instantiate_trainer(self, **kwargs: Any) -> None:
+        """Nothing is trained."""
+
+
+def data_of(words: Sequence[str], names: Sequence[str], plugins: Sequence[str]) -> ImageData:
+    """Builds the data of a training's configuration, with the named decomposers alone.
+
+    Args:
+        words: Of the training's command line: ``-c FILE`` and what it changes.
+        names: Of representations.
+        plugins: Modules that the user trusts.
+
+    Raises:
+        ValueError: There is no such decomposer.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # the words are none of its own
+        data: ImageData = _DataAlone(words, names, plugins).datamodule
+    return data
+
+
+def chosen(
+    words: Sequence[str], names: Sequence[str], plugins: Sequence[str]
+) -> tuple[list[ImageFolder], Decomposition]:
+    """Builds the folders of images and the named decomposers of a training's configuration.
+
+    Args:
+        words: Of the training's command line: ``-c FILE`` and what it changes.
+        names: Of representations.
+        plugins: Modules that the user trusts.
+
+    Raises:
+        ValueError: There is no such decomposer, or no folder of images.
+    """
+    data = data_of(words, names, plugins)
+    folders = [folder for part in (data.train, data.validation) for folder in _folders(part)]
+    if not folders:
+        raise ValueError("columns lie beside images: expected an ImageFolder in the configuration's data, found none")
+    return folders, Decomposition(data.decomposers)
+
+
+def _folders(dataset: ImageDataset | None) -> Iterator[ImageFolder]:
+    if isinstance(dataset, ImageFolder):
+        yield dataset
+    elif isinstance(dataset, Crops):
+        yield from _folders(dataset.dataset)
+    elif isinstance(dataset, Mixture):
+        for part in dataset.datasets:
+            yield from _folders(part)
+
+
+def incomplete(folder: ImageFolder, names: Sequence[str]) -> list[int]:
+    """The images of a folder that lack one of the columns."""
+    paths = enumerate(path for path, _ in folder.items)
+    return [i for i, path in paths if not all(column_path(path, name).exists() for name in names)]
+
+
+def write_columns(
+    folder: ImageFolder,
+    decomposition: Decomposition,
+    device: torch.device | str = "cpu",
+    rows: int = 32,
+    progress: Callable[[int], object] = lambda done: None,
+) -> int:
+    """Writes ``<stem>.<name>.npy`` beside each image for each representation, where it is not there yet.
+
+    What is read is the whole image's square at the centre, whatever crops a training draws. Each file is written whole
+    or not at all, so a run that was stopped can be repeated; remove a column's files to have them computed again. They
+    hold float16 where that keeps whole numbers exactly and errs in others by at most 1/2048 of the row's largest (a T5
+    in bf16 is itself known to 1/256), else float32.
+
+    Args:
+        folder: The images.
+        decomposition: What to compute.
+        device: Where to.
+        rows: Images at a time.
+        progress: Called with the number of images that were done, or refused.
+
+    Returns:
+        How many images have all the columns now and did not before; refused ones are passed over.
+
+    Raises:
+        OSError: The columns will not fit on the disk.
+        ValueError: A representation can't be a column of these images: it is drawn anew each time, it cannot be read
+            from them, or it is a map and an image has another size.
+    """
+    decomposition.to(device)
+    todo = incomplete(folder, [name for name, _ in decomposition.named()])
+    written = 0
+    for start in range(0, len(todo), rows):
+        numbers = todo[start : start + rows]
+        if read := list(_readable(folder, numbers)):
+            images, captions, paths, fitting = zip(*read, strict=True)
+            batch: Batch = {"image": torch.stack(images).to(device), "caption": list(captions)}
+            if not written:
+                _check_suited(decomposition, batch, folder)
+            values = decomposition(batch)
+            _check_maps(values, [path for path, fits in zip(paths, fitting, strict=True) if not fits], folder.size)
+            if not written:
+                _check_space(values, len(todo), folder.folder)
+            for row, path in enumerate(paths):
+                _write(path, {name: value[row] for name, value in values.items()})
+            written += len(read)
+        progress(len(numbers))
+    return written
+
+
+def _readable(folder: ImageFolder, numbers: Sequence[int]) -> Iterator[tuple[Tensor, str, str, bool]]:
+    """Image, caption, path, and whether the file has just the wanted size."""
+    for i in numbers:
+        path, _ = folder.items[i]
+        try:
+            image = load_rgb(path, folder.size, min_side=folder.min_side).image
+        except Refused:
+            continue
+        fits = image.shape[1:] == (folder.size, folder.size)
+        yield resize_and_crop(image, folder.size), folder.caption(i), path, fits
+
+
+def _check_suited(decomposition: Decomposition, batch: Batch, folder: ImageFolder) -> None:
+    for name, decomposer in decomposition.named():
+        if not decomposer.can_read(batch):
+            raise ValueError(f"{name} cannot be read from the images and captions of {folder.folder}")
+        if _draws(decomposer, batch):
+            raise ValueError(f"{name} is drawn anew each time an image is seen; a column would hold a single draw")
+
+
+def _draws(decomposer: Decomposer, batch: Batch) -> bool:
+    """Whether a decomposer's result depends on the rows' seeds."""
+    seeds = torch.arange(3 * len(batch["image"]), device=batch["image"].device).chunk(3)
+    with torch.no_grad():
+        first, *others = (decomposer({**batch, "seed": seed}) for seed in seeds)
+    return not all(torch.equal(first, other) for other in others)
+
+
+def _check_maps(values: Representations, others: list[str], size: int) -> None:
+    maps = [name for name, value in values.items() if value.ndim == 4]
+    if maps and others:
+        raise ValueError(
+            f"{', '.join(maps)} are maps, which fit images of just {size} x {size} pixels; {others[0]} has another "
+            "size: resize the images first, or leave these names out"
+        )
+
+
+def _check_space(values: Representations, count: int, folder: Path) -> None:
+    needed = count * sum(len(_file(value[0])) for value in values.values())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        sizes = f"{count} rows of {', '.join(values)} take about {needed / 2**20:.0f} MiB"
+        raise OSError(errno.ENOSPC, f"{sizes}, {free / 2**20:.0f} MiB are free", str(folder))
+
+
+def _write(image: str, values: Representations) -> None:
+    for name, value in values.items():
+        path = column_path(image, name)
+        if not path.exists():
+            write_atomically(path, _file(value))
+
+
+def _file(value: Tensor) -> bytes:
+    """One row as the bytes of an ``.npy`` file."""
+    wide = value.detach().float().cpu()
+    half = wide.half()
+    error = (half.float() - wide).abs()
+    lost = (error > 0) & ((wide == wide.round()) | ~(error <= 2**-11 * wide.abs().max()))
+    file = io.BytesIO()
+    np.save(file, (wide if lost.any() else half).numpy(), allow_pickle=False)
+    return file.getvalue()

@@ -1,0 +1,330 @@
+"""Datasets: rows that are functions of (index, seed) alone."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from composer.decomposition import Batch
+from composer.images.reading import load_rgb, resize
+
+Row = dict[str, Any]
+"""One row of a `Batch`, without the batch axis: ``image`` (3 h w), ``caption``, and what the dataset knows beyond."""
+
+
+class ImageDataset(Dataset[Row], ABC):
+    """Images with captions, and representations where the dataset knows them.
+
+    A row depends on its index and its seed alone, never on a generator with a state, a worker or the order of calls.
+    This is what makes training resumable.
+
+    Attributes:
+        columns: Names of the representations that some rows hold as tensors. They take the place of extraction.
+    """
+
+    columns: frozenset[str] = frozenset()
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def row(self, index: int, seed: int) -> Row:
+        """Gives one row: ``image``, ``caption`` and tensors named in `columns`.
+
+        Args:
+            index: In [0, len(self)).
+            seed: What everything drawn at random in this row is drawn from.
+        """
+
+    def __getitem__(self, key: tuple[int, int]) -> Row:
+        index, seed = key
+        return {**self.row(index, seed), "seed": torch.tensor(seed, dtype=torch.int64)}
+
+    def identity(self) -> dict[str, Any]:
+        """Says which rows these are and in which order, as plain values; a checkpoint remembers it.
+
+        A run is resumed only on data of the same identity, for its order of images is one of row numbers. How a row
+        is shown (size, crop, flips) does not belong here. A dataset that can be cheaply told apart by more than its
+        class and length should add that.
+        """
+        return {"class": type(self).__name__, "rows": len(self)}
+
+    def caption(self, index: int) -> str | None:
+        """A row's caption, "" where it has none; None where it isn't known without making the whole row."""
+        return None
+
+    def list_skipped_in(self, path: Path) -> None:
+        """Says which file to list refused images in; nothing to do unless a dataset reads files."""
+
+
+def collate(rows: Sequence[Row]) -> Batch:
+    """Joins rows to a batch; tensors are stacked, everything else is listed.
+
+    A tensor that only some rows hold is zero in the others, and ``batch["known"][name]``, (b,) bool, says which rows
+    hold it. Names that every row holds, or none, have no entry there.
+    """
+    batch: Batch = {"known": {}}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row.get(name) for row in rows]
+        example = next(value for value in values if value is not None)
+        if not isinstance(example, Tensor):
+            batch[name] = values
+            continue
+        if any(value is None for value in values):
+            batch["known"][name] = torch.tensor([value is not None for value in values])
+        batch[name] = torch.stack([torch.zeros_like(example) if value is None else value for value in values])
+    return batch
+
+
+def generator(seed: int) -> torch.Generator:
+    """A generator on the CPU that starts at `seed`."""
+    return torch.Generator().manual_seed(seed)
+
+
+class SceneImages(ImageDataset):
+    """Procedural scenes (`composer.scenes`) with their depth and instances, rendered when asked for.
+
+    Args:
+        split: ``train``, ``val`` or ``novel``.
+        size: Side in pixels.
+        count: Number of scenes. Up to 1024 stay in memory once rendered, so that validation renders them once.
+        seed: Of the scenes' content; the row's own seed draws its swaps alone.
+        complete: Share of the captions that say everything: each thing's size, material, colour, kind and place.
+        swaps: False captions of each row, 0 to 5, which differ from the true one by a word or two; in ``swaps``.
+        phrases: Whether rows say in ``phrases`` which of `scenes.PHRASES` are true of them.
+        folder: Where ``composer scenes`` wrote these scenes with these settings, to be read from there; None
+            renders them.
+
+    Raises:
+        ValueError: The folder holds other scenes, or fewer.
+    """
+
+    columns = frozenset({"depth", "instances"})
+    CHUNK = 32
+    CACHED = 1024
+
+    def __init__(
+        self,
+        split: str,
+        size: int,
+        count: int,
+        seed: int = 0,
+        complete: float = 0.0,
+        swaps: int = 0,
+        phrases: bool = False,
+        folder: str | None = None,
+    ):
+        self.split, self.size, self.count, self.seed, self.complete = split, size, count, seed, complete
+        if not 0 <= swaps <= 5:
+            raise ValueError(f"expected 0 to 5 swaps a caption, found {swaps}")
+        self.swaps, self.phrases = swaps, phrases
+        self.folder = None if folder is None else self._written(Path(folder))
+        self._chunks: dict[int, Batch] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def row(self, index: int, seed: int) -> Row:
+        from composer.scenes import describe, read, shown, swaps
+        from composer.scenes.layout import Dice
+
+        row = self._rendered(index) if self.folder is None else read(self.folder, index)
+        if self.swaps or self.phrases:
+            scene, _ = describe(self.split, index, self.seed)
+            row |= {"swaps": swaps(Dice(seed), scene, row["caption"], self.swaps)} if self.swaps else {}
+            row |= {"phrases": shown(scene)} if self.phrases else {}
+        return row
+
+    def _written(self, folder: Path) -> Path:
+        """Checks a folder of scenes."""
+        from composer.scenes import settings_of
+
+        found = settings_of(folder)
+        wanted = {"split": self.split, "size": self.size, "seed": self.seed, "complete": self.complete}
+        if found != found | wanted or found["count"] < self.count:
+            raise ValueError(f"expected {self.count} scenes of {wanted} in {folder}, found {found}")
+        return folder
+
+    def _rendered(self, index: int) -> Row:
+        if self.count > self.CACHED:
+            batch, i = self._render(range(index, index + 1)), 0
+        else:
+            chunk, i = divmod(index, self.CHUNK)
+            if chunk not in self._chunks:
+                start = chunk * self.CHUNK
+                self._chunks[chunk] = self._render(range(start, min(start + self.CHUNK, self.count)))
+            batch = self._chunks[chunk]
+        return {name: batch[name][i] for name in ("image", "caption", *sorted(self.columns))}
+
+    def identity(self) -> dict[str, Any]:
+        return super().identity() | {"split": self.split, "seed": self.seed}
+
+    def caption(self, index: int) -> str:
+        from composer.scenes import describe
+
+        return describe(self.split, index, self.seed, self.complete)[1]
+
+    def _render(self, indices: range) -> Batch:
+        from composer.scenes import render_batch
+
+        return render_batch(self.split, list(indices), self.size, self.seed, complete=self.complete)
+
+
+PHOTOGRAPHS = {
+    "astronaut.png": "a photograph of an astronaut",
+    "chelsea.png": "a photograph of a tabby cat",
+    "coffee.png": "a photograph of a cup of coffee on a wooden table",
+    "hubble_deep_field.jpg": "a photograph of distant galaxies",
+    "ihc.png": "a photograph of stained tissue under a microscope",
+    "retina.jpg": "a photograph of a human retina",
+    "rocket.jpg": "a photograph of a rocket launch at dusk",
+}
+"""The colour photographs with a free licence that scikit-image ships; see assets/PHOTOGRAPHS.md for their sources."""
+
+
+class Photographs(ImageDataset):
+    """Random crops of the photographs that scikit-image ships: real images without a download.
+
+    Args:
+        size: Side in pixels.
+        names: File names out of `PHOTOGRAPHS`; None takes all.
+        smallest: Least side of a crop, as a share of the photograph's shorter side; sizes are drawn log-uniformly.
+    """
+
+    def __init__(self, size: int, names: Sequence[str] | None = None, smallest: float = 0.4):
+        self.size, self.names, self.smallest = size, list(PHOTOGRAPHS if names is None else names), smallest
+        unknown = sorted(set(self.names) - PHOTOGRAPHS.keys())
+        if unknown or not self.names:
+            raise ValueError(
+                f"expected photographs among {', '.join(PHOTOGRAPHS)}; found {', '.join(unknown) or 'none'}"
+            )
+        if not 0 < smallest <= 1:
+            raise ValueError(f"smallest is a share in (0, 1], found {smallest}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def row(self, index: int, seed: int) -> Row:
+        name, draw = self.names[index], generator(seed)
+        pixels = _photograph(name)
+        h, w = pixels.shape[1:]
+        side = round(min(h, w) * self.smallest ** float(torch.rand((), generator=draw)))
+        y = int(torch.randint(h - side + 1, (), generator=draw))
+        x = int(torch.randint(w - side + 1, (), generator=draw))
+        image = resize(pixels[:, y : y + side, x : x + side].float() / 127.5 - 1, self.size)
+        if torch.rand((), generator=draw) < 0.5:
+            image = image.flip(-1)
+        return {"image": image, "caption": self.caption(index)}
+
+    def identity(self) -> dict[str, Any]:
+        return super().identity() | {"names": ", ".join(self.names)}
+
+    def caption(self, index: int) -> str:
+        return PHOTOGRAPHS[self.names[index]]
+
+
+@cache
+def _photograph(name: str) -> UInt8[Tensor, "3 h w"]:
+    found = find_spec("skimage")  # only its folder: importing it costs half a second
+    if found is None or found.origin is None:
+        raise FileNotFoundError(
+            "the photographs come with scikit-image, which is not installed: pip install scikit-image"
+        )
+    image = load_rgb(Path(found.origin).parent / "data" / name).image
+    return ((image + 1) * 127.5).round().to(torch.uint8)
+
+
+class Mixture(ImageDataset):
+    """Several datasets as one, each with a share of the rows.
+
+    An epoch holds every dataset in exact proportion to its weight. It is as long as the dataset that is largest for its
+    weight needs to be seen once; the others repeat, with other seeds.
+
+    Args:
+        datasets: The parts.
+        weights: One positive number a part, in any unit.
+    """
+
+    def __init__(self, datasets: Sequence[ImageDataset], weights: Sequence[float]):
+        if len(datasets) != len(weights) or not datasets or min(weights) <= 0:
+            raise ValueError(
+                f"expected one positive weight a dataset, found {list(weights)} for {len(datasets)} datasets"
+            )
+        self.datasets = list(datasets)
+        self.columns = frozenset().union(*(dataset.columns for dataset in datasets))
+        scale = max(len(dataset) / weight for dataset, weight in zip(datasets, weights, strict=True))
+        self.counts = [max(1, round(weight * scale)) for weight in weights]
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def row(self, index: int, seed: int) -> Row:
+        dataset, own = self._find(index)
+        return dataset.row(own, seed)
+
+    def _find(self, index: int) -> tuple[ImageDataset, int]:
+        """The part that has a row, and the row's number there."""
+        for dataset, count in zip(self.datasets, self.counts, strict=True):
+            if index < count:
+                return dataset, index % len(dataset)
+            index -= count
+        raise IndexError(f"a mixture of {len(self)} rows has no row {index + len(self)}")
+
+    def identity(self) -> dict[str, Any]:
+        parts = zip(self.datasets, self.counts, strict=True)
+        return super().identity() | {str(i): d.identity() | {"share": n} for i, (d, n) in enumerate(parts)}
+
+    def caption(self, index: int) -> str | None:
+        dataset, own = self._find(index)
+        return dataset.caption(own)
+
+    def list_skipped_in(self, path: Path) -> None:
+        for dataset in self.datasets:
+            dataset.list_skipped_in(path)
+
+
+class Crops(ImageDataset):
+    """Random square crops of another dataset's images; maps of an image's size are cropped with it.
+
+    What the papers train their larger stages on (unCLIP: a quarter of the side; Imagen: 64 -> 256 of 1024).
+
+    Args:
+        dataset: The images.
+        size: Side of the crops, in pixels.
+    """
+
+    def __init__(self, dataset: ImageDataset, size: int):
+        self.dataset, self.size, self.columns = dataset, size, dataset.columns
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def row(self, index: int, seed: int) -> Row:
+        row = self.dataset.row(index, seed)
+        h, w = row["image"].shape[1:]
+        if self.size > min(h, w):
+            raise ValueError(f"expected images of at least {self.size} x {self.size} pixels to crop, found {w} x {h}")
+        random = generator(seed ^ 0xC809)  # apart from what the dataset itself draws
+        y, x = (int(torch.randint(side - self.size + 1, (), generator=random)) for side in (h, w))
+
+        def cropped(value: Any) -> Any:
+            fits = isinstance(value, Tensor) and value.ndim == 3 and value.shape[1:] == (h, w)
+            return value[:, y : y + self.size, x : x + self.size] if fits else value
+
+        return {name: cropped(value) for name, value in row.items()}
+
+    def identity(self) -> dict[str, Any]:
+        return self.dataset.identity()
+
+    def caption(self, index: int) -> str | None:
+        return self.dataset.caption(index)
+
+    def list_skipped_in(self, path: Path) -> None:
+        self.dataset.list_skipped_in(path)

@@ -1,0 +1,310 @@
+"""A folder of images with captions, as people have them."""
+
+import json
+import logging
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float32
+from numpy.lib.format import open_memmap
+from torch import Tensor
+
+from composer.data.datasets import ImageDataset, Row, generator
+from composer.decomposition import draw
+from composer.images.reading import SUFFIXES, Reason, Refused, load_rgb, resize_and_crop
+from composer.storage.files import name_of, read_text, require_file
+
+log = logging.getLogger(__name__)
+
+Item = tuple[str, str | None]
+"""An image and its caption; "" where it has none, None where a file beside the image holds it."""
+
+LISTING = "metadata.jsonl"
+MAX_LISTING = 10_000_000_000
+"""Bytes: it has a line for each image."""
+
+RESERVED = frozenset({"image", "caption", "seed", "known"})
+"""What a batch holds besides representations; no column may take these names."""
+
+MAX_CAPTION = 100_000
+"""Bytes of a caption's file that are read; models read a hundred words at most."""
+
+HINT = "; min_side 0 takes small images too, enlarged"
+
+
+class Ledger:
+    """Counts refused files, names them, and ends the run when there are too many.
+
+    Images that are merely too small never end the run: nothing is wrong with them. Every worker process keeps its own
+    ledger, so that nothing has to be shared.
+
+    Args:
+        window: How many of the last files are looked at.
+        share: The run ends when more than this share of `window` was refused.
+    """
+
+    def __init__(self, window: int = 10_000, share: float = 0.05):
+        self.recent: deque[bool] = deque(maxlen=window)
+        self.allowed = share * window
+        self.refused = self.bad = 0
+        self.listed: dict[Path, Reason] = {}
+        self.path: Path | None = None
+
+    def good(self) -> None:
+        """Counts a file that was read."""
+        self._count(False)
+
+    def refuse(self, error: Refused) -> None:
+        """Counts a refused file, logs the first and every 1,000th, and lists each once.
+
+        Raises:
+            ValueError: Too many of the last files were refused.
+        """
+        self._count(error.reason is not Reason.TOO_SMALL)
+        self.refused += 1
+        if self.refused == 1 or self.refused % 1000 == 0:
+            log.warning("%s; %d refused so far, each replaced by another", error, self.refused)
+        if error.path not in self.listed:
+            self.listed[error.path] = error.reason
+            if self.path is not None:
+                entry = {"file": str(error.path), "reason": error.reason.name.lower(), "detail": error.detail}
+                with self.path.open("a", encoding="utf-8") as file:  # one write a line: workers append to the same file
+                    file.write(json.dumps(entry) + "\n")
+        if self.bad > self.allowed:
+            raise ValueError(
+                f"expected at most {self.allowed:.0f} refused files among the last {self.recent.maxlen:,}, "
+                f"found {self.bad}; the last one: {error}. "
+                + (f"All are listed in {self.path}." if self.path else "Remove or convert them.")
+            )
+
+    def _count(self, bad: bool) -> None:
+        self.bad += bad - (self.recent[0] if len(self.recent) == self.recent.maxlen else 0)
+        self.recent.append(bad)
+
+
+def summarise(reasons: Iterable[Reason]) -> str:
+    """Says how many files were refused, and why."""
+    counts = Counter(reasons).most_common()
+    why = "; ".join(f"{count} because {reason}" for reason, count in counts)
+    hint = HINT if Reason.TOO_SMALL in dict(counts) else ""
+    return f"{sum(count for _, count in counts)} files were refused, each replaced by another: {why}{hint}"
+
+
+def summarise_listed(path: Path) -> str:
+    """The same for the files that ledgers listed in a file; they may have listed one several times."""
+    reasons = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):  # a line that a killed run left unfinished
+            entry = json.loads(line)
+            reasons[entry["file"]] = Reason[entry["reason"].upper()]
+    return summarise(reasons.values())
+
+
+class ImageFolder(ImageDataset):
+    """A folder of images, searched recursively, each captioned by a ``.txt`` beside it or by ``metadata.jsonl``.
+
+    Where ``metadata.jsonl`` lies in the folder, it is the list of images: one object a line with ``file_name``,
+    relative to the folder, and ``caption`` or ``text``. A caption beside the image goes before the one in the list.
+    Hidden files are left out.
+
+    A representation that is already known lies beside its image as ``<stem>.<name>.npy`` and becomes a float32 column
+    (``composer cache`` writes such files). A map (c h w) has to fit the image's pixels, so it needs an image
+    of just the wanted size, and neither random crops nor flips. Vectors and sequences, such as a caption's encodings,
+    go with any crop.
+
+    A file that `load_rgb` refuses, such as an image that is too small, is replaced by another one, the same in every
+    run.
+
+    Args:
+        path: The folder.
+        size: Side of the square images that it gives, in pixels.
+        captions: What an image without a caption does: raise an error here, or have the caption "".
+        crop: Which square of an image is taken: the one at the centre, or one drawn from the row's seed.
+        flip: Mirror half of the rows, drawn from the row's seed.
+        min_side: Least shorter side of an image, in pixels; smaller ones are refused. None takes `size`, so that no
+            image is enlarged; 0 takes every image.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or it holds no images.
+        ValueError: Captions are missing, or maps lie next to a random crop or flips.
+    """
+
+    ATTEMPTS = 64
+
+    def __init__(
+        self,
+        path: str,
+        size: int,
+        captions: Literal["error", "empty"] = "error",
+        crop: Literal["centre", "random"] = "centre",
+        flip: bool = False,
+        min_side: int | None = None,
+    ):
+        self.folder, self.size, self.crop, self.flip = Path(path), size, crop, flip
+        self.min_side = size if min_side is None else min_side
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"expected a folder of images at {path}, found no folder")
+        files = list(_walk(str(self.folder)))
+        self.items = _items(self.folder, files)
+        if not self.items and (self.folder / LISTING).exists():
+            raise ValueError(
+                f"expected a line for each image in {self.folder / LISTING}, found none: list them, or remove the file "
+                "to take all images of the folder"
+            )
+        if not self.items:
+            raise FileNotFoundError(f"expected images ({' '.join(sorted(SUFFIXES))}) in {path}, found none")
+        missing = [Path(image) for image, caption in self.items if caption == ""]
+        if missing and captions == "error":
+            raise ValueError(
+                f"expected a caption for each of the {len(self.items)} images in {path}, found none for "
+                f"{len(missing)}, such as {missing[0].name}. Write {missing[0].stem}.txt or metadata.jsonl, let "
+                "composer.data.captions.caption_folder write captions, or pass captions='empty'"
+            )
+        self.sidecars = _sidecars(files)
+        self.columns = frozenset(name for names in self.sidecars.values() for name in names)
+        if reserved := self.columns & RESERVED:
+            raise ValueError(f"expected columns named after representations in {path}, found {', '.join(reserved)}")
+        if (flip or crop == "random") and (maps := _maps(self.sidecars)):
+            raise ValueError(
+                f"found maps ({', '.join(maps)}) beside the images in {path}; they would no longer fit a random crop "
+                "or a mirrored image: pass crop='centre' and flip=False, or remove them. Columns that are no maps "
+                "(c h w), such as a caption's encodings, may stay"
+            )
+        self.ledger = Ledger()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def list_skipped_in(self, path: Path) -> None:
+        self.ledger.path = path
+
+    def row(self, index: int, seed: int) -> Row:
+        for attempt in range(self.ATTEMPTS):
+            try:
+                row = self._read(index, seed)
+            except Refused as error:
+                self.ledger.refuse(error)
+                refused = error
+                index = int(draw(torch.tensor([index]), attempt, len(self)))
+            else:
+                self.ledger.good()
+                return row
+        hint = HINT if refused.reason is Reason.TOO_SMALL else ""
+        raise ValueError(
+            f"expected images in {self.folder}, found {self.ATTEMPTS} refused ones in a row; {refused}{hint}"
+        )
+
+    def _read(self, index: int, seed: int) -> Row:
+        path, _ = self.items[index]
+        full = load_rgb(path, self.size, min_side=self.min_side).image
+        columns = {name: _column(path, name) for name in self.sidecars.get(_stem(path), [])}
+        maps = [name for name, value in columns.items() if value.ndim == 3]
+        if maps and full.shape[1:] != (self.size, self.size):
+            raise ValueError(
+                f"expected {path} to be {self.size} x {self.size}, as maps ({', '.join(maps)}) lie beside it; "
+                f"found {full.shape[2]} x {full.shape[1]}"
+            )
+        random = generator(seed)
+        image = resize_and_crop(full, self.size, random if self.crop == "random" else None)
+        if self.flip and torch.rand((), generator=random) < 0.5:
+            image = image.flip(-1)
+        return {"image": image, "caption": self.caption(index), **columns}
+
+    def identity(self) -> dict[str, Any]:
+        """Knows the files by their names below the folder: the folder may move, and captions may be mended."""
+        names = "\n".join(path.removeprefix(f"{self.folder}/") for path, _ in self.items)
+        return super().identity() | {"hash of the file names": name_of(names.encode(errors="surrogatepass"))}
+
+    def caption(self, index: int) -> str:
+        """The caption of an image; "" where it has none."""
+        path, caption = self.items[index]
+        if caption is None:
+            with require_file(Path(f"{_stem(path)}.txt")).open("rb") as file:
+                return file.read(MAX_CAPTION).decode("utf-8", "replace").strip()
+        return caption
+
+
+def column_path(image: str | Path, name: str) -> Path:
+    """Where the column of an image lies."""
+    return Path(f"{_stem(str(image))}.{name}.npy")
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Every file below a folder, in order; hidden ones are left out."""
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (f"{Path(parent).as_posix()}/{name}" for name in sorted(files) if not name.startswith("."))
+
+
+def _stem(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _items(folder: Path, files: list[str]) -> list[Item]:
+    texts = {_stem(path) for path in files if path.endswith(".txt")}
+    listing = folder / LISTING
+    if listing.exists():
+        lines = enumerate(read_text(listing, MAX_LISTING).split("\n"), 1)
+        found = [_listed(folder, line, f"{listing}, line {number}") for number, line in lines if line.strip()]
+    else:
+        found = [(path, "") for path in files if f".{path.rpartition('.')[2].lower()}" in SUFFIXES]
+    return [(path, None if _stem(path) in texts else caption) for path, caption in found]
+
+
+def _listed(folder: Path, line: str, where: str) -> tuple[str, str]:
+    try:
+        entry = json.loads(line)
+        name = entry["file_name"]
+        caption = entry.get("caption", entry.get("text")) or ""
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        expected = '{"file_name": ..., "caption": ...}'
+        raise ValueError(f"{where}: expected an object such as {expected}, found {line[:80]!r}") from error
+    if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"{where}: expected a file_name inside the folder, found {name!r}")
+    return f"{folder.as_posix()}/{Path(name).as_posix()}", str(caption).strip()
+
+
+def _sidecars(files: list[str]) -> dict[str, list[str]]:
+    """Stem of an image -> names of the columns beside it."""
+    found: dict[str, list[str]] = {}
+    for path in files:
+        if path.endswith(".npy"):
+            stem, _, name = _stem(path).rpartition(".")
+            if name.isidentifier():
+                found.setdefault(stem, []).append(sys.intern(name))
+    return found
+
+
+def _maps(sidecars: dict[str, list[str]]) -> list[str]:
+    """Names of the columns that are maps (c h w), as the first file of each has it."""
+    first = {name: stem for stem, names in reversed(sidecars.items()) for name in names}
+
+    def dimensions(name: str) -> int:
+        try:
+            path = require_file(Path(f"{first[name]}.{name}.npy"))
+            shape: tuple[int, ...] = np.load(path, mmap_mode="r", allow_pickle=False).shape
+            return len(shape)
+        except (OSError, ValueError, EOFError):
+            return 0  # it is refused when its image is read
+
+    return [name for name in sorted(first) if dimensions(name) == 3]
+
+
+def _column(image: str, name: str) -> Float32[Tensor, "..."]:
+    path = column_path(image, name)
+    if not path.is_file():  # a pipe would be waited for
+        raise Refused(path, Reason.NOT_A_FILE)
+    try:
+        values = open_memmap(path, mode="r").astype(np.float32)  # which takes no memory for more than the file holds
+    except Exception as error:  # its header is parsed as Python, which fails in many ways
+        raise Refused(path, Reason.DAMAGED, str(error)) from error
+    if not np.isfinite(values).all():
+        raise Refused(path, Reason.NOT_FINITE)
+    return torch.from_numpy(values)

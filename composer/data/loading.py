@@ -1,0 +1,309 @@
+"""The data module: stateless sampling, loading, and decomposition on the device."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import lightning as L
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from composer.data.datasets import ImageDataset, Mixture, Photographs, SceneImages, collate
+from composer.data.folder import ImageFolder, summarise_listed
+from composer.data.resuming import IMAGES_PER_STEP, compare_data
+from composer.data.unread import count_unread
+from composer.decomposition import Batch, Decomposer, Decomposition, draw
+from composer.terminal import note
+
+__all__ = ["ImageData", "ImageDataset", "ImageFolder", "Mixture", "Photographs", "ResumableSampler", "SceneImages"]
+
+Keys = list[tuple[int, int]]
+"""The (index, seed) of each row of a batch."""
+
+TRAINING, VALIDATION = 0, 1  # streams of sample seeds
+
+
+class ResumableSampler(Sampler[Keys]):
+    """An endless sequence of batches that is a function of the batch's number alone.
+
+    Samples are numbered through for ever; every `length` of them are a permutation keyed by (seed, epoch), and a
+    sample's own seed is a function of (seed, number). So a run resumes by `start` alone, whatever was prefetched, and
+    ranks cut slices from the same sequence: 1 rank of 8 rows and 2 ranks of 4 see the same rows.
+
+    Args:
+        length: Number of items to permute.
+        batch_size: Rows a batch and rank.
+        seed: Of the order and the sample seeds.
+        rank: Of this process.
+        world: Number of processes.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1):
+        if length < 1 or batch_size < 1:
+            raise ValueError(f"expected at least 1 item and 1 row a batch, found {length} and {batch_size}")
+        self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
+        self.start = 0
+        """Number of the first batch that the next iteration yields."""
+
+    def __iter__(self) -> Iterator[Keys]:
+        first, step = (self.start * self.world + self.rank) * self.batch_size, self.world * self.batch_size
+        epoch, order = -1, [0]
+        while True:
+            keys: Keys = []
+            seeds = sample_seeds(torch.arange(first, first + self.batch_size), self.seed, TRAINING)
+            for number, seed in enumerate(seeds, first):
+                if number // self.length != epoch:
+                    epoch = number // self.length
+                    order = self._permutation(epoch)
+                keys.append((order[number % self.length], seed))
+            yield keys
+            first += step
+
+    def _permutation(self, epoch: int) -> list[int]:
+        key = int(draw(torch.tensor([epoch]), stream=self.seed, high=1 << 62))
+        return torch.randperm(self.length, generator=torch.Generator().manual_seed(key)).tolist()
+
+
+def sample_seeds(numbers: torch.Tensor, seed: int, stream: int) -> list[int]:
+    """Gives one seed to each numbered sample."""
+    return draw(numbers, stream=2 * seed + stream, high=1 << 62).tolist()
+
+
+class FixedBatches(Sampler[Keys]):
+    """Every item once, in order, always with the same seed: what validation sees.
+
+    All ranks take the same number of batches; the last ones begin again with the first items to fill them.
+
+    Args:
+        length: Number of items.
+        batch_size: Rows a batch and rank.
+        seed: Of the sample seeds.
+        rank: Of this process.
+        world: Number of processes.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1):
+        padded = -(-length // world) * world
+        numbers = [number % length for number in range(rank, padded, world)]
+        keys = list(zip(numbers, sample_seeds(torch.tensor(numbers), seed, VALIDATION), strict=True))
+        self.batches = [keys[i : i + batch_size] for i in range(0, len(keys), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Keys]:
+        return iter(self.batches)
+
+
+class _Batches:
+    """What Lightning iterates. Not a DataLoader, whose sampler Lightning would replace on several devices."""
+
+    def __init__(self, data: "ImageData", loader: DataLoader[Batch]):
+        self.data, self.loader = data, loader
+        self.source: Iterator[Batch] = iter(())
+
+    def __iter__(self) -> Iterator[Batch]:
+        self.source = iter(self.loader)
+        while True:
+            begun = perf_counter()
+            batch = next(self.source, None)
+            if batch is None:
+                return
+            self.data.seconds_waiting = perf_counter() - begun
+            yield batch
+
+    def close(self) -> None:
+        """Lets go of the workers, which end at once; left to the garbage collector they time out."""
+        del self.source, self.loader
+
+
+class _TrainingBatches(_Batches):
+    """Endless; every iteration begins where the trainer stands, also in a run that was resumed."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        sampler = self.loader.batch_sampler
+        assert isinstance(sampler, ResumableSampler)
+        sampler.start = self.data.batches_seen()
+        return super().__iter__()
+
+    def state_dict(self) -> dict[str, int]:
+        """Nothing to save; Lightning takes this for a loader that can be resumed, and it can."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Nothing to restore."""
+
+
+class _ValidationBatches(_Batches):
+    def __len__(self) -> int:
+        return len(self.loader)
+
+
+class ImageData(L.LightningDataModule):
+    """Datasets and decomposers: gives batches with their ``representations``.
+
+    Training starts at the batch that the trainer's global step says; nothing else is remembered, so a resumed run sees
+    just the batches that an uninterrupted one sees. The decomposers live here, so that they are in no optimizer,
+    checkpoint or state_dict; they run on the device, outside autocast.
+
+    Beyond what `Batch` says, a batch holds ``representations`` and, in ``known``, the rows (b,) bool that have a
+    representation, for those names where some rows have none: such rows have to be dropped.
+
+    Args:
+        train: What to train on.
+        validation: What to validate on, every item once and always with the same seed; None skips validation.
+        decomposers: Name of a representation -> what extracts it, unless the dataset knows it.
+        batch_size: Rows a batch and device.
+        validation_batch_size: The same in validation; None takes `batch_size`.
+        workers: Processes that load; 0 loads in the training process.
+        seed: Of the order and of every sample.
+        readers: What reads a representation again from a finished image to measure adherence, where that is not its
+            decomposer; not used in training, but a model that is exported takes them along.
+        accept_changes: Resume although the images to train on are others than the checkpoint's (see `compare_data`).
+
+    Attributes:
+        seconds_waiting: Time that the training waited for the last batch.
+        seconds_decomposing: Time that the last batch's decomposition took (on a GPU, to launch it).
+    """
+
+    def __init__(
+        self,
+        train: ImageDataset,
+        validation: ImageDataset | None,
+        decomposers: dict[str, Decomposer],
+        batch_size: int,
+        validation_batch_size: int | None = None,
+        workers: int = 0,
+        seed: int = 0,
+        readers: dict[str, Decomposer] | None = None,
+        accept_changes: bool = False,
+    ):
+        super().__init__()
+        self.readers = readers or {}
+        self.train, self.validation, self.decomposers = train, validation, decomposers
+        self.batch_size, self.validation_batch_size = batch_size, validation_batch_size or batch_size
+        self.workers, self.seed, self.accept_changes = workers, seed, accept_changes
+        self._open: list[_Batches] = []
+        self.seconds_waiting = self.seconds_decomposing = 0.0
+        self._identity: dict[str, Any] = {}  # of the data, known once a training is set up
+        self._wants(frozenset(decomposers) | train.columns)
+
+    def setup(self, stage: str) -> None:
+        """Compares what the model conditions on with what the data can give.
+
+        Raises:
+            ValueError: The model has a condition that no decomposer and no column serves.
+        """
+        assert self.trainer is not None
+        conditions = getattr(self.trainer.lightning_module, "conditions", None)
+        if conditions is not None:
+            self._check_served(frozenset(conditions))
+            self._wants(frozenset(conditions))
+        if self.validation is None:
+            self.trainer.limit_val_batches = 0  # Lightning warns of an empty list of loaders
+        if (path := self._skipped()) is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for dataset in filter(None, (self.train, self.validation)):
+                dataset.list_skipped_in(path)
+        if stage == "fit":
+            self._identity = self._identify()
+            self._say(*count_unread(self.train, self.decomposition))
+
+    def _skipped(self) -> Path | None:
+        """The run's list of refused images."""
+        folder = None if self.trainer is None else self.trainer.log_dir
+        return None if folder is None else Path(folder) / "skipped.jsonl"
+
+    def _say(self, *lines: str) -> None:
+        if lines and self.trainer is not None and self.trainer.is_global_zero:
+            note(*lines)
+
+    def _identify(self) -> dict[str, Any]:
+        assert self.trainer is not None
+        rows = self.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        known = {name: data.identity() for name in ("train", "validation") if (data := getattr(self, name)) is not None}
+        return known | {"seed": self.seed, IMAGES_PER_STEP: rows}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is trained on, as plain values, for a checkpoint to remember."""
+        return self._identity
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compares what a checkpoint was trained on with this data, where the training goes on.
+
+        Raises:
+            ValueError: See `compare_data`.
+        """
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            self._say(*compare_data(state_dict, self._identity, self.accept_changes))
+
+    def _wants(self, names: frozenset[str]) -> None:
+        self.names = names
+        self.decomposition = Decomposition({name: d for name, d in self.decomposers.items() if name in names})
+
+    def _check_served(self, conditions: frozenset[str]) -> None:
+        sources = {"training": self.train} | ({"validation": self.validation} if self.validation else {})
+        for stage, dataset in sources.items():
+            served = self.decomposers.keys() | dataset.columns
+            if missing := sorted(conditions - served):
+                raise ValueError(
+                    f"expected a decomposer or a column for each of the model's conditions ({_list(conditions)}); the "
+                    f"{stage} data has {_list(served)}, which leaves out {_list(missing)}"
+                )
+
+    def batches_seen(self) -> int:
+        """Number of batches that the trainer has trained on; 0 without a trainer."""
+        return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches
+
+    def train_dataloader(self) -> _TrainingBatches:
+        sampler = ResumableSampler(len(self.train), self.batch_size, self.seed, *self._place())
+        batches = _TrainingBatches(self, self._loader(self.train, sampler))
+        self._open.append(batches)
+        return batches
+
+    def val_dataloader(self) -> _ValidationBatches | list[Any]:
+        if self.validation is None:
+            return []
+        sampler = FixedBatches(len(self.validation), self.validation_batch_size, self.seed, *self._place())
+        batches = _ValidationBatches(self, self._loader(self.validation, sampler))
+        self._open.append(batches)
+        return batches
+
+    def teardown(self, stage: str) -> None:
+        while self._open:
+            self._open.pop().close()
+        if (path := self._skipped()) is not None and path.exists():
+            self._say(f"note: {summarise_listed(path)}; all are listed in {path}")
+
+    def _place(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _loader(self, dataset: ImageDataset, sampler: Sampler[Keys]) -> DataLoader[Batch]:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=self.workers,
+            collate_fn=collate,
+            pin_memory=on_gpu,
+            persistent_workers=self.workers > 0,
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Decomposes a batch on the device."""
+        begun = perf_counter()
+        batch = self.decompose(batch)
+        self.seconds_decomposing = perf_counter() - begun
+        return batch
+
+    def decompose(self, batch: Batch) -> Batch:
+        """Adds ``representations``: what the decomposers extract, and columns that need no decomposer."""
+        device = next(value.device for value in batch.values() if isinstance(value, torch.Tensor))
+        decomposition = self.decomposition.to(device)
+        columns = {name: batch[name] for name in sorted(self.names) if name in batch}
+        return {**batch, "representations": columns | decomposition(batch), "known": decomposition.known(batch)}
+
+
+def _list(names: Any) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -1,0 +1,1 @@
+"""Noise levels, denoisers, samplers, guidance: what turns a network into a generator."""

@@ -1,0 +1,1 @@
+"""Measuring: adherence, distributions, things; choosing the best of several; reports."""

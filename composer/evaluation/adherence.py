@@ -1,0 +1,316 @@
+"""Adherence: take the result apart again, and see how well it agrees with what was asked.
+
+For a condition, ``closed = 1 - d(asked, got) / d(asked, a random other image's)``, distances averaged over the sample
+first: 1 is perfect, 0 is chance.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from composer.cascade.cascade import Cascade
+from composer.cascade.parts import Parts
+from composer.decomposition import Batch
+from composer.evaluation.samples import Sample
+from composer.prior import Prior
+from composer.prior.interface import SEMANTICS
+
+CROSS = tuple((local, other) for local in ("sketch", "depth") for other in ("palette", "semantics", "caption"))
+"""Pairs whose first condition comes from one image and whose second from another."""
+
+Row = dict[str, float]
+"""``closed``, ``distance``, ``chance``, ``ceiling`` of one condition."""
+
+Table = dict[str, Any]
+"""``{"alone": {name: Row}, "all": {name: Row}, "cross": {"a+b": {name: Row}}, "mask": {"outside", "inside"}}``."""
+
+
+def quantise(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Images as a PNG would give them back: 8 bits a channel."""
+    return (image.clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
+
+
+def distances(cascade: Cascade, wanted: Parts, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
+    """How far images are from what was wanted of them, by condition, each (b,) in its decomposer's unit.
+
+    Args:
+        cascade: Whose readers take the images apart again.
+        wanted: What `Cascade.read` gave for the source; of one row or b rows.
+        images: Results, in [-1, 1].
+    """
+    return compare(cascade, wanted, cascade.read({"image": images}, wanted))
+
+
+def compare(cascade: Cascade, wanted: Parts, got: Parts) -> dict[str, Tensor]:
+    """How far representations are from what was wanted, by condition, each (b,) in its decomposer's unit.
+
+    Args:
+        cascade: Whose readers compare.
+        wanted: As in `distances`.
+        got: What `Cascade.read` gave for b images.
+    """
+    return {
+        name: reader.distance(wanted[name].expand(len(got[name]), *wanted[name].shape[1:]), got[name])
+        for name, reader in cascade.readers.named()
+        if name in wanted and name in got
+    }
+
+
+def with_prior(parts: Parts, prior: Prior | None, captions: Sequence[str], seeds: Sequence[int]) -> Parts:
+    """Adds the semantics that a prior draws for captions, where captions are asked for and no semantics are."""
+    if prior is None or "caption" not in parts or SEMANTICS in parts:
+        return parts
+    return parts | {SEMANTICS: prior.sample(captions, seeds=seeds)}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of a sample, taken apart.
+
+    Attributes:
+        image: In [-1, 1].
+        captions: Empty where the sample has none.
+        parts: What a model can be asked for.
+        wanted: The same as the model's readers read it.
+        true: What the readers read from the images alone.
+        strangers: The same of the image before each; before the first one comes the sample's last.
+    """
+
+    image: Float[Tensor, "b 3 h w"]
+    captions: list[str]
+    parts: Parts
+    wanted: Parts
+    true: Parts
+    strangers: Parts
+
+
+Asked = tuple[Sequence[str], Sequence[str]]
+"""The conditions that come from an image, and those that come from the one that it is paired with."""
+
+
+class Evaluation:
+    """Measures a model on a sample of images, some rows at a time: memory does not grow with the sample.
+
+    Args:
+        cascade: The model.
+        sample: Images of the first stage's size, captions, and what the dataset knows beyond.
+        seed: Seeds the pictures and the pairing with other images.
+        rows: How many images are read, and pictures drawn, at a time.
+        progress: Called with the number of pictures that were just drawn.
+        changes: How `Cascade.sample` differs from the model's own; unless `until` says otherwise, only the first stage
+            draws.
+        prior: Draws the semantics of captions that are asked for without semantics.
+
+    Raises:
+        ValueError: There are too few images or rows.
+    """
+
+    def __init__(
+        self,
+        cascade: Cascade,
+        sample: Sample,
+        seed: int = 0,
+        rows: int = 32,
+        progress: Callable[[int], None] = lambda count: None,
+        changes: Mapping[str, Any] | None = None,
+        prior: Prior | None = None,
+    ):
+        if sample.count < 2 or rows < 1:
+            raise ValueError(
+                "images are compared with other images: expected at least 2 of them, and at least 1 row at a time, "
+                f"found {sample.count} and {rows}"
+            )
+        self.cascade, self.sample, self.rows, self.progress, self.prior = cascade, sample, rows, progress, prior
+        self.changes = {"until": cascade.stages[0].name, **(changes or {})}
+        self.seed = seed
+        # A cyclic shift by a drawn amount pairs every image with another one
+        self.shift = int(torch.randint(1, sample.count, (1,), generator=torch.Generator().manual_seed(seed)))
+
+    def spans(self) -> Iterator[range]:
+        """The numbers of all rows, as many at once as are drawn at a time."""
+        for start in range(0, self.sample.count, self.rows):
+            yield range(start, min(start + self.rows, self.sample.count))
+
+    def seeds_of(self, span: range) -> list[int]:
+        """The seeds of the pictures of some rows."""
+        return [self.seed * 1_000_003 + i for i in span]
+
+    def others(self, span: range) -> list[int]:
+        """The numbers of the rows that these are paired with."""
+        return [(i - self.shift) % self.sample.count for i in span]
+
+    def read(self, index: Sequence[int]) -> Batch:
+        """Reads some rows of the sample, onto the model's device."""
+        batch = self.sample.read(index)
+        return {key: x.to(self.cascade.device) if isinstance(x, Tensor) else x for key, x in batch.items()}
+
+    def block(self, index: Sequence[int]) -> Block:
+        """Takes some rows apart; each follows the one before it, and the sample's first row its last."""
+        own, before = self.read(index), self.read([(index[0] - 1) % self.sample.count])["image"]
+        true = self.cascade.read({"image": quantise(torch.cat([before, own["image"]]))})
+        return Block(
+            image=own["image"],
+            captions=own.get("caption", []),
+            parts=self.cascade.decompose(own),
+            wanted=self.cascade.read(own),
+            true=true.rows(slice(1, None)),
+            strangers=true.rows(slice(-1)),
+        )
+
+    @cached_property
+    def scored(self) -> list[str]:
+        """The conditions that can be measured on this sample."""
+        first = self.block(range(1))
+        return [n for n, _ in self.cascade.readers.named() if n in first.wanted and n in first.true]
+
+    def table(self) -> Table:
+        """Measures every condition alone, all together, the cross pairs, and edits within a region."""
+        alone: list[Asked] = [([name], []) for name in self.scored]
+        every: Asked = (self.scored, [])
+        cross: list[Asked] = [([a], [b]) for a, b in self.pairs()]
+        rows = self._measure([*alone, every, *cross])
+        n = len(alone)
+        table: Table = {"alone": _joined(rows[:n]), "all": rows[n]}
+        table["cross"] = {f"{a}+{b}": row for (a, b), row in zip(self.pairs(), rows[n + 1 :], strict=True)}
+        return table | ({"mask": self.masked()} if self.can_mask() else {})
+
+    def singles(self) -> Table:
+        """Measures every condition alone; half the work of `table`."""
+        return {"alone": _joined(self._measure([([name], []) for name in self.scored]))}
+
+    def can_mask(self) -> bool:
+        """Whether this model can be asked for edits within a region."""
+        return {"mask", "intensity"} <= set(self.cascade.names) and "intensity" in self.scored
+
+    def masked(self) -> Row:
+        """Redraws the middle of each image after another image's intensity.
+
+        Returns:
+            ``outside``: the largest change of any value outside the region, in [0, 2]. ``inside``: how much of the way
+            from the image as it was (0) to the other's intensity within the region (1) the results go.
+        """
+        distance = dict(self.cascade.readers.named())["intensity"].distance
+        outside, totals = 0.0, torch.zeros(2, dtype=torch.float64)
+        for span in self.spans():
+            image, other = self.read(span)["image"], self.read(self.others(span))["image"]
+            size = image.shape[-1]
+            region = torch.zeros_like(image[:, :1])
+            region[..., size // 4 : -size // 4, size // 4 : -size // 4] = 1
+            goal = torch.where(region > 0, other, image)
+            mask = self.cascade.decompose({"image": image, "region": region}).pick("mask")
+            asked = mask | self.cascade.decompose({"image": goal}).pick("intensity")
+            images = self.draw(asked, span, away=mask, locked=(image, 1 - region))
+            wanted, before, got = (self.cascade.read({"image": x})["intensity"] for x in (goal, image, images))
+            totals += torch.stack([distance(wanted, x).cpu().double().sum() for x in (got, before)])
+            outside = max(outside, float(((images - quantise(image)).abs() * (1 - region)).max()))
+        return {"outside": outside, "inside": 1 - float(totals[0] / totals[1])}
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """The cross pairs that this model and sample allow."""
+        return [(a, b) for a, b in CROSS if a in self.scored and b in self.scored]
+
+    def count(self) -> int:
+        """How many pictures `table` draws."""
+        return self.sample.count * (len(self.scored) + 1 + len(self.pairs()) + self.can_mask())
+
+    def draw(
+        self, parts: Parts, span: range, away: Parts | None = None, locked: tuple[Tensor, Tensor] | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Draws the pictures of some rows, as a PNG would keep them.
+
+        Args:
+            parts: What the pictures follow, a row each.
+            span: The rows' numbers, which say the seeds.
+            away: What guidance leads away from; None is nothing.
+            locked: Image and keep map a row, as `Cascade.sample` takes them.
+        """
+        changes = dict(self.changes)
+        if locked is not None:
+            changes.pop("size", None)  # an edit has the size of its image
+        images = self.cascade.sample(parts, seeds=self.seeds_of(span), away=away, locked=locked, **changes)
+        self.progress(len(span))
+        return quantise(images)
+
+    def score(self, images: Float[Tensor, "b 3 h w"], names: Sequence[str], block: Block) -> dict[str, Row]:
+        """Scores pictures on some conditions.
+
+        Args:
+            images: One a row of the block.
+            names: Conditions.
+            block: What was asked of the pictures.
+        """
+        return {name: _row(far.mean(0)) for name, far in self._compare(images, names, block).items()}
+
+    def _measure(self, asked: Sequence[Asked]) -> list[dict[str, Row]]:
+        """Draws every row of the sample once for each of `asked`, and scores what was asked."""
+        totals: list[dict[str, Tensor]] = [{} for _ in asked]
+        for span in self.spans():
+            own = self.block(span)
+            other = self.block(self.others(span)) if any(second for _, second in asked) else own
+            for (first, second), total in zip(asked, totals, strict=True):
+                parts = own.parts.pick(*first) | other.parts.pick(*second)
+                captions = other.captions if "caption" in second else own.captions
+                images = self.draw(with_prior(parts, self.prior, captions, self.seeds_of(span)), span)
+                found = self._compare(images, first, own) | self._compare(images, second, other)
+                for name, far in found.items():
+                    total[name] = total.get(name, 0) + far.sum(0)
+        return [{name: _row(far / self.sample.count) for name, far in total.items()} for total in totals]
+
+    def _compare(self, images: Tensor, names: Sequence[str], block: Block) -> dict[str, Float[Tensor, "b 3"]]:
+        """How far the pictures, strangers and the true images are from what was asked, row by row."""
+        if not names:
+            return {}
+        got, readers = self.cascade.read({"image": images}, names), dict(self.cascade.readers.named())
+        return {
+            name: torch.stack(
+                [
+                    readers[name].distance(block.wanted[name], seen[name]).cpu().double()
+                    for seen in (got, block.strangers, block.true)
+                ],
+                dim=1,
+            )
+            for name in names
+        }
+
+
+def _joined(rows: Sequence[dict[str, Row]]) -> dict[str, Row]:
+    return {name: row for part in rows for name, row in part.items()}
+
+
+def _row(means: Float[Tensor, "3"]) -> Row:
+    """Scores of the mean distances that `Evaluation._compare` gives."""
+    distance, chance, true = means.tolist()
+    return {
+        "closed": 1 - distance / chance if chance > 0 else 0.0,
+        "distance": distance,
+        "chance": chance,
+        "ceiling": 1 - true / chance if chance > 0 else 0.0,
+    }
+
+
+def markdown(table: Table) -> str:
+    """The table as Markdown: how much of the way from chance to perfect each condition closes."""
+    lines = ["| condition | alone | all together | ceiling | distance alone | chance |", "|---|---|---|---|---|---|"]
+    for name, row in table["alone"].items():
+        every = f"{table['all'][name]['closed']:.2f}" if "all" in table else "-"
+        lines.append(
+            f"| {name} | {row['closed']:.2f} | {every} | {row['ceiling']:.2f} "
+            f"| {row['distance']:.3f} | {row['chance']:.3f} |"
+        )
+    if table.get("cross"):
+        lines += ["", "| pair (one image's + another's) | first | second |", "|---|---|---|"]
+        for pair, rows in table["cross"].items():
+            first, second = rows.values()
+            lines.append(f"| {pair} | {first['closed']:.2f} | {second['closed']:.2f} |")
+    if "mask" in table:
+        outside, inside = table["mask"]["outside"], table["mask"]["inside"]
+        lines += [
+            "",
+            f"Edits within a region: largest change outside {outside:g}; intensity closed inside {inside:.2f}.",
+        ]
+    return "\n".join(lines) + "\n"

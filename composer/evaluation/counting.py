@@ -1,0 +1,123 @@
+"""Things, counted: of pictures drawn from captions of one, two and three things, how many show what was asked."""
+
+import argparse
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from composer.cascade.cascade import Cascade
+from composer.evaluation.adherence import quantise
+from composer.evaluation.prompts import from_captions
+from composer.images.reading import resize
+from composer.scenes import describe, render_batch
+from composer.scenes.reader import READ_SIZE
+from composer.scenes.things import QUESTIONS, Judge, asked_of, load_judge, mark, see, tabulate
+from composer.storage.files import write_atomically
+from composer.storage.pretrained import locate
+from composer.terminal import bar, say
+
+NUMBERS = (1, 2, 3)
+"""Things a caption."""
+
+SHARES = {"short": 0.0, "complete": 1.0}
+"""Kinds of captions, as shares of complete ones."""
+
+
+def count_things(
+    cascade: Cascade,
+    judge: Judge,
+    count: int = 64,
+    captions: str = "complete",
+    seed: int = 0,
+    rows: int = 32,
+    progress: Callable[[int], None] = lambda count: None,
+    changes: Mapping[str, Any] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Draws Scenes of `val` from their captions, and lets a judge see what they show, beside the true pictures.
+
+    Args:
+        cascade: A model that reads captions; its first stage draws.
+        judge: Reads no picture of a training (see `composer.scenes.things`).
+        count: Captions of each number of things.
+        captions: "short" as Scenes have them, which don't always say sizes and places, or "complete".
+        seed: Of the pictures.
+        rows: Pictures drawn at a time.
+        progress: Called with the number of pictures that were just drawn.
+        changes: How `Cascade.sample` differs from the model's own.
+
+    Returns:
+        By number of things: ``drawn`` and ``true``, the shares of the pictures that are right by each of `QUESTIONS`.
+        The latter fall short of 1 by the judge's own error.
+
+    Raises:
+        ValueError: The model reads no captions.
+    """
+    if not from_captions(cascade, [""]):
+        raise ValueError(
+            f"counting things wants a model that reads captions; this one reads {', '.join(cascade.names)}"
+        )
+    first = cascade.stages[0]
+    found: dict[str, dict[str, Any]] = {}
+    for number in NUMBERS:
+        index = scenes_with(number, count)
+        told = [describe("val", i, complete=SHARES[captions]) for i in index]
+        drawn, true = [], []
+        for at in range(0, count, rows):
+            part = from_captions(cascade, [caption for _, caption in told[at : at + rows]])
+            seeds = [seed * 1_000_003 + i for i in index[at : at + rows]]
+            drawn.append(quantise(cascade.sample(part, seeds=seeds, **{"until": first.name, **(changes or {})})).cpu())
+            true.append(quantise(render_batch("val", index[at : at + rows], READ_SIZE)["image"]))
+            progress(len(seeds))
+        asked = [asked_of(tabulate(scene)) for scene, _ in told]
+        found[str(number)] = {
+            name: shares(judge, torch.cat(images), asked) for name, images in (("drawn", drawn), ("true", true))
+        }
+    return found
+
+
+def scenes_with(number: int, count: int) -> list[int]:
+    """The first scenes of `val` that hold so many things."""
+    found: list[int] = []
+    index = 0
+    while len(found) < count:
+        if len(describe("val", index)[0].things) == number:
+            found.append(index)
+        index += 1
+    return found
+
+
+def shares(judge: Judge, images: Float[Tensor, "b 3 h w"], asked: Sequence[Any]) -> dict[str, float]:
+    """Share of the pictures that are right, by each of `QUESTIONS`."""
+    if images.shape[-1] != READ_SIZE:
+        images = torch.stack([resize(image, READ_SIZE) for image in images])
+    right = [mark(*pair) for pair in zip(asked, see(judge, images), strict=True)]
+    return {name: sum(row[name] for row in right) / len(right) for name in QUESTIONS}
+
+
+def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """What `count_things` gave, as Markdown: the drawn pictures, and the true ones in brackets."""
+    lines = [f"| things | {' | '.join(QUESTIONS)} |", "|---" * (len(QUESTIONS) + 1) + "|"]
+    for number, row in found.items():
+        cells = (f"{row['drawn'][name]:.2f} ({row['true'][name]:.2f})" for name in QUESTIONS)
+        lines.append(f"| {number} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n\nShare of the pictures; in brackets, of the true ones: the judge's own error.\n"
+
+
+def evaluate_things(
+    o: argparse.Namespace, cascade: Cascade, about: Mapping[str, Any], changes: Mapping[str, Any]
+) -> None:
+    """Counts things, as the options of `evaluate` say, and prints and writes what came of it."""
+    judge = load_judge(locate(o.things, wanted="a judge of things", who="evaluate --things"))
+    with bar(transient=True) as progress:
+        task = progress.add_task("drawing", total=o.count * len(NUMBERS))
+        found = count_things(
+            cascade, judge, o.count, o.captions, o.seed, o.rows, lambda n: progress.advance(task, n), changes
+        )
+    say(markdown(found))
+    if o.json is not None:
+        about = {**about, "model": cascade.sha256, "captions": o.captions, "count": o.count}
+        write_atomically(o.json, (json.dumps({"things": found, "about": about}, indent=2) + "\n").encode())

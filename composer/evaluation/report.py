@@ -1,0 +1,205 @@
+"""The closed loop: for one picture, what was asked of it and what came back, condition by condition."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from composer.cascade.cascade import Cascade
+from composer.diffusion.strength import Strength
+from composer.evaluation.best_of import measure
+from composer.images.reading import fit
+from composer.images.sheet import as_written, from_pil, read_recipe, sheet
+from composer.tasks.composition import Composition
+from composer.tasks.editing import Frame, Original
+from composer.tasks.recipe import edited, frame_of, read
+
+LONGEST = 500
+"""Characters of words in a table; they are a stranger's."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One condition.
+
+    Attributes:
+        name: Its name.
+        source: Where it came from: a file's hash and name, or a person's words.
+        strength: How much, when and where it counts; empty where it counts fully.
+        distance: How far the picture is from what was asked, in its reader's unit; None where that cannot be measured.
+        closed: How much of the way from strangers' (0) to what was asked (1) it goes; see `reranking.measure`.
+        asked: Preview of what was asked.
+        back: Preview of what came back; None where it is not read from pictures.
+    """
+
+    name: str
+    source: str
+    strength: str
+    distance: float | None
+    closed: float | None
+    asked: Float[Tensor, "3 h w"]
+    back: Float[Tensor, "3 h w"] | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is to be said about one picture.
+
+    Attributes:
+        settings: How it was drawn, in words.
+        pictures: Label, before and after, of the whole picture, and of the square that was measured in an edit.
+        rows: Its conditions.
+    """
+
+    settings: dict[str, str]
+    pictures: list[tuple[str, Tensor | None, Tensor]]
+    rows: list[Row]
+
+    def picture(self) -> Image.Image:
+        """Draws the picture, then a row a condition: what was asked, and what came back."""
+        cells = [[before, after] for _, before, after in self.pictures] + [[row.asked, row.back] for row in self.rows]
+        labels = [label for label, _, _ in self.pictures] + [_label(row) for row in self.rows]
+        title = f"{self.settings['model']}, seed {self.settings['seed']}"
+        return sheet(cells, labels, ["asked", "came back"], title)
+
+    def tables(self) -> list[Any]:
+        """Says it in tables of rich."""
+        from rich.table import Table
+
+        conditions = Table("condition", "from", "strength", "distance", "closed")
+        for row in self.rows:
+            cells = (row.name, row.source, row.strength or "1", _number(row.distance, 4), _number(row.closed, 2))
+            conditions.add_row(*cells)
+        settings = Table("how it was drawn", "")
+        for name, says in self.settings.items():
+            settings.add_row(name, says)
+        return [settings, conditions]
+
+
+def examine(cascade: Cascade, path: str | Path, original: str | Path | None = None) -> Report:
+    """Compares a picture with what its recipe says was asked; the picture's own pixels are read, nothing is drawn.
+
+    Args:
+        cascade: The model that drew it.
+        path: A PNG with its recipe.
+        original: For an edit, the picture that was edited: the square that the model saw is compared.
+
+    Raises:
+        ValueError: The PNG carries no recipe, the recipe is another model's or an edit's without its original, or the
+            picture has been resized since.
+    """
+    found = read_recipe(path)
+    asked = read(cascade, found, limited=False).composition
+    if "edit" in found and original is None:
+        raise ValueError(f"{path} is an edit of {edited(found)}: give the picture that was edited, too (--image)")
+    if original is None:
+        whole = from_pil(as_written(path))
+        pictures: list[tuple[str, Tensor | None, Tensor]] = [("the picture", None, whole)]
+        size = cascade.stages[0].size
+        batch = {"image": fit(whole[None], (size, size))}
+    else:
+        before, after = _frames(found, Path(path), Path(original))
+        size = cascade.stages[0].size
+        (seen, _), (square, region) = before.seen(size), after.seen(size)
+        pictures = [("the picture", before.original.image, after.original.image)]
+        pictures.append(("what the model saw of it", seen[0], square[0]))
+        batch = {"image": square, "region": region}
+    batch = {name: value.to(cascade.device) for name, value in batch.items()}
+    return Report(_settings(found, asked), pictures, _rows(cascade, asked, batch))
+
+
+def _frames(found: Mapping[str, Any], path: Path, original: Path) -> tuple[Frame, Frame]:
+    """Where the edit happened, in the picture before and after."""
+    before, _ = frame_of(found, original, limited=False)
+    result = Original.open(path)
+    if result.image.shape != before.original.image.shape:
+        h, w = before.original.image.shape[1:]
+        raise ValueError(
+            f"{path} was drawn with {w} x {h} pixels and has {result.image.shape[2]} x {result.image.shape[1]}: "
+            "it has been resized since"
+        )
+    return before, replace(before, original=result)
+
+
+@torch.no_grad()
+def _rows(cascade: Cascade, asked: Composition, batch: dict[str, Tensor]) -> list[Row]:
+    decomposers, readers = dict(cascade.decomposition.named()), dict(cascade.readers.named())
+    seen, read_again = cascade.decompose(batch), cascade.read(batch)
+    wanted = asked.wanted.pick(*(name for name in asked.wanted if name in readers))
+    kinds = {n: [(v[n].shape[1:], v[n].is_floating_point()) for v in (wanted, read_again) if n in v] for n in wanted}
+    if wrong := [name for name, found in kinds.items() if len(set(found)) > 1]:
+        raise ValueError(f"the recipe's {', '.join(wrong)} has another shape than this model reads")
+    near = measure(cascade, wanted, read_again)
+
+    def back(name: str) -> Tensor | None:
+        """As the condition's own decomposer shows it, where that reads pictures: so that like stands beside like."""
+        if name in seen:
+            return decomposers[name].preview(seen[name])[0].cpu()
+        return readers[name].preview(read_again[name])[0].cpu() if name in read_again else None
+
+    return [
+        Row(
+            name,
+            _short(asked.sources.get(name, "")),
+            _strength(asked.strengths.get(name)),
+            float(near[name].distance) if name in near else None,
+            float(near[name].closed) if name in near else None,
+            decomposers[name].preview(value.to(cascade.device))[0].cpu(),
+            back(name),
+        )
+        for name, value in asked.parts.items()
+        if name in decomposers
+    ]
+
+
+def _settings(found: Mapping[str, Any], asked: Composition) -> dict[str, str]:
+    """What a recipe says besides its conditions."""
+    says = {"model": str(found["model"].get("name") or found["model"]["sha256"][:12]), "seed": str(found["seed"])}
+    if "precision" in found:
+        says["precision"] = str(found["precision"])
+    for stage, sampling in found["stages"].items():
+        says[f"stage {stage}"] = f"{sampling['sampler']}, {sampling['steps']} steps, guidance {sampling['guidance']:g}"
+        told = ("percentile", "augmentation", "tile", *(["eta"] if sampling["sampler"] == "ancestral" else []))
+        says[f"stage {stage}"] += "".join(f", {name} {sampling[name]:g}" for name in told if sampling[name])
+    if found["size"] is not None:
+        says["size"] = f"{found['size'][1]} x {found['size'][0]} pixels"
+    says |= {name: _short(source) for name, source in asked.sources.items() if name not in asked.parts}
+    if asked.away is not None:
+        says["leads away from"] = ", ".join(asked.away) or "nothing"
+    if asked.latent is not None:
+        says["begins with"] = "an inverted latent"
+    if asked.start is not None:
+        says["begins with"] = f"a picture, noisy as at time {asked.start[1]:g}"
+    if "edit" in found:
+        says["edit of"] = _short(f"{found['edit']['original']} {found['edit'].get('name', '')}".strip())
+    return says
+
+
+def _short(source: str) -> str:
+    """Hashes by their first digits; words as they are, up to `LONGEST`."""
+    short = re.sub(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}", r"\1", source)
+    return short if len(short) <= LONGEST else f"{short[:LONGEST]}..."
+
+
+def _strength(strength: Strength | None) -> str:
+    if strength is None:
+        return ""
+    low, high = strength.interval
+    when = "" if (low, high) == (0, 1) else f" at times {low:g}-{high:g}"
+    where = "" if strength.region is None else f" in {float(strength.region.mean()):.0%} of the picture"
+    return f"{strength.weight:g}{when}{where}"
+
+
+def _label(row: Row) -> str:
+    measured = "not measured" if row.closed is None else f"closed {row.closed:.2f}"
+    return f"{row.name}: {measured}" + (f", strength {row.strength}" if row.strength else "")
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

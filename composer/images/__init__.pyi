@@ -1,0 +1,17 @@
+from .reading import FORMATS as FORMATS
+from .reading import MAX_ASPECT as MAX_ASPECT
+from .reading import MAX_BYTES as MAX_BYTES
+from .reading import MAX_HEADER as MAX_HEADER
+from .reading import MAX_PIXELS as MAX_PIXELS
+from .reading import MAX_SCANS as MAX_SCANS
+from .reading import MIN_SIDE as MIN_SIDE
+from .reading import SUFFIXES as SUFFIXES
+from .reading import Reason as Reason
+from .reading import Refused as Refused
+from .reading import converting as converting
+from .reading import fit as fit
+from .reading import load_rgb as load_rgb
+from .reading import opened as opened
+from .reading import read_pixels as read_pixels
+from .reading import resize as resize
+from .reading import resize_and_crop as resize_and_crop

@@ -1,0 +1,265 @@
+"""From a file as people have them to one tensor: right, or refused with one reason."""
+
+import io
+import os
+import stat
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional as F
+
+from composer.images.pixels import RGB, WHITE, NotFinite, Pixels
+
+SUFFIXES = frozenset(
+    [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"]
+)
+"""File names that a folder is searched for; what a file really holds is read from its header."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""Pillow's readers that are tried. Others start programs (EPS), or are rare enough that nobody tests them."""
+
+MAX_PIXELS = 64_000_000
+MIN_SIDE = 32
+MAX_ASPECT = 8
+
+MAX_BYTES = 8 * MAX_PIXELS
+"""Bytes read of a picture: no format that is read takes more for its pixels."""
+
+MAX_HEADER = 32_000_000
+"""Bytes read before the first pixel."""
+
+
+MAX_SCANS = 200
+"""Of a progressive JPEG: usual are ten, and each goes over the whole picture, however few bytes it has."""
+
+
+class Reason(StrEnum):
+    """Why a file is refused; each refused file has exactly one."""
+
+    MISSING = "there is no such file"
+    NOT_A_FILE = "it is not a regular file"
+    UNREADABLE = "it cannot be read from disk"
+    NOT_AN_IMAGE = f"it holds no image in a format that is read here ({', '.join(FORMATS)})"
+    TOO_LARGE = f"it has more than {MAX_PIXELS // 1_000_000} megapixels, or takes as many bytes as if it had"
+    TOO_SMALL = "a side is shorter than the least that is taken"
+    TOO_LONG = f"one side is more than {MAX_ASPECT} times the other"
+    DAMAGED = "it is truncated or damaged"
+    NOT_FINITE = "it holds NaN or infinite values"
+    CHANGED = "an edit would change it outside the region, too"
+    NO_MASK = "it is no mask"
+
+
+class Refused(ValueError):
+    """A file that is not used, and why.
+
+    Attributes:
+        path: The file.
+        reason: The one reason.
+        detail: What was found, for a person.
+    """
+
+    def __init__(self, path: Path, reason: Reason, detail: str = ""):
+        super().__init__(path, reason, detail)  # all of them, so that the error survives a worker's pickling
+        self.path, self.reason, self.detail = path, reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.path} is refused: {self.reason}" + (f" ({self.detail})" if self.detail else "")
+
+
+class _Bounded(io.BufferedReader):
+    """A file of which only so many bytes are read: what its header says about lengths may be false."""
+
+    left = MAX_HEADER
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(self.left + 1 if size is None or size < 0 else min(size, self.left + 1))
+        self.left -= len(data)
+        if self.left < 0:
+            raise _TooMuch
+        return data
+
+
+class _TooMuch(Exception):
+    """More bytes were asked for than a picture can need."""
+
+
+@contextmanager
+def opened(
+    path: str | Path,
+    min_side: int = MIN_SIDE,
+    max_aspect: float = MAX_ASPECT,
+    formats: Sequence[str] = FORMATS,
+) -> Iterator[Image.Image]:
+    """Opens a picture's file, the only way in: a regular file of a known format, its size checked, nothing decoded.
+
+    Args:
+        path: The file.
+        min_side: Least shorter side that is taken, in pixels.
+        max_aspect: Most that the longer side may be of the shorter one.
+        formats: Which of `FORMATS` are taken.
+
+    Yields:
+        The picture, to be read before the block ends. Warnings of Pillow about its content are not shown.
+
+    Raises:
+        Refused: The file is not used; its `reason` says why.
+    """
+    path = Path(path)
+    with warnings.catch_warnings(), _file(path) as file:
+        warnings.simplefilter("ignore")  # Pillow warns of what is refused or repaired here
+        with _header(path, file, formats) as image:
+            _check_size(path, image.size, min_side, max_aspect)
+            file.left = MAX_BYTES
+            yield image
+
+
+def _file(path: Path) -> _Bounded:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait, opening a device may do anything
+            raise Refused(path, Reason.NOT_A_FILE)
+        return _Bounded(io.FileIO(path))
+    except FileNotFoundError as error:
+        raise Refused(path, Reason.MISSING) from error
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        if isinstance(error, Refused):
+            raise
+        raise Refused(path, Reason.UNREADABLE, str(error)) from error
+
+
+def _header(path: Path, file: _Bounded, formats: Sequence[str]) -> Image.Image:
+    try:
+        start = file.read(12)
+        file.seek(0)
+        if start[8:] == b"WEBP" or start[4:8] == b"ftyp":  # WebP and AVIF: their readers take the file whole
+            file.left = MAX_BYTES
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise _TooMuch
+        image = Image.open(file, formats=tuple(formats))
+        if "progressive" in image.info and (found := _scans(file)) > MAX_SCANS:
+            raise _TooMuch(f"{found} scans of a progressive JPEG")
+        return image
+    except (Image.DecompressionBombError, _TooMuch) as error:
+        raise Refused(path, Reason.TOO_LARGE, str(error)) from error
+    except OSError as error:
+        known = isinstance(error, UnidentifiedImageError) or error.errno is None
+        raise Refused(path, Reason.NOT_AN_IMAGE if known else Reason.UNREADABLE) from error
+    except Exception as error:  # readers raise nearly anything on damaged files
+        raise Refused(path, Reason.NOT_AN_IMAGE) from error
+
+
+def _scans(file: _Bounded) -> int:
+    """Counts the markers that start one; within the data of a scan no such bytes stand."""
+    place, found, last = file.tell(), 0, b""
+    file.seek(0)
+    file.left = MAX_BYTES
+    while data := file.read(1 << 20):
+        found += (last + data).count(b"\xff\xda")
+        last = data[-1:]
+    file.seek(place)
+    return found
+
+
+def _check_size(path: Path, size: tuple[int, int], min_side: int, max_aspect: float) -> None:
+    (w, h), found = size, f"{size[0]} x {size[1]}"
+    if w * h > MAX_PIXELS:
+        raise Refused(path, Reason.TOO_LARGE, found)
+    if min(w, h) < min_side:
+        raise Refused(path, Reason.TOO_SMALL, f"{found}, expected at least {min_side}")
+    if max(w, h) > max_aspect * min(w, h):
+        raise Refused(path, Reason.TOO_LONG, found)
+
+
+def read_pixels(
+    path: str | Path, size: int | None = None, min_side: int = MIN_SIDE, max_aspect: float = MAX_ASPECT
+) -> Pixels:
+    """Decodes a picture's file; arguments and errors are those of `opened` and `load_rgb`."""
+    path = Path(path)
+    with opened(path, min_side, max_aspect) as image:
+        try:
+            return Pixels.of(image, size)
+        except _TooMuch as error:
+            raise Refused(path, Reason.TOO_LARGE) from error
+        except Exception as error:  # decoders raise nearly anything on damaged files
+            raise Refused(path, Reason.DAMAGED, str(error)) from error
+
+
+@contextmanager
+def converting(path: str | Path) -> Iterator[None]:
+    """Refuses a file whose values turn out in the block to be no colours: of a damaged palette, or not finite."""
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            yield
+    except NotFinite as error:
+        raise Refused(Path(path), Reason.NOT_FINITE) from error
+    except Exception as error:
+        raise Refused(Path(path), Reason.DAMAGED, str(error)) from error
+
+
+def load_rgb(
+    path: str | Path,
+    size: int | None = None,
+    background: tuple[float, float, float] = WHITE,
+    min_side: int = MIN_SIDE,
+) -> RGB:
+    """Reads an image file.
+
+    In this order: header, first frame, EXIF orientation, range of deep images, ICC profile to sRGB, alpha. A profile
+    that is broken or of other colours than the image is ignored, as browsers do, and so are profiles of images with
+    more than 8 bits. Images of 32 bits are rescaled by the least of the usual ranges that holds them (1 for floats,
+    255, 65535), else from their own minimum to their maximum.
+
+    Args:
+        path: A regular file.
+        size: Shorter side that the caller will reduce the image to, in pixels. A large JPEG is then decoded
+            at a fraction of its size, at least twice this one. None decodes every pixel.
+        background: Colour under transparent parts, in [-1, 1].
+        min_side: Least shorter side of an image that is taken, in pixels.
+
+    Raises:
+        Refused: The file is not used; its `reason` says why.
+    """
+    pixels = read_pixels(path, size, min_side)
+    with converting(path):
+        return pixels.rgb(background)
+
+
+def resize_and_crop(
+    image: Float[Tensor, "c h w"], size: int, generator: torch.Generator | None = None
+) -> Float[Tensor, "c {size} {size}"]:
+    """Cuts the largest square out of an image and resizes it, antialiased (bicubic).
+
+    Args:
+        image: Any channels; values stay within the range that the image has.
+        size: Side of the result in pixels.
+        generator: Draws where to cut; None cuts at the centre.
+    """
+    h, w = image.shape[-2:]
+    side = min(h, w)
+    spare = h - side + w - side  # one of the two is zero
+    offset = spare // 2 if generator is None else int(torch.randint(spare + 1, (), generator=generator))
+    y, x = (offset, 0) if h > w else (0, offset)
+    return resize(image[:, y : y + side, x : x + side], size)
+
+
+def fit(images: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c h2 w2"]:
+    """Resizes images in [-1, 1] to a height and width, antialiased (bicubic); those of that size stay as they are."""
+    if images.shape[-2:] == size:
+        return images
+    return F.interpolate(images, size, mode="bicubic", antialias=True).clamp_(-1, 1)
+
+
+def resize(image: Float[Tensor, "c h w"], size: int) -> Float[Tensor, "c {size} {size}"]:
+    """Resizes to a square, antialiased (bicubic), within the range that the image has."""
+    if image.shape[-2:] == (size, size):
+        return image
+    resized = F.interpolate(image[None], (size, size), mode="bicubic", antialias=True, align_corners=False)[0]
+    return resized.clamp(image.amin(), image.amax())  # bicubic overshoots at edges

@@ -1,0 +1,380 @@
+"""Pictures for people: contact sheets, previews, PNGs that carry their recipe, and a page that shows them together."""
+
+import base64
+import hashlib
+import html
+import io
+import json
+import math
+import os
+import struct
+import textwrap
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+from torch.nn import functional as F
+
+from composer.decomposition import Decomposition, Representations
+from composer.images.reading import Reason, Refused, opened, read_pixels
+from composer.storage.files import printable, replacing, write_atomically
+
+RECIPE_KEY = "composer"
+MAX_RECIPE = 8_000_000
+"""Characters of JSON; a recipe that is longer is refused before it is parsed. A latent of 256 px takes a million."""
+
+QUICK = 8_000_000
+"""Pixels; larger pictures are compressed less, in a fraction of the time."""
+
+COLOUR_CHUNKS: dict[str, Callable[[Any], tuple[bytes, bytes]]] = {
+    "gamma": lambda value: (b"gAMA", struct.pack(">I", round(value * 100_000))),
+    "chromaticity": lambda values: (b"cHRM", struct.pack(">8I", *(round(value * 100_000) for value in values))),
+    "srgb": lambda intent: (b"sRGB", struct.pack(">B", intent)),
+}
+"""What a PNG says of its colours besides a profile: Pillow's name of it -> the chunk, which Pillow would not write."""
+
+SMALLEST_CELL, LARGEST_CELL = 128, 256
+MARGIN, GAP, LABEL_WIDTH = 16, 8, 150
+PAPER, INK = "#faf9f7", "#22211f"
+MISSING_GLYPHS = str.maketrans(
+    {"\u00d7": "x", "\u2212": "-", "\u2013": "-", "\u2014": "-", "→": "->", "←": "<-", "≥": ">=", "≤": "<="}
+)
+"""Pillow's font, the one font that is always there, knows little beyond ASCII; accents are taken off."""
+
+
+def to_pil(image: Float[Tensor, "3 h w"]) -> Image.Image:
+    """Rounds an image in [-1, 1] to 8 bits; values beyond are clipped.
+
+    Raises:
+        ValueError: The image holds NaN.
+    """
+    if image.isnan().any():
+        raise ValueError("expected an image in [-1, 1], found NaN in it")
+    levels = ((image.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).byte()
+    return Image.fromarray(levels.permute(1, 2, 0).numpy())
+
+
+def from_pil(picture: Image.Image) -> Float[Tensor, "3 h w"]:
+    """Takes a picture that is already right (see `load_rgb` for files of any origin) to [-1, 1]."""
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def as_written(path: str | Path) -> Image.Image:
+    """Reads a picture that Composer wrote: of any shape, pixel by pixel as it stands in the file.
+
+    Raises:
+        Refused: It cannot be read.
+    """
+    return read_pixels(path, min_side=1, max_aspect=math.inf).picture
+
+
+@torch.no_grad()
+def previews(decomposition: Decomposition, reps: Representations, size: int) -> dict[str, Float[Tensor, "b 3 h w"]]:
+    """Shows representations as their decomposers do, on the CPU, in the order of the decomposition.
+
+    Args:
+        decomposition: The decomposers of these names.
+        reps: Representations; each is shown by the decomposer of its name.
+        size: Longer side in pixels; small previews grow by whole factors to at most this.
+
+    Raises:
+        KeyError: `reps` names something that the decomposition does not know.
+    """
+    unknown = sorted(reps.keys() - decomposition.keys())
+    if unknown:
+        known = ", ".join(sorted(decomposition.keys()))
+        raise KeyError(f"nothing here shows {', '.join(unknown)}; this decomposition has {known}")
+    return {
+        name: _fit(decomposer.preview(reps[name]).float().cpu(), size)
+        for name, decomposer in decomposition.named()
+        if name in reps
+    }
+
+
+def decomposed(
+    images: Float[Tensor, "b 3 h w"],
+    decomposition: Decomposition,
+    reps: Representations,
+    rows: Sequence[str] = (),
+    title: str = "",
+) -> Image.Image:
+    """Draws one row an image: itself, then a labelled preview of each of its representations."""
+    shown = previews(decomposition, reps, _cell(images))
+    columns = [images.cpu(), *shown.values()]
+    return sheet([[column[i] for column in columns] for i in range(len(images))], rows, ["image", *shown], title)
+
+
+def sheet(
+    images: Sequence[Sequence[Tensor | None]],
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    title: str = "",
+    font: int = 14,
+) -> Image.Image:
+    """Draws a labelled contact sheet.
+
+    Small images grow by whole factors, pixel by pixel, so that nothing is smoothed over; large ones shrink to 256.
+
+    Args:
+        images: Rows of (3 h w) images in [-1, 1]; None leaves a cell empty. Sizes may differ.
+        rows: A label a row, left of it; none for no labels.
+        columns: A label a column, above it; none for no labels.
+        title: Above everything.
+        font: Size of the labels, in pixels; larger where the sheet is going to be shown small.
+
+    Raises:
+        ValueError: There is no image, or labels and images do not match in number.
+    """
+    width = max((len(row) for row in images), default=0)
+    present = [image for row in images for image in row if image is not None]
+    if not present:
+        raise ValueError("expected at least one image on a sheet, found none")
+    if (rows and len(rows) != len(images)) or (columns and len(columns) != width):
+        raise ValueError(f"expected {len(images)} row and {width} column labels, found {len(rows)} and {len(columns)}")
+    cell = max(_cell(image) for image in present)
+    pictures = [[None if image is None else to_pil(_fit(image[None], cell)[0]) for image in row] for row in images]
+    return _draw(pictures, cell, rows, columns, title, font)
+
+
+def thumbnail(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c h2 w2"]:
+    """What `sheet` shows of a large image, for keeping many at hand; small ones stay as they are."""
+    return image if max(image.shape[1:]) <= LARGEST_CELL else _fit(image[None], LARGEST_CELL)[0]
+
+
+def _cell(image: Tensor) -> int:
+    """Chooses the longer side at which an image is shown: readable, and a whole multiple where it grows."""
+    side = max(image.shape[-2:])
+    return min(side * math.ceil(SMALLEST_CELL / side), LARGEST_CELL)
+
+
+def _fit(image: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c h2 w2"]:
+    h, w = image.shape[-2:]
+    if max(h, w) > size:
+        smaller = (max(1, round(h * size / max(h, w))), max(1, round(w * size / max(h, w))))
+        return F.interpolate(image.float(), smaller, mode="bicubic", antialias=True)
+    factor = size // max(h, w)
+    return image.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+
+
+def _draw(
+    pictures: Sequence[Sequence[Image.Image | None]],
+    cell: int,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    title: str,
+    size: int,
+) -> Image.Image:
+    font, large = ImageFont.load_default(size), ImageFont.load_default(size + 6)
+    count = max(len(row) for row in pictures)
+    left = [_wrap(label, font, LABEL_WIDTH) for label in rows]
+    above = [_wrap(label, font, cell) for label in columns]
+    scratch = ImageDraw.Draw(Image.new("RGB", (1, 1)))
+    label_width = max((scratch.multiline_textbbox((0, 0), text, font)[2] for text in left), default=-GAP)
+    label_height = max((scratch.multiline_textbbox((0, 0), text, font)[3] for text in above), default=-GAP)
+    x0, step = MARGIN + math.ceil(label_width) + GAP, cell + GAP
+    width = x0 + count * step - GAP + MARGIN
+    heading = _wrap(title, large, width - 2 * MARGIN)
+    heading_height = math.ceil(scratch.multiline_textbbox((0, 0), heading, large)[3]) + 2 * GAP if title else 0
+    y0 = MARGIN + heading_height + math.ceil(label_height) + GAP
+    drawn = Image.new("RGB", (width, y0 + len(pictures) * step - GAP + MARGIN), PAPER)
+    for i, row in enumerate(pictures):
+        for j, picture in enumerate(row):
+            if picture is not None:
+                x, y = x0 + j * step + (cell - picture.width) // 2, y0 + i * step + (cell - picture.height) // 2
+                drawn.paste(picture, (x, y))
+    draw = ImageDraw.Draw(drawn)
+    draw.multiline_text((MARGIN, MARGIN), heading, INK, large)
+    for i, text in enumerate(above):
+        draw.multiline_text((x0 + i * step + cell // 2, y0 - GAP), text, INK, font, "md", align="center")
+    for i, text in enumerate(left):
+        draw.multiline_text((x0 - GAP, y0 + i * step + cell // 2), text, INK, font, "rm", align="right")
+    return drawn
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """Breaks a label into the longest lines that fit `width` pixels, long words too."""
+    text = unicodedata.normalize("NFKD", text.translate(MISSING_GLYPHS))
+    text = "".join(c for c in text if not unicodedata.combining(c))
+    lines = [text]
+    columns = len(text)
+    while columns > 1 and any(font.getlength(line) > width for line in lines):
+        columns -= 1
+        lines = textwrap.wrap(text, columns)
+    return "\n".join(lines)
+
+
+def save_png(path: str | Path, image: Tensor | Image.Image, recipe: Mapping[str, Any] | None = None) -> None:
+    """Writes a PNG, whole or not at all.
+
+    Args:
+        path: Where to; missing folders are made, a file of that name is replaced.
+        image: (3 h w) in [-1, 1], or a picture as it is.
+        recipe: What `read_recipe` gives back: plain JSON values, from which the image can be made again. None leaves
+            no trace of how the image came about.
+
+    Raises:
+        ValueError: The recipe is not JSON, or too long.
+        OSError: The disk is full or the folder cannot be written.
+    """
+    picture = to_pil(image) if isinstance(image, Tensor) else image
+    info = PngInfo()
+    if recipe is not None:
+        try:
+            text = json.dumps(dict(recipe), ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"expected a recipe of plain JSON values: {error}") from error
+        if len(text) > MAX_RECIPE:
+            raise ValueError(f"expected a recipe of at most {MAX_RECIPE} characters, found {len(text)}")
+        info.add_itxt(RECIPE_KEY, text)
+    for key, chunk in COLOUR_CHUNKS.items():
+        if key in picture.info:
+            info.add(*chunk(picture.info[key]))
+    quick = {"compress_level": 1} if picture.width * picture.height > QUICK else {}
+    with replacing(Path(path)) as file:
+        picture.save(file, "PNG", pnginfo=info, **quick)
+
+
+def save_gif(path: Path, frames: Sequence[Image.Image]) -> None:
+    """Writes pictures as a GIF that goes there and back."""
+    pictures = [frame.convert("RGB") for frame in [*frames, *frames[-2:0:-1]]]
+    data = io.BytesIO()
+    pictures[0].save(data, "GIF", save_all=True, append_images=pictures[1:], duration=200, loop=0)
+    write_atomically(path, data.getvalue())
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """Reads the recipe that `save_png` wrote. It is data from a stranger: only JSON, and nothing in it is run.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is no PNG, carries no recipe, or one that is no JSON object.
+    """
+    try:
+        with opened(path, min_side=1, max_aspect=math.inf, formats=("PNG",)) as picture:
+            text = picture.info.get(RECIPE_KEY)
+    except Refused as error:
+        if error.reason is Reason.MISSING:
+            raise FileNotFoundError(f"there is no file {path}") from error
+        raise ValueError(f"{path} cannot be read as a PNG: {error}") from error
+    if text is None:
+        raise ValueError(f"{path} carries no recipe: it was saved without one, or a program on the way removed it")
+    if len(text) > MAX_RECIPE:
+        raise ValueError(f"the recipe in {path} has {len(text)} characters, more than {MAX_RECIPE}")
+    try:
+        recipe = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the recipe in {path} is damaged: {error}") from error
+    if not isinstance(recipe, dict):
+        raise ValueError(f"expected the recipe in {path} to be a JSON object, found {type(recipe).__name__}")
+    return recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One part of a page.
+
+    Attributes:
+        title: Its heading.
+        text: A paragraph beneath it.
+        pictures: File and caption of each picture.
+        table: Rows of cells, the first one the heading; `table_rows` reads them from Markdown.
+    """
+
+    title: str
+    text: str = ""
+    pictures: Sequence[tuple[Path, str]] = ()
+    table: Sequence[Sequence[str]] = ()
+
+
+def table_rows(markdown: str) -> list[list[str]]:
+    """Reads the rows of the Markdown tables in a text, without the line that separates the heading."""
+    lines = [line.strip() for line in markdown.splitlines()]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    return [row for row in rows if not all(cell and set(cell) <= set("-:") for cell in row)]
+
+
+def html_index(folder: str | Path, sections: Sequence[Section], title: str = "Composer") -> Path:
+    """Writes `index.html`, which shows pictures and tables and needs nothing from elsewhere.
+
+    Args:
+        folder: Where to; pictures are linked relative to it, so the folder can be moved as a whole.
+        sections: What to show, in this order.
+        title: Heading of the page.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        FileNotFoundError: A picture is not there.
+    """
+    folder = Path(folder)
+    parts = [f"<h1>{_text(title)}</h1>"]
+    for section in sections:
+        parts.append(f"<h2>{_text(section.title)}</h2>")
+        if section.text:
+            parts.append(f"<p>{_text(section.text)}</p>")
+        parts += [_figure(folder, path, caption) for path, caption in section.pictures]
+        if section.table:
+            parts.append(_table(section.table))
+    page = _PAGE.format(policy=_POLICY, title=_text(title), style=_STYLE, body="\n".join(parts))
+    write_atomically(folder / "index.html", page.encode())
+    return folder / "index.html"
+
+
+def _figure(folder: Path, path: Path, caption: str) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a picture for {folder / 'index.html'}, found none at {path}")
+    place = Path(os.path.relpath(path, folder)).as_posix()
+    link, caption = quote(os.fsencode(place)), _text(caption)  # the bytes of a file's name, UTF-8 or not
+    return f'<figure><img src="{link}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    def line(cells: Sequence[str], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+    return "\n".join(["<table>", line(rows[0], "th"), *(line(row, "td") for row in rows[1:]), "</table>"])
+
+
+def _text(text: object) -> str:
+    return html.escape(printable(str(text)))
+
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #22211f; background: #faf9f7 }
+body { max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
+h2 { margin-top: 2.5rem }
+figure { margin: 1rem 0 }
+img { max-width: 100% }
+figcaption { color: #66635e }
+table { border-collapse: collapse }
+th, td { padding: .25rem .9rem; border-bottom: 1px solid #dcd9d3; text-align: right }
+th:first-child, td:first-child { text-align: left }
+"""
+
+_POLICY = (
+    "default-src 'none'; img-src 'self' file:; "  # a page on the disk counts as no origin in every browser
+    f"style-src 'sha256-{base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'; "
+    "base-uri 'none'; form-action 'none'"
+)
+"""Pictures beside the page and the one style below; no scripts, nothing from elsewhere."""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+{body}
+</html>
+"""

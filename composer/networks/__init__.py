@@ -1,0 +1,1 @@
+"""The networks alone: the U-Net and the transformer."""

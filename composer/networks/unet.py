@@ -1,0 +1,393 @@
+"""The U-Net: ADM's blocks (Dhariwal and Nichol 2021) with GLIDE's joined attention (Nichol et al. 2021).
+
+One class spells out several plans. ADM's own, which GLIDE, unCLIP, Imagen's base and Composer's base share: as many
+blocks at every resolution, resampled by residual blocks. And the shifted plan of Imagen's Efficient U-Net (Saharia et
+al. 2022, appendix B): blocks moved to low resolutions, one convolution to resample, skips scaled by 1/sqrt(2).
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Literal, TypeVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from composer.conditioning import Conditioning
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+Norm = Callable[[int], nn.GroupNorm]
+
+
+class Attention(nn.Module):
+    """Self-attention over pixels whose keys and values are joined by the context's (GLIDE, section 3).
+
+    Without self-attention the pixels read the context alone, and one key and value of zeros that is always there:
+    a row without tokens attends to nothing, as one whose tokens are all masked does (Imagen's 256 -> 1024 stage).
+
+    Args:
+        channels: Width; a multiple of `head_dim`.
+        head_dim: Channels a head.
+        token_dim: Channels of the context's tokens; 0 builds no projection for them.
+        norm: Makes the norm of so many channels.
+        itself: Whether pixels attend to pixels.
+
+    Raises:
+        ValueError: `channels` does not divide into heads, or there is nothing to attend to.
+    """
+
+    def __init__(self, channels: int, head_dim: int, token_dim: int, norm: Norm, itself: bool = True):
+        super().__init__()
+        if head_dim < 1 or channels % head_dim:
+            raise ValueError(f"a level that attends needs a multiple of head_dim={head_dim} channels, found {channels}")
+        if not (itself or token_dim):
+            raise ValueError("cross-attention reads tokens: expected token_dim above 0, found 0")
+        self.head_dim, self.itself = head_dim, itself
+        self.norm = norm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels if itself else channels)
+        self.context = nn.Linear(token_dim, 2 * channels) if token_dim else None
+        self.out = _zero(nn.Linear(channels, channels))
+
+    def keys_values(self, tokens: Float[Tensor, "b n c"]) -> Float[Tensor, "2 b heads n d"]:
+        """Projects the context's tokens to keys and values; the same at every step of a sampling."""
+        if self.context is None:
+            raise ValueError("this U-Net was built with token_dim=0: it reads no tokens")
+        return self._heads(self.context(tokens), 2)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        keys_values: Float[Tensor, "2 b heads n d"] | None = None,
+        token_mask: Bool[Tensor, "b n"] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        b, c, h, w = x.shape
+        pixels = self.norm(x).permute(0, 2, 3, 1).reshape(b, h * w, c)  # free of copies in channels_last
+        if self.itself:
+            q, k, v = self._heads(self.qkv(pixels), 3)
+        else:
+            (q,) = self._heads(self.qkv(pixels), 1)
+            k = v = torch.zeros_like(q[:, :, :1])
+        mask = None
+        if keys_values is not None:
+            own, joined = k.shape[2], keys_values.to(k.dtype)
+            k, v = torch.cat([k, joined[0]], dim=2), torch.cat([v, joined[1]], dim=2)
+            if token_mask is not None:
+                mask = F.pad(token_mask, (own, 0), value=True)[:, None, None]
+        out: Tensor = self.out(_attend(q, k, v, mask).transpose(1, 2).reshape(b, h * w, c))
+        return x + out.reshape(b, h, w, c).permute(0, 3, 1, 2)
+
+    def _heads(self, x: Tensor, parts: int) -> Tensor:
+        """(b n parts*c) -> (parts b heads n head_dim), a view whose last stride is 1, as fast SDPA kernels want it."""
+        return x.view(*x.shape[:2], parts, -1, self.head_dim).permute(2, 0, 3, 1, 4)
+
+
+class Block(nn.Module):
+    """Residual block with scale-shift norm (ADM, section 3.1 and its AdaGN), then attention if there is any.
+
+    Args:
+        channels: Width of the input.
+        out_channels: Width of the output.
+        vector_dim: Width of the embedding of the noise level and the conditioning's vector.
+        dropout: Rate before the second convolution, as in ADM.
+        norm: Makes the norm of so many channels.
+        scale: 0.5 averages 2 x 2 pixels and 2 repeats them, in both branches and before the first convolution.
+        attention: Follows the block; None for none.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        out_channels: int,
+        vector_dim: int,
+        dropout: float,
+        norm: Norm,
+        scale: float = 1,
+        attention: Attention | None = None,
+    ):
+        super().__init__()
+        self.scale = scale
+        self.norm1 = norm(channels)
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.scale_shift = nn.Linear(vector_dim, 2 * out_channels)
+        self.norm2 = norm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = _zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.skip = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
+        self.attention = attention
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        embedding: Float[Tensor, "b d"],
+        keys_values: Float[Tensor, "2 b heads n d2"] | None = None,
+        token_mask: Bool[Tensor, "b n"] | None = None,
+    ) -> Float[Tensor, "b c2 h2 w2"]:
+        h = F.silu(self.norm1(x))
+        if self.scale != 1:
+            h, x = _resample(h, self.scale), _resample(x, self.scale)
+        scale, shift = self.scale_shift(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = F.silu(torch.addcmul(shift, self.norm2(self.conv1(h)), 1 + scale))
+        x = self.skip(x) + self.conv2(self.dropout(h))
+        return x if self.attention is None else self.attention(x, keys_values, token_mask)
+
+
+class Resampling(nn.Module):
+    """One convolution that halves or doubles the size and changes the width, always at the lower resolution.
+
+    Args:
+        channels: Width of the input.
+        out_channels: Width of the output.
+        scale: 0.5 or 2.
+    """
+
+    attention = None
+
+    def __init__(self, channels: int, out_channels: int, scale: float):
+        super().__init__()
+        self.scale = scale
+        self.conv = nn.Conv2d(channels, out_channels, 3, padding=1, stride=2 if scale < 1 else 1)
+
+    def forward(self, x: Float[Tensor, "b c h w"], *_: Tensor | None) -> Float[Tensor, "b c2 h2 w2"]:
+        x = self.conv(x)
+        return _resample(x, 2) if self.scale > 1 else x
+
+
+class UNet(nn.Module):
+    """Maps a noisy image, its noise level and a conditioning to whatever the denoiser trains it to (eps, x0, v).
+
+    Args:
+        channels: Channels of the image.
+        width: Channels that `multipliers` multiply, also the width of the sinusoidal embedding.
+        multipliers: One a level; each level has half the size of the one before.
+        blocks: Residual blocks on the way down, for all levels or one number a level; the way up has one more.
+        attention: Downsampling factors at which the blocks attend to pixels and tokens.
+        cross_attention: Downsampling factors at which they attend to tokens alone. The middle does as the blocks
+            beside it.
+        attend_once: Whether only the last block of such a level attends, on the way down and up, as in Imagen's
+            Efficient U-Net (figures A.28 and A.29), instead of every one.
+        head_dim: Channels of an attention head.
+        vector_dim: Width of the embedding, and of `Conditioning.vector`.
+        token_dim: Channels of `Conditioning.tokens`; 0 for a network that reads none.
+        spatial_dim: Channels of `Conditioning.spatial`; 0 for a network that reads none.
+        dropout: Rate inside the residual blocks, in [0, 1).
+        groups: Most groups of a norm; ADM has 32.
+        group_width: Fewest channels of a group, 1 for ADM's own. Below 16, the backward pass of a channels_last norm
+            takes a CPU 10 to 40 times as long.
+        residual_resampling: True resamples by residual blocks (ADM), False by single convolutions (shifted plan).
+        skip_scale: Factor on the skips from the way down; 1 in ADM, 1/sqrt(2) in Imagen's Efficient U-Net.
+        first_stride: 2 begins and ends at half the image's size, as Imagen's super-resolution: the first convolution
+            halves, the last one gives 2 x 2 pixels at once (Shi et al. 2016).
+        checkpointing: Whether to save memory in training by computing blocks again on the way back.
+
+    Attributes:
+        stride: Height and width of the image must be multiples of it.
+
+    Raises:
+        ValueError: The plan does not fit together.
+
+    Reference: ADM, table 4 and appendix B; GLIDE, section 4; Composer, section 2.2 and table A1.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        width: int = 128,
+        multipliers: Sequence[float] = (1, 2, 3, 4),
+        blocks: int | Sequence[int] = 3,
+        attention: Sequence[int] = (2, 4, 8),
+        cross_attention: Sequence[int] = (),
+        attend_once: bool = False,
+        head_dim: int = 64,
+        vector_dim: int = 512,
+        token_dim: int = 512,
+        spatial_dim: int = 8,
+        dropout: float = 0.0,
+        groups: int = 32,
+        group_width: int = 16,
+        residual_resampling: bool = True,
+        skip_scale: float = 1.0,
+        first_stride: Literal[1, 2] = 1,
+        checkpointing: bool = False,
+    ):
+        super().__init__()
+        widths = [round(width * m) for m in multipliers]
+        counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
+        if len(counts) != len(widths):
+            raise ValueError(f"expected one number of blocks a level ({len(widths)}), found {len(counts)}")
+        self.width, self.vector_dim, self.token_dim, self.spatial_dim = width, vector_dim, token_dim, spatial_dim
+        factors = [first_stride * 2**i for i in range(len(widths))]
+        self.stride = factors[-1]
+        self.skip_scale, self.checkpointing = skip_scale, checkpointing
+        norm = partial(_norm, groups=groups, group_width=group_width)
+
+        def block(c: int, c2: int, scale: float = 1, factor: int = 0) -> Block:
+            """A factor of 0 attends to nothing."""
+            itself = factor in attention
+            attends = itself or factor in cross_attention
+            layer = Attention(c2, head_dim, token_dim, norm, itself) if attends else None
+            return Block(c, c2, vector_dim, dropout, norm, scale, layer)
+
+        def resampling(c: int, c2: int, scale: float) -> nn.Module:
+            """The residual kind leaves the width to the next level's first block, as ADM does."""
+            return block(c, c, scale) if residual_resampling else Resampling(c, c2, scale)
+
+        self.embed = nn.Sequential(nn.Linear(width, vector_dim), nn.SiLU(), nn.Linear(vector_dim, vector_dim))
+        self.first = nn.Conv2d(channels + spatial_dim, widths[0], 3, padding=1, stride=first_stride)
+        current, skips = widths[0], [widths[0]]
+        self.encoder, self.middle = nn.ModuleList(), nn.ModuleList()
+        self.decoder, self.upsamplers = nn.ModuleList(), nn.ModuleList()
+        for i, (c, count) in enumerate(zip(widths, counts, strict=True)):
+            if i:
+                self.encoder.append(resampling(current, c, 0.5))
+                current = current if residual_resampling else c
+                skips.append(current)
+            for left in reversed(range(count)):
+                self.encoder.append(block(current, c, factor=0 if attend_once and left else factors[i]))
+                current = c
+                skips.append(c)
+        self.middle.extend([block(current, current, factor=factors[-1]), block(current, current)])
+        for i, (c, count) in reversed(list(enumerate(zip(widths, counts, strict=True)))):
+            if i < len(widths) - 1:
+                self.upsamplers.append(resampling(current, c, 2))
+                current = current if residual_resampling else c
+            joined = nn.ModuleList()
+            for left in reversed(range(count + 1)):
+                joined.append(block(current + skips.pop(), c, factor=0 if attend_once and left else factors[i]))
+                current = c
+            self.decoder.append(joined)
+        last = _zero(nn.Conv2d(current, channels * first_stride**2, 3, padding=1))
+        self.last = nn.Sequential(norm(current), nn.SiLU(), last, nn.PixelShuffle(first_stride))
+        self.to(memory_format=torch.channels_last)
+
+    def prepare(self, cond: Conditioning) -> Conditioning:
+        """Computes the keys and values of the context once, so that a sampling does not repeat it at every step."""
+        if cond.tokens is None:
+            return cond
+        return replace(cond, keys_values=tuple(layer.keys_values(cond.tokens) for layer in self._attentions()))
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], level: Float[Tensor, " b"], cond: Conditioning
+    ) -> Float[Tensor, "b c h w"]:
+        """Runs the network.
+
+        Args:
+            x: Noisy images, scaled to about unit variance by the denoiser.
+            level: Noise level as the time of the cosine schedule, 0 (clean) to 1 (noise).
+            cond: What to read besides; ports that are None are absent.
+
+        Raises:
+            ValueError: Height or width is no multiple of `stride`, or the map does not fit the image.
+        """
+        h = self.first(self._with_map(x, cond.spatial).contiguous(memory_format=torch.channels_last))
+        embedding = self._embedding(x, level, cond.vector)
+        context = iter((cond if cond.keys_values is not None else self.prepare(cond)).keys_values or ())
+
+        def run(block: nn.Module, h: Tensor) -> Tensor:
+            keys_values = None if block.attention is None else next(context, None)
+            inputs = (h, embedding, keys_values, cond.token_mask)
+            recompute = self.checkpointing and torch.is_grad_enabled()
+            out: Tensor = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
+            return out
+
+        skips = [h]
+        for block in self.encoder:
+            h = run(block, h)
+            skips.append(h)
+        for block in self.middle:
+            h = run(block, h)
+        for i, blocks in enumerate(self.decoder):
+            assert isinstance(blocks, nn.ModuleList)
+            if i:
+                h = run(self.upsamplers[i - 1], h)
+            for block in blocks:
+                h = run(block, torch.cat([h, self._scaled(skips.pop())], dim=1))
+        out: Tensor = self.last(h)
+        return out.to(x.dtype)
+
+    def inner_convolutions(self) -> list[Tensor]:
+        """The weights of all convolutions except the first and the last, which meet the image's own channels."""
+        ends = {*self.first.modules(), *self.last.modules()}
+        return [m.weight for m in self.modules() if isinstance(m, nn.Conv2d) and m not in ends]
+
+    def _attentions(self) -> Iterator[Attention]:
+        """In the order of use, which is the order in which the constructor names them."""
+        return (module for module in self.modules() if isinstance(module, Attention))
+
+    def _scaled(self, skip: Tensor) -> Tensor:
+        return skip if self.skip_scale == 1 else skip * self.skip_scale
+
+    def _embedding(self, x: Tensor, level: Tensor, vector: Tensor | None) -> Tensor:
+        embedding = self.embed(sinusoids(level, self.width).to(x.dtype))
+        return F.silu(embedding if vector is None else embedding + vector)
+
+    def _with_map(self, x: Tensor, spatial: Tensor | None) -> Tensor:
+        b, _, h, w = x.shape
+        if h % self.stride or w % self.stride:
+            raise ValueError(f"expected height and width in multiples of {self.stride}, found {h} x {w}")
+        wanted = (b, self.spatial_dim, h, w)
+        if spatial is None:
+            spatial = x.new_zeros(wanted)
+        elif spatial.shape != wanted:
+            raise ValueError(f"expected a map of shape {wanted} with these images, found {tuple(spatial.shape)}")
+        return torch.cat([x, spatial.to(x.dtype)], dim=1)
+
+
+def sinusoids(level: Float[Tensor, " b"], width: int) -> Float[Tensor, "b {width}"]:
+    """Cosines and sines of 1000 * level at frequencies from 1 to 1e-4, as GLIDE embeds its steps.
+
+    Args:
+        level: In [0, 1].
+        width: Even number of channels.
+    """
+    half = width // 2
+    frequencies = torch.exp(torch.arange(half, device=level.device) * (-math.log(10000) / half))
+    angles = 1000 * level.float()[:, None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def _zero(module: ModuleT) -> ModuleT:
+    """Starts a branch as nothing, so that a new network is the identity around it (ADM's zero_module)."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+def _norm(channels: int, groups: int, group_width: int) -> nn.GroupNorm:
+    most = max(1, min(groups, channels // group_width))
+    return nn.GroupNorm(next(n for n in range(most, 0, -1) if channels % n == 0), channels)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    if q.device.type == "cpu" and prefers_matmul(q):
+        return attend_by_matmul(q, k, v, mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def prefers_matmul(q: Float[Tensor, "b heads n d"]) -> bool:
+    """Whether a CPU attends with these queries by `attend_by_matmul`: 1.5 to 5 times faster in bf16 than torch's own.
+
+    Beyond 1024 pixels the scores would cost more memory than that is worth.
+    """
+    return q.dtype == torch.bfloat16 and q.shape[2] <= 1024
+
+
+def attend_by_matmul(
+    q: Float[Tensor, "b heads n d"],
+    k: Float[Tensor, "b heads m d"],
+    v: Float[Tensor, "b heads m d"],
+    attn_mask: Bool[Tensor, "b 1 1 m"] | None = None,
+) -> Float[Tensor, "b heads n d"]:
+    """Scaled dot-product attention by two matrix products, in the precision of `q`."""
+    with torch.autocast("cpu", enabled=False):
+        scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
+        if attn_mask is not None:
+            scores = scores + torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill(~attn_mask, -math.inf)
+        return torch.matmul(scores.softmax(dim=3), v)
+
+
+def _resample(x: Tensor, scale: float) -> Tensor:
+    return F.avg_pool2d(x, 2) if scale < 1 else F.interpolate(x, scale_factor=scale, mode="nearest")

@@ -1,0 +1,308 @@
+"""Finds weights that others trained, and reads them without running anything that a file brings along."""
+
+import os
+import pickle
+import re
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as registration
+
+from composer.storage.files import brief
+from composer.storage.schema import read_json
+
+_ASSETS = Path(__file__).parent / "assets"
+_HUB = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w./-]+?)(:(?P<file>[^:]+))?")
+
+
+_fetches = ContextVar("_fetches", default=True)
+
+
+class NotFetched(FileNotFoundError):
+    """Weights of the Hugging Face hub are not in the cache and could not be fetched."""
+
+
+@contextmanager
+def fetching(allowed: bool) -> Iterator[None]:
+    """Lets what is inside fetch weights where that is allowed, here and further out; else finds what is here alone."""
+    before = _fetches.set(allowed and _fetches.get())
+    try:
+        yield
+    finally:
+        _fetches.reset(before)
+
+
+def offline() -> AbstractContextManager[None]:
+    """Finds what is on this machine alone: nothing is fetched inside."""
+    return fetching(False)
+
+
+def network_allowed() -> bool:
+    """Whether weights may be fetched here; see `offline`."""
+    return _fetches.get()
+
+
+_found: ContextVar[dict[str, Path] | None] = ContextVar("_found", default=None)
+
+
+@contextmanager
+def noting_files() -> Iterator[dict[str, Path]]:
+    """Notes the local files and folders that `locate` finds inside, by the names that they were asked for under."""
+    found: dict[str, Path] = {}
+    before = _found.set(found)
+    try:
+        yield found
+    finally:
+        _found.reset(before)
+
+
+MAX_SOURCE = 1000
+"""Characters of the name of some weights."""
+
+MAX_MODULES = 10_000
+SPARE_VALUES = 1 << 22
+"""Of buffers that are computed and not stored."""
+
+
+@contextmanager
+def no_larger_than(size: int, what: str, most: int = MAX_MODULES) -> Iterator[None]:
+    """Lets no network be built inside that has many more values than its weights have bytes.
+
+    A configuration of a few bytes can ask for more memory and more layers than there are: a network is refused as soon
+    as it outgrows its weights, before it is filled with numbers.
+
+    Args:
+        size: Bytes of the weights.
+        what: Whose weights they are, for the error message.
+        most: Modules that it may have.
+    """
+    values = modules = 0
+
+    def count(_: nn.Module, name: str, added: Any) -> None:
+        nonlocal values, modules
+        if isinstance(added, Tensor):
+            values += added.numel()
+        else:
+            modules += 1
+        if values > 2 * size + SPARE_VALUES or modules > most:
+            raise ValueError(f"{what} asks for a network that is larger than its weights, which have {size} bytes")
+
+    hooks = [
+        registration.register_module_parameter_registration_hook(count),
+        registration.register_module_buffer_registration_hook(count),
+        registration.register_module_module_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def unconnected() -> Iterator[None]:
+    """Keeps huggingface_hub, and what fetches through it, off the network.
+
+    Even to look into its cache it asks the hub for a list of agents once a process, unless it is told to be offline.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def sealed(weights: Path, fetches: bool = False) -> Iterator[None]:
+    """Lets a library build a network from files inside: it fetches nothing, and makes none larger than its weights.
+
+    Args:
+        weights: File, or folder of files.
+        fetches: The library may fetch what the files name.
+    """
+    size = weights.stat().st_size if weights.is_file() else sum(p.stat().st_size for p in weights.iterdir())
+    with nullcontext() if fetches else unconnected(), no_larger_than(size, str(weights)):
+        yield
+
+
+def locate(source: str, *, wanted: str, who: str) -> Path:
+    """Turns the name of some weights into a path; hub names are fetched on first use and cached.
+
+    Args:
+        source: One of
+
+            - a local path,
+            - ``asset:NAME``, a file or folder that ships with this package,
+            - ``hub:owner/name@revision:file`` or ``hub:owner/name@revision`` (the folder with configuration, vocabulary
+              and weights) on the Hugging Face hub. The revision is required: what a name means must not change.
+        wanted: What is looked for, for the error message; a file's name, say.
+        who: Who wants it, for the error message.
+
+    Raises:
+        FileNotFoundError: It is not here and cannot be fetched, or is neither a file nor a folder.
+        ValueError: A hub name without a revision, an asset outside of the package, or a name that is too long.
+    """
+    if len(source) > MAX_SOURCE:
+        raise ValueError(f"{who}: expected a name of {wanted} of at most {MAX_SOURCE} characters, found {len(source)}")
+    if source.startswith("hub:"):
+        return _from_hub(source, wanted, who)
+    if source.startswith("asset:"):
+        path = _ASSETS / source.removeprefix("asset:")
+        if not Path(os.path.normpath(path)).is_relative_to(_ASSETS):
+            raise ValueError(f"{who}: expected a name of what the package ships behind asset:, found {source!r}")
+    else:
+        path = Path(source).expanduser()
+    if not (path.is_file() or path.is_dir()):  # reading a pipe or a device would never end
+        raise FileNotFoundError(f"{who} needs {wanted}: nothing lies at {path}; give the path of a local copy")
+    noted = _found.get()
+    if noted is not None and not source.startswith("asset:"):
+        noted[source] = path
+    return path
+
+
+def _from_hub(source: str, wanted: str, who: str) -> Path:
+    match = _HUB.fullmatch(source)
+    if match is None:
+        raise ValueError(f"{who}: expected hub:owner/name@revision or hub:owner/name@revision:file, found {source!r}")
+    repo, revision, file = match["repo"], match["revision"], match["file"]
+    if file is not None:
+        return hub_file(repo, file, revision=revision, wanted=wanted, who=who)
+    from huggingface_hub import list_repo_files, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        with unconnected():
+            folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
+        if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")):  # weights come last: the folder is whole
+            return folder
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        _require_network()
+        safe = any(name.endswith(".safetensors") for name in list_repo_files(repo, revision=revision))
+        kinds = ["*.json", "*.txt", "*.model", "*.safetensors" if safe else "*.bin"]
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=kinds, ignore_patterns=["*/*"]))
+    except OSError as error:
+        raise _absent(who, wanted, f"{repo} --revision {revision}", error) from error
+
+
+def hub_file(repo: str, file: str, *, revision: str | None, wanted: str, who: str) -> Path:
+    """Finds one file of a repository of the Hugging Face hub: in the cache, else over the network.
+
+    Args:
+        repo: ``owner/name``.
+        file: Path inside the repository.
+        revision: A commit, tag or branch; None takes what the main branch holds on first use.
+        wanted: What is looked for, for the error message.
+        who: Who wants it, for the error message.
+
+    Raises:
+        FileNotFoundError: It is not in the cache and cannot be fetched.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        with unconnected():
+            return Path(hf_hub_download(repo, file, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        _require_network()
+        return Path(hf_hub_download(repo, file, revision=revision))
+    except OSError as error:
+        pin = f" --revision {revision}" if revision else ""
+        raise _absent(who, wanted, f"{repo} {file}{pin}", error) from error
+
+
+def _absent(who: str, wanted: str, hub_name: str, error: OSError) -> NotFetched:
+    return NotFetched(
+        f"{who} needs {wanted}, which is not in the cache and could not be fetched ({error}). "
+        f"Fetch it once where there is a network (hf download {hub_name}), or give the path of a local copy"
+    )
+
+
+def _require_network() -> None:
+    """Asks the hub once whether it is there: its own client would retry for half a minute."""
+    from huggingface_hub import constants
+
+    if not _fetches.get():
+        raise ConnectionError("only what is on this machine was asked for; --allow-network lets a model fetch")
+    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
+        raise ConnectionError("HF_HUB_OFFLINE is set")
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError:
+        return  # it answered; the real request says what is wrong, if anything
+    except (urllib.error.URLError, TimeoutError) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, socket.gaierror | TimeoutError | ConnectionError):
+            raise ConnectionError(f"{constants.ENDPOINT} cannot be reached: {reason}") from error
+
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def load_frozen(folder: Path, build: Callable[[dict[str, Any]], Network], who: str) -> Network:
+    """Loads a small network of our own, frozen, for pictures in channels_last.
+
+    Args:
+        folder: Holds ``model.safetensors`` and ``config.json``, which has the constructor's arguments as ``network``.
+        build: Makes the network of these arguments.
+        who: Names the network in errors.
+
+    Raises:
+        FileNotFoundError: One of the files is missing.
+        ValueError: The weights do not fit the configuration.
+    """
+    config = read_json(locate(str(folder / "config.json"), wanted="config.json", who=who), 1_000_000)
+    path = locate(str(folder / "model.safetensors"), wanted="model.safetensors", who=who)
+    state = load_tensors(path)
+    with sealed(path):
+        network = build(config["network"])
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        says = f"{folder}: the weights are of another network than config.json says: {brief(error)}"
+        raise ValueError(says) from error
+    return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Reads named tensors from safetensors, or from a torch file that holds nothing but tensors.
+
+    A training checkpoint that keeps its weights under ``state_dict`` gives these.
+
+    Raises:
+        ValueError: The file would run code when read, is damaged, or holds something else.
+    """
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return dict(load_file(path))
+        except SafetensorError as error:
+            raise ValueError(f"{path} is no whole safetensors file: {brief(error)}") from error
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"{path} is refused: expected safetensors, or a torch file of tensors alone, found a pickle that may run "
+            "code, a TorchScript archive or a damaged file; ask its author for a safetensors copy"
+        ) from error
+    content = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path}: expected named tensors, found {type(content).__name__}")
+    return dict(content)

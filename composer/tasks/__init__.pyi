@@ -1,0 +1,16 @@
+from .papers import INVERTED as INVERTED
+from .papers import TOWARDS as TOWARDS
+from .papers import Labelled as Labelled
+from .papers import colorize as colorize
+from .papers import combine as combine
+from .papers import interpolations as interpolations
+from .papers import pose_transfer as pose_transfer
+from .papers import reconfigure as reconfigure
+from .papers import redraw as redraw
+from .papers import style_transfer as style_transfer
+from .papers import text_difference as text_difference
+from .papers import text_to_image as text_to_image
+from .papers import translate as translate
+from .papers import truncated as truncated
+from .papers import try_on as try_on
+from .papers import variations as variations

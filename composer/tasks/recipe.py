@@ -1,0 +1,426 @@
+"""What a picture carries so that it can be made again: seed, settings, versions, and the representations themselves."""
+
+import base64
+import hashlib
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load, save
+from torch import Tensor
+
+from composer.cascade.cascade import Cascade
+from composer.cascade.parts import Latent, Parts
+from composer.diffusion.samplers import Progress
+from composer.diffusion.strength import Strength, weigh
+from composer.images.reading import MAX_PIXELS
+from composer.storage.files import brief, name_of, printable
+from composer.storage.formats import check_edit, check_recipe
+from composer.tasks.composition import Composition, merged
+from composer.tasks.editing import Frame, Original, extend
+
+FORMAT = 2
+"""Of the recipes that are written. Those before had no number; each number can do all that the ones below it can."""
+
+PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What recipes call the precisions inside the networks."""
+
+MAX_BYTES = 64_000_000
+"""Size of the representations in a recipe, once unpacked; more is refused."""
+
+
+def recipe(cascade: Cascade, composition: Composition, seed: int, how: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes down how one picture came about, in plain JSON values; hashes, names and texts, never paths.
+
+    Args:
+        cascade: The model that drew it.
+        composition: What it was drawn from, settled and of one row.
+        seed: Its seed.
+        how: What `Cascade.sample` was told about stages, size and sampling.
+    """
+    told = merged(composition.sampling, how)
+    size = told.pop("size", None)
+    latent, start, away = composition.latent, composition.start, composition.away
+    tensors: dict[str, Tensor] = {}  # each once, however often it is used
+
+    def held(reps: Mapping[str, Tensor]) -> dict[str, str]:
+        return {name: hold(value) for name, value in reps.items()}
+
+    def hold(value: Tensor) -> str:
+        own = value.detach().cpu().contiguous()
+        key = hashlib.sha256(save({"": own})).hexdigest()[:16]
+        tensors[key] = own
+        return key
+
+    def strength(given: Strength) -> dict[str, Any]:
+        region = None if given.region is None else hold(given.region)
+        return {"weight": given.weight, "interval": list(given.interval), "region": region}
+
+    return {
+        "format": FORMAT,
+        "model": {"name": cascade.spec.get("name", ""), "sha256": cascade.sha256},
+        "autoguidance": _weaker(cascade),
+        "seed": seed,
+        "stages": {name: asdict(setting) for name, setting in cascade.settings(**told).items()},
+        "size": None if size is None else list(size),
+        "sources": dict(composition.sources),
+        "representations": held(composition.parts),
+        "wanted": held(composition.wanted),
+        "strengths": {name: strength(given) for name, given in composition.strengths.items()},
+        "away": None if away is None else held(away),
+        "also": [[held(parts), weight] for parts, weight in composition.also],
+        "latent": None if latent is None else hold(latent.noise),
+        "start": None if start is None else [hold(start[0]), start[1]],
+        "tensors": pack(tensors),
+        "precision": {dtype: name for name, dtype in PRECISIONS.items()}[cascade.precision],
+        "device": cascade.device.type,
+        "versions": _versions(),
+    }
+
+
+def _weaker(cascade: Cascade) -> dict[str, str] | None:
+    weaker = cascade.weaker
+    return None if weaker is None else {"name": weaker.spec.get("name", ""), "sha256": weaker.sha256}
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("composer-diffusion", "torch")}
+
+
+def changes_since(cascade: Cascade, found: Mapping[str, Any]) -> list[str]:
+    """What is not as it was when a recipe's picture was drawn, so that its values may differ; a phrase each."""
+    versions = found.get("versions")
+    then = {**(versions if isinstance(versions, Mapping) else {}), "device": found.get("device")}
+    now = {**_versions(), "device": cascade.device.type}
+    return [
+        f"{name} {printable(str(then[name]))} then, {here} now"
+        for name, here in now.items()
+        if then.get(name) not in (None, here)
+    ]
+
+
+def pack(reps: Mapping[str, Tensor]) -> str:
+    """Packs tensors to text, exactly."""
+    return base64.b64encode(zlib.compress(save({k: v.cpu() for k, v in reps.items()}), 9)).decode()
+
+
+def unpack(text: str) -> Parts:
+    """Takes `pack` back. The text is a stranger's: it can hold tensors and nothing else.
+
+    Raises:
+        ValueError: It is damaged, or would unpack to more than `MAX_BYTES`.
+    """
+    try:
+        expander = zlib.decompressobj()
+        data = expander.decompress(base64.b64decode(text, validate=True), MAX_BYTES)
+        if expander.unconsumed_tail:
+            raise ValueError(f"they would take more than {MAX_BYTES} bytes")
+        return Parts(load(data))
+    except Exception as error:  # each of the three formats has errors of its own
+        raise ValueError(f"the recipe's representations cannot be unpacked: {brief(error)}") from error
+
+
+@dataclass(frozen=True)
+class Redo:
+    """A recipe, read: what to draw, and how.
+
+    Attributes:
+        composition: What it was drawn from.
+        seed: Its seed.
+        how: What `Cascade.sample` is told about stages and size.
+        precision: Inside the networks, one of `PRECISIONS`; None where the recipe is too old to say.
+    """
+
+    composition: Composition
+    seed: int
+    how: dict[str, Any]
+    precision: str | None
+
+
+def read(cascade: Cascade, found: Mapping[str, Any], limited: bool = True) -> Redo:
+    """Reads a recipe for the model that it names; those without a format number, too.
+
+    Args:
+        cascade: The model.
+        found: The recipe.
+        limited: Refuse what asks for more than `LIMITS`.
+
+    Raises:
+        ValueError: The recipe is another model's, not whole, of a newer format, does not fit the model, or asks for too
+            much.
+    """
+    _check_format(found)
+    check_recipe(found)
+    if (sha256 := found["model"]["sha256"]) != cascade.sha256:
+        named = printable(repr(found["model"].get("name", "")))
+        raise ValueError(
+            f"the picture was drawn by the model {named} with SHA-256 {sha256[:12]}..., "
+            f"this one is {cascade.sha256[:12]}...; give the former with --model"
+        )
+    precision, stages, size = found.get("precision"), dict(found["stages"]), found["size"]
+    if precision is not None and precision not in PRECISIONS:
+        raise ValueError(f"expected a precision of {', '.join(PRECISIONS)} in the recipe, found {printable(precision)}")
+    if not stages:
+        raise ValueError("the recipe names no stage that drew")
+    how = {"stages": stages, "until": list(stages)[-1], "size": None if size is None else tuple(size)}
+    tensors = _Tensors({key: value.to(cascade.device) for key, value in unpack(found["tensors"]).items()})
+    start, latent = found["start"], found["latent"]
+    composition = Composition(
+        parts=tensors.parts(found["representations"]),
+        wanted=tensors.parts(found["wanted"]),
+        sources={printable(name): printable(source) for name, source in found["sources"].items()},
+        strengths={name: tensors.strength(given) for name, given in found["strengths"].items()},
+        away=None if found["away"] is None else tensors.parts(found["away"]),
+        also=tuple((tensors.parts(keys), float(weight)) for keys, weight in found["also"]),
+        latent=None if latent is None else Latent(tensors.image(latent, 3), cascade.identity),
+        start=None if start is None else (tensors.image(start[0], 3), float(start[1])),
+    )
+    if limited:
+        _check_limits(cascade, composition, how)
+    _check_fit(cascade, composition)
+    return Redo(composition, found["seed"], how, precision)
+
+
+def check_model(found: Mapping[str, Any], sha256: str) -> None:
+    """Makes sure that a recipe is that of a model, of which no more than its hash need be known.
+
+    Args:
+        found: The recipe.
+        sha256: The model's.
+
+    Raises:
+        ValueError: It is another model's, or names none.
+    """
+    model = found.get("model")
+    named = model.get("sha256") if isinstance(model, Mapping) else None
+    if not (isinstance(model, Mapping) and isinstance(named, str)):
+        raise ValueError("the recipe is not whole, or of another version: it names no model")
+    if named != sha256:
+        raise ValueError(
+            f"the picture was drawn by the model {printable(str(model.get('name'))[:80])!r} with SHA-256 "
+            f"{printable(named[:12])}..., this one is {sha256[:12]}...; give the former with --model"
+        )
+
+
+def _check_format(found: Mapping[str, Any]) -> None:
+    number = found.get("format", 0)
+    if not isinstance(number, int) or not 0 <= number <= FORMAT:
+        raise ValueError(
+            f"expected a recipe of format {FORMAT} or lower, found {printable(str(number)[:40])}: a newer version of "
+            "composer-diffusion wrote it; update yours"
+        )
+
+
+class _Tensors(dict[str, Tensor]):
+    """A recipe's tensors, which its other fields name."""
+
+    def find(self, key: str) -> Tensor:
+        """A tensor of one row of finite numbers.
+
+        Raises:
+            ValueError: There is none of that name, or it is another.
+        """
+        if key not in self:
+            raise ValueError(f"the recipe is not whole: it names the tensor {printable(key)}, which it does not hold")
+        value = self[key]
+        if value.ndim < 2 or len(value) != 1 or value.is_complex() or not bool(value.isfinite().all()):
+            raise ValueError(
+                f"expected tensors of one row of finite numbers in the recipe, found one of shape {tuple(value.shape)}"
+            )
+        return value
+
+    def parts(self, keys: Mapping[str, str]) -> Parts:
+        return Parts({name: self.find(key) for name, key in keys.items()})
+
+    def image(self, key: str, channels: int) -> Float[Tensor, "1 {channels} h w"]:
+        """An image, or what is like one.
+
+        Raises:
+            ValueError: It is no such tensor.
+        """
+        value = self.find(key)
+        if value.ndim != 4 or value.shape[1] != channels or not value.is_floating_point():
+            raise ValueError(f"expected an image of {channels} channels in the recipe, found {tuple(value.shape)}")
+        return value.float()
+
+    def strength(self, given: Mapping[str, Any]) -> Strength:
+        low, high = given["interval"]
+        region = None if given["region"] is None else self.image(given["region"], 1)
+        return Strength(weight=float(given["weight"]), interval=(float(low), float(high)), region=region)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a recipe may ask for; a person who knows better says so.
+
+    Attributes:
+        side: Of the picture, in pixels.
+        terms: Of guidance: estimates that each step takes.
+        work: Steps times terms times pixels, over all stages.
+        soften: Pixels over which an edit fades in.
+    """
+
+    side: int = 2048
+    terms: int = 32
+    work: float = 1e8
+    soften: int = 256
+
+
+LIMITS = Limits()
+
+
+def _limit(what: str, found: float, most: float) -> None:
+    if found > most:
+        raise ValueError(
+            f"the recipe asks for {what}: {found:.6g}, more than {most:.6g}; if you trust it, --no-limits draws it"
+        )
+
+
+def _check_limits(cascade: Cascade, composition: Composition, how: Mapping[str, Any]) -> None:
+    """Refuses what would take much longer, or much more memory, than any picture that people draw.
+
+    Raises:
+        ValueError: It asks for too much.
+    """
+    own = {stage.name: stage for stage in cascade.stages}
+    drawing = [own[name] for name in how["stages"] if name in own]
+    largest = how["size"] or (max((stage.size for stage in drawing), default=0),) * 2
+    _limit("pixels of a side", max(largest), LIMITS.side)
+    work = 0.0
+    for stage in drawing:
+        names = [name for name in composition.parts if name in stage.conditions]
+        strengths = {name: given for name, given in composition.strengths.items() if name in names}
+        sets = weigh(names, strengths, (stage.size, stage.size))
+        terms = len(sets) + len(composition.also) + 1
+        _limit("terms of guidance", terms, LIMITS.terms)
+        sampling = how["stages"][stage.name]
+        calls = sampling["steps"] * (2 if sampling["sampler"] == "heun" else 1)
+        scale = stage.size / drawing[-1].size
+        work += calls * terms * math.prod(side * scale for side in largest)
+    _limit("steps times terms times pixels", work, LIMITS.work)
+
+
+def _check_fit(cascade: Cascade, composition: Composition) -> None:
+    """Tries what a recipe holds on the conditions that are to read it: their own checks say little of foreign shapes.
+
+    Raises:
+        ValueError: Something does not fit.
+    """
+    most = 4 * cascade.stages[0].size
+    for parts in (composition.parts, composition.away or Parts(), *(parts for parts, _ in composition.also)):
+        for name, value in parts.items():
+            if value.ndim == 4 and max(value.shape[2:]) > most:
+                raise ValueError(f"the recipe's {name} has {tuple(value.shape)} values: expected sides up to {most}")
+            for stage in cascade.stages:
+                try:
+                    stage.encode({name: value}, (stage.size, stage.size))
+                except Exception as error:  # every layer has errors of its own
+                    raise ValueError(f"the recipe's {name} does not fit this model: {brief(error)}") from error
+
+
+def again(
+    cascade: Cascade,
+    found: Mapping[str, Any],
+    progress: Progress | None = None,
+    frame: Frame | None = None,
+    limited: bool = True,
+) -> Tensor:
+    """Draws the picture of a recipe again, in the precision that the recipe names.
+
+    Args:
+        cascade: The model that the recipe names.
+        found: The recipe.
+        progress: Wraps the steps.
+        frame: Where an edit happened, see `frame_of`.
+        limited: Refuse what asks for more than `LIMITS`.
+
+    Returns:
+        (1 3 h w) in [-1, 1], of an edit what `Frame.paste` takes.
+
+    Raises:
+        ValueError: The recipe is another model's, was drawn away from another model, or is not whole.
+    """
+    redo = read(cascade, found, limited)
+    if (then := found.get("autoguidance")) != (now := _weaker(cascade)):
+        told = [
+            printable(f"{one.get('name')!r} (SHA-256 {one.get('sha256', '')[:12]}...)") if one else "nothing"
+            for one in (then, now)
+        ]
+        raise ValueError(
+            f"the picture was drawn away from {told[0]}, here it would be from {told[1]}: give the former with "
+            "--autoguidance, or leave the option out"
+        )
+    composition = redo.composition
+    if frame is not None:
+        composition = composition.but(locked=frame.restrict(cascade, composition).locked)
+    before = cascade.precision
+    try:
+        cascade.to(cascade.device, before if redo.precision is None else PRECISIONS[redo.precision])
+        return composition.draw(cascade, [redo.seed], progress=progress, **redo.how)
+    finally:
+        cascade.to(cascade.device, before)
+
+
+def with_edit(
+    made: Mapping[str, Any], original: Path, frame: Frame, soften: int, sides: Sequence[float] | None = None
+) -> dict[str, Any]:
+    """Adds to a recipe what an edit consists of.
+
+    Args:
+        made: The recipe.
+        original: The picture's file; its hash and its name are kept.
+        frame: Where the edit happened.
+        soften: Pixels over which it fades in.
+        sides: What was added to the canvas first; None for nothing.
+    """
+    where, sides = pack({"region": frame.region > 0}), None if sides is None else list(sides)
+    names = {"original": name_of(original.read_bytes()), "name": printable(original.name)}
+    return {**made, "edit": {**names, "region": where, "soften": soften, "sides": sides}}
+
+
+def edited(found: Mapping[str, Any]) -> str:
+    """The name of the picture that was edited; a phrase where the recipe is too old to know it."""
+    edit = found.get("edit")
+    name = edit.get("name") if isinstance(edit, Mapping) else None
+    return "another picture" if name is None else printable(str(name))
+
+
+def frame_of(found: Mapping[str, Any], original: Path, limited: bool = True) -> tuple[Frame, int]:
+    """Reads where a recipe's edit happened, and over how many pixels it fades in.
+
+    Args:
+        found: The recipe.
+        original: The picture that was edited.
+        limited: Refuse what asks for more than `LIMITS`.
+
+    Raises:
+        ValueError: The recipe is another picture's, no edit's, not whole, of a newer format, or asks for too much.
+    """
+    _check_format(found)
+    check_edit(found)
+    edit = found["edit"]
+    soften, sides = edit["soften"], edit["sides"]
+    if limited:
+        _limit("pixels over which the edit fades in", soften, LIMITS.soften)
+    region = _Tensors({key: value.float() for key, value in unpack(edit["region"]).items()}).image("region", 1)
+    if edit["original"] != name_of(original.read_bytes()):
+        raise ValueError(f"{original} is not the picture that was edited: its content has another hash")
+    picture = Original.open(original)
+    if sides is not None:
+        if (pixels := _grown(picture, sides)) > MAX_PIXELS:
+            raise ValueError(f"the recipe asks for a canvas of {pixels:.6g} pixels, more than {MAX_PIXELS}")
+        picture, _ = extend(picture, tuple(sides))
+    return Frame.around(picture, region), soften
+
+
+def _grown(picture: Original, sides: Sequence[float]) -> float:
+    """Pixels of a picture whose canvas grows by sides as `extend` takes them."""
+    h, w = picture.image.shape[1:]
+    scale = (w, h) if max(sides) <= 1 else (1, 1)
+    return float((w + scale[0] * (sides[0] + sides[2])) * (h + scale[1] * (sides[1] + sides[3])))

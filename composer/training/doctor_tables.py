@@ -1,0 +1,118 @@
+"""The doctor's report in tables of rich."""
+
+import math
+from collections.abc import Iterator
+
+from rich.table import Table
+from rich.text import Text
+
+from composer.training.doctor import Disk, Report
+
+SPACES = (16, 24, 40, 80)
+"""Memories of usual devices, in GB. Theirs are of 2^30 bytes, 7% more: room for the allocator's gaps."""
+
+MEMORY_ROWS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "moments": "AdamW's moments",
+    "average": "averaged weights",
+    "kept": "live when the backward pass starts",
+    "transient": "transient, at the peak",
+}
+
+
+def tables(report: Report) -> Iterator[Table | Text]:
+    """Says it all in tables, with a warning where the disk is too small."""
+    yield _parameters(report)
+    yield _flops(report)
+    yield _memory(report)
+    if report.decomposers:
+        yield _decomposers(report)
+    if report.disk is not None:
+        yield _disk(report.disk)
+        if not report.disk.fits:
+            yield Text(_warning(report.disk), style="bold red")
+
+
+def _parameters(report: Report) -> Table:
+    table = Table("parameters", "")
+    for name, count in {"network": report.network, **report.conditions, "in total": report.parameters}.items():
+        table.add_row(name, f"{count:,}")
+    table.add_row("share that is trained", f"{report.trainable / report.parameters:.1%}")
+    return table
+
+
+def _flops(report: Report) -> Table:
+    table = Table("FLOPs (a multiply-add is two)", "billions")
+    plan = report.configured
+    again = ", computing blocks again" if plan.checkpointing else ""
+    for row, flops in {
+        f"training, per image of {report.side} px: forward pass": plan.forward_flops,
+        f"in total{again}": plan.flops,
+        f"per step of a device: {report.batch} images x {report.accumulate}": (
+            plan.flops * report.batch * report.accumulate
+        ),
+        f"sampling, per step of an image of {report.size} px{_guided(report)}": report.sampling.flops,
+    }.items():
+        table.add_row(row, _rounded(flops / 1e9))
+    return table
+
+
+def _memory(report: Report) -> Table:
+    plans = sorted((report.configured, report.otherwise), key=lambda plan: plan.checkpointing)
+    heads = [
+        f"{'with' if p.checkpointing else 'no'} checkpointing{' (configured)' * (p is report.configured)}"
+        for p in plans
+    ]
+    table = Table(f"memory of a device in GB ({report.device}, {report.precision})", *heads)
+    for name, row in MEMORY_ROWS.items():
+        table.add_row(row, *(_gigabytes(getattr(p.memory, name)) for p in plans))
+    table.add_row(f"training on {report.batch} images", *(_gigabytes(p.memory.total) for p in plans), style="bold")
+    table.add_row("per further image", *(_gigabytes(p.per_image) for p in plans))
+    for space in SPACES:
+        table.add_row(f"images that fit in {space} GB", *(f"{p.largest_batch(space * 1e9):,}" for p in plans))
+    sampling = _gigabytes(report.sampling.weights + report.sampling.transient)
+    table.add_row(f"sampling an image of {report.size} px{_guided(report)}", sampling, sampling)
+    return table
+
+
+def _decomposers(report: Report) -> Table:
+    table = Table("decomposer (beside the memory above)", "parameters", "GB of weights", "billion FLOPs an image", "")
+    for name, cost in report.decomposers.items():
+        parameters = "?" if cost.parameters is None else f"{cost.parameters:,}"
+        weights = "?" if cost.weights is None else _gigabytes(cost.weights)
+        flops = "?" if cost.flops is None else _rounded(cost.flops / 1e9)
+        table.add_row(name, parameters, weights, flops, cost.remark)
+    table.add_row("counted, shared weights once", "", _gigabytes(report.decomposer_weights), "", "", style="bold")
+    return table
+
+
+def _disk(disk: Disk) -> Table:
+    table = Table("disk", "GB")
+    table.add_row("one checkpoint", _gigabytes(disk.checkpoint))
+    count = "no bound: a run without end keeps ever more" if disk.most is None else str(disk.most)
+    table.add_row("most checkpoints at once", count)
+    table.add_row("needed for those to come", _gigabytes(disk.needed))
+    table.add_row(f"free in {disk.folder}", _gigabytes(disk.free))
+    return table
+
+
+def _warning(disk: Disk) -> str:
+    return (
+        f"The checkpoints do not fit: {_gigabytes(disk.needed)} GB are needed, {_gigabytes(disk.free)} GB are free in "
+        f"{disk.folder}. Make room, keep fewer (a larger --checkpoints.keep_every), or choose another folder with "
+        "--trainer.default_root_dir"
+    )
+
+
+def _guided(report: Report) -> str:
+    return ", guided" if report.sampling.rows == 2 else ""
+
+
+def _gigabytes(size: int) -> str:
+    return _rounded(size / 1e9)
+
+
+def _rounded(x: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{x:,.{max(0, 2 - math.floor(math.log10(x))) if x > 0 else 0}f}"

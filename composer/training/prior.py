@@ -1,0 +1,146 @@
+"""Training a prior."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from composer.decomposition import Batch
+from composer.prior.interface import SEMANTICS, TEXT, Prior
+from composer.storage.pretrained import load_tensors
+from composer.training.stage import rate, stream
+
+
+class PriorTraining(L.LightningModule):
+    """Trains a prior on captions and image embeddings (unCLIP, section 2.2).
+
+    The data has to give ``text``, captions as `decomposers.Caption` encodes them, and ``semantics``, image embeddings
+    of the same CLIP; no images are needed (see `Embeddings`). Every draw is a function of the seed and the step.
+
+    Args:
+        prior: What is trained.
+        statistics: A file with what was measured on the training data beforehand, such as the principal components that
+            `composer pca` writes; None for a prior that needs none.
+        learning_rate: Peak learning rate of AdamW.
+        betas: Decay of AdamW's two moments.
+        eps: What AdamW adds to the root of the second moment.
+        weight_decay: Decoupled weight decay.
+        warmup_steps: Steps over which the learning rate rises from 0.
+        decay_steps: Step at which a cosine from the peak reaches 0; None holds the peak.
+        drop: Probability that a row loses its text, for guidance; 0.1 in the paper.
+        seed: Decides all draws of the training besides the data's.
+
+    Attributes:
+        config: The ``model`` and ``data`` sections of the configuration this was built from, which travel with the
+            checkpoint; None if it was built in Python.
+
+    Raises:
+        ValueError: A rate is out of its range.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        statistics: str | None = None,
+        learning_rate: float = 1.1e-4,
+        betas: tuple[float, float] = (0.9, 0.96),
+        eps: float = 1e-6,
+        weight_decay: float = 0.06,
+        warmup_steps: int = 1000,
+        decay_steps: int | None = None,
+        drop: float = 0.1,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if learning_rate <= 0 or weight_decay < 0 or warmup_steps < 0 or not 0 <= drop <= 1:
+            raise ValueError("expected learning_rate > 0, weight_decay >= 0, warmup_steps >= 0 and drop in [0, 1]")
+        if decay_steps is not None and decay_steps <= warmup_steps:
+            raise ValueError(f"decay_steps={decay_steps} must lie beyond warmup_steps={warmup_steps}")
+        self.prior, self.statistics, self.drop, self.seed = prior, statistics, drop, seed
+        self.learning_rate, self.betas, self.eps, self.weight_decay = learning_rate, betas, eps, weight_decay
+        self.warmup_steps, self.decay_steps = warmup_steps, decay_steps
+        self.config: dict[str, Any] | None = None
+
+    def setup(self, stage: str) -> None:
+        """Compares what the prior reads with what the data gives, and takes over the statistics.
+
+        Raises:
+            ValueError: float16 was asked for, the data lacks text or embeddings, or statistics are missing or foreign.
+            FileNotFoundError: There are no statistics at that place.
+        """
+        if self.trainer.precision == "16-mixed":
+            raise ValueError("float16 loses small gradients: use --trainer.precision bf16-mixed or 32-true")
+        if missing := {TEXT, SEMANTICS} - self.trainer.datamodule.names:
+            raise ValueError(f"a prior trains on {TEXT} and {SEMANTICS}; the data has no {', '.join(sorted(missing))}")
+        if stage == "fit" and self.trainer.ckpt_path is None:
+            if self.statistics is not None:
+                if not Path(self.statistics).is_file():
+                    raise FileNotFoundError(
+                        f"expected statistics at {self.statistics}; `composer pca -c CONFIG --out "
+                        f"{self.statistics}` writes them"
+                    )
+                self.prior.adopt(load_tensors(Path(self.statistics)))
+            self.prior.check_ready()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        key = (self.seed, self.global_step, batch_idx % self.trainer.accumulate_grad_batches, self.global_rank)
+        b = len(batch["seed"])
+        keep = torch.rand(b, generator=stream("keep", *key)) >= self.drop
+        loss = self._loss(batch, keep, stream("noise", *key))
+        self.log("train/loss", loss)
+        return loss
+
+    def _loss(self, batch: Batch, keep: Bool[Tensor, " b"], generator: torch.Generator) -> Tensor:
+        semantics, text = (batch["representations"][name].float() for name in (SEMANTICS, TEXT))
+        return self.prior.loss(semantics, text, keep.to(semantics.device), generator).mean()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Logs the loss with all captions and with none; noise depends on the batch's number alone."""
+        b = len(batch["seed"])
+        for name, keep in (("val/loss", torch.ones(b)), ("val/none", torch.zeros(b))):
+            loss = self._loss(batch, keep.bool(), stream("validation", batch_idx))
+            self.log(name, loss, batch_size=b, on_epoch=True, sync_dist=True)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the norm of all gradients; a fused optimizer wants it done here.
+
+        Raises:
+            FloatingPointError: The norm is not finite; the last checkpoint is sound.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or float("inf"))
+        if not bool(norm.isfinite()):
+            raise FloatingPointError(
+                f"the gradients of step {self.global_step} are not finite; the last checkpoint is sound: resume from "
+                "it with --ckpt_path last and a lower learning rate"
+            )
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = torch.optim.AdamW(
+            self.parameters(),
+            lr=self.learning_rate,
+            betas=self.betas,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate(step, self.warmup_steps, self.decay_steps)
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.config is not None:
+            checkpoint["config"] = self.config
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on with the trained weights when fitting; anything else sees the averaged ones."""
+        if self.trainer.state.fn != "fit":
+            checkpoint["state_dict"] = checkpoint["state_dict"] | checkpoint.get("ema", {})

@@ -1,0 +1,78 @@
+"""Where a training's weights come from when they are not fresh: a trained stage, which may take up new conditions."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from composer.conditioning import Condition, ConditionSet
+from composer.diffusion.denoiser import Denoiser
+from composer.networks.unet import UNet
+from composer.storage.finding import find_model
+from composer.storage.folder import load_strictly, read_model
+
+
+def warm_start(denoiser: Denoiser, conditions: ConditionSet, size: int, model: str | Path) -> tuple[str, list[str]]:
+    """Loads a trained stage's weights; conditions that it lacks are silenced, so that it draws just what it drew.
+
+    Args:
+        denoiser: Of the stage's plan; it takes the stage's weights.
+        conditions: The stage's own, which take its weights, and new ones.
+        size: Side of the images, in pixels; decides which stage is meant where a model has several.
+        model: The model's folder, or the name of one that ships.
+
+    Returns:
+        The stage's file and the names of the new conditions.
+
+    Raises:
+        FileNotFoundError: There is no such model.
+        ValueError: No stage of it fits, its weights are those of another plan, or a condition can't be added to it.
+    """
+    folder = find_model(model)
+    config, weights, _ = read_model(folder)
+    stage = _fitting(config["stages"], size, "low_res" in conditions, folder)
+    known = ConditionSet({name: c for name, c in conditions.named() if name in stage["conditions"]})
+    new = {name: c for name, c in conditions.named() if name not in known}
+    for name, condition in new.items():
+        _add(name, condition, denoiser.network, size)
+    trained = nn.ModuleDict({"denoiser": denoiser, "conditions": known})
+    load_strictly(trained, weights[stage["file"]], f"{folder / stage['file']}")
+    return stage["file"], list(new)
+
+
+def _fitting(stages: Sequence[Mapping[str, Any]], size: int, enlarges: bool, folder: Path) -> Mapping[str, Any]:
+    """Chooses the stage that enlarges or doesn't, as wanted; of several models in a chain, the one of that size."""
+    alike = [s for s in stages if ("low_res" in s["conditions"]) == enlarges]
+    fitting = alike if len(stages) == 1 else [s for s in alike if s["size"] == size]
+    if len(fitting) != 1:
+        found = (
+            f"{s['file']} ({s['size']} px, {'with' if 'low_res' in s['conditions'] else 'without'})" for s in stages
+        )
+        raise ValueError(
+            f"expected a stage of {size} px {'with' if enlarges else 'without'} the condition low_res in {folder}, "
+            f"found {', '.join(found)}"
+        )
+    return fitting[0]
+
+
+def _add(name: str, condition: Condition, network: UNet, size: int) -> None:
+    """Silences a new condition, after a look at whether its ports are the trained network's."""
+    try:
+        condition.silence()
+    except ValueError as error:
+        raise ValueError(f"the condition {name} can't be added to a trained model: {error}") from error
+    made = condition.try_out((size, size))
+    if made.spatial is not None and not network.spatial_dim:
+        raise ValueError(
+            f"the condition {name} is a map, and this network was trained without any (spatial_dim: 0): its first "
+            "layer has no place for one; train a model with a spatial_dim above 0"
+        )
+    for port, value, width in (
+        ("vector_dim", made.vector, network.vector_dim),
+        ("spatial_dim", made.spatial, network.spatial_dim),
+    ):
+        if value is not None and value.shape[1] != width:
+            raise ValueError(
+                f"expected the condition {name} with the network's {port} of {width}, found {value.shape[1]}"
+            )
