@@ -6,9 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from composer.commands.parsers import Mistake
 from composer.commands.registry import COMMANDS, overview
-from composer.suggestion import did_you_mean
+from composer.mistakes import Mistake, did_you_mean
 from composer.terminal import complain, say, settle
 
 MORE = "(COMPOSER_TRACEBACK=1 shows where)"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.decomposition import Representations
+from composer.storage.building import Buildable
 
 Keep = dict[str, Tensor]
 """Name -> (b,) bool; False drops that condition for that row."""
@@ -103,7 +104,7 @@ def stack(parts: Sequence[Conditioning], b: int) -> Conditioning:
     )
 
 
-class Condition(nn.Module, ABC):
+class Condition(nn.Module, Buildable, ABC):
     """Adapts one representation to one or more ports.
 
     The contract: a dropped row contributes exactly nothing, that is a zero vector, masked tokens, a zero map.

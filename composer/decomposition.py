@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from composer.devices import with_float64
+from composer.storage.building import Buildable
 from composer.storage.files import require_utf8
 
 Batch = dict[str, Any]
@@ -27,19 +28,16 @@ Representations = dict[str, Tensor]
 """Name -> (b ...), one tensor, batch first. A missing name is absent for every row."""
 
 
-class Decomposer(nn.Module, ABC):
+class Decomposer(nn.Module, Buildable, ABC):
     """A frozen map from a batch to one representation. Device and dtype follow the input.
 
     Attributes:
         code_licence: Of the code that extracts.
         weights_licence: Of the weights that it needs, as their authors state it.
-        weights_arguments: The constructor's arguments that name a file or folder: weights, a list of words. An exported
-            model carries what these name, and nothing else.
     """
 
     code_licence = "Apache-2.0"
     weights_licence = "needs none"
-    weights_arguments: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:

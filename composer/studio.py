@@ -35,7 +35,7 @@ Shown = tuple[str, Tensor]
 """A label, and a picture (3 h w)."""
 
 Closed = Mapping[str, Mapping[str, float]]
-"""Label of a result -> condition -> how much of the way to what was asked it goes, see `composer.evaluation.best_of.closed`."""
+"""Label of a result -> condition -> how much of the way to what was asked it goes, see `best_of.closed`."""
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,11 @@ from composer.diffusion.guidance import Term, guide, lock, threshold
 from composer.diffusion.samplers import Progress
 from composer.diffusion.strength import Strength
 from composer.images.reading import fit, load_rgb, resize_and_crop
+from composer.storage.building import build
 from composer.storage.finding import find_model
-from composer.storage.folder import build, load_strictly, read_model, require_fit, write_model
+from composer.storage.folder import read_model, write_model
 from composer.storage.formats import check_model
+from composer.storage.loading import load_strictly, require_fit
 from composer.storage.pretrained import fetching
 
 STREAM = 800  # of `draw`, and the numbers above it

@@ -17,12 +17,13 @@ from torch.nn import functional as F
 from composer.decomposition import Batch, Decomposer, draw
 from composer.diffusion.samplers import latents
 from composer.images.reading import fit
+from composer.storage.building import Buildable
 
 LEVEL, NOISE = 701, 702  # streams of `draw`
 FINE = 1 << 20
 
 
-class Corruption(ABC):
+class Corruption(Buildable, ABC):
     """A corruption of small images whose strength is a level in [0, 1], 0 being none."""
 
     @abstractmethod

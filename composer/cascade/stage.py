@@ -18,7 +18,7 @@ from composer.diffusion.samplers import Denoise, Progress
 from composer.diffusion.strength import Strength, weigh
 from composer.diffusion.tiling import Tiled
 from composer.names import SamplerName as SamplerName
-from composer.storage.folder import Spec, build
+from composer.storage.building import Spec, build
 
 
 @dataclass(frozen=True, kw_only=True)

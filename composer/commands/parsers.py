@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
+from composer.mistakes import Mistake, did_you_mean
 from composer.names import DEVICES, SHIPPED, SamplerName
 from composer.storage.files import printable
 from composer.storage.finding import find_config
-from composer.suggestion import did_you_mean
 
 SAMPLING = ("steps", "guidance", "guidance_interval", "sampler", "eta", "percentile", "tile")
 INTERVAL = re.compile(r"(\d*\.?\d+)-(\d*\.?\d+)")
@@ -25,10 +25,6 @@ MAX_PICTURES, MAX_IMAGES = 10_000, 100_000_000
 """Pictures that one command draws, and images that it reads or renders."""
 
 MAX_SEED = (1 << 63) - 1
-
-
-class Mistake(ValueError):
-    """A mistake in a command line."""
 
 
 class Parser(argparse.ArgumentParser):

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from composer.cascade.assembling import carry_weights
 from composer.cascade.cascade import Cascade
 from composer.commands.options import load
 from composer.data.datasets import collate
@@ -20,19 +21,21 @@ from composer.evaluation.prior import markdown, measure_embeddings, measure_pict
 from composer.evaluation.samples import sample_of
 from composer.images.sheet import save_png, sheet
 from composer.prior.autoregressive import AutoregressivePrior
-from composer.prior.interface import FILE, SEMANTICS, TEXT, Prior, text_embedding
+from composer.prior.interface import SEMANTICS, TEXT, Prior, text_embedding
 from composer.prior.pca import dimensions_for, fit
 from composer.scenes import render_retold
+from composer.storage.building import build
 from composer.storage.files import replacing_all, write_atomically
-from composer.storage.folder import build, carry_weights, load_strictly, require_fit
+from composer.storage.folder import PRIOR_FILE
 from composer.storage.formats import check_prior
+from composer.storage.loading import load_strictly, require_fit
 from composer.storage.pretrained import fetching, load_tensors, noting_files
 from composer.terminal import bar, say, track
 
 
 def embed(o: argparse.Namespace, plugins: Sequence[str]) -> None:
     """Compute embeddings of images and captions once, for the training of a prior."""
-    from composer.data.columns import data_of
+    from composer.training.configured_data import data_of
 
     train = ["--data.train=composer.data.ImageFolder", f"--data.train.path={o.images}", f"--data.train.size={o.size}"]
     data = data_of(["-c", str(o.config), *train], o.names, plugins)
@@ -45,7 +48,7 @@ def embed(o: argparse.Namespace, plugins: Sequence[str]) -> None:
 
 def pca(o: argparse.Namespace, changes: Sequence[str], plugins: Sequence[str]) -> None:
     """Find the principal components of a training's image embeddings, for the priors that need them."""
-    from composer.data.columns import data_of
+    from composer.training.configured_data import data_of
 
     data = data_of(["-c", str(o.config), *changes], [SEMANTICS, TEXT], plugins)
     count = min(o.count, len(data.train))
@@ -200,7 +203,7 @@ def export_prior(
     if missing := {TEXT, SEMANTICS} - decomposers.keys():
         raise ValueError(f"the checkpoint's configuration is that of no prior: no decomposer {', '.join(missing)}")
     trained = config["model"]["init_args"]["prior"]
-    trained = {"file": FILE, **trained, "init_args": {**(trained.get("init_args") or {}), **sampling}}
+    trained = {"file": PRIOR_FILE, **trained, "init_args": {**(trained.get("init_args") or {}), **sampling}}
     made = {"name": name, "priors": [trained], "decomposers": {key: decomposers[key] for key in (TEXT, SEMANTICS)}}
     check_prior(made)
     own = {key.removeprefix("prior."): value for key, value in weights.items()}

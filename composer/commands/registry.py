@@ -157,11 +157,11 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
 
     import torch
 
+    from composer.cascade.assembling import carried_files, carry_weights, from_run
     from composer.cascade.cascade import Cascade
     from composer.cascade.stage import Sampling
     from composer.commands.priors import export_prior
     from composer.storage.files import replacing_all
-    from composer.storage.folder import carried_files, carry_weights, from_run
     from composer.storage.formats import check_run
     from composer.storage.pretrained import noting_files
     from composer.training.checkpoint import LAST, load_stage
@@ -211,10 +211,11 @@ def assemble(args: Sequence[str], plugins: Sequence[str]) -> None:
     parts = {name: find_model(path) for name, _, path in named}
     if len(parts) < len(named):
         raise ValueError(f"expected a name of its own for each stage, found {' '.join(o.parts)}")
+    from composer.cascade.assembling import assemble as join
+    from composer.cascade.assembling import carried_files, carry_weights
     from composer.cascade.cascade import Cascade
     from composer.storage.files import replacing_all
-    from composer.storage.folder import assemble as join
-    from composer.storage.folder import carried_files, carry_weights, write_model
+    from composer.storage.folder import write_model
     from composer.storage.pretrained import noting_files
 
     spec, weights = join(parts, o.name or o.out.name, plugins)
@@ -253,8 +254,9 @@ def cache(args: Sequence[str], plugins: Sequence[str]) -> None:
     parser.add_argument("--rows", type=whole(1, 4096), default=32, help="images at a time (default 32)")
     add_device(parser)
     o, changes = parser.parse_known_args(args)
-    from composer.data.columns import chosen, incomplete, write_columns
+    from composer.data.columns import incomplete, write_columns
     from composer.devices import pick_device
+    from composer.training.configured_data import chosen
 
     folders, decomposition = chosen(["-c", str(o.config), *changes], o.names, plugins)
     device = pick_device(o.device)

@@ -18,6 +18,7 @@ from composer.conditioning import Conditioning
 from composer.devices import to_float64
 from composer.diffusion.samplers import karras_sigmas
 from composer.networks.unet import UNet
+from composer.storage.building import Buildable
 
 Target = Literal["eps", "x0", "v"]
 
@@ -33,7 +34,7 @@ class Estimator(Protocol):
         """Computes what every step of a sampling would otherwise derive from `cond` again."""
 
 
-class NoiseLevels(ABC):
+class NoiseLevels(Buildable, ABC):
     """A distribution of noise levels, as its quantile function."""
 
     @abstractmethod
@@ -90,7 +91,7 @@ class LogNormal(NoiseLevels):
         return (self.mean + self.std * score).exp().float().to(u.device)
 
 
-class Denoiser(nn.Module):
+class Denoiser(nn.Module, Buildable):
     """D(x; sigma, cond), an estimate of the clean image.
 
     The network F sees x scaled to unit variance and the noise level as the time of the cosine schedule, in [0, 1].

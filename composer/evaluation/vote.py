@@ -18,7 +18,7 @@ from composer.images.sheet import PAPER, to_pil
 from composer.storage.files import write_atomically
 
 _GAP = 2
-_TEMPLATE = Path(__file__).parent / "assets" / "vote.html"
+_TEMPLATE = Path(__file__).parents[1] / "assets" / "vote.html"
 
 
 @dataclass(frozen=True)

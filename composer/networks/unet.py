@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from composer.conditioning import Conditioning
+from composer.storage.building import Buildable
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Norm = Callable[[int], nn.GroupNorm]
@@ -156,7 +157,7 @@ class Resampling(nn.Module):
         return _resample(x, 2) if self.scale > 1 else x
 
 
-class UNet(nn.Module):
+class UNet(nn.Module, Buildable):
     """Maps a noisy image, its noise level and a conditioning to whatever the denoiser trains it to (eps, x0, v).
 
     Args:

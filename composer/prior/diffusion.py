@@ -25,8 +25,9 @@ class DiffusionPrior(Prior):
     query, whose output is the estimate of the embedding itself: L = |f(z + sigma noise, sigma, caption) - z|^2. As it
     is causal, words and text are read once a sampling and not once a step.
 
-    Noise is sigma (see `composer.diffusion.denoiser`); the network sees the noised embedding scaled to unit variance and the
-    level as the cosine schedule's time. Where the paper takes 64 steps of Analytic-DPM, this takes DPM-Solver++(2M).
+    Noise is sigma (see `composer.diffusion.denoiser`); the network sees the noised embedding scaled to unit variance
+    and the level as the cosine schedule's time. Where the paper takes 64 steps of Analytic-DPM, this takes
+    DPM-Solver++(2M).
 
     A short training learns what the caption says long before it learns to keep what little noise leaves of the
     embedding, and until then all draws of a caption are nearly the same. With `linear`, the network begins as the best

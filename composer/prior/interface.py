@@ -16,13 +16,15 @@ from composer.diffusion.samplers import Progress
 from composer.names import SEMANTICS as SEMANTICS
 from composer.names import TEXT as TEXT
 from composer.networks.transformer import CausalTransformer
+from composer.storage.building import Buildable, build
+from composer.storage.finding import find_model
+from composer.storage.folder import PRIOR_FILE, read_model, write_model
 from composer.storage.formats import check_prior
+from composer.storage.loading import load_strictly, require_fit
 from composer.storage.pretrained import fetching
 
-FILE = "prior.safetensors"
 
-
-class Prior(nn.Module, ABC):
+class Prior(nn.Module, Buildable, ABC):
     """p(semantics | caption): draws CLIP image embeddings that go with a caption (unCLIP, section 2.2).
 
     A caption arrives as the same CLIP encodes it: a sequence of words, then the sentence's embedding, its first `dim`
@@ -156,8 +158,6 @@ class Prior(nn.Module, ABC):
         Raises:
             ValueError: The configuration is not that of a prior, or names something that is not on the closed list.
         """
-        from composer.storage.folder import build  # which has this class on its list
-
         check_prior(spec)
         prior = build(spec["priors"][0], cls, plugins, folder)
         prior.reads(build(spec["decomposers"][TEXT], Decomposer, plugins, folder))
@@ -178,9 +178,6 @@ class Prior(nn.Module, ABC):
             ValueError: It is another kind of model, files are damaged, weights and configuration do not belong
                 together, or the configuration names something that is not on the closed list.
         """
-        from composer.storage.finding import find_model
-        from composer.storage.folder import build, load_strictly, read_model, require_fit
-
         path = find_model(folder)
         config, weights, sha256 = read_model(path, "priors")
         (tensors,) = weights.values()
@@ -199,9 +196,7 @@ class Prior(nn.Module, ABC):
             card: The model card, Markdown.
             dtype: Precision of the weights on disk; torch.float16 halves the size.
         """
-        from composer.storage.folder import write_model
-
-        file = self.spec["priors"][0].get("file", FILE)
+        file = self.spec["priors"][0].get("file", PRIOR_FILE)
         write_model(Path(folder), self.spec, {file: {k: v.to(dtype) for k, v in self.state_dict().items()}}, card)
 
     def image_reader(self, plugins: Collection[str] = ()) -> Decomposer:
@@ -210,8 +205,6 @@ class Prior(nn.Module, ABC):
         Raises:
             ValueError: Its configuration does not say.
         """
-        from composer.storage.folder import build
-
         if SEMANTICS not in self.spec["decomposers"]:
             raise ValueError(f"this prior has no decomposer {SEMANTICS}: it does not say what read its images")
         with fetching(self._network):

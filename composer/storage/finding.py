@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from composer.mistakes import did_you_mean
 from composer.storage.files import printable, settle
 from composer.storage.formats import MAX_JSON, check_model, check_prior
 from composer.storage.schema import read_json
-from composer.suggestion import did_you_mean
 
 FORMAT = 1
 """Of a model's folder."""
 
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 def find_model(folder: str | Path) -> Path:

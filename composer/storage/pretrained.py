@@ -19,7 +19,7 @@ from torch.nn.modules import module as registration
 from composer.storage.files import brief
 from composer.storage.schema import read_json
 
-_ASSETS = Path(__file__).parent / "assets"
+_ASSETS = Path(__file__).parents[1] / "assets"
 _HUB = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w./-]+?)(:(?P<file>[^:]+))?")
 
 

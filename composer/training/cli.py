@@ -19,10 +19,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from composer.commands.parsers import Mistake
 from composer.data.datasets import ImageDataset
 from composer.data.loading import ImageData
 from composer.decomposition import Decomposer
+from composer.mistakes import Mistake
 from composer.storage.files import read_text
 from composer.terminal import note
 from composer.training.callbacks import EMA, AtomicCheckpointIO, Checkpoints
@@ -223,7 +223,7 @@ def configs_of(words: Sequence[str]) -> list[Path]:
 
 def import_classes(plugins: Sequence[str]) -> None:
     """Imports what a configuration names by short names: our own classes and those of the user's plugins."""
-    public = importlib.import_module(__package__)
+    public = importlib.import_module("composer")
     for name in public.__all__:  # they are imported when they are first used
         getattr(public, name)
     for module in ("conditions", "decomposers", *plugins):

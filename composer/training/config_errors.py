@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from composer.suggestion import did_you_mean
+from composer.mistakes import did_you_mean
 
 LONGEST = 300
 """Characters of a value that is shown."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from composer.decomposition import Batch, Decomposer, Decomposition
-from composer.storage.folder import Spec, build
+from composer.storage.building import Spec, build
 from composer.storage.pretrained import NotFetched, offline
 from composer.training.dry_run import count_flops
 

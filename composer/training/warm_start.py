@@ -10,7 +10,8 @@ from composer.conditioning import Condition, ConditionSet
 from composer.diffusion.denoiser import Denoiser
 from composer.networks.unet import UNet
 from composer.storage.finding import find_model
-from composer.storage.folder import load_strictly, read_model
+from composer.storage.folder import read_model
+from composer.storage.loading import load_strictly
 
 
 def warm_start(denoiser: Denoiser, conditions: ConditionSet, size: int, model: str | Path) -> tuple[str, list[str]]:

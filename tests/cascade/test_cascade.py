@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from composer.cascade.assembling import carry_weights
 from composer.cascade.cascade import Cascade
 from composer.cascade.parts import Parts
 from composer.cascade.stage import Sampling
@@ -15,7 +16,7 @@ from composer.decomposition import Decomposer
 from composer.evaluation.adherence import Evaluation, distances, markdown, quantise
 from composer.evaluation.samples import Sample
 from composer.images.sheet import from_pil, read_recipe, save_png, to_pil
-from composer.storage.folder import build, carry_weights
+from composer.storage.building import build
 from composer.tasks.composition import Composition
 from composer.tasks.editing import Original, edit, feather, open_region, window
 from composer.tasks.recipe import again, pack, recipe, unpack

@@ -16,7 +16,7 @@ from composer import Degradation
 from composer.cascade.degradation import _blurred
 from composer.cascade.low_res import Corruption, LowRes
 from composer.images.sheet import from_pil, to_pil
-from composer.storage.folder import build
+from composer.storage.building import build
 from composer.training.cli import ModelAlone
 
 

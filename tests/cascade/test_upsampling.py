@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from composer.__main__ import main
+from composer.cascade.assembling import from_run
 from composer.cascade.cascade import Cascade
 from composer.cascade.low_res import GaussianBlur, GaussianNoise, LowRes, shrink
 from composer.cascade.parts import Parts
@@ -20,7 +21,7 @@ from composer.evaluation.report import examine
 from composer.images.reading import load_rgb
 from composer.images.sheet import read_recipe, save_png
 from composer.networks.unet import UNet
-from composer.storage.folder import build, from_run
+from composer.storage.building import build
 from composer.tasks.composition import Composition
 from composer.tasks.editing import Original, edit
 from composer.tasks.recipe import again, recipe

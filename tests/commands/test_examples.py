@@ -15,11 +15,11 @@ from PIL import Image
 
 import composer
 from composer.__main__ import main
+from composer.cascade.assembling import from_run
 from composer.cascade.cascade import Cascade
 from composer.cascade.stage import Stage
 from composer.commands.registry import COMMANDS
 from composer.images.sheet import read_recipe
-from composer.storage.folder import from_run
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

@@ -81,7 +81,7 @@ def test_what_fails_leaves_what_is_whole_and_nothing_else(tmp_path):
 
 
 def test_processes_at_once_share_no_file(tmp_path):
-    """Each reserves the same names, in its own order, again and again; `composer/storage/files.py` needs no other module."""
+    """Each reserves the same names, in its own order, again and again; `storage/files.py` needs no other module."""
     script = """
 import random, runpy, sys
 reserved = runpy.run_path(sys.argv[1])["reserved"]

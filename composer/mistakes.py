@@ -1,7 +1,11 @@
-"""What somebody who mistyped a name probably meant."""
+"""Mistakes in a command line, and what somebody who mistyped a name probably meant."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+
+class Mistake(ValueError):
+    """A mistake in a command line."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

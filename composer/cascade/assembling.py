@@ -1,0 +1,165 @@
+"""Makes a model's configuration: of a training run, or of several models; and what the model's folder carries along."""
+
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from composer.decomposition import Decomposer
+from composer.storage.building import Spec, class_of, resolve_arguments
+from composer.storage.folder import read_model
+from composer.storage.formats import FILE, check_names, check_run
+
+GROUPS = ("decomposers", "readers")
+"""What a model reads pictures with, in its configuration."""
+
+CARRIED = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.json", "*.txt", "*.model", "*.md", "LICENSE*", "NOTICE*")
+"""Files that a model's folder takes along: weights, what describes them, and licences."""
+
+
+def from_run(config: Mapping[str, Any], name: str, sampling: Mapping[str, Any]) -> dict[str, Any]:
+    """Derives a model's configuration from that of the training run which made it.
+
+    Args:
+        config: The ``model`` and ``data`` sections that travel with a checkpoint.
+        name: The model's name.
+        sampling: Fields of `Sampling`, the model's own.
+
+    Raises:
+        ValueError: The configuration is that of no stage.
+    """
+    check_run(config)
+    if missing := {"conditions", "size", "denoiser"} - config["model"]["init_args"].keys():
+        raise ValueError(f"the checkpoint's configuration is that of no stage: it has no {', '.join(sorted(missing))}")
+    model, data = config["model"]["init_args"], config["data"]
+    conditions = model["conditions"]
+    decomposers = {k: v for k, v in data["decomposers"].items() if k in conditions}
+    low_res = decomposers.pop("low_res", None)
+    stage = {
+        "file": "base.safetensors" if low_res is None else f"up{model['size']}.safetensors",
+        "size": model["size"],
+        "denoiser": model["denoiser"],
+        "conditions": conditions,
+        "sampling": dict(sampling),
+    }
+    return {
+        "name": name,
+        "stages": [stage if low_res is None else stage | {"low_res": low_res}],
+        "decomposers": decomposers,
+        "readers": {k: v for k, v in (data.get("readers") or {}).items() if k in conditions},
+    }
+
+
+def assemble(
+    parts: Mapping[str, Path], name: str, plugins: Collection[str] = ()
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
+    """Joins models of one stage each to one model of several. Nothing is written.
+
+    Args:
+        parts: Name of a stage -> model's folder, from the smallest to the largest.
+        name: The new model's name.
+        plugins: Modules that the user trusts.
+
+    Returns:
+        Its configuration, in which files of decomposers and readers are paths into the parts' folders, for
+        `carry_weights`; and file name -> tensors.
+
+    Raises:
+        ValueError: A part has several stages, or two parts take the same representation from different decomposers.
+    """
+    stages: list[dict[str, Any]] = []
+    weights: dict[str, dict[str, Tensor]] = {}
+    groups: dict[str, dict[str, Any]] = {"decomposers": {}, "readers": {}}
+    for stage, path in parts.items():
+        config, tensors, _ = read_model(path)
+        if len(config["stages"]) != 1:
+            raise ValueError(f"expected a model of one stage in {path}, found {len(config['stages'])}")
+        file = f"{stage}.safetensors"
+        FILE(file, "the name of a stage")
+        stages.append({**config["stages"][0], "file": file})
+        weights[file] = next(iter(tensors.values()))
+        for group, known in groups.items():
+            for key, spec in config.get(group, {}).items():
+                spec = {**spec, "init_args": resolve_arguments(class_of(spec, Decomposer, plugins), spec, path)}
+                if known.setdefault(key, spec) != spec:
+                    raise ValueError(f"{path} and the parts before it take {key} from different {group}: {spec}")
+    return {"name": name, "stages": stages, **groups}, weights
+
+
+def carry_weights(
+    config: Mapping[str, Any],
+    folder: Path,
+    plugins: Collection[str] = (),
+    read: Collection[str] | None = None,
+    within: Collection[Path] | None = None,
+) -> dict[str, Any]:
+    """Copies files that decomposers and readers were built from into the model's folder, so that it can be moved.
+
+    What is copied is what a class declares (`Buildable.weights_arguments`), of the kinds `CARRIED`. Build everything
+    first, by `noting_files`: a file that no decomposer can be built from has no place in a model.
+
+    Args:
+        config: A model's configuration; its local paths become ``model:`` ones, others (``asset:``, ``hub:``) stay.
+        folder: The model's folder.
+        plugins: Modules that the user trusts.
+        read: The local files that were read, as they are named in the configuration; None takes every name that is a
+            file's.
+        within: Folders that files may come from, hidden ones inside excepted, or single files; None allows all places.
+
+    Raises:
+        ValueError: A file lies elsewhere, or is of another kind; nothing has been copied then.
+    """
+    check_names({group: config.get(group, {}) for group in GROUPS})
+    copies: dict[Path, Path] = {}
+
+    def carried(spec: Spec, place: str) -> dict[str, Any]:
+        arguments = dict(spec.get("init_args") or {})
+        for key in class_of(spec, Decomposer, plugins).weights_arguments:
+            value = arguments.get(key)
+            if not isinstance(value, str) or value.startswith(("asset:", "hub:", "model:")):
+                continue
+            path = Path(value).expanduser()
+            if value in read if read is not None else path.exists():
+                files = _carried_files(path.resolve(), within)
+                copies.update({folder / place / target: source for target, source in files.items()})
+                arguments[key] = f"model:{place}/{path.resolve().name}"
+        return {**spec, "init_args": arguments}
+
+    made = {**config, **{g: {k: carried(v, f"{g}/{k}") for k, v in config.get(g, {}).items()} for g in GROUPS}}
+    for target, source in copies.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    return made
+
+
+def carried_files(config: Mapping[str, Any]) -> list[str]:
+    """Says which files a model's configuration has in the model's folder, a line each."""
+    specs = [(group, key, spec) for group in GROUPS for key, spec in config.get(group, {}).items()]
+    named = [
+        (group, key, value) for group, key, spec in specs for value in (spec.get("init_args") or {}).values() if value
+    ]
+    carried = [(g, key, value.removeprefix("model:")) for g, key, value in named if str(value).startswith("model:")]
+    return [f"carried into the model: {path}, from which its {group} read {key}" for group, key, path in carried]
+
+
+def _carried_files(path: Path, within: Collection[Path] | None) -> dict[str, Path]:
+    """The files to copy of what an argument names: path below the new folder -> file."""
+    listed = sorted(path.iterdir()) if path.is_dir() else [path]
+    files = [file for file in listed if file.is_file() and any(file.match(kind) for kind in CARRIED)]
+    if not files:
+        raise ValueError(f"{path} is not carried into the model: expected files of the kinds {', '.join(CARRIED)}")
+    for file in files:
+        if within is not None and not any(_is_within(file.resolve(), place.resolve()) for place in within):
+            raise ValueError(
+                f"the model's decomposers were built from {file}, which lies neither in this folder nor in the run's. "
+                f"It would become a part of the model: if others may have it, add --carry {path}"
+            )
+    return {f"{path.name}/{file.name}" if path.is_dir() else file.name: file for file in files}
+
+
+def _is_within(file: Path, place: Path) -> bool:
+    if not file.is_relative_to(place):
+        return False
+    return not any(part.startswith(".") for part in file.relative_to(place).parts)
