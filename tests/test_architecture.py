@@ -8,37 +8,18 @@ from pathlib import Path
 import pytest
 
 import composer
+from tests.imports import ORDER, PACKAGES, ROOT, circle, floors, graph, named, read, room, sources
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("composer", "decomposers", "conditions")
-SOURCES = [path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
-LIGHTNING = ("callbacks", "cli", "clip_training", "data", "progress", "reader_training", "sample_grid", "training")
-LIGHTNING += ("things_training",)
-SHOWING = ("doctor_tables", "evaluating", "writing")
+LIGHTNING = {
+    f"composer.training.{name}" for name in ("callbacks", "clip", "cli", "configured_data", "prior", "progress")
+}
+LIGHTNING |= {f"composer.training.{name}" for name in ("reader", "sample_grid", "stage", "things")}
+LIGHTNING |= {"composer.data.loading"}
+SHOWING = {f"composer.commands.{name}" for name in ("data", "demo", "evaluating", "options")}
+SHOWING |= {"composer.evaluation.counting", "composer.scenes.writing", "composer.training.doctor_tables"}
 HEAVY = {"cv2", "diffusers", "huggingface_hub", "jsonargparse", "kornia", "lightning", "matplotlib", "omegaconf"}
 HEAVY |= {"open_clip", "rich", "scipy", "skimage", "tensorboard", "timm", "torch_fidelity", "torchmetrics"}
 HEAVY |= {"torchvision", "transformers", "ultralytics"}
-
-
-def imports(node, package):
-    """Absolute names of the modules that a tree imports."""
-    for child in ast.walk(node):
-        if isinstance(child, ast.Import):
-            yield from (alias.name for alias in child.names)
-        elif isinstance(child, ast.ImportFrom):
-            parent = package[: len(package) - child.level + 1] if child.level else ()
-            yield ".".join([*parent, *([child.module] if child.module else [])])
-
-
-def read(path):
-    """A file's imports: all of them, and those that importing it runs."""
-    tree, package = ast.parse((ROOT / path).read_text()), path.parent.parts
-    lazy = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
-    lazy += [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
-    whole = list(imports(tree, package))
-    for node in lazy:
-        node.body = []
-    return whole, list(imports(tree, package))
 
 
 def top(names):
@@ -49,16 +30,33 @@ def test_the_reading_of_imports_sees_what_it_should():
     tree = ast.parse(
         "from .. import a\nfrom ..b import c\nfrom . import d\nimport e.f\ndef g():\n    import h\n"
         "if TYPE_CHECKING:\n    import i\nclass J:\n    def k(self):\n        from l import m\n"
+        "import_module('n.o')\nimportlib.import_module(p)\n"
     )
-    found = list(imports(tree, ("composer", "deep")))
-    assert found == ["composer", "composer.b", "composer.deep", "e.f", "h", "i", "l"]
+    found = [module for module, _ in named(tree, ("composer", "deep"))]
+    assert sorted(found) == ["composer", "composer.b", "composer.deep", "e.f", "h", "i", "l", "n.o"]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_circles_and_floors_are_found():
+    tower = {"a": {"b"}, "b": {"c"}, "c": set()}
+    assert circle(tower) == [] and floors(tower) == 3
+    assert set(circle(tower | {"c": {"a"}})) == {"a", "b", "c"}
+
+
+def test_no_import_goes_up_and_none_in_a_circle():
+    imports = graph()
+    assert circle(imports) == []
+    for module, others in imports.items():
+        if module.startswith("composer.") and room(module) != "__main__":
+            up = [o for o in others if o.startswith("composer.") and ORDER.index(room(o)) > ORDER.index(room(module))]
+            assert not up, f"{module} imports {', '.join(up)}, which stands above it in tests/imports.py"
+
+
+@pytest.mark.parametrize("path", sources(), ids=str)
 def test_packages_import_only_what_they_may(path):
     everything, at_once = read(path)
+    module = ".".join(path.with_suffix("").parts)
     package, found = path.parts[0], top(everything)
-    if package == "composer":
+    if package == "composer" and not module.startswith("composer.commands"):
         assert not found & {"decomposers", "conditions"}, "the core knows no concrete decomposer or condition"
     if package == "decomposers":
         assert "conditions" not in found
@@ -67,10 +65,10 @@ def test_packages_import_only_what_they_may(path):
     if "ultralytics" in found:
         assert path == Path("decomposers/yolo.py"), "under the AGPL-3.0: one file, which says so"
     if "lightning" in found:
-        assert package == "composer" and path.stem in LIGHTNING
+        assert module in LIGHTNING
     assert "__future__" not in found, "jaxtyping has to see the annotations themselves"
-    if package != "composer" or path.stem not in LIGHTNING:  # those are loaded by a training alone
-        bars = {"rich"} if path.stem in SHOWING else set()
+    if module not in LIGHTNING:  # those are loaded by a training alone
+        bars = {"rich"} if module in SHOWING else set()
         assert not top(at_once) & HEAVY - bars, "import it where it is used"
 
 

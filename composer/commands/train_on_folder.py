@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from composer.commands.registry import COMMANDS
+from composer.commands.draw import task
+from composer.commands.measure import evaluate
+from composer.commands.models import export
+from composer.commands.training import fit
 from composer.data.folder import ImageFolder
 from composer.names import GLOBAL, LOCAL
 from composer.scenes import write
@@ -48,11 +51,11 @@ def train_on_folder(
     for key, part in (("--data.train", "train"), ("--data.validation", "val")):
         words += [key, "ImageFolder", f"{key}.path", str(folder / part)]
         words += [f"{key}.size", str(size), f"{key}.captions", "empty"]
-    COMMANDS["fit"]([*words, *changes], plugins)
-    COMMANDS["export"]([str(run), str(model)], plugins)
+    fit([*words, *changes], plugins)
+    export([str(run), str(model)], plugins)
     count = str(min(len(held_out), MEASURED))
     words = [str(model), "--data", str(folder / "val"), "--count", count, "--json", str(table)]
-    COMMANDS["evaluate"](words, plugins)
+    evaluate(words, plugins)
     _recombine(model, held_out[:2], pictures, plugins)
     say(f"run in {run}, model in {model}, table in {table}, pictures in {pictures}")
 
@@ -94,4 +97,4 @@ def _recombine(model: Path, images: Sequence[str], out: Path, plugins: Sequence[
     if not words:
         say(f"note: nothing to recombine, the model reads {', '.join(names)}")
         return
-    COMMANDS["compose"]([*words, "--model", str(model), "--seeds", "0,1,2", "--out", str(out)], plugins)
+    task("compose")([*words, "--model", str(model), "--seeds", "0,1,2", "--out", str(out)], plugins)

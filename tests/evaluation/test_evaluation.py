@@ -9,7 +9,7 @@ from torch import Tensor
 
 from composer.cascade.cascade import Cascade
 from composer.cascade.parts import Parts
-from composer.commands.evaluate import measure
+from composer.commands.evaluating import measure
 from composer.evaluation.adherence import CROSS, Evaluation, quantise
 from composer.evaluation.metrics import Comparison, clip_score, fid, kid
 from composer.evaluation.samples import Sample, open_sample, sample_of

@@ -14,9 +14,10 @@ sys.path.insert(0, str(HERE))
 torch.set_num_threads(1)
 torch.manual_seed(0)
 
+from composer.clip_training import ClipTraining  # noqa: E402
+
 from composer.__main__ import main  # noqa: E402
 from composer.cascade import Cascade  # noqa: E402
-from composer.clip_training import ClipTraining  # noqa: E402
 from composer.prior import Prior  # noqa: E402
 from composer.scenes import render_batch  # noqa: E402
 from composer.storage import carry_weights  # noqa: E402

@@ -1,7 +1,6 @@
 """The command ``evaluate``: adherence, whole distributions, and what comes of a list of prompts."""
 
 import argparse
-import importlib
 import json
 from collections.abc import Collection, Sequence
 from functools import partial
@@ -26,6 +25,7 @@ from composer.evaluation.samples import open_sample
 from composer.prior import Prior
 from composer.storage.files import write_atomically
 from composer.terminal import bar, note, say
+from decomposers import Agreement
 
 
 def evaluate(o: argparse.Namespace, plugins: Sequence[str]) -> None:
@@ -93,8 +93,7 @@ def _bar() -> rich.progress.Progress:
 def _caption_reader(o: argparse.Namespace, cascade: Cascade) -> Decomposer:
     if o.clip is None:
         return joint_reader(cascade)
-    made: Decomposer = importlib.import_module("decomposers").Agreement(weights=o.clip)
-    return made
+    return Agreement(weights=o.clip)
 
 
 def _evaluate_prompts(

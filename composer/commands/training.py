@@ -1,12 +1,15 @@
-"""The commands ``fit``, ``validate``, ``test`` and ``train``; light, `cli` and `train_on_folder` do them."""
+"""Commands for training: ``fit``, ``validate``, ``test``, ``doctor``."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from composer.commands.parsers import Parser, add_config, add_out, make_parser
+from composer.commands.parsers import Parser, add_config, make_parser, whole
 from composer.storage.finding import find_config
+from composer.terminal import bar, show
 
 ALL = "--help=full"
 """Asks for the help that lists every option; Lightning takes a while to write it."""
@@ -81,22 +84,28 @@ def _found(args: Sequence[str]) -> Iterator[str]:
         named = word in ("-c", "--config")
 
 
-def train(args: Sequence[str], plugins: Sequence[str]) -> None:
-    """Train on a folder of images from start to end: fit, export, evaluate, and draw a recombined picture."""
-    parser = make_parser(
-        "train",
-        f"{train.__doc__}\n\nFOLDER/train holds the images and FOLDER/val some others to measure with; without FOLDER "
-        "it rehearses\non rendered Scenes. Run again, it continues where it stopped.",
-        "",
-        "photos --trainer.max_steps 3000",
-        "photos -c folder64 --out out/photos --data.batch_size 16",
-        usage="[FOLDER] [-c CONFIG] [--out FOLDER] [--KEY VALUE ...]",
+def doctor(args: Sequence[str], plugins: Sequence[str]) -> None:
+    """Say what a configuration needs before anything is trained: parameters, FLOPs, memory, disk."""
+    examples = ("configs/folder64.yaml", "configs/imagen1024.yaml --batch 4 --json doctor.json")
+    parser = make_parser("doctor", doctor.__doc__, *examples)
+    about = "of a training: a file, or the name of one that is shipped; further options change it as in fit"
+    parser.add_argument("config", type=find_config, help=about)
+    parser.add_argument(
+        "--batch", type=whole(1, 1_000_000), help="images a step and device (default: the configuration's)"
     )
-    about = "default tiny, a toy of 32 px; folder64 is for a GPU; further options go to fit"
-    add_config(parser, about, default="tiny")
-    add_out(parser, "out/train")
-    folder = next((word for word in args[:1] if not word.startswith("-")), None)  # later words may be options' values
-    o, changes = parser.parse_known_args(args if folder is None else args[1:])
-    from composer.commands.train_on_folder import train_on_folder
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what trains (default cuda)")
+    parser.add_argument("--json", type=Path, help="file to write it all to")
+    o, changes = parser.parse_known_args(args)
+    from composer.training.doctor import RUNS, examine_training
+    from composer.training.doctor_tables import tables
 
-    train_on_folder(None if folder is None else Path(folder), o.config, o.out, changes, plugins)
+    with bar(transient=True) as progress:
+        task = progress.add_task("trying it out without memory", total=RUNS + 1)
+        found = examine_training(
+            ["-c", str(o.config), *changes], plugins, o.batch, o.device, partial(progress.advance, task)
+        )
+    show(*tables(found))
+    if o.json is not None:
+        from composer.storage.files import write_atomically
+
+        write_atomically(o.json, (json.dumps(found.as_json(), indent=2) + "\n").encode())
