@@ -1,4 +1,4 @@
-"""The tasks' parsers: ``composer TASK --help`` explains each; light, `task_commands` does them."""
+"""The tasks' parsers: ``composer TASK --help`` explains each; light, `commands.tasks` does them."""
 
 from composer.commands.drawing_parser import DrawingParser
 from composer.commands.parsers import MAX_PICTURES, number, several, whole
