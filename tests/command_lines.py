@@ -119,7 +119,7 @@ def lines(count: int, seed: int, things: Things) -> Iterator[list[str]]:
     dice = random.Random(seed)
     actions = {name: options_of(name, things.always.get(name, ())) for name in COMMANDS if name not in LONG}
     for _ in range(count):
-        name = dice.choices(list(actions), [0.15 if name in SLOW else 1 for name in actions])[0]
+        name = dice.choices(list(actions), [0.08 if name in SLOW else 1 for name in actions])[0]
         words = [name, *_words(dice, actions[name], things), *things.always.get(name, ())]
         if dice.random() < 0.05:
             words = ["--plugins", dice.choice([*WORDS, "os", "nosuch", "json,nosuch"]), *words]
@@ -160,5 +160,5 @@ def _plausible(dice: random.Random, action: argparse.Action, things: Things) -> 
 def _odd(dice: random.Random, action: argparse.Action, things: Things) -> str:
     kinds = [NUMBERS, WORDS, things.odd, things.odd if action.type in (Path, None) else NUMBERS]
     if action.dest in ("out", "json"):  # where a person says to write is written to
-        kinds = [NUMBERS, WORDS]
+        kinds = [NUMBERS, [word for word in WORDS if not word.startswith("..")]]
     return dice.choice(dice.choice(kinds))
