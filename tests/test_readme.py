@@ -97,8 +97,8 @@ def test_files_that_the_texts_name_are_there():
 
 def test_modules_that_the_architecture_lists_are_all_of_them():
     text = (ROOT / "docs/architecture.md").read_text()
-    listed = set(re.findall(r"`(\w+)\.py`", text))
-    assert {path.stem for path in (ROOT / "composer").glob("*.py")} - {"__init__", "__main__"} <= listed
+    listed = set(re.findall(r"`(\w+)(?:\.py|/)`", text))
+    assert {path.stem for path in (ROOT / "composer").glob("[a-z]*")} - {"assets", "configs", "py"} <= listed
 
 
 def test_the_changelog_knows_the_version_and_every_command(capsys):

@@ -1,6 +1,7 @@
 """Training on a folder of images from start to end: fit, export, evaluate, and a recombined picture."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from composer.commands.draw import task
@@ -63,8 +64,8 @@ def train_on_folder(
 def _size(config: Path, changes: Sequence[str], plugins: Sequence[str]) -> int:
     """The side of the images that a configuration trains on."""
     model = Configuration(["-c", str(config), *changes], plugins).config.model
-    wanted = f"{StageTraining.__module__}.{StageTraining.__name__}"
-    if model.class_path != wanted or "low_res" in model.init_args.conditions:
+    module, _, name = model.class_path.rpartition(".")
+    if getattr(import_module(module), name) is not StageTraining or "low_res" in model.init_args.conditions:
         raise ValueError(f"expected a configuration of a stage that begins with noise, such as tiny, found {config}")
     size: int = model.init_args.size
     return size

@@ -32,6 +32,7 @@ MODULES = (
     "composer",
     "composer.networks.unet",
     "composer.diffusion.denoiser",
+    "composer.cascade",
     "composer.cascade.low_res",
     "composer.prior",
 )

@@ -1,4 +1,6 @@
+from .papers import GLOBAL as GLOBAL
 from .papers import INVERTED as INVERTED
+from .papers import LOCAL as LOCAL
 from .papers import TOWARDS as TOWARDS
 from .papers import Labelled as Labelled
 from .papers import colorize as colorize

@@ -16,7 +16,7 @@ from composer.decomposition import Decomposer
 from composer.evaluation.adherence import Evaluation, distances, markdown, quantise
 from composer.evaluation.samples import Sample
 from composer.images.sheet import from_pil, read_recipe, save_png, to_pil
-from composer.storage.building import build
+from composer.storage.building import Buildable, build
 from composer.tasks.composition import Composition
 from composer.tasks.editing import Original, edit, feather, open_region, window
 from composer.tasks.recipe import again, pack, recipe, unpack
@@ -111,12 +111,12 @@ def _weights(cascade):
 )
 def test_a_model_can_name_nothing_but_our_classes(path):
     with pytest.raises(ValueError, match=r"not one of the modules|expected the name of a"):
-        build({"class_path": path, "init_args": {}}, object)
+        build({"class_path": path, "init_args": {}}, Buildable)
 
 
 def test_wrong_arguments_are_explained():
     with pytest.raises(ValueError, match="does not take these arguments"):
-        build({"class_path": "decomposers.Intensity", "init_args": {"colour": 1}}, object)
+        build({"class_path": "decomposers.Intensity", "init_args": {"colour": 1}}, Buildable)
 
 
 def test_a_failed_save_leaves_the_model_whole(cascade, saved, monkeypatch):

@@ -53,7 +53,7 @@ def said(words):
         except SystemExit as stop:
             status = stop.code
     return status, out.getvalue(), [name for name in {HEAVY} if name in sys.modules]
-from composer.commands import COMMANDS
+from composer.commands.registry import COMMANDS
 lines = ["--help", "--version", *(f"{{name}} --help" for name in COMMANDS), *{list(MISTAKES)}]
 print(json.dumps({{line: said(line.split()) for line in lines}}))
 """
@@ -200,15 +200,18 @@ def test_a_plugin_that_is_not_there_is_named(tmp_path, monkeypatch, capsys):
     assert "--plugins names orchard, which is neither here nor installed" in capsys.readouterr().err
 
 
-def test_public_names_come_from_where_the_types_say():
-    tree = ast.parse(Path(composer.__file__).read_text())
-    block = next(node for node in tree.body if isinstance(node, ast.If))
-    stated = {node.module: tuple(alias.name for alias in node.names) for node in block.body}
-    assert stated == composer._HOMES
-    assert sorted(name for names in stated.values() for name in names) == composer.__all__
-    assert set(composer.__all__) <= set(dir(composer))
-    with pytest.raises(AttributeError, match="has no attribute 'Casade'"):
-        composer.Casade  # noqa: B018
+@pytest.mark.parametrize("stub", sorted((ROOT / "composer").rglob("__init__.pyi")), ids=lambda path: path.parent.name)
+def test_public_names_come_from_where_the_stub_says(stub):
+    package = importlib.import_module(".".join(stub.parent.relative_to(ROOT).parts))
+    nodes = ast.parse(stub.read_text()).body
+    stated = {alias.asname: (node.module, alias.name) for node in nodes for alias in node.names}
+    assert sorted(stated) == sorted(package.__all__) and set(package.__all__) <= set(dir(package))
+    for name, (module, own) in stated.items():
+        assert name == own and getattr(package, name) is getattr(
+            importlib.import_module(f"{package.__name__}.{module}"), own
+        )
+    with pytest.raises(AttributeError, match="attribute Casade"):
+        package.Casade  # noqa: B018
 
 
 def test_a_training_imports_what_its_short_names_stand_for(monkeypatch):

@@ -20,6 +20,7 @@ from composer.evaluation.best_of import best_of, closed, measure
 from composer.evaluation.report import examine
 from composer.images.sheet import read_recipe, save_png
 from composer.names import CLOSED
+from composer.storage import files
 from composer.storage.files import printable, reserved, written
 from composer.tasks.composition import Composition
 from composer.tasks.recipe import FORMAT, again, read, recipe
@@ -94,7 +95,7 @@ for turn in range(20):
             assert path.stat().st_size == 0
             path.write_text(f"{sys.argv[3]} {turn}")
 """
-    words = [sys.executable, "-c", script, Path(drawing.__file__).with_name("files.py"), tmp_path]
+    words = [sys.executable, "-c", script, files.__file__, tmp_path]
     running = [subprocess.Popen([*words, str(i)]) for i in range(3)]
     assert [process.wait() for process in running] == [0, 0, 0]
     runs = {}
