@@ -14,13 +14,14 @@ from torch.nn import functional as F
 
 from composer.cascade.parts import Latent, Parts
 from composer.cascade.stage import Sampling, Stage, run_sampler, sizes_of
+from composer.cascade.taking import Picture, open_pictures, to_batch, to_representations
 from composer.decomposition import Batch, Decomposer, Decomposition, Representations, draw
 from composer.diffusion import samplers
 from composer.diffusion.denoiser import level
 from composer.diffusion.guidance import Term, guide, lock, threshold
 from composer.diffusion.samplers import Progress
 from composer.diffusion.strength import Strength
-from composer.images.reading import fit, load_rgb, resize_and_crop
+from composer.images.reading import fit
 from composer.storage.building import build
 from composer.storage.finding import find_model
 from composer.storage.folder import read_model, write_model
@@ -57,6 +58,10 @@ class Cascade:
         self.readers = Decomposition({**dict(decomposition.named()), **dict(readers.named())})
         self.spec: dict[str, Any] = {}
         self.weaker: Cascade | None = None
+
+    def __repr__(self) -> str:
+        stages = "; ".join(f"{s.name} {s.size} px: {', '.join(s.conditions)}" for s in self.stages)
+        return f"Cascade({self.spec.get('name', 'without a name')}: {stages})"
 
     def lead_away_from(self, weaker: "Cascade | None") -> None:
         """Lets guidance lead away from a weaker model, in place of nothing (autoguidance, Karras et al. 2024).
@@ -211,16 +216,24 @@ class Cascade:
         Raises:
             Refused: A file is no picture that can be read.
         """
-        size = self.stages[0].size
-        images = [resize_and_crop(load_rgb(path, size).image, size) for path in paths]
-        return torch.stack(images).to(self.device)
+        return open_pictures(paths, self.stages[0].size).to(self.device)
 
-    def decompose(self, batch: Batch) -> Parts:
-        """Takes images apart: every representation of this model that `batch` allows.
+    def decompose(self, what: Batch | Picture | Sequence[Picture], caption: str | None = None) -> Parts:
+        """Takes images apart: every representation of this model that they allow.
 
         Args:
-            batch: ``image`` (b 3 h w) in [-1, 1], best of the first stage's size; ``caption`` and ``region`` if known.
+            what: A picture or several: image files, pictures of Pillow, arrays (h w 3) of uint8, tensors (3 h w) in
+                [-1, 1]; they are cropped to squares of the first stage's size. Or a batch: ``image`` (b 3 h w) in
+                [-1, 1], best of that size; ``caption`` and ``region`` if known.
+            caption: What the pictures show, if known.
+
+        Raises:
+            Refused: A file is no picture that can be read.
+            ValueError: Something is no picture.
         """
+        batch = to_batch(what, caption, self.stages[0].size)
+        if not isinstance(what, Mapping):
+            batch["image"] = batch["image"].to(self.device)
         return Parts(self.decomposition(batch))
 
     def read(self, batch: Batch, names: Collection[str] | None = None) -> Parts:
@@ -245,9 +258,9 @@ class Cascade:
     @torch.no_grad()
     def sample(
         self,
-        reps: Representations,
+        reps: Mapping[str, Tensor | str],
         *,
-        seeds: Sequence[int] = (0,),
+        seeds: Sequence[int] | int = (0,),
         away: Representations | None = None,
         also: Sequence[tuple[Representations, float]] = (),
         strengths: Mapping[str, Strength] | None = None,
@@ -263,7 +276,8 @@ class Cascade:
         """Draws images that agree with `reps`, one stage after the other.
 
         Args:
-            reps: Representations of one row, or of one row a seed.
+            reps: Representations of one row, or of one row a seed; or the words that give them, such as
+                ``{"caption": "a red cube", "palette": "#aa3311"}``.
             seeds: One a picture; a picture depends on its seed alone, not on the others.
             away: What guidance leads away from (c1 of two-sided guidance, Composer eq. 2); None is nothing at all.
             also: Further representations and what they weigh, each against what guidance leads away from: a positive
@@ -290,6 +304,7 @@ class Cascade:
             ValueError: The rows of `reps` are neither one nor one a seed, a stage cannot draw that size, the latent is
                 another model's or of another size, or guidance is to lead away from two things.
         """
+        seeds = [seeds] if isinstance(seeds, int) else seeds
         reps, away = self._checked(reps, len(seeds)), self._checked(away or {}, len(seeds))
         further = [(self._checked(other, len(seeds)), weight) for other, weight in also]
         latent = self._own(latent, len(seeds))
@@ -420,8 +435,9 @@ class Cascade:
             raise ValueError(f"expected a latent of 1 or {rows} rows (one a seed), found {len(latent)}")
         return None if latent is None else latent.expand(rows, -1, -1, -1)
 
-    def _checked(self, reps: Representations, rows: int) -> Representations:
+    def _checked(self, given: Mapping[str, Tensor | str], rows: int) -> Representations:
         """The same representations, all of one row or all of as many as there are pictures."""
+        reps = to_representations(given, self.decomposition)
         if unknown := sorted(reps.keys() - set(self.names)):
             has = ", ".join(sorted(self.names)) or "none"
             raise KeyError(f"this model has no condition {', '.join(unknown)}; it has {has}")

@@ -21,7 +21,7 @@ from composer.diffusion.denoiser import level
 Names = frozenset[str]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Strength:
     """How much, when and where one condition counts.
 

@@ -1,0 +1,85 @@
+"""What people hand to a model as it is: files, Pillow's pictures, arrays, tensors, words."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from composer.decomposition import Batch, Decomposition, Representations
+from composer.images.pixels import Pixels
+from composer.images.reading import load_rgb, resize_and_crop
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+"""An image's file, a picture of Pillow, (h w 3) of uint8, or (3 h w) in [-1, 1]."""
+
+
+def open_pictures(pictures: Iterable[Picture], size: int) -> Float[Tensor, "b 3 {size} {size}"]:
+    """Reads pictures as a model takes them: upright, in sRGB, cropped to a square, in [-1, 1].
+
+    Raises:
+        Refused: A file is no picture that can be read.
+        ValueError: Something is no picture.
+    """
+    return torch.stack([resize_and_crop(_open(picture, size), size) for picture in pictures])
+
+
+def _open(picture: Picture, size: int) -> Float[Tensor, "3 h w"]:
+    if isinstance(picture, str | Path):
+        return load_rgb(picture, size).image
+    if isinstance(picture, Image.Image):
+        return Pixels.of(picture.copy()).rgb().image
+    if isinstance(picture, np.ndarray) and picture.dtype == np.uint8 and picture.ndim == 3 and picture.shape[2] == 3:
+        return torch.from_numpy(picture.copy()).permute(2, 0, 1).float() / 127.5 - 1
+    if isinstance(picture, Tensor) and picture.is_floating_point() and picture.ndim == 3 and len(picture) == 3:
+        if picture.abs().max() > 1:
+            found = f"{picture.min():.3g} to {picture.max():.3g}"
+            raise ValueError(f"expected a tensor in [-1, 1], found values from {found}")
+        return picture.float()
+    found = type(picture).__name__
+    if isinstance(picture, np.ndarray | Tensor):
+        found += f" of shape {tuple(picture.shape)} and {picture.dtype}"
+    raise ValueError(
+        "expected an image's file, a picture of Pillow, an array (h w 3) of uint8 or a tensor (3 h w) in [-1, 1]; "
+        f"found {found}"
+    )
+
+
+def to_batch(what: Batch | Picture | Sequence[Picture], caption: str | None, size: int) -> Batch:
+    """Makes a batch of what people hand over; one that is a batch already stays as it is.
+
+    Args:
+        what: A batch, a picture, or several pictures; a tensor may be (b 3 h w).
+        caption: What each picture shows.
+        size: Side of the images.
+
+    Raises:
+        Refused: A file is no picture that can be read.
+        ValueError: Something is no picture.
+    """
+    if isinstance(what, Mapping):
+        return dict(what)
+    several = isinstance(what, Sequence) and not isinstance(what, str)
+    several = several or (isinstance(what, Tensor | np.ndarray) and what.ndim == 4)
+    image = open_pictures(what if several else [what], size)  # type: ignore[list-item, arg-type]
+    return {"image": image} | ({} if caption is None else {"caption": [caption] * len(image)})
+
+
+@torch.no_grad()
+def to_representations(given: Mapping[str, Tensor | str], decomposition: Decomposition) -> Representations:
+    """Makes representations of words, such as ``{"caption": "a red cube", "palette": "#aa3311"}``; tensors stay.
+
+    Raises:
+        ValueError: A value is neither words nor a tensor, or the condition is not given by words.
+    """
+    by, made = dict(decomposition.named()), Representations()
+    for name, value in given.items():
+        if isinstance(value, str) and name in by:
+            value = by[name].from_text(value)
+        if not isinstance(value, Tensor):
+            raise ValueError(f"expected a tensor or words for {name}, found {type(value).__name__}")
+        made[name] = value
+    return made
