@@ -3,9 +3,11 @@
 import copy
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from composer.__main__ import main
 from composer.cascade.cascade import Cascade
@@ -14,6 +16,8 @@ from tests.conftest import TINY, spatial
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
+DOCUMENTS += [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 STAND_INS = {"semantics": "Palette", "sketch": "Sketch", "instances": "Intensity", "depth": "Intensity"}
 TEXT = {"vocabulary_size": 49408, "width": 8, "layers": 1, "heads": 1, "vector_dim": 32, "token_dim": 16}
@@ -83,7 +87,7 @@ def test_other_commands_name_what_is_there():
 
 
 def test_files_that_the_texts_name_are_there():
-    for document in ("README.md", "docs/architecture.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for document in DOCUMENTS:
         text = (ROOT / document).read_text()
         links = [(ROOT / document).parent / link for link in re.findall(r"\]\((?!http)([^)#]+)\)", text)]
         named = [
@@ -105,3 +109,21 @@ def test_the_changelog_knows_the_version_and_every_command(capsys):
     text = (ROOT / "CHANGELOG.md").read_text()
     assert main(["--version"]) == 0 and f"[{capsys.readouterr().out.strip()}]" in text
     assert all(f"`{name}`" in text for name in COMMANDS)
+
+
+def test_one_version_in_the_package_the_changelog_and_the_citation():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert newest is not None and newest[1] == version == citation["version"]
+    assert {"cff-version", "message", "title", "authors", "license"} <= citation.keys()
+
+
+def test_templates_are_forms_as_github_reads_them():
+    forms = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+    assert [path.stem for path in forms] == ["bug", "config", "feature"]
+    for form in (yaml.safe_load(path.read_text()) for path in forms if path.stem != "config"):
+        assert form["name"] and form["description"]
+        fields = [part for part in form["body"] if part["type"] != "markdown"]
+        assert len({part["id"] for part in fields}) == len(fields) >= 2
+        assert all(part["attributes"]["label"] for part in fields)
