@@ -1,4 +1,4 @@
-"""The README's blocks, run as they are printed: on a tiny model that has all eight conditions."""
+"""The blocks of the README and of pages that it names, run as they are printed: on a tiny model of all conditions."""
 
 import copy
 import re
@@ -15,10 +15,11 @@ from composer.commands.registry import COMMANDS
 from tests.conftest import TINY, spatial
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = ("README.md", "docs/install.md", "docs/tasks.md", "docs/own_images.md")
+WRITTEN = "".join((ROOT / page).read_text() for page in PAGES)
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
 DOCUMENTS += [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", WRITTEN, re.DOTALL | re.MULTILINE)
 STAND_INS = {"semantics": "Palette", "sketch": "Sketch", "instances": "Intensity", "depth": "Intensity"}
 TEXT = {"vocabulary_size": 49408, "width": 8, "layers": 1, "heads": 1, "vector_dim": 32, "token_dim": 16}
 SMALLER = {"scenes": ["--workers", "0"], "compose": ["--steps", "2"], "edit": ["--steps", "2"], "report": []}
@@ -53,7 +54,7 @@ def test_every_block_says_what_it_is():
 
 @pytest.mark.parametrize("block", [block for kind, block in BLOCKS if kind == "python"])
 def test_python_runs_as_printed(block, here):
-    exec(compile(block, "README.md", "exec"), {})
+    exec(compile(block, "<page>", "exec"), {})
     assert {path.name for path in (here / "out").glob("*.png")} & {"recombined.png", "edited.png", "restyled.png"}
 
 
@@ -83,7 +84,7 @@ def test_other_commands_name_what_is_there():
         elif words[0] == "cp":
             assert all((ROOT / word).exists() for word in words[1:-1])
         else:
-            assert words[0] in ("mkdir", "cd"), f"nothing here checks {words}"
+            assert words[0] in ("mkdir", "cd", "pip"), f"nothing here checks {words}"
 
 
 def test_files_that_the_texts_name_are_there():
