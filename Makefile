@@ -1,4 +1,5 @@
 # make demo: set up, then show everything. make gallery: every task, as a page. make test: set up, then lint, types and tests.
+# make docs: the documentation as a site, out/site/index.html.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
@@ -10,7 +11,7 @@ PARALLEL := --numprocesses auto --maxprocesses 4
 # Threads that wait by sleeping: by spinning they take three times as long where anything else runs
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo gallery train test test-oldest test-latest check bench lock palette
+.PHONY: demo gallery train test test-oldest test-latest check bench docs lock palette
 
 demo: $(READY)
 	$(RUN) -m composer demo --out out/demo
@@ -46,6 +47,17 @@ bench: $(READY)
 	$(RUN) benchmarks/round_trip.py --json benchmarks/results/round_trip.json
 	$(RUN) benchmarks/strengths.py --json benchmarks/results/strengths.json --plot docs/pictures/strengths.png
 	$(RUN) benchmarks/best_of.py --json benchmarks/results/best_of.json --plot docs/pictures/best_of.png
+
+# It reads the sources without importing them, so its environment needs neither PyTorch nor the project
+docs: .venv-docs/.ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+	@echo see out/site/index.html
+
+.venv-docs/.ready: pyproject.toml
+	test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb")); print(*p["project"]["optional-dependencies"]["docs"], sep="\n")' > .venv-docs/requirements.txt
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement .venv-docs/requirements.txt
+	touch $@
 
 data/scenes64/scenes.json: $(READY)
 	$(RUN) -m composer scenes --split train --count 50000 --size 64 --out data/scenes64

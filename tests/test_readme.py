@@ -1,11 +1,13 @@
-"""The README's blocks, run as they are printed: on a tiny model that has all eight conditions."""
+"""The blocks of the README and of pages that it names, run as they are printed: on a tiny model of all conditions."""
 
 import copy
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from composer.__main__ import main
 from composer.cascade.cascade import Cascade
@@ -13,8 +15,11 @@ from composer.commands.registry import COMMANDS
 from tests.conftest import TINY, spatial
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+PAGES = ("README.md", "docs/install.md", "docs/tasks.md", "docs/own_images.md")
+WRITTEN = "".join((ROOT / page).read_text() for page in PAGES)
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"]
+DOCUMENTS += [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", WRITTEN, re.DOTALL | re.MULTILINE)
 STAND_INS = {"semantics": "Palette", "sketch": "Sketch", "instances": "Intensity", "depth": "Intensity"}
 TEXT = {"vocabulary_size": 49408, "width": 8, "layers": 1, "heads": 1, "vector_dim": 32, "token_dim": 16}
 SMALLER = {"scenes": ["--workers", "0"], "compose": ["--steps", "2"], "edit": ["--steps", "2"], "report": []}
@@ -49,7 +54,7 @@ def test_every_block_says_what_it_is():
 
 @pytest.mark.parametrize("block", [block for kind, block in BLOCKS if kind == "python"])
 def test_python_runs_as_printed(block, here):
-    exec(compile(block, "README.md", "exec"), {})
+    exec(compile(block, "<page>", "exec"), {})
     assert {path.name for path in (here / "out").glob("*.png")} & {"recombined.png", "edited.png", "restyled.png"}
 
 
@@ -79,11 +84,11 @@ def test_other_commands_name_what_is_there():
         elif words[0] == "cp":
             assert all((ROOT / word).exists() for word in words[1:-1])
         else:
-            assert words[0] in ("mkdir", "cd"), f"nothing here checks {words}"
+            assert words[0] in ("mkdir", "cd", "pip"), f"nothing here checks {words}"
 
 
 def test_files_that_the_texts_name_are_there():
-    for document in ("README.md", "docs/architecture.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for document in DOCUMENTS:
         text = (ROOT / document).read_text()
         links = [(ROOT / document).parent / link for link in re.findall(r"\]\((?!http)([^)#]+)\)", text)]
         named = [
@@ -105,3 +110,21 @@ def test_the_changelog_knows_the_version_and_every_command(capsys):
     text = (ROOT / "CHANGELOG.md").read_text()
     assert main(["--version"]) == 0 and f"[{capsys.readouterr().out.strip()}]" in text
     assert all(f"`{name}`" in text for name in COMMANDS)
+
+
+def test_one_version_in_the_package_the_changelog_and_the_citation():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    newest = re.search(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert newest is not None and newest[1] == version == citation["version"]
+    assert {"cff-version", "message", "title", "authors", "license"} <= citation.keys()
+
+
+def test_templates_are_forms_as_github_reads_them():
+    forms = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+    assert [path.stem for path in forms] == ["bug", "config", "feature"]
+    for form in (yaml.safe_load(path.read_text()) for path in forms if path.stem != "config"):
+        assert form["name"] and form["description"]
+        fields = [part for part in form["body"] if part["type"] != "markdown"]
+        assert len({part["id"] for part in fields}) == len(fields) >= 2
+        assert all(part["attributes"]["label"] for part in fields)
