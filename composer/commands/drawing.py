@@ -135,7 +135,7 @@ class Drawing:
         sheets = [f"{plans[0].stem}_sheet.png"] if len(pictures) > 1 else []
         with reserved(o.out, [*pictures, *films, *sheets]) as paths:
             left = iter(paths)
-            done = [_draw(cascade, plan, left, file, self.between) for plan in plans]
+            done = [_draw(cascade, plan, left) for plan in plans]
             for frames in [frames for one in done for frames in zip(*one.frames, strict=True)] if films else []:
                 save_gif(next(left), frames)
             if sheets:
@@ -161,17 +161,17 @@ class Drawing:
         frame = None if place is None else place.frame
         if place is not None and frame is None:
             note("note: the region is empty; the picture stays as it is")
-            return Plan(o, stem, suffix, [("", Composition())], place, None, shown, after)
+            return Plan(o, stem, suffix, [("", Composition())], place, None, shown, after, self.between)
         if place is None or frame is None:
             sources = [inputs.source(path, o.image_caption if i == 0 else "") for i, path in enumerate(images)]
         else:
-            own = inputs.square(place, o.image_caption, images[0])
+            own = inputs.square(place, o.image_caption)
             sources = [own, *(inputs.source(path, "") for path in images[1:])]
             shown.insert(1, ("region", thumbnail(frame.region[0] * 2 - 1).expand(3, -1, -1)))
         made = make(Given(cascade, o, sources, asked(o, cascade, inputs.value), inputs))
         if frame is not None:
             made = [(label, frame.restrict(cascade, composition)) for label, composition in made]
-        return Plan(o, stem, suffix, made, place, frame, shown, after)
+        return Plan(o, stem, suffix, made, place, frame, shown, after, self.between)
 
     def _places(self, settings: Sequence[argparse.Namespace], file: Callable[[str], PictureFile]) -> list[Place | None]:
         """Where the first picture may change, in each setting; None is everywhere. Each place is made once."""
@@ -181,9 +181,9 @@ class Drawing:
         def place(path: str, where: str) -> Place:
             if self.grows:
                 sides = four(where)
-                return Place(*extend(original(path), sides), sides)
+                return Place(file(path), *extend(original(path), sides), sides)
             h, w = original(path).image.shape[1:]
-            return Place(original(path), open_region(file(where), (h, w)))
+            return Place(file(path), original(path), open_region(file(where), (h, w)))
 
         where = [o.by if self.grows else o.region if self.pictures else None for o in settings]
         return [None if w is None else place(o.images[0], w) for o, w in zip(settings, where, strict=True)]
@@ -202,6 +202,7 @@ class Plan:
         frame: The square around that; None is the whole picture, or nothing where the place is empty.
         before: What stands before the results on a sheet.
         after: What stands after them.
+        moving: Whether they are the frames of a film.
     """
 
     options: argparse.Namespace
@@ -212,6 +213,7 @@ class Plan:
     frame: Frame | None
     before: list[tuple[str, Tensor]]
     after: list[tuple[str, Tensor]]
+    moving: bool
 
     @property
     def titles(self) -> list[str]:
@@ -229,51 +231,45 @@ class Plan:
         """The films' files, one a seed."""
         return [f"{self.stem}_seed{seed}{self.suffix}.gif" for seed in self.options.seeds]
 
+    def frames_of(self, pictures: Sequence[Image.Image | Tensor]) -> list[Image.Image]:
+        """The pictures as a film keeps them; none where there is no film."""
+        drawn = [to_pil(x) if isinstance(x, Tensor) else x for x in pictures] if self.moving else []
+        return [picture.convert("RGB") for picture in drawn]
+
 
 def _images(o: argparse.Namespace) -> list[str]:
     return list(getattr(o, "images", []))
 
 
-def _draw(
-    cascade: Cascade, plan: Plan, left: Iterator[Path], file: Callable[[str], PictureFile], moving: bool
-) -> Drawn:
-    """Draws what was planned and saves it at the paths that are left; keeps the frames of what is `moving`."""
+def _draw(cascade: Cascade, plan: Plan, left: Iterator[Path]) -> Drawn:
+    """Draws what was planned and saves it at the paths that are left."""
     rows, frames = [], []
     for title, (_, composition) in zip(plan.titles, plan.made, strict=True):
         paths = [next(left) for _ in plan.options.seeds]
         if plan.place is not None and plan.frame is None:
-            shown, pictures = _unchanged(plan.place, paths)
+            row, film = _unchanged(plan, plan.place, paths)
         else:
-            shown, pictures = _save(cascade, plan, composition, title, paths, file)
-        rows.append(shown)
-        frames.append([_to_frame(picture) for picture in pictures] if moving else [])
+            row, film = _save(cascade, plan, composition, title, paths)
+        rows.append(row)
+        frames.append(film)
     labels = [label for label, _ in plan.made]
     return Drawn(plan.options.seeds, labels, rows, frames, plan.before, plan.after)
 
 
-def _to_frame(picture: Image.Image | Tensor) -> Image.Image:
-    return (to_pil(picture) if isinstance(picture, Tensor) else picture).convert("RGB")
-
-
-def _unchanged(place: Place, paths: Sequence[Path]) -> tuple[list[Tensor], list[Any]]:
-    """An empty region: the file's own pixels, as a sheet shows them and as they are."""
+def _unchanged(plan: Plan, place: Place, paths: Sequence[Path]) -> tuple[list[Tensor], list[Image.Image]]:
+    """An empty region: the file's own pixels. Returns what `_save` does."""
     for path in paths:
         save_png(path, place.original.picture)
-    return [place.thumbnail] * len(paths), [place.original.picture] * len(paths)
+    return [place.thumbnail] * len(paths), plan.frames_of([place.original.picture] * len(paths))
 
 
 def _save(
-    cascade: Cascade,
-    plan: Plan,
-    composition: Composition,
-    title: str,
-    paths: Sequence[Path],
-    file: Callable[[str], PictureFile],
-) -> tuple[list[Tensor], list[Any]]:
+    cascade: Cascade, plan: Plan, composition: Composition, title: str, paths: Sequence[Path]
+) -> tuple[list[Tensor], list[Image.Image]]:
     """Draws and saves the pictures of one composition; says how near they come to what was asked.
 
     Returns:
-        The pictures as a sheet shows them, and as they were saved.
+        The pictures as a sheet shows them, and as a film does where there is one.
     """
     o, frame, how = plan.options, plan.frame, sampling(plan.options)
     if len(o.seeds) > 1 and composition.seedless(cascade, how):
@@ -283,7 +279,7 @@ def _save(
     for i, (path, picture) in enumerate(zip(paths, pictures, strict=True)):
         made = recipe(cascade, drawn.compositions[i], drawn.seeds[i], how)
         if frame is not None and plan.place is not None:
-            made = with_edit(made, file(o.images[0]), frame, o.soften, plan.place.sides)
+            made = with_edit(made, plan.place.file, frame, o.soften, plan.place.sides)
         save_png(path, picture, None if o.no_recipe else made)
     if o.best_of > 1:
         kept, last = drawn.scores.amax(1).mean(), drawn.scores.amin(1).mean()
@@ -301,7 +297,7 @@ def _save(
         near = Reading(cascade, torch.cat(squares)).closed(composition.wanted)
     for i, path in enumerate(paths if near else []):
         say(f"{path.stem}: closed " + ", ".join(f"{float(share[i]):.2f} ({name})" for name, share in near.items()))
-    return shown, pictures
+    return shown, plan.frames_of(pictures)
 
 
 def _again(cascade: Cascade, o: argparse.Namespace, png: PictureFile) -> None:

@@ -21,11 +21,13 @@ class Place:
     """Where a picture may change.
 
     Attributes:
+        file: The picture's.
         original: The picture, its canvas grown already.
         region: 1 where it may change.
         sides: By how much the canvas grew; None if it did not.
     """
 
+    file: PictureFile
     original: Original
     region: Tensor
     sides: tuple[float, float, float, float] | None = None
@@ -55,9 +57,9 @@ class Inputs:
         def open_source(path: str, caption: str) -> Source:
             return Source.open(cascade, file(path), caption)
 
-        def open_square(place: Place, caption: str, path: str) -> Source:
+        def open_square(place: Place, caption: str) -> Source:
             assert place.frame is not None
-            return place.frame.source(cascade, caption, file(path).source)
+            return place.frame.source(cascade, caption, place.file.source)
 
         def shrink(path: str) -> Tensor:
             return thumbnail(load_rgb(file(path)).image)
