@@ -27,7 +27,7 @@ from composer.cascade.cascade import Cascade
 from composer.cascade.parts import Parts
 from composer.devices import pick_device
 from composer.evaluation.adherence import quantise
-from composer.evaluation.best_of import closed
+from composer.evaluation.reading import Reading
 from composer.evaluation.samples import sample_of
 
 MOST = 16
@@ -95,7 +95,7 @@ class Requests:
     def score(self, name: str, i: int, images: Tensor) -> Scores:
         """What the candidates close, each (candidates,), and the measures that no choice sees."""
         images = images.to(self.cascade.device)
-        found = closed(self.cascade, self.mixed(self.wanted, name).row(i), images)
+        found = Reading(self.cascade, images).closed(self.mixed(self.wanted, name).row(i))
         truth = self.batch["instances"][i : i + 1, 0].round()
         kinds = kinds_of(self.cascade.read({"image": images})["instances"][:, 0].round().cpu())
         found["kinds"] = agreement(kinds, kinds_of(truth))

@@ -27,7 +27,8 @@ from torch import Tensor
 from composer.cascade.cascade import Cascade
 from composer.diffusion.guidance import Term, guide, quantile, threshold
 from composer.diffusion.samplers import Denoise, dpmpp_2m, karras_sigmas, latents
-from composer.evaluation.adherence import distances, quantise
+from composer.evaluation.adherence import quantise
+from composer.evaluation.reading import Reading
 from composer.images.sheet import save_png, sheet
 from composer.scenes import render_batch
 
@@ -138,7 +139,7 @@ def compare(evaluation: Held) -> tuple[Rows, dict[tuple[float, str], Tensor]]:
 def adherence(evaluation: Held, images: Tensor) -> dict[str, float]:
     """What the pictures close, and the standard error of the caption's figure."""
     scores = evaluation.score(images, ["caption", "palette"], evaluation.whole)
-    off = distances(evaluation.cascade, evaluation.whole.wanted.pick("caption"), images)["caption"]
+    off = Reading(evaluation.cascade, images).distances(evaluation.whole.wanted.pick("caption"))["caption"]
     error = float(off.std()) / len(off) ** 0.5 / scores["caption"]["chance"]
     return {name: round(score["closed"], 3) for name, score in scores.items()} | {"caption_error": round(error, 3)}
 

@@ -15,7 +15,7 @@ SamplerName = Literal["euler", "heun", "dpmpp_2m", "ancestral"]
 """Functions of `composer.diffusion.samplers`."""
 
 CLOSED = "closed: 1 is exactly what was asked, 0 no nearer to it than other pictures are by chance"
-"""What the figures that `reranking.measure` gives mean, for people."""
+"""What the figures that `evaluation.reading.Reading` gives mean, for people."""
 
 LOCAL = ("sketch", "depth", "instances")
 """Conditions that say where things are."""

@@ -19,8 +19,10 @@ from composer.data.datasets import Photographs
 from composer.devices import pick_device
 from composer.diffusion.samplers import Progress
 from composer.evaluation.adherence import quantise
-from composer.evaluation.best_of import best_of, closed
+from composer.evaluation.best_of import best_of
 from composer.evaluation.markdown import plain
+from composer.evaluation.reading import Reading
+from composer.images.reading import PictureFile
 from composer.images.sheet import PAPER, from_pil, previews, save_gif, sheet, to_pil
 from composer.scenes import render_batch
 from composer.tasks.composition import Composition, Source
@@ -35,7 +37,7 @@ Shown = tuple[str, Tensor]
 """A label, and a picture (3 h w)."""
 
 Closed = Mapping[str, Mapping[str, float]]
-"""Label of a result -> condition -> how much of the way to what was asked it goes, see `best_of.closed`."""
+"""Label of a result -> condition -> how much of the way to what was asked it goes, see `Reading.closed`."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +159,9 @@ class Studio:
 
     def _open(self, path: Path, caption: str) -> Picture:
         own = path.parent == self.folder / "inputs"
-        source = Source.open(self.model, path, caption)
-        return Picture(f"inputs/{path.name}" if own else str(path), Original.open(path), source)
+        file = PictureFile(path)
+        source = Source.open(self.model, file, caption)
+        return Picture(f"inputs/{path.name}" if own else str(path), Original.open(file), source)
 
     def within(self, picture: Picture, box: str) -> tuple[Picture, Frame]:
         """Restricts what is drawn to a region of a picture: left,top,right,bottom, or a mask's file."""
@@ -233,7 +236,7 @@ class Studio:
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         held = composition if frame is None else frame.restrict(self.model, composition)
         drawn = best_of(self.model, held, seeds, best, {}, self.progress, **self.how)
-        found = closed(self.model, composition.wanted, quantise(drawn.images))
+        found = Reading(self.model, quantise(drawn.images)).closed(composition.wanted)
         pasted = drawn.images if frame is None else map(from_pil, frame.paste(drawn.images))
         return list(pasted), found
 

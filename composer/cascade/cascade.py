@@ -21,7 +21,7 @@ from composer.diffusion.denoiser import level
 from composer.diffusion.guidance import Term, guide, lock, threshold
 from composer.diffusion.samplers import Progress
 from composer.diffusion.strength import Strength
-from composer.images.reading import fit
+from composer.images.reading import File, fit
 from composer.storage.building import build
 from composer.storage.finding import find_model
 from composer.storage.folder import read_model, write_model
@@ -210,7 +210,7 @@ class Cascade:
         every = dict.fromkeys(name for stage in self.stages for name in stage.conditions)
         return tuple(name for name in every if name != "low_res")
 
-    def open(self, *paths: str | Path) -> Float[Tensor, "b 3 h w"]:
+    def open(self, *paths: File) -> Float[Tensor, "b 3 h w"]:
         """Reads image files as this model takes them: upright, in sRGB, cropped to a square, in [-1, 1].
 
         Raises:

@@ -1,7 +1,6 @@
 """What people hand to a model as it is: files, Pillow's pictures, arrays, tensors, words."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,9 +10,9 @@ from torch import Tensor
 
 from composer.decomposition import Batch, Decomposition, Representations
 from composer.images.pixels import Pixels
-from composer.images.reading import load_rgb, resize_and_crop
+from composer.images.reading import File, load_rgb, resize_and_crop
 
-Picture = str | Path | Image.Image | np.ndarray | Tensor
+Picture = File | Image.Image | np.ndarray | Tensor
 """An image's file, a picture of Pillow, (h w 3) of uint8, or (3 h w) in [-1, 1]."""
 
 
@@ -28,7 +27,7 @@ def open_pictures(pictures: Iterable[Picture], size: int) -> Float[Tensor, "b 3 
 
 
 def _open(picture: Picture, size: int) -> Float[Tensor, "3 h w"]:
-    if isinstance(picture, str | Path):
+    if isinstance(picture, File):
         return load_rgb(picture, size).image
     if isinstance(picture, Image.Image):
         return Pixels.of(picture.copy()).rgb().image

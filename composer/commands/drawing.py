@@ -3,25 +3,28 @@
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
 from composer.commands.drawing_parser import DrawingParser, Request, four
+from composer.commands.inputs import Inputs, Place
 from composer.commands.options import askable, asked, bar, load
 from composer.commands.parsers import MAX_PICTURES, sampling
-from composer.commands.priors import prior_for
+from composer.commands.priors import require_caption
 from composer.commands.sheets import Drawn, arrange
 from composer.evaluation.adherence import quantise
-from composer.evaluation.best_of import best_of, closed
-from composer.images.reading import load_rgb
-from composer.images.sheet import as_written, read_recipe, save_gif, save_png, sheet, thumbnail
-from composer.storage.files import reserved, source_of, written
+from composer.evaluation.best_of import best_of
+from composer.evaluation.reading import Reading
+from composer.images.reading import File, PictureFile
+from composer.images.sheet import as_written, read_recipe, save_gif, save_png, sheet, thumbnail, to_pil
+from composer.storage.files import reserved, written
 from composer.storage.finding import find_model
 from composer.storage.folder import digest_of
 from composer.tasks.composition import Composition, Source
@@ -40,14 +43,14 @@ class Given:
         options: All of them.
         sources: The pictures; of the first one the square around the region, where there is a region.
         asked: The conditions, a composition a row.
-        plugins: Modules that the user trusts.
+        inputs: Reads whatever else the options name.
     """
 
     cascade: Cascade
     options: argparse.Namespace
     sources: list[Source]
     asked: list[Composition]
-    plugins: Sequence[str]
+    inputs: Inputs
 
     @property
     def only(self) -> Composition:
@@ -84,7 +87,8 @@ class Given:
 
     def prior(self, named: str, caption: Composition) -> Any:
         """Loads the prior that is to draw the semantics of a caption."""
-        return prior_for(self.cascade, named, caption.parts, self.plugins, self.options.allow_network)
+        require_caption(self.cascade, caption.parts)
+        return self.inputs.prior(named)
 
 
 Make = Callable[[Given], Labelled]
@@ -110,15 +114,18 @@ class Drawing:
             make: The task.
         """
         o = request.options
+        file = cache(PictureFile)
         if o.from_png is not None:
-            check_model(read_recipe(o.from_png), digest_of(find_model(o.model)))  # before anything is loaded or fetched
-            _again(load(o, plugins), o)
+            png = file(o.from_png)
+            check_model(read_recipe(png), digest_of(find_model(o.model)))  # before anything is loaded or fetched
+            _again(load(o, plugins), o, png)
             return
-        places = self._places([options for _, options in request.settings])  # before the work: some are refused
+        places = self._places([options for _, options in request.settings], file)  # before the work: some are refused
         cascade = load(o, plugins)
+        inputs = Inputs(cascade, file, plugins, o.allow_network)
         chosen = [setting for setting, _ in request.settings]
         plans = [
-            self._plan(options, place, cascade, plugins, make, one.suffix)
+            self._plan(options, place, cascade, inputs, make, one.suffix)
             for (one, options), place in zip(request.settings, places, strict=True)
         ]
         pictures = [name for plan in plans for name in plan.names]
@@ -129,8 +136,8 @@ class Drawing:
         with reserved(o.out, [*pictures, *films, *sheets]) as paths:
             left = iter(paths)
             done = [_draw(cascade, plan, left) for plan in plans]
-            for frames in [frames for one in done for frames in zip(*one.files, strict=True)] if films else []:
-                save_gif(next(left), [as_written(frame) for frame in frames])
+            for frames in [frames for one in done for frames in zip(*one.frames, strict=True)] if films else []:
+                save_gif(next(left), frames)
             if sheets:
                 laid = arrange(chosen, done)
                 save_png(next(left), sheet(laid.images, laid.rows, laid.columns))
@@ -141,64 +148,45 @@ class Drawing:
         o: argparse.Namespace,
         place: "Place | None",
         cascade: Cascade,
-        plugins: Sequence[str],
+        inputs: Inputs,
         make: Make,
         suffix: str,
     ) -> "Plan":
         images = _images(o)
         stem = "_".join([self.name, *(Path(path).stem for path in images[:1])])
-        first = [] if place is None or place.sides is not None else [place.original.image]  # read already
-        read = [*first, *(load_rgb(path).image for path in images[len(first) :])]
-        shown = [(Path(path).name, thumbnail(image)) for path, image in zip(images, read, strict=True)]
+        first = [] if place is None or place.sides is not None else [place.thumbnail]  # read already
+        read = [*first, *(inputs.thumbnail(path) for path in images[len(first) :])]
+        shown = [(Path(path).name, image) for path, image in zip(images, read, strict=True)]
         after = [shown.pop()] if self.between else []
-        if place is not None and not place.region.any():
+        frame = None if place is None else place.frame
+        if place is not None and frame is None:
             note("note: the region is empty; the picture stays as it is")
-            return Plan(o, stem, suffix, [("", Composition())], place, None, shown, after)
-        frame = None if place is None else Frame.around(place.original, place.region)
-        if frame is None:
-            sources = [Source.open(cascade, path, o.image_caption if i == 0 else "") for i, path in enumerate(images)]
+            return Plan(o, stem, suffix, [("", Composition())], place, None, shown, after, self.between)
+        if place is None or frame is None:
+            sources = [inputs.source(path, o.image_caption if i == 0 else "") for i, path in enumerate(images)]
         else:
-            own = frame.source(cascade, o.image_caption, source_of(Path(images[0])))
-            sources = [own, *(Source.open(cascade, path) for path in images[1:])]
+            own = inputs.square(place, o.image_caption)
+            sources = [own, *(inputs.source(path, "") for path in images[1:])]
             shown.insert(1, ("region", thumbnail(frame.region[0] * 2 - 1).expand(3, -1, -1)))
-        made = make(Given(cascade, o, sources, asked(o, cascade), plugins))
+        made = make(Given(cascade, o, sources, asked(o, cascade, inputs.value), inputs))
         if frame is not None:
             made = [(label, frame.restrict(cascade, composition)) for label, composition in made]
-        return Plan(o, stem, suffix, made, place, frame, shown, after)
+        return Plan(o, stem, suffix, made, place, frame, shown, after, self.between)
 
-    def _places(self, settings: Sequence[argparse.Namespace]) -> list["Place | None"]:
-        """Where the first picture may change, in each setting; None is everywhere. A picture is opened once."""
-        opened: dict[str, Original] = {}
-        places: list[Place | None] = []
-        for o in settings:
-            if not self.pictures or (not self.grows and o.region is None):
-                places.append(None)
-                continue
-            if o.images[0] not in opened:
-                opened[o.images[0]] = Original.open(o.images[0])
-            places.append(self._place(o, opened[o.images[0]]))
-        return places
+    def _places(self, settings: Sequence[argparse.Namespace], file: Callable[[str], PictureFile]) -> list[Place | None]:
+        """Where the first picture may change, in each setting; None is everywhere. Each place is made once."""
+        original = cache(lambda path: Original.open(file(path)))
 
-    def _place(self, o: argparse.Namespace, original: Original) -> "Place":
-        if self.grows:
-            sides = four(o.by)
-            return Place(*extend(original, sides), sides)
-        return Place(original, open_region(o.region, (original.image.shape[1], original.image.shape[2])))
+        @cache
+        def place(path: str, where: str) -> Place:
+            if self.grows:
+                sides = four(where)
+                return Place(file(path), *extend(original(path), sides), sides)
+            h, w = original(path).image.shape[1:]
+            return Place(file(path), original(path), open_region(file(where), (h, w)))
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where a picture may change.
-
-    Attributes:
-        original: The picture, its canvas grown already.
-        region: 1 where it may change.
-        sides: By how much the canvas grew; None if it did not.
-    """
-
-    original: Original
-    region: Tensor
-    sides: tuple[float, float, float, float] | None = None
+        where = [o.by if self.grows else o.region if self.pictures else None for o in settings]
+        return [None if w is None else place(o.images[0], w) for o, w in zip(settings, where, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -214,6 +202,7 @@ class Plan:
         frame: The square around that; None is the whole picture, or nothing where the place is empty.
         before: What stands before the results on a sheet.
         after: What stands after them.
+        moving: Whether they are the frames of a film.
     """
 
     options: argparse.Namespace
@@ -224,6 +213,7 @@ class Plan:
     frame: Frame | None
     before: list[tuple[str, Tensor]]
     after: list[tuple[str, Tensor]]
+    moving: bool
 
     @property
     def titles(self) -> list[str]:
@@ -241,6 +231,11 @@ class Plan:
         """The films' files, one a seed."""
         return [f"{self.stem}_seed{seed}{self.suffix}.gif" for seed in self.options.seeds]
 
+    def frames_of(self, pictures: Sequence[Image.Image | Tensor]) -> list[Image.Image]:
+        """The pictures as a film keeps them; none where there is no film."""
+        drawn = [to_pil(x) if isinstance(x, Tensor) else x for x in pictures] if self.moving else []
+        return [picture.convert("RGB") for picture in drawn]
+
 
 def _images(o: argparse.Namespace) -> list[str]:
     return list(getattr(o, "images", []))
@@ -248,28 +243,34 @@ def _images(o: argparse.Namespace) -> list[str]:
 
 def _draw(cascade: Cascade, plan: Plan, left: Iterator[Path]) -> Drawn:
     """Draws what was planned and saves it at the paths that are left."""
-    rows, files = [], []
+    rows, frames = [], []
     for title, (_, composition) in zip(plan.titles, plan.made, strict=True):
         paths = [next(left) for _ in plan.options.seeds]
         if plan.place is not None and plan.frame is None:
-            pictures = _unchanged(plan.place, paths)
+            row, film = _unchanged(plan, plan.place, paths)
         else:
-            pictures = _save(cascade, plan, composition, title, paths)
-        rows.append(pictures)
-        files.append(paths)
+            row, film = _save(cascade, plan, composition, title, paths)
+        rows.append(row)
+        frames.append(film)
     labels = [label for label, _ in plan.made]
-    return Drawn(plan.options.seeds, labels, rows, files, plan.before, plan.after)
+    return Drawn(plan.options.seeds, labels, rows, frames, plan.before, plan.after)
 
 
-def _unchanged(place: Place, paths: Sequence[Path]) -> list[Tensor]:
-    """An empty region: the file's own pixels."""
+def _unchanged(plan: Plan, place: Place, paths: Sequence[Path]) -> tuple[list[Tensor], list[Image.Image]]:
+    """An empty region: the file's own pixels. Returns what `_save` does."""
     for path in paths:
         save_png(path, place.original.picture)
-    return [thumbnail(place.original.image)] * len(paths)
+    return [place.thumbnail] * len(paths), plan.frames_of([place.original.picture] * len(paths))
 
 
-def _save(cascade: Cascade, plan: Plan, composition: Composition, title: str, paths: Sequence[Path]) -> list[Tensor]:
-    """Draws and saves the pictures of one composition; says how near they come to what was asked."""
+def _save(
+    cascade: Cascade, plan: Plan, composition: Composition, title: str, paths: Sequence[Path]
+) -> tuple[list[Tensor], list[Image.Image]]:
+    """Draws and saves the pictures of one composition; says how near they come to what was asked.
+
+    Returns:
+        The pictures as a sheet shows them, and as a film does where there is one.
+    """
     o, frame, how = plan.options, plan.frame, sampling(plan.options)
     if len(o.seeds) > 1 and composition.seedless(cascade, how):
         note("note: all seeds begin with the same latent; they differ in later stages alone")
@@ -278,14 +279,14 @@ def _save(cascade: Cascade, plan: Plan, composition: Composition, title: str, pa
     for i, (path, picture) in enumerate(zip(paths, pictures, strict=True)):
         made = recipe(cascade, drawn.compositions[i], drawn.seeds[i], how)
         if frame is not None and plan.place is not None:
-            made = with_edit(made, Path(o.images[0]), frame, o.soften, plan.place.sides)
+            made = with_edit(made, plan.place.file, frame, o.soften, plan.place.sides)
         save_png(path, picture, None if o.no_recipe else made)
     if o.best_of > 1:
         kept, last = drawn.scores.amax(1).mean(), drawn.scores.amin(1).mean()
         stem = paths[0].stem if len(paths) == 1 else f"{title}{plan.suffix}"
         say(f"{stem}: the best of {o.best_of} closes {kept:.2f}, the last {last:.2f}")
     if frame is None:
-        near = drawn.closed or closed(cascade, composition.wanted, quantise(drawn.images))
+        near = drawn.closed or Reading(cascade, quantise(drawn.images)).closed(composition.wanted)
         shown = list(drawn.images)
     else:  # of the edit as it was pasted, the square that the model saw
         squares, shown = [], []
@@ -293,18 +294,18 @@ def _save(cascade: Cascade, plan: Plan, composition: Composition, title: str, pa
             pasted = replace(frame, original=Original.of(picture))
             squares.append(pasted.seen(cascade.stages[0].size)[0])
             shown.append(thumbnail(pasted.original.image))
-        near = closed(cascade, composition.wanted, torch.cat(squares))
+        near = Reading(cascade, torch.cat(squares)).closed(composition.wanted)
     for i, path in enumerate(paths if near else []):
         say(f"{path.stem}: closed " + ", ".join(f"{float(share[i]):.2f} ({name})" for name, share in near.items()))
-    return shown
+    return shown, plan.frames_of(pictures)
 
 
-def _again(cascade: Cascade, o: argparse.Namespace) -> None:
+def _again(cascade: Cascade, o: argparse.Namespace, png: PictureFile) -> None:
     """Draws a recipe's picture again, and says whether it is the same."""
-    found = read_recipe(o.from_png)
+    found = read_recipe(png)
     if o.precision is not None:
         found["precision"] = o.precision
-    before = _pixels(o.from_png)
+    before = _pixels(png)
     if "edit" in found:
         if not _images(o):
             raise ValueError(f"{o.from_png} is an edit of {edited(found)}: give the picture that was edited, too")
@@ -338,5 +339,5 @@ def _compare(before: np.ndarray, after: np.ndarray) -> tuple[bool, str]:
     return False, f"{count} of {off.size} values differ, by up to {most}/{top}"
 
 
-def _pixels(png: Path) -> np.ndarray:
+def _pixels(png: File) -> np.ndarray:
     return np.array(as_written(png))

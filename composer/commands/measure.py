@@ -32,13 +32,15 @@ def report(args: Sequence[str], plugins: Sequence[str]) -> None:
     o = parser.parse_args(args)
     from composer.commands.options import load
     from composer.evaluation.report import examine
+    from composer.images.reading import PictureFile
     from composer.images.sheet import read_recipe, save_png
     from composer.storage.files import reserved, written
     from composer.storage.folder import digest_of
     from composer.tasks.recipe import check_model
 
-    check_model(read_recipe(o.picture), digest_of(find_model(o.model)))  # before anything is loaded or fetched
-    found = examine(load(o, plugins), o.picture, o.image)
+    picture = PictureFile(o.picture)
+    check_model(read_recipe(picture), digest_of(find_model(o.model)))  # before anything is loaded or fetched
+    found = examine(load(o, plugins), picture, o.image)
     show(*found.tables())
     say(CLOSED)
     with reserved(o.out, [f"report_{o.picture.stem}.png"]) as paths:

@@ -12,7 +12,7 @@ import torch
 from composer.cascade.cascade import Cascade
 from composer.devices import pick_device
 from composer.diffusion.strength import Strength
-from composer.images.reading import SUFFIXES
+from composer.images.reading import SUFFIXES, PictureFile
 from composer.tasks.composition import Composition, said, shown
 from composer.tasks.editing import open_region
 from composer.terminal import note, track
@@ -38,8 +38,15 @@ def askable(cascade: Cascade) -> list[str]:
     return [name for name in cascade.names if name != "mask"]
 
 
-def asked(options: argparse.Namespace, cascade: Cascade) -> list[Composition]:
+def asked(
+    options: argparse.Namespace, cascade: Cascade, value_of: Callable[[str, str], Composition]
+) -> list[Composition]:
     """Reads the conditions that were given, a composition a row.
+
+    Args:
+        options: As the command line gives them.
+        cascade: The model.
+        value_of: Reads one value of a condition, see `read_value`.
 
     Raises:
         ValueError: Their numbers do not match, or one cannot be read.
@@ -48,7 +55,7 @@ def asked(options: argparse.Namespace, cascade: Cascade) -> list[Composition]:
     rows = max(map(len, values.values()), default=1)
     if wrong := {name: len(given) for name, given in values.items() if len(given) not in (1, rows)}:
         raise ValueError(f"expected one value or {rows} for each condition, found {wrong}")
-    read = {name: [read_value(cascade, name, value) for value in given] for name, given in values.items()}
+    read = {name: [value_of(name, value) for value in given] for name, given in values.items()}
     return [
         reduce(or_, (given[min(row, len(given) - 1)] for given in read.values()), Composition()) for row in range(rows)
     ]
@@ -62,8 +69,16 @@ STRENGTH = re.compile(
 )
 
 
-def read_value(cascade: Cascade, name: str, text: str) -> Composition:
+def read_value(
+    cascade: Cascade, name: str, text: str, file_of: Callable[[str], PictureFile] = PictureFile
+) -> Composition:
     """Reads one value of a condition: an image's file or words, and how it counts (``b.jpg:0.7@0.2-0.8:mask.png``).
+
+    Args:
+        cascade: The model.
+        name: The condition.
+        text: The value.
+        file_of: Gives a picture's file by its path.
 
     Raises:
         FileNotFoundError: An image or a mask is not there.
@@ -71,17 +86,17 @@ def read_value(cascade: Cascade, name: str, text: str) -> Composition:
     """
     found = STRENGTH.fullmatch(text)
     if is_file(text) or found is None or not any(found.groups()[1:]):
-        return _given(cascade, name, text)
+        return _given(cascade, name, text, file_of)
     value, weight, low, high, place = found.groups()
     strength = Strength(
         weight=1.0 if weight is None else float(weight),
         interval=(0.0, 1.0) if low is None else (float(low), float(high)),
-        region=None if place is None else open_region(place, None).to(cascade.device),
+        region=None if place is None else open_region(file_of(place), None).to(cascade.device),
     )
-    return _given(cascade, name, value).but(strengths={name: strength})
+    return _given(cascade, name, value, file_of).but(strengths={name: strength})
 
 
-def _given(cascade: Cascade, name: str, value: str) -> Composition:
+def _given(cascade: Cascade, name: str, value: str, file_of: Callable[[str], PictureFile]) -> Composition:
     if not is_file(value):
         if Path(value).suffix.lower() in SUFFIXES:
             raise FileNotFoundError(f"--{name}: there is no file {value}")
@@ -89,7 +104,7 @@ def _given(cascade: Cascade, name: str, value: str) -> Composition:
         if lost := dict(cascade.decomposition.named())[name].unread(value):
             note(f"note: --{name}: the model does not know or has no room for {' '.join(lost)}")
         return made
-    return shown(cascade, name, value)
+    return shown(cascade, name, file_of(value))
 
 
 def is_file(value: str) -> bool:

@@ -118,22 +118,39 @@ def _pictures(
 def prior_for(
     cascade: Cascade, folder: str, given: Collection[str], plugins: Sequence[str], network: bool = False
 ) -> Prior:
-    """Loads a prior that is to draw the semantics for a model.
+    """Loads a prior that is to draw the semantics for a model, see `require_caption` and `load_prior`."""
+    require_caption(cascade, given)
+    return load_prior(cascade, folder, plugins, network)
+
+
+def require_caption(cascade: Cascade, given: Collection[str]) -> None:
+    """Makes sure that a prior has something to draw.
 
     Args:
         cascade: The model.
-        folder: The prior's.
         given: The conditions that a person asked for.
-        plugins: Modules that the user trusts.
-        network: See `Prior.load`.
 
     Raises:
-        ValueError: There is no caption to draw for, the semantics are given already, or the model does not read such.
+        ValueError: There is no caption to draw for, the semantics are given already, or the model reads none.
     """
     if "caption" not in given or SEMANTICS in given:
         raise ValueError("--prior draws the semantics of a --caption: give a caption, and no --semantics beside it")
     if not {"caption", SEMANTICS} <= set(cascade.names):
         raise ValueError(f"--prior wants a model that reads semantics; this one reads {', '.join(cascade.names)}")
+
+
+def load_prior(cascade: Cascade, folder: str, plugins: Sequence[str], network: bool = False) -> Prior:
+    """Loads a prior for a model that reads semantics.
+
+    Args:
+        cascade: The model.
+        folder: The prior's.
+        plugins: Modules that the user trusts.
+        network: See `Prior.load`.
+
+    Raises:
+        ValueError: The model reads embeddings of another width.
+    """
     prior = Prior.load(folder, plugins, network).to(cascade.device)
     size = cascade.stages[0].size
     decomposer = dict(cascade.decomposition.named())[SEMANTICS]

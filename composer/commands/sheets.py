@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from PIL import Image
 from torch import Tensor
 
 from composer.commands.axes import Setting
@@ -17,7 +17,7 @@ class Drawn:
         seeds: What they were drawn from.
         labels: One a composition.
         rows: The pictures of each composition, one a seed.
-        files: Theirs.
+        frames: The same as a film shows them; none where there is no film.
         before: What stands before them on a sheet, such as the picture to edit, and its name.
         after: What stands after them.
     """
@@ -25,7 +25,7 @@ class Drawn:
     seeds: Sequence[int]
     labels: Sequence[str]
     rows: Sequence[Sequence[Tensor]]
-    files: Sequence[Sequence[Path]]
+    frames: Sequence[Sequence[Image.Image]]
     before: Sequence[tuple[str, Tensor]] = ()
     after: Sequence[tuple[str, Tensor]] = ()
 

@@ -1,8 +1,7 @@
 """The tasks as commands: what each makes of what its parser, in `task_parsers`, was given."""
 
 from composer.commands.drawing import Given, Make
-from composer.commands.options import STRENGTH, askable, bar, read_value
-from composer.commands.priors import principal_components
+from composer.commands.options import STRENGTH, askable, bar
 from composer.tasks import papers as tasks
 from composer.tasks.composition import Composition, Source, require
 from composer.tasks.papers import Labelled
@@ -26,7 +25,7 @@ def _compose(given: Given) -> Labelled:
             row = tasks.combine(cascade, row, prompts)
         if o.start is not None:
             path, time = _start(o.start)
-            row = tasks.redraw(cascade, Source(cascade.open(path), Composition()), row, time)
+            row = tasks.redraw(cascade, Source(cascade.open(given.inputs.file(path)), Composition()), row, time)
         made.append((label, row))
     return made
 
@@ -93,7 +92,7 @@ def _colorize(given: Given) -> Labelled:
     require(given.cascade, "intensity", "palette", task="colorization")
     if not o.palette:
         raise ValueError("colorize needs --palette: a picture's file, or colours like '#aa3311 0.6, #224488 0.4'")
-    palettes = [read_value(given.cascade, "palette", value) for value in o.palette]
+    palettes = [given.inputs.value("palette", value) for value in o.palette]
     found = tasks.colorize(given.cascade, given.sources[0], palettes, o.frames, o.keep)
     return [(label, composition | given.asked[0].drop("palette")) for label, composition in found]
 
@@ -119,7 +118,7 @@ def _turn(given: Given) -> Labelled:
 
 
 def _reconstruct(given: Given) -> Labelled:
-    o, (mean, components) = given.options, principal_components(given.options.pca, given.plugins)
+    o, (mean, components) = given.options, given.inputs.components(given.options.pca)
     found = tasks.truncated(given.cascade, given.sources[0], mean, components, o.components, o.keep)
     return given.under(found)
 

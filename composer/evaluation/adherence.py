@@ -35,32 +35,6 @@ def quantise(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     return (image.clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
 
 
-def distances(cascade: Cascade, wanted: Parts, images: Float[Tensor, "b 3 h w"]) -> dict[str, Tensor]:
-    """How far images are from what was wanted of them, by condition, each (b,) in its decomposer's unit.
-
-    Args:
-        cascade: Whose readers take the images apart again.
-        wanted: What `Cascade.read` gave for the source; of one row or b rows.
-        images: Results, in [-1, 1].
-    """
-    return compare(cascade, wanted, cascade.read({"image": images}, wanted))
-
-
-def compare(cascade: Cascade, wanted: Parts, got: Parts) -> dict[str, Tensor]:
-    """How far representations are from what was wanted, by condition, each (b,) in its decomposer's unit.
-
-    Args:
-        cascade: Whose readers compare.
-        wanted: As in `distances`.
-        got: What `Cascade.read` gave for b images.
-    """
-    return {
-        name: reader.distance(wanted[name].expand(len(got[name]), *wanted[name].shape[1:]), got[name])
-        for name, reader in cascade.readers.named()
-        if name in wanted and name in got
-    }
-
-
 def with_prior(parts: Parts, prior: Prior | None, captions: Sequence[str], seeds: Sequence[int]) -> Parts:
     """Adds the semantics that a prior draws for captions, where captions are asked for and no semantics are."""
     if prior is None or "caption" not in parts or SEMANTICS in parts:

@@ -3,11 +3,9 @@
 DALL-E reranks by CLIP (Ramesh et al. 2021, section 2.6); this reranks by all that was asked.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -17,78 +15,12 @@ from composer.cascade.cascade import Cascade
 from composer.cascade.parts import Parts
 from composer.decomposition import Batch
 from composer.diffusion.samplers import Progress
-from composer.evaluation.adherence import compare, quantise
+from composer.evaluation.adherence import quantise
+from composer.evaluation.reading import Reading
 from composer.tasks.composition import Composition, merged
 
-STRANGERS = 32
 ROWS = 16
 """Pictures that are drawn at a time."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """How near pictures come to what was asked of them in one condition.
-
-    Attributes:
-        distance: In its reader's unit; 0 is just what was asked.
-        closed: How much of the way from strangers' (0) to what was asked (1) each picture goes.
-    """
-
-    distance: Float[Tensor, " b"]
-    closed: Float[Tensor, " b"]
-
-
-def closed(cascade: Cascade, wanted: Parts, images: Float[Tensor, "b 3 h w"]) -> dict[str, Float[Tensor, " b"]]:
-    """How much of the way to what was asked images go, by condition; see `measure`.
-
-    Args:
-        cascade: Whose readers take the images apart.
-        wanted: What was asked, as they read it; of one row or b rows.
-        images: In [-1, 1].
-    """
-    got = cascade.read({"image": images.to(cascade.device)}, wanted)
-    return {name: one.closed for name, one in measure(cascade, wanted, got).items()}
-
-
-def measure(cascade: Cascade, wanted: Parts, got: Parts) -> dict[str, Measured]:
-    """How near pictures come to what was asked of them, by condition, on the CPU.
-
-    How much of the way is closed is 1 - d(asked, got) / d(asked, stranger), the latter a mean over Scenes of the split
-    ``novel`` that the package renders: the same for every result, so that results compare.
-
-    Args:
-        cascade: Whose readers compare.
-        wanted: What was asked, as they read it; of one row or b rows.
-        got: What `Cascade.read` gave for b images.
-    """
-    far, found = compare(cascade, wanted, got), {}
-    strange = _strangers_read(cascade, far) if far else Parts()
-    for name, distance in far.items():
-        reader = dict(cascade.readers.named())[name]
-        chance = [reader.distance(row.expand_as(strange[name]), strange[name]).mean() for row in wanted[name]]
-        shares = 1 - distance.cpu() / torch.stack(chance).cpu().clamp(min=1e-6)
-        found[name] = Measured(distance.cpu(), shares)
-    return found
-
-
-_READ: WeakKeyDictionary[Cascade, Parts] = WeakKeyDictionary()
-
-
-def _strangers_read(cascade: Cascade, names: Collection[str]) -> Parts:
-    """What a model's readers make of the strangers; they are frozen, so that each reads them once."""
-    known = _READ.setdefault(cascade, Parts())
-    if missing := [name for name in names if name not in known]:
-        strangers = _strangers(cascade.stages[0].size).to(cascade.device)
-        known.update(cascade.read({"image": strangers}, missing))
-    return Parts({name: known[name].to(cascade.device) for name in names})
-
-
-@lru_cache(maxsize=2)
-def _strangers(size: int) -> Float[Tensor, "n 3 h w"]:
-    from composer.data.datasets import SceneImages
-
-    scenes = SceneImages("novel", size, STRANGERS)
-    return torch.stack([scenes.row(i, 0)["image"] for i in range(STRANGERS)])
 
 
 @dataclass(frozen=True)
@@ -100,8 +32,8 @@ class Best:
         seeds: Theirs, among the candidates'.
         compositions: What each was drawn from, settled.
         scores: (b n) those of all candidates; empty where there was no choice.
-        closed: What the choice measured of the images, as `closed` does; None where it measured none of them, or as
-            they were before further stages drew on them.
+        closed: What the choice measured of the images, as `Reading.closed` does; None where it measured none of them,
+            or as they were before further stages drew on them.
     """
 
     images: Float[Tensor, "b 3 h w"]
@@ -155,7 +87,7 @@ def best_of(
         for start in range(0, len(candidates), n)
         for i in range(0, n, ROWS)
     ]
-    found = closed(cascade, composition.wanted, quantise(torch.cat(drawn)))
+    found = Reading(cascade, quantise(torch.cat(drawn))).closed(composition.wanted)
     scores = torch.stack([found[name] * share for name, share in shares.items()]).sum(0).view(len(seeds), n)
     kept = [i * n + int(row.argmax()) for i, row in enumerate(scores)]
     best = [candidates[i] for i in kept]

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +12,8 @@ from torch import Tensor
 
 from composer.cascade.cascade import Cascade
 from composer.diffusion.strength import Strength
-from composer.evaluation.best_of import measure
-from composer.images.reading import fit
+from composer.evaluation.reading import Reading
+from composer.images.reading import File, PictureFile
 from composer.images.sheet import as_written, from_pil, read_recipe, sheet
 from composer.tasks.composition import Composition
 from composer.tasks.editing import Frame, Original
@@ -33,7 +32,7 @@ class Row:
         source: Where it came from: a file's hash and name, or a person's words.
         strength: How much, when and where it counts; empty where it counts fully.
         distance: How far the picture is from what was asked, in its reader's unit; None where that cannot be measured.
-        closed: How much of the way from strangers' (0) to what was asked (1) it goes; see `reranking.measure`.
+        closed: How much of the way from strangers' (0) to what was asked (1) it goes; see `Reading.measure`.
         asked: Preview of what was asked.
         back: Preview of what came back; None where it is not read from pictures.
     """
@@ -82,7 +81,7 @@ class Report:
         return [settings, conditions]
 
 
-def examine(cascade: Cascade, path: str | Path, original: str | Path | None = None) -> Report:
+def examine(cascade: Cascade, path: File, original: File | None = None) -> Report:
     """Compares a picture with what its recipe says was asked; the picture's own pixels are read, nothing is drawn.
 
     Args:
@@ -94,6 +93,7 @@ def examine(cascade: Cascade, path: str | Path, original: str | Path | None = No
         ValueError: The PNG carries no recipe, the recipe is another model's or an edit's without its original, or the
             picture has been resized since.
     """
+    path = PictureFile.of(path)
     found = read_recipe(path)
     asked = read(cascade, found, limited=False).composition
     if "edit" in found and original is None:
@@ -101,20 +101,18 @@ def examine(cascade: Cascade, path: str | Path, original: str | Path | None = No
     if original is None:
         whole = from_pil(as_written(path))
         pictures: list[tuple[str, Tensor | None, Tensor]] = [("the picture", None, whole)]
-        size = cascade.stages[0].size
-        batch = {"image": fit(whole[None], (size, size))}
+        reading = Reading(cascade, whole[None])
     else:
-        before, after = _frames(found, Path(path), Path(original))
+        before, after = _frames(found, path, original)
         size = cascade.stages[0].size
         (seen, _), (square, region) = before.seen(size), after.seen(size)
         pictures = [("the picture", before.original.image, after.original.image)]
         pictures.append(("what the model saw of it", seen[0], square[0]))
-        batch = {"image": square, "region": region}
-    batch = {name: value.to(cascade.device) for name, value in batch.items()}
-    return Report(_settings(found, asked), pictures, _rows(cascade, asked, batch))
+        reading = Reading(cascade, square, region)
+    return Report(_settings(found, asked), pictures, _rows(asked, reading))
 
 
-def _frames(found: Mapping[str, Any], path: Path, original: Path) -> tuple[Frame, Frame]:
+def _frames(found: Mapping[str, Any], path: File, original: File) -> tuple[Frame, Frame]:
     """Where the edit happened, in the picture before and after."""
     before, _ = frame_of(found, original, limited=False)
     result = Original.open(path)
@@ -128,21 +126,16 @@ def _frames(found: Mapping[str, Any], path: Path, original: Path) -> tuple[Frame
 
 
 @torch.no_grad()
-def _rows(cascade: Cascade, asked: Composition, batch: dict[str, Tensor]) -> list[Row]:
+def _rows(asked: Composition, reading: Reading) -> list[Row]:
+    cascade = reading.cascade
     decomposers, readers = dict(cascade.decomposition.named()), dict(cascade.readers.named())
-    seen, read_again = cascade.decompose(batch), cascade.read(batch)
     wanted = asked.wanted.pick(*(name for name in asked.wanted if name in readers))
+    read_again = reading.parts(wanted)
     kinds = {n: [(v[n].shape[1:], v[n].is_floating_point()) for v in (wanted, read_again) if n in v] for n in wanted}
     if wrong := [name for name, found in kinds.items() if len(set(found)) > 1]:
         raise ValueError(f"the recipe's {', '.join(wrong)} has another shape than this model reads")
-    near = measure(cascade, wanted, read_again)
-
-    def back(name: str) -> Tensor | None:
-        """As the condition's own decomposer shows it, where that reads pictures: so that like stands beside like."""
-        if name in seen:
-            return decomposers[name].preview(seen[name])[0].cpu()
-        return readers[name].preview(read_again[name])[0].cpu() if name in read_again else None
-
+    near = reading.measure(wanted)
+    back = {name: reading.preview(name) for name in asked.parts if name in decomposers}
     return [
         Row(
             name,
@@ -150,11 +143,10 @@ def _rows(cascade: Cascade, asked: Composition, batch: dict[str, Tensor]) -> lis
             _strength(asked.strengths.get(name)),
             float(near[name].distance) if name in near else None,
             float(near[name].closed) if name in near else None,
-            decomposers[name].preview(value.to(cascade.device))[0].cpu(),
-            back(name),
+            decomposers[name].preview(asked.parts[name].to(cascade.device))[0].cpu(),
+            None if shown is None else shown[0],
         )
-        for name, value in asked.parts.items()
-        if name in decomposers
+        for name, shown in back.items()
     ]
 
 

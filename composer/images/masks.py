@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from composer.images.pixels import Pixels
-from composer.images.reading import Reason, Refused, converting, read_pixels
+from composer.images.reading import File, Reason, Refused, converting, path_of, read_pixels
 
 COLOURED = 0.2
 """How far the channels of a grey pixel may lie apart, of 1; what JPEG does to grey is far less."""
@@ -18,7 +18,7 @@ LABEL = 1.001 / 255
 """Brightness of the label 1 where the file holds labels 0 and 1: 1 of 255 or less."""
 
 
-def read_mask(path: str | Path) -> Float[Tensor, "1 1 h w"]:
+def read_mask(path: File) -> Float[Tensor, "1 1 h w"]:
     """Reads which pixels may change.
 
     A mask says it in one of two ways:
@@ -40,8 +40,8 @@ def read_mask(path: str | Path) -> Float[Tensor, "1 1 h w"]:
     Raises:
         Refused: The file is no picture, or no mask: coloured, without anything white, or ambiguous.
     """
-    path = Path(path)
     pixels = read_pixels(path, min_side=1)
+    path = path_of(path)
     with converting(path):
         seen = _Seen.of(pixels)
     if seen.opaque.all():

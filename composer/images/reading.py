@@ -1,12 +1,14 @@
 """From a file as people have them to one tensor: right, or refused with one reason."""
 
 import io
+import math
 import os
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.images.pixels import RGB, WHITE, NotFinite, Pixels
+from composer.storage.files import name_of, printable
 
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"]
@@ -91,9 +94,66 @@ class _TooMuch(Exception):
     """More bytes were asked for than a picture can need."""
 
 
+class PictureFile:
+    """A picture's file that is opened once, however often it is read: its bytes are kept.
+
+    Whatever reads pictures takes one in place of a path.
+
+    Args:
+        path: The file; it is opened when something is first read from it.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @classmethod
+    def of(cls, file: "File") -> "PictureFile":
+        """Wraps a path; a `PictureFile` stays as it is."""
+        return file if isinstance(file, PictureFile) else cls(file)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @cached_property
+    def data(self) -> bytes:
+        """The file's content.
+
+        Raises:
+            Refused: It is no picture, has too many pixels, or more bytes than a picture can need.
+        """
+        with warnings.catch_warnings(), _file(self.path) as file:
+            warnings.simplefilter("ignore")
+            _check_size(self.path, _header(self.path, file, FORMATS).size, 1, math.inf)
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_BYTES:
+                raise Refused(self.path, Reason.TOO_LARGE, f"{size:,} bytes")
+            file.seek(0)
+            file.left = MAX_BYTES
+            return file.read(size)
+
+    @cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of its content, as recipes name files by it."""
+        return name_of(self.data)
+
+    @property
+    def source(self) -> str:
+        """How a recipe names it: by the SHA-256 of its content, and by its name without folders."""
+        return f"{self.sha256} {printable(self.path.name)}"
+
+
+File = str | Path | PictureFile
+"""A picture's file: its path, or what keeps its content."""
+
+
+def path_of(file: File) -> Path:
+    """Where a picture's file is."""
+    return file.path if isinstance(file, PictureFile) else Path(file)
+
+
 @contextmanager
 def opened(
-    path: str | Path,
+    path: File,
     min_side: int = MIN_SIDE,
     max_aspect: float = MAX_ASPECT,
     formats: Sequence[str] = FORMATS,
@@ -112,8 +172,9 @@ def opened(
     Raises:
         Refused: The file is not used; its `reason` says why.
     """
-    path = Path(path)
-    with warnings.catch_warnings(), _file(path) as file:
+    kept = path.data if isinstance(path, PictureFile) else None
+    path = path_of(path)
+    with warnings.catch_warnings(), _file(path) if kept is None else _Bounded(io.BytesIO(kept)) as file:
         warnings.simplefilter("ignore")  # Pillow warns of what is refused or repaired here
         with _header(path, file, formats) as image:
             _check_size(path, image.size, min_side, max_aspect)
@@ -140,8 +201,9 @@ def _header(path: Path, file: _Bounded, formats: Sequence[str]) -> Image.Image:
         file.seek(0)
         if start[8:] == b"WEBP" or start[4:8] == b"ftyp":  # WebP and AVIF: their readers take the file whole
             file.left = MAX_BYTES
-            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+            if file.seek(0, os.SEEK_END) > MAX_BYTES:
                 raise _TooMuch
+            file.seek(0)
         image = Image.open(file, formats=tuple(formats))
         if "progressive" in image.info and (found := _scans(file)) > MAX_SCANS:
             raise _TooMuch(f"{found} scans of a progressive JPEG")
@@ -178,11 +240,11 @@ def _check_size(path: Path, size: tuple[int, int], min_side: int, max_aspect: fl
 
 
 def read_pixels(
-    path: str | Path, size: int | None = None, min_side: int = MIN_SIDE, max_aspect: float = MAX_ASPECT
+    path: File, size: int | None = None, min_side: int = MIN_SIDE, max_aspect: float = MAX_ASPECT
 ) -> Pixels:
     """Decodes a picture's file; arguments and errors are those of `opened` and `load_rgb`."""
-    path = Path(path)
     with opened(path, min_side, max_aspect) as image:
+        path = path_of(path)
         try:
             return Pixels.of(image, size)
         except _TooMuch as error:
@@ -192,20 +254,20 @@ def read_pixels(
 
 
 @contextmanager
-def converting(path: str | Path) -> Iterator[None]:
+def converting(path: File) -> Iterator[None]:
     """Refuses a file whose values turn out in the block to be no colours: of a damaged palette, or not finite."""
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
             yield
     except NotFinite as error:
-        raise Refused(Path(path), Reason.NOT_FINITE) from error
+        raise Refused(path_of(path), Reason.NOT_FINITE) from error
     except Exception as error:
-        raise Refused(Path(path), Reason.DAMAGED, str(error)) from error
+        raise Refused(path_of(path), Reason.DAMAGED, str(error)) from error
 
 
 def load_rgb(
-    path: str | Path,
+    path: File,
     size: int | None = None,
     background: tuple[float, float, float] = WHITE,
     min_side: int = MIN_SIDE,

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.decomposition import Decomposition, Representations
-from composer.images.reading import Reason, Refused, opened, read_pixels
+from composer.images.reading import File, Reason, Refused, opened, read_pixels
 from composer.storage.files import printable, replacing, write_atomically
 
 RECIPE_KEY = "composer"
@@ -68,7 +68,7 @@ def from_pil(picture: Image.Image) -> Float[Tensor, "3 h w"]:
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def as_written(path: str | Path) -> Image.Image:
+def as_written(path: File) -> Image.Image:
     """Reads a picture that Composer wrote: of any shape, pixel by pixel as it stands in the file.
 
     Raises:
@@ -251,7 +251,7 @@ def save_gif(path: Path, frames: Sequence[Image.Image]) -> None:
     write_atomically(path, data.getvalue())
 
 
-def read_recipe(path: str | Path) -> dict[str, Any]:
+def read_recipe(path: File) -> dict[str, Any]:
     """Reads the recipe that `save_png` wrote. It is data from a stranger: only JSON, and nothing in it is run.
 
     Raises:

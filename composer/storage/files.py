@@ -390,11 +390,6 @@ def name_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def source_of(path: Path) -> str:
-    """How a recipe names a file: by the SHA-256 of its content, and by its name without folders."""
-    return f"{name_of(path.read_bytes())} {printable(path.name)}"
-
-
 def printable(text: str) -> str:
     """A text, such as a stranger's, with spaces for characters that could act on a terminal or hide something.
 

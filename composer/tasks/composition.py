@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +11,10 @@ from torch import Tensor
 from composer.cascade.cascade import Cascade
 from composer.cascade.parts import Latent, Parts, row
 from composer.decomposition import Batch, Decomposer
+from composer.diffusion.samplers import Progress
 from composer.diffusion.strength import Strength
-from composer.images.reading import resize
-from composer.storage.files import require_utf8, source_of
+from composer.images.reading import File, PictureFile, resize
+from composer.storage.files import require_utf8
 
 BY_NAME = ("parts", "wanted", "sources", "strengths")
 
@@ -127,6 +127,7 @@ class Source:
 
     image: Float[Tensor, "1 3 h w"]
     has: Composition
+    _inversions: "list[_Inversion]" = field(init=False, repr=False, compare=False, default_factory=list)
 
     @classmethod
     def of(
@@ -147,14 +148,14 @@ class Source:
         return cls(batch["image"], Composition(parts=parts, wanted=wanted, sources=sources))
 
     @classmethod
-    def open(cls, cascade: Cascade, path: str | Path, caption: str = "") -> "Source":
+    def open(cls, cascade: Cascade, path: File, caption: str = "") -> "Source":
         """Takes an image's file apart.
 
         Raises:
             Refused: The file is no picture that can be read.
         """
-        image = cascade.open(path)[0]
-        return cls.of(cascade, image, caption, source_of(Path(path)))
+        file = PictureFile.of(path)
+        return cls.of(cascade, cascade.open(file)[0], caption, file.source)
 
     def pick(self, *names: str) -> Composition:
         """Takes the named representations.
@@ -163,6 +164,26 @@ class Source:
             KeyError: The model reads no such thing from it.
         """
         return self.has.pick(*names)
+
+    def invert(self, cascade: Cascade, parts: Parts, steps: int, progress: Progress | None = None) -> Latent:
+        """Finds the latent from which `parts` give the picture back, see `Cascade.invert`; each is found once."""
+        how = (cascade.identity, cascade.precision, cascade.device, steps)
+        for known in self._inversions:
+            same = known.how == how and known.parts.keys() == parts.keys()
+            if same and all(torch.equal(known.parts[name], value) for name, value in parts.items()):
+                return known.latent
+        latent = cascade.invert(self.image, parts, steps, progress)
+        self._inversions.append(_Inversion(how, parts, latent))
+        return latent
+
+
+@dataclass(frozen=True)
+class _Inversion:
+    """A latent, and what it was found with: model, precision, device, steps, and the parts."""
+
+    how: tuple[str, torch.dtype | None, torch.device, int]
+    parts: Parts
+    latent: Latent
 
 
 def said(cascade: Cascade, name: str, words: str) -> Composition:
@@ -177,7 +198,7 @@ def said(cascade: Cascade, name: str, words: str) -> Composition:
     return _single(cascade, name, words, lambda by: by.from_text(words).to(cascade.device))
 
 
-def shown(cascade: Cascade, name: str, path: str | Path) -> Composition:
+def shown(cascade: Cascade, name: str, path: File) -> Composition:
     """Reads one representation from an image's file, and no other one (`Source.open` reads all).
 
     Raises:
@@ -186,10 +207,11 @@ def shown(cascade: Cascade, name: str, path: str | Path) -> Composition:
         Refused: The file is no picture that can be read.
     """
     require(cascade, name)
-    batch: Batch = {"image": cascade.open(path)}
+    file = PictureFile.of(path)
+    batch: Batch = {"image": cascade.open(file)}
     if not dict(cascade.decomposition.named())[name].can_read(batch):
         raise ValueError(f"--{name} is not read from images: found {path}")
-    return _single(cascade, name, source_of(Path(path)), lambda by: by(batch))
+    return _single(cascade, name, file.source, lambda by: by(batch))
 
 
 @torch.no_grad()

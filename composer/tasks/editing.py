@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from composer.diffusion.samplers import Progress
 from composer.images.fidelity import loss, spelled_out
 from composer.images.masks import read_mask
 from composer.images.pixels import BAND, Pixels, profile_transform
-from composer.images.reading import Reason, Refused, converting, fit, opened, read_pixels
+from composer.images.reading import File, PictureFile, Reason, Refused, converting, fit, opened, path_of, read_pixels
 from composer.images.sheet import COLOUR_CHUNKS
 from composer.tasks.composition import Composition, Source
 
@@ -40,16 +39,17 @@ class Original:
     image: Float[Tensor, "3 h w"]
 
     @classmethod
-    def open(cls, path: str | Path) -> "Original":
+    def open(cls, path: File) -> "Original":
         """Opens a file to be edited.
 
         Raises:
             Refused: The file is no picture that can be read, or its kind of pixels cannot be given back unchanged
                 (see `fidelity.loss`).
         """
+        path = PictureFile.of(path)
         with opened(path) as header:
             if found := loss(header):
-                raise Refused(Path(path), Reason.CHANGED, found)
+                raise Refused(path.path, Reason.CHANGED, found)
         pixels = read_pixels(path)
         with converting(path):
             return cls(spelled_out(pixels.picture), pixels.rgb().image)
@@ -60,7 +60,7 @@ class Original:
         return cls(picture, Pixels(picture).rgb().image)
 
 
-def open_region(source: str, size: tuple[int, int] | None = None) -> Float[Tensor, "1 1 h w"]:
+def open_region(source: File, size: tuple[int, int] | None = None) -> Float[Tensor, "1 1 h w"]:
     """Reads where an edit may change a picture, or where a condition counts.
 
     Args:
@@ -74,7 +74,7 @@ def open_region(source: str, size: tuple[int, int] | None = None) -> Float[Tenso
         FileNotFoundError: `source` is neither a box nor a file.
     """
     h, w = size or (BOXED, BOXED)
-    numbers = _numbers(source)
+    numbers = _numbers(str(source))
     if numbers is not None:
         region = torch.zeros(1, 1, h, w)
         scale = [w, h, w, h] if max(numbers) <= 1 or size is None else [1, 1, 1, 1]
@@ -84,8 +84,9 @@ def open_region(source: str, size: tuple[int, int] | None = None) -> Float[Tenso
             raise ValueError(f"expected a box left,top,right,bottom within {limit}, found {source}")
         region[..., top:bottom, left:right] = 1
         return region
-    if not Path(source).exists():
-        raise FileNotFoundError(f"expected a mask's file or a box left,top,right,bottom, found {source!r}")
+    if not path_of(source).exists():
+        raise FileNotFoundError(f"expected a mask's file or a box left,top,right,bottom, found {str(source)!r}")
+    source = PictureFile.of(source)
     with opened(source, min_side=1) as mask:
         found = f"{mask.width} x {mask.height}"
     region = read_mask(source)

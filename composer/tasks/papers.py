@@ -1,8 +1,8 @@
 """The tasks that Composer and DALL-E 2 show, each a function from pictures and words to what is to be drawn.
 
 A task gives a `Composition` (or several, labelled); ``composition.draw(cascade, seeds)`` draws it, `editing.Frame`
-restricts it to a region, `reranking.best_of` draws the best of several. Each works on any model that has the conditions
-it names, and refuses others.
+restricts it to a region, `best_of` draws the best of several. Each works on any model that has the conditions it names,
+and refuses others.
 """
 
 from collections.abc import Sequence
@@ -86,7 +86,7 @@ def variations(
         return kept
     if not 0 <= eta <= 1:
         raise ValueError(f"expected a share of fresh noise in [0, 1], found {eta}")
-    latent = cascade.invert(source.image, kept.parts, steps, progress)
+    latent = source.invert(cascade, kept.parts, steps, progress)
     how = {"sampler": "ancestral", "eta": eta} if eta > 0 else {"sampler": "heun"}
     return kept.but(latent=latent, sampling={**how, "steps": steps, "guidance": 1.0})
 
@@ -127,7 +127,7 @@ def interpolations(
     sampling = {}
     if latents:
         under = [end.parts | kept.parts for end in ends]
-        inverted = [cascade.invert(s.image, p, steps, progress) for s, p in zip((a, b), under, strict=True)]
+        inverted = [s.invert(cascade, p, steps, progress) for s, p in zip((a, b), under, strict=True)]
         ends = [end.but(latent=latent) for end, latent in zip(ends, inverted, strict=True)]
         sampling = {"sampler": "heun", "steps": steps, "guidance": 1.0}
     shares = [i / (count - 1) for i in range(count)]
@@ -160,7 +160,7 @@ def reconfigure(
     require(cascade, *staying, task="this reconfiguration")
     kept = source.pick(*staying)
     before = kept | source.pick(*(name for name in changed.parts if name in known))
-    latent = cascade.invert(source.image, before.parts, steps, progress)
+    latent = source.invert(cascade, before.parts, steps, progress)
     sampling = {"sampler": "heun", "steps": steps, "guidance": TOWARDS}
     return (kept | changed).but(latent=latent, away=before.parts, sampling=sampling)
 
@@ -307,7 +307,7 @@ def text_difference(
         raise ValueError(f"expected two captions that differ, found {before!r} and {after!r}")
     towards = difference * (z.norm() / difference.norm())
     kept = source.pick(*keep).drop("semantics")
-    latent = cascade.invert(source.image, kept.parts | {"semantics": z}, steps, progress)
+    latent = source.invert(cascade, kept.parts | {"semantics": z}, steps, progress)
     start = kept.but(latent=latent, sampling={"sampler": "heun", "steps": steps, "guidance": 1.0})
     says = f"{before!r} to {after!r}"
     return [(f"{s:g}", _with_semantics(start, slerp(z, towards, s), f"{says}, {s:g}")) for s in shares]

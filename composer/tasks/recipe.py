@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +18,8 @@ from composer.cascade.cascade import Cascade
 from composer.cascade.parts import Latent, Parts
 from composer.diffusion.samplers import Progress
 from composer.diffusion.strength import Strength, weigh
-from composer.images.reading import MAX_PIXELS
-from composer.storage.files import brief, name_of, printable
+from composer.images.reading import MAX_PIXELS, File, PictureFile
+from composer.storage.files import brief, printable
 from composer.storage.formats import check_edit, check_recipe
 from composer.tasks.composition import Composition, merged
 from composer.tasks.editing import Frame, Original, extend
@@ -368,7 +367,7 @@ def again(
 
 
 def with_edit(
-    made: Mapping[str, Any], original: Path, frame: Frame, soften: int, sides: Sequence[float] | None = None
+    made: Mapping[str, Any], original: File, frame: Frame, soften: int, sides: Sequence[float] | None = None
 ) -> dict[str, Any]:
     """Adds to a recipe what an edit consists of.
 
@@ -380,7 +379,8 @@ def with_edit(
         sides: What was added to the canvas first; None for nothing.
     """
     where, sides = pack({"region": frame.region > 0}), None if sides is None else list(sides)
-    names = {"original": name_of(original.read_bytes()), "name": printable(original.name)}
+    file = PictureFile.of(original)
+    names = {"original": file.sha256, "name": printable(file.path.name)}
     return {**made, "edit": {**names, "region": where, "soften": soften, "sides": sides}}
 
 
@@ -391,7 +391,7 @@ def edited(found: Mapping[str, Any]) -> str:
     return "another picture" if name is None else printable(str(name))
 
 
-def frame_of(found: Mapping[str, Any], original: Path, limited: bool = True) -> tuple[Frame, int]:
+def frame_of(found: Mapping[str, Any], original: File, limited: bool = True) -> tuple[Frame, int]:
     """Reads where a recipe's edit happened, and over how many pixels it fades in.
 
     Args:
@@ -409,9 +409,10 @@ def frame_of(found: Mapping[str, Any], original: Path, limited: bool = True) -> 
     if limited:
         _limit("pixels over which the edit fades in", soften, LIMITS.soften)
     region = _Tensors({key: value.float() for key, value in unpack(edit["region"]).items()}).image("region", 1)
-    if edit["original"] != name_of(original.read_bytes()):
+    file = PictureFile.of(original)
+    if edit["original"] != file.sha256:
         raise ValueError(f"{original} is not the picture that was edited: its content has another hash")
-    picture = Original.open(original)
+    picture = Original.open(file)
     if sides is not None:
         if (pixels := _grown(picture, sides)) > MAX_PIXELS:
             raise ValueError(f"the recipe asks for a canvas of {pixels:.6g} pixels, more than {MAX_PIXELS}")

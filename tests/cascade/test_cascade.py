@@ -13,7 +13,8 @@ from composer.cascade.cascade import Cascade
 from composer.cascade.parts import Parts
 from composer.cascade.stage import Sampling
 from composer.decomposition import Decomposer
-from composer.evaluation.adherence import Evaluation, distances, markdown, quantise
+from composer.evaluation.adherence import Evaluation, markdown, quantise
+from composer.evaluation.reading import Reading
 from composer.evaluation.samples import Sample
 from composer.images.sheet import from_pil, read_recipe, save_png, to_pil
 from composer.storage.building import Buildable, build
@@ -266,7 +267,7 @@ def test_adherence_table(cascade, images):
     assert sum(drawn) == evaluation.count() == 12 and max(drawn) == 2
     assert set(table["alone"]["palette"]) == {"closed", "distance", "chance", "ceiling"}
     assert "| palette |" in markdown(table)
-    far = distances(cascade, evaluation.block([0]).wanted, images)
+    far = Reading(cascade, images).distances(evaluation.block([0]).wanted)
     assert far["intensity"].shape == (3,) and far["intensity"][0] < 0.01
     for count, rows in ((1, 2), (3, 0)):
         with pytest.raises(ValueError, match=rf"at least 2 of them, .* found {count} and {rows}"):

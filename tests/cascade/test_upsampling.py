@@ -16,7 +16,8 @@ from composer.conditioning import Conditioning, ConditionSet
 from composer.data.datasets import Crops, SceneImages
 from composer.diffusion.denoiser import Denoiser, LogNormal
 from composer.evaluation.adherence import quantise
-from composer.evaluation.best_of import best_of, closed
+from composer.evaluation.best_of import best_of
+from composer.evaluation.reading import Reading
 from composer.evaluation.report import examine
 from composer.images.reading import load_rgb
 from composer.images.sheet import read_recipe, save_png
@@ -239,7 +240,7 @@ def test_the_best_of_several_is_measured_by_the_last_stage(two, tmp_path, photos
     asked = Composition(parts=parts, wanted=parts)
     assert best_of(two, asked, [0], 2, steps=1).closed is None  # the choice saw the first stage's pictures
     small = best_of(two, asked, [0, 1], 2, steps=1, until="base")
-    again_ = closed(two, asked.wanted, quantise(small.images))["palette"]
+    again_ = Reading(two, quantise(small.images)).closed(asked.wanted)["palette"]
     torch.testing.assert_close(small.closed["palette"], again_, atol=1e-3, rtol=0)
     two.save(tmp_path / "model")
     words = ["--palette", photos[0], "--best-of", "2", "--steps", "1", "--stage", "up64:steps=1"]

@@ -15,8 +15,10 @@ from composer.__main__ import main
 from composer.cascade.cascade import Cascade
 from composer.commands import drawing
 from composer.commands.drawing import _compare
-from composer.evaluation import best_of as reranking
-from composer.evaluation.best_of import best_of, closed, measure
+from composer.evaluation import reading
+from composer.evaluation.adherence import quantise
+from composer.evaluation.best_of import best_of
+from composer.evaluation.reading import Reading
 from composer.evaluation.report import examine
 from composer.images.sheet import read_recipe, save_png
 from composer.names import CLOSED
@@ -201,8 +203,8 @@ def test_commands_say_what_report_says(saved, photos, out, capsys):
 def test_measuring_is_what_closed_and_distances_say(cascade):
     image = torch.rand(3, 3, 16, 16) * 2 - 1
     wanted = cascade.read({"image": image.flip(-1)}).pick("palette", "intensity")
-    found = measure(cascade, wanted, cascade.read({"image": image}))
-    strangers = reranking._strangers(16)
+    found = Reading(cascade, image).measure(wanted)
+    strangers = reading._strangers(16)
     for name, reader in cascade.readers.named():
         if name in wanted:
             far = reader.distance(wanted[name], reader({"image": image}))
@@ -214,7 +216,7 @@ def test_measuring_is_what_closed_and_distances_say(cascade):
             )
             torch.testing.assert_close(found[name].distance, far)
             torch.testing.assert_close(found[name].closed, 1 - far / chance)
-            torch.testing.assert_close(found[name].closed, closed(cascade, wanted, image)[name])
+            torch.testing.assert_close(found[name].closed, Reading(cascade, image).closed(wanted)[name])
     assert set(found) == {"palette", "intensity"}
 
 
@@ -239,7 +241,7 @@ def test_what_the_choice_measured_is_that_of_the_pictures(cascade):
     asked = Composition(parts=cascade.read({"image": torch.zeros(1, 3, 16, 16)}).pick("intensity"))
     asked = asked.but(wanted=asked.parts)
     one = best_of(cascade, asked, [0, 1], 3, steps=2)
-    again_ = closed(cascade, asked.wanted, reranking.quantise(one.images))
+    again_ = Reading(cascade, quantise(one.images)).closed(asked.wanted)
     torch.testing.assert_close(one.closed["intensity"], again_["intensity"], atol=1e-3, rtol=0)
     assert best_of(cascade, asked, [0], 1, steps=2).closed is None
 

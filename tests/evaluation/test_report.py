@@ -7,8 +7,7 @@ from PIL import Image
 
 from composer.__main__ import main
 from composer.cascade.cascade import Cascade
-from composer.evaluation.adherence import distances
-from composer.evaluation.best_of import closed
+from composer.evaluation.reading import Reading
 from composer.evaluation.report import examine
 from composer.images.reading import load_rgb, resize_and_crop
 from composer.images.sheet import from_pil, read_recipe, save_png
@@ -45,9 +44,9 @@ def test_numbers_are_those_of_the_pictures_own_pixels(drawn, saved, photos):
     palette = dict(model.readers.named())["palette"].from_text("#aa3311 0.6, #eeddcc 0.4")
     wanted = model.read({"image": source}).pick("intensity") | {"palette": palette}
     assert found.keys() == wanted.keys() == {"intensity", "palette"}
-    for name, value in distances(model, wanted, image).items():
+    for name, value in Reading(model, image).distances(wanted).items():
         assert found[name].distance == pytest.approx(float(value), abs=1e-6)
-        assert found[name].closed == pytest.approx(float(closed(model, wanted, image)[name]), abs=1e-6)
+        assert found[name].closed == pytest.approx(float(Reading(model, image).closed(wanted)[name]), abs=1e-6)
     grey = dict(model.decomposition.named())["intensity"]
     assert torch.equal(found["intensity"].back, grey.preview(grey({"image": image}))[0])
     assert torch.equal(found["intensity"].asked, grey.preview(grey({"image": source}))[0])

@@ -17,7 +17,8 @@ from composer.data.datasets import SceneImages
 from composer.diffusion.guidance import guide
 from composer.diffusion.strength import Strength
 from composer.evaluation.adherence import quantise
-from composer.evaluation.best_of import best_of, closed
+from composer.evaluation.best_of import best_of
+from composer.evaluation.reading import Reading
 from composer.images.sheet import to_pil
 from composer.tasks.composition import Composition, Source, interpolate, require, said
 from composer.tasks.editing import Frame, Original, open_region
@@ -295,7 +296,7 @@ def test_the_best_of_several(eight, pair):
     assert torch.equal(one.images, asked.draw(eight, [7], steps=2)) and one.seeds == [7]
     found = best_of(eight, asked, [2, 3], 4, steps=2)
     drawn = torch.cat([asked.draw(eight, range(first, first + 4), steps=2) for first in (8, 12)])
-    scores = torch.stack(list(closed(eight, asked.wanted, quantise(drawn)).values())).mean(0).view(2, 4)
+    scores = torch.stack(list(Reading(eight, quantise(drawn)).closed(asked.wanted).values())).mean(0).view(2, 4)
     torch.testing.assert_close(found.scores, scores, atol=1e-3, rtol=0)
     assert found.seeds == [8 + int(found.scores[0].argmax()), 12 + int(found.scores[1].argmax())]
     torch.testing.assert_close(found.images, drawn[[seed - 8 for seed in found.seeds]], atol=1e-4, rtol=0)
@@ -303,7 +304,7 @@ def test_the_best_of_several(eight, pair):
 
 def test_weights_choose(eight, pair):
     asked = pair[0].pick("palette", "intensity", "semantics")
-    scores = closed(eight, asked.wanted, asked.draw(eight, range(8), steps=2))
+    scores = Reading(eight, asked.draw(eight, range(8), steps=2)).closed(asked.wanted)
     chosen = {}
     for name in ("palette", "semantics"):
         weights = {other: float(other == name) for other in asked.parts}
