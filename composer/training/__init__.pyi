@@ -1,8 +1,8 @@
 from .clip import ClipTraining as ClipTraining
 from .prior import PriorTraining as PriorTraining
 from .reader import ReaderTraining as ReaderTraining
-from .stage import PATIENCE as PATIENCE
+from .safety import PATIENCE as PATIENCE
+from .safety import SafeTraining as SafeTraining
+from .schedule import Schedule as Schedule
 from .stage import StageTraining as StageTraining
-from .stage import log as log
-from .stage import rate as rate
 from .stage import stream as stream

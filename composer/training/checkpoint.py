@@ -212,7 +212,13 @@ def load_stage(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     parts = [checkpoint[part] for part in ("state_dict", "ema") if part in checkpoint]
     if not all(isinstance(part, dict) and all(isinstance(v, Tensor) for v in part.values()) for part in parts):
         raise ValueError(f"{path} is no checkpoint of a training: its weights are no named tensors")
-    return checkpoint["config"], {name: value for part in parts for name, value in part.items()}
+    return checkpoint["config"], averaged_weights(checkpoint)
+
+
+def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights of a checkpoint: the averaged ones, and the trained ones where no average was kept."""
+    weights: dict[str, Tensor] = checkpoint.get("state_dict", {}) | checkpoint.get("ema", {})
+    return weights
 
 
 def expected_size(model: nn.Module) -> int:

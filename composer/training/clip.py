@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from jaxtyping import Bool, Float, Int
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
@@ -22,6 +21,8 @@ from composer.scenes import PHRASES
 from composer.storage.files import write_atomically
 from composer.storage.pretrained import locate
 from composer.training.muon import Muon
+from composer.training.safety import SafeTraining
+from composer.training.schedule import over_whole_training
 
 GALLERY = 256
 """Number of candidates among which validation looks for the right one."""
@@ -33,7 +34,7 @@ HOTTEST = math.log(100)
 """Largest logarithm of the inverse temperature (Radford et al. 2021, section 2.5)."""
 
 
-class ClipTraining(L.LightningModule):
+class ClipTraining(SafeTraining):
     """Trains open_clip's CLIP to tell which caption goes with which image (Radford et al. 2021, figure 3).
 
     Reads ``image`` and ``representations["tokens"]``, so the data module wants a decomposer of that name. Where a batch
@@ -91,8 +92,9 @@ class ClipTraining(L.LightningModule):
         """Compares the tokens with the text tower.
 
         Raises:
-            ValueError: There are no tokens, or they count other words.
+            ValueError: float16 was asked for, there are no tokens, or they count other words.
         """
+        super().setup(stage)
         decomposition = self.trainer.datamodule.decomposition
         if "tokens" not in decomposition:
             raise ValueError(f"expected a decomposer named tokens, found {', '.join(decomposition) or 'none'}")
@@ -182,14 +184,7 @@ class ClipTraining(L.LightningModule):
             optimizer = torch.optim.AdamW(groups, **adamw)
         else:
             optimizer = Muon(muon, groups, self.muon_rate, **adamw)
-        total = int(self.trainer.estimated_stepping_batches)
-
-        def rate(step: int) -> float:
-            done = min(1.0, max(0, step - self.warmup) / max(total - self.warmup, 1))
-            return min(1.0, (step + 1) / max(self.warmup, 1)) * 0.5 * (1 + math.cos(math.pi * done))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return over_whole_training(self.warmup, int(self.trainer.estimated_stepping_batches)).drive(optimizer)
 
     def _inner_convolutions(self) -> list[nn.Parameter]:
         """The image tower's convolutions except the first, whose inputs are colours."""

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from jaxtyping import Bool
 from torch import Tensor
@@ -11,10 +10,12 @@ from torch import Tensor
 from composer.decomposition import Batch
 from composer.prior.interface import SEMANTICS, TEXT, Prior
 from composer.storage.pretrained import load_tensors
-from composer.training.stage import rate, stream
+from composer.training.safety import SafeTraining
+from composer.training.schedule import Schedule
+from composer.training.stage import stream
 
 
-class PriorTraining(L.LightningModule):
+class PriorTraining(SafeTraining):
     """Trains a prior on captions and image embeddings (unCLIP, section 2.2).
 
     The data has to give ``text``, captions as `decomposers.Caption` encodes them, and ``semantics``, image embeddings
@@ -32,10 +33,6 @@ class PriorTraining(L.LightningModule):
         decay_steps: Step at which a cosine from the peak reaches 0; None holds the peak.
         drop: Probability that a row loses its text, for guidance; 0.1 in the paper.
         seed: Decides all draws of the training besides the data's.
-
-    Attributes:
-        config: The ``model`` and ``data`` sections of the configuration this was built from, which travel with the
-            checkpoint; None if it was built in Python.
 
     Raises:
         ValueError: A rate is out of its range.
@@ -55,14 +52,11 @@ class PriorTraining(L.LightningModule):
         seed: int = 0,
     ):
         super().__init__()
-        if learning_rate <= 0 or weight_decay < 0 or warmup_steps < 0 or not 0 <= drop <= 1:
-            raise ValueError("expected learning_rate > 0, weight_decay >= 0, warmup_steps >= 0 and drop in [0, 1]")
-        if decay_steps is not None and decay_steps <= warmup_steps:
-            raise ValueError(f"decay_steps={decay_steps} must lie beyond warmup_steps={warmup_steps}")
+        if learning_rate <= 0 or weight_decay < 0 or not 0 <= drop <= 1:
+            raise ValueError("expected learning_rate > 0, weight_decay >= 0 and drop in [0, 1]")
         self.prior, self.statistics, self.drop, self.seed = prior, statistics, drop, seed
         self.learning_rate, self.betas, self.eps, self.weight_decay = learning_rate, betas, eps, weight_decay
-        self.warmup_steps, self.decay_steps = warmup_steps, decay_steps
-        self.config: dict[str, Any] | None = None
+        self.schedule = Schedule(warmup_steps, decay_steps)
 
     def setup(self, stage: str) -> None:
         """Compares what the prior reads with what the data gives, and takes over the statistics.
@@ -71,8 +65,7 @@ class PriorTraining(L.LightningModule):
             ValueError: float16 was asked for, the data lacks text or embeddings, or statistics are missing or foreign.
             FileNotFoundError: There are no statistics at that place.
         """
-        if self.trainer.precision == "16-mixed":
-            raise ValueError("float16 loses small gradients: use --trainer.precision bf16-mixed or 32-true")
+        super().setup(stage)
         if missing := {TEXT, SEMANTICS} - self.trainer.datamodule.names:
             raise ValueError(f"a prior trains on {TEXT} and {SEMANTICS}; the data has no {', '.join(sorted(missing))}")
         if stage == "fit" and self.trainer.ckpt_path is None:
@@ -104,24 +97,6 @@ class PriorTraining(L.LightningModule):
             loss = self._loss(batch, keep.bool(), stream("validation", batch_idx))
             self.log(name, loss, batch_size=b, on_epoch=True, sync_dist=True)
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clips the norm of all gradients; a fused optimizer wants it done here.
-
-        Raises:
-            FloatingPointError: The norm is not finite; the last checkpoint is sound.
-        """
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or float("inf"))
-        if not bool(norm.isfinite()):
-            raise FloatingPointError(
-                f"the gradients of step {self.global_step} are not finite; the last checkpoint is sound: resume from "
-                "it with --ckpt_path last and a lower learning rate"
-            )
-
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(
             self.parameters(),
@@ -131,16 +106,4 @@ class PriorTraining(L.LightningModule):
             weight_decay=self.weight_decay,
             fused=True,
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: rate(step, self.warmup_steps, self.decay_steps)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.config is not None:
-            checkpoint["config"] = self.config
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on with the trained weights when fitting; anything else sees the averaged ones."""
-        if self.trainer.state.fn != "fit":
-            checkpoint["state_dict"] = checkpoint["state_dict"] | checkpoint.get("ema", {})
+        return self.schedule.drive(optimizer)

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from jaxtyping import Float, Int
 from safetensors.torch import save as dump
@@ -16,12 +15,14 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from composer.decomposition import Batch, robust_normalise
 from composer.scenes.reader import CATEGORIES, SceneReader, instance_borders, read_instances
 from composer.storage.files import write_atomically
+from composer.training.safety import SafeTraining
+from composer.training.schedule import over_whole_training
 
 BORDER_WEIGHT = 10.0
 """How much more a border pixel counts than another: fewer than one in a hundred is one."""
 
 
-class ReaderTraining(L.LightningModule):
+class ReaderTraining(SafeTraining):
     """Fits a `SceneReader` to depth, categories and borders, and writes out what the last validation measured.
 
     Generated pictures are noisier and softer than rendered ones and may have any colours, so pictures are bleached,
@@ -52,7 +53,6 @@ class ReaderTraining(L.LightningModule):
         self.network = network.to(memory_format=torch.channels_last)
         self.learning_rate, self.warmup, self.weight_decay = learning_rate, warmup, weight_decay
         self.noise, self.blur, self.out = noise, blur, out
-        self.config: dict[str, Any] | None = None
         self.measured: dict[str, Tensor] = {}
         self.pictures = 0
         self.register_buffer("confusion", torch.zeros(1 + len(CATEGORIES), 1 + len(CATEGORIES)), persistent=False)
@@ -103,16 +103,7 @@ class ReaderTraining(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), self.learning_rate, weight_decay=self.weight_decay)
-        total = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.SequentialLR(
-            optimizer,
-            [
-                torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=self.warmup),
-                torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(total - self.warmup, 1)),
-            ],
-            milestones=[self.warmup],
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return over_whole_training(self.warmup, int(self.trainer.estimated_stepping_batches)).drive(optimizer)
 
     def on_fit_start(self) -> None:
         self.started = time.monotonic()

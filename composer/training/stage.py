@@ -5,13 +5,11 @@ a run that was killed and resumed is the run that was not.
 """
 
 import hashlib
-import logging
 import math
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import lightning as L
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -22,12 +20,9 @@ from composer.diffusion.denoiser import Denoiser, NoiseLevels, shares
 from composer.terminal import note
 from composer.training.muon import Muon
 from composer.training.reader_loss import ReaderLoss
+from composer.training.safety import SafeTraining
+from composer.training.schedule import Schedule
 from composer.training.warm_start import warm_start
-
-log = logging.getLogger(__name__)
-
-PATIENCE = 5
-"""Steps in a row without a finite gradient after which a training gives up."""
 
 
 def stream(name: str, *key: int) -> torch.Generator:
@@ -45,7 +40,7 @@ def _hash(name: str, *key: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")  # mt19937 takes 32 bits
 
 
-class StageTraining(L.LightningModule):
+class StageTraining(SafeTraining):
     """Trains a denoiser and its conditions together (Composer, section 2.3).
 
     Args:
@@ -78,11 +73,6 @@ class StageTraining(L.LightningModule):
             rows of the validation set take turns at them; a residual stage takes them in its own unit.
         seed: Decides all draws of the training besides the data's; the same for every rank.
 
-    Attributes:
-        config: The ``model`` and ``data`` sections of the configuration this was built from, as plain values. They
-            travel with the checkpoint; None if it was built in Python.
-        skipped: Steps that were skipped for want of a finite gradient.
-
     Raises:
         ValueError: A rate, share or level is out of its range, or a name is that of no condition of this stage.
     """
@@ -112,12 +102,10 @@ class StageTraining(L.LightningModule):
         seed: int = 0,
     ):
         super().__init__()
-        if learning_rate <= 0 or weight_decay < 0 or warmup_steps < 0:
-            raise ValueError("expected learning_rate > 0, weight_decay >= 0 and warmup_steps >= 0")
+        if learning_rate <= 0 or weight_decay < 0:
+            raise ValueError("expected learning_rate > 0 and weight_decay >= 0")
         if muon_rate is not None and muon_rate <= 0:
             raise ValueError(f"expected muon_rate > 0, or null for AdamW alone, found {muon_rate}")
-        if decay_steps is not None and decay_steps <= warmup_steps:
-            raise ValueError(f"decay_steps={decay_steps} must lie beyond warmup_steps={warmup_steps}")
         self.denoiser, self.size, self.crop, self.start_from = denoiser, size, crop, start_from
         if not validation_levels or min(validation_levels) <= 0 or sorted(validation_levels) != [*validation_levels]:
             raise ValueError(f"expected validation_levels above 0, in rising order, found {validation_levels}")
@@ -128,14 +116,9 @@ class StageTraining(L.LightningModule):
             self._freeze(train_only)
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
         self.muon_rate = muon_rate
-        self.warmup_steps, self.decay_steps, self.seed = warmup_steps, decay_steps, seed
-        self.config: dict[str, Any] | None = None
+        self.schedule, self.seed = Schedule(warmup_steps, decay_steps), seed
         self._origin = ""
-        self.skipped = 0
-        self._failed: list[list[int]] = []  # the samples of each failed step since the last good one
-        self._samples: list[Tensor] = []  # the samples of this step
         self._sums = torch.zeros(2, 1 + len(conditions))  # since the last log: losses, rows; in all, then by condition
-        self._grad_norm = torch.zeros(())
         self._validated = 0
 
     def setup(self, stage: str) -> None:
@@ -144,8 +127,7 @@ class StageTraining(L.LightningModule):
         Raises:
             ValueError: float16 was asked for, the weights are those of another plan, or a reader has no gradient.
         """
-        if self.trainer.precision == "16-mixed":
-            raise ValueError("float16 loses small gradients: use --trainer.precision bf16-mixed or 32-true")
+        super().setup(stage)
         if self.reader_loss is not None:
             self.reader_loss.check(self.conditions, self.crop or self.size)
         if self.start_from is not None and stage == "fit":  # a checkpoint to resume from is loaded after this
@@ -179,7 +161,7 @@ class StageTraining(L.LightningModule):
         torch.manual_seed(_hash("dropout", *key))  # what modules draw inside has no generator of its own
         read = None if self.reader_loss is None else partial(self.reader_loss, reps, keep, sigma, batch["seed"])
         loss = self.denoiser.loss(image, self.conditions(reps, _size(image), keep), sigma, noise, read)
-        self._record(loss.detach(), keep, batch)
+        self._record(loss.detach(), keep)
         return loss.mean()
 
     def _read(self, batch: Batch) -> tuple[Float[Tensor, "b 3 h w"], Representations]:
@@ -207,46 +189,9 @@ class StageTraining(L.LightningModule):
             bare &= ~keep[name]
         return torch.where(bare, self.denoiser.quantile(u, self.noise_without_maps).to(self.device), sigma)
 
-    def _record(self, loss: Float[Tensor, " b"], keep: Keep, batch: Batch) -> None:
+    def _record(self, loss: Float[Tensor, " b"], keep: Keep) -> None:
         rows = torch.stack([torch.ones_like(loss), *(k.float() for k in keep.values())]) * loss.isfinite()
         self._sums = self._sums.to(loss.device) + torch.stack([rows @ loss.nan_to_num(0, 0, 0), rows.sum(1)])
-        self._samples.append(batch["seed"])
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clips the norm of all gradients, and skips the step if it is not finite.
-
-        Ranks agree on this without a word: the gradients are already averaged over them.
-
-        Raises:
-            FloatingPointError: So many steps in a row were skipped that the training has diverged.
-        """
-        if gradient_clip_algorithm not in (None, "norm"):
-            raise ValueError(
-                f"gradients are clipped by their norm, found gradient_clip_algorithm={gradient_clip_algorithm}"
-            )
-        parameters = [p for p in self.parameters() if p.grad is not None]
-        self._grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        samples, self._samples = self._samples, []
-        if bool(self._grad_norm.isfinite()):
-            self._failed = []
-            if gradient_clip_val:
-                torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self._grad_norm)
-            return
-        optimizer.zero_grad(set_to_none=True)  # the optimizer passes over parameters without a gradient
-        self.skipped += 1
-        self._failed.append(torch.cat(samples).tolist())
-        log.warning("step %d: loss or gradient is not finite, skipped; samples %s", self.global_step, self._failed[-1])
-        if len(self._failed) >= PATIENCE:
-            raise FloatingPointError(
-                f"no finite gradient in {PATIENCE} steps in a row, up to step {self.global_step}; the samples (by "
-                f"seed) were {self._failed}. The "
-                "last checkpoint is sound; look at these samples, or lower the learning rate"
-            )
 
     def on_train_batch_end(self, outputs: object, batch: Batch, batch_idx: int) -> None:
         """Logs means since the last log, over all rows and over the rows that kept each condition."""
@@ -257,7 +202,7 @@ class StageTraining(L.LightningModule):
         self._sums = torch.zeros_like(self._sums)
         names = ["train/loss", *(f"train/kept/{name}" for name in self.conditions)]
         metrics = {name: t / n for name, t, n in zip(names, total, rows, strict=True) if n}
-        metrics |= {"train/grad_norm": float(self._grad_norm), "train/skipped": self.skipped}
+        metrics |= {"train/grad_norm": float(self.grad_norm), "train/skipped": self.skipped}
         metrics["train/learning_rate"] = self.trainer.optimizers[0].param_groups[0]["lr"]
         for logger in self.loggers:
             logger.log_metrics(metrics, step=self.global_step)
@@ -320,37 +265,7 @@ class StageTraining(L.LightningModule):
             convolutions = [p for p in trained if id(p) in inner]
             others = [p for p in trained if id(p) not in inner]
             optimizer = Muon(convolutions, others, self.muon_rate, weight_decay=self.weight_decay, **adamw)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: self.rate(step))  # not saved
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def rate(self, step: int) -> float:
-        """The learning rate at a step, as a share of its peak."""
-        return rate(step, self.warmup_steps, self.decay_steps)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["skipped"] = self.skipped
-        if self.config is not None:
-            checkpoint["config"] = self.config
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on with the trained weights when fitting; anything else sees the averaged ones."""
-        self.skipped = checkpoint.get("skipped", 0)
-        if self.trainer.state.fn != "fit":
-            checkpoint["state_dict"] = checkpoint["state_dict"] | checkpoint.get("ema", {})
-
-
-def rate(step: int, warmup_steps: int, decay_steps: int | None) -> float:
-    """A learning rate as a share of its peak: rising for `warmup_steps`, then a cosine that reaches 0 at `decay_steps`.
-
-    Args:
-        step: Counted from 0.
-        warmup_steps: Steps of the rise.
-        decay_steps: None holds the peak.
-    """
-    rising = min(1.0, (step + 1) / (warmup_steps + 1))
-    if decay_steps is None or step < warmup_steps:
-        return rising
-    return 0.5 + 0.5 * math.cos(math.pi * min(1.0, (step - warmup_steps) / (decay_steps - warmup_steps)))
+        return self.schedule.drive(optimizer)
 
 
 def _known(keep: Keep, batch: Mapping[str, Any]) -> Keep:

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import torch
 from jaxtyping import Float
 from safetensors.torch import save as dump
@@ -19,6 +18,8 @@ from composer.decomposition import Batch
 from composer.scenes import describe
 from composer.scenes.things import QUESTIONS, Judge, Marks, asked_of, mark, see, tabulate
 from composer.storage.files import write_atomically
+from composer.training.safety import SafeTraining
+from composer.training.schedule import over_whole_training
 
 SPREAD = 1.0
 """Standard deviation of a mark, in cells."""
@@ -43,7 +44,7 @@ class ThingImages(ImageDataset):
         return {"image": row["image"], "caption": row["caption"], "things": tabulate(scene)}
 
 
-class JudgeTraining(L.LightningModule):
+class JudgeTraining(SafeTraining):
     """Fits a `Judge` to the things of Scenes, and writes out how often it is right on pictures that it has not seen.
 
     Generated pictures are noisier and softer than rendered ones, so pictures are blurred and made noisy at random.
@@ -97,11 +98,7 @@ class JudgeTraining(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), self.learning_rate, weight_decay=self.weight_decay)
-        total = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total, pct_start=min(0.5, self.warmup / total), cycle_momentum=False
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return over_whole_training(self.warmup, int(self.trainer.estimated_stepping_batches)).drive(optimizer)
 
     def on_fit_start(self) -> None:
         self.started = time.monotonic()

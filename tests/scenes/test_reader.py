@@ -125,10 +125,9 @@ class Rows(torch.utils.data.Dataset):
         return len(self.scenes["image"])
 
     def __getitem__(self, index):
-        return {name: self.scenes[name][index] for name in ("image", "depth", "instances")}
+        return {name: self.scenes[name][index] for name in ("image", "depth", "instances")} | {"seed": index}
 
 
-@pytest.mark.filterwarnings("ignore:The epoch parameter")  # PyTorch 2.6, of its own SequentialLR
 def test_training_learns_and_writes_what_it_measured(scenes, tmp_path):
     training = ReaderTraining(SceneReader((8, 16, 16, 16), 16), 1e-2, warmup=5, out=str(tmp_path / "asset"))
     trainer = L.Trainer(

@@ -211,7 +211,7 @@ def test_what_is_frozen_stays_and_the_new_condition_moves(saved, tmp_path, capsy
     assert old.keys() < now.keys() and all(torch.equal(now[name], old[name]) for name in old)  # no weight decay either
     ninth = {f"conditions.ninth.encode.{i}.{kind}" for i in (0, 2) for kind in ("weight", "bias")}
     assert now.keys() - old.keys() == ninth and all(now[name].any() for name in ninth)
-    assert average.shadow.keys() == ninth and float(model._grad_norm) > 0
+    assert average.shadow.keys() == ninth and float(model.grad_norm) > 0
     (group,) = trainer.optimizers[0].param_groups
     assert {id(p) for p in group["params"]} == {id(p) for p in model.conditions["ninth"].parameters()}
 

@@ -1,0 +1,97 @@
+"""What keeps every training from going wrong in silence."""
+
+import logging
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from composer.decomposition import Batch
+from composer.training.checkpoint import averaged_weights
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 5
+"""Steps in a row without a finite gradient after which a training gives up."""
+
+FLOAT16 = ("16-mixed", "16-true")
+
+
+class SafeTraining(L.LightningModule):
+    """The base of all trainings: refuses float16, skips steps without a finite gradient, finds the averaged weights.
+
+    Attributes:
+        config: The ``model`` and ``data`` sections of the configuration this was built from, as plain values. They
+            travel with the checkpoint; None if it was built in Python.
+        skipped: Steps that were skipped for want of a finite gradient.
+        grad_norm: The norm of all gradients of the last step, before clipping.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config: dict[str, Any] | None = None
+        self.skipped = 0
+        self.grad_norm = torch.zeros(())
+        self._failed: list[list[int]] = []  # the samples of each failed step since the last good one
+        self._samples: list[Tensor] = []  # the samples of this step
+
+    def setup(self, stage: str) -> None:
+        """Refuses float16.
+
+        Raises:
+            ValueError: float16 was asked for.
+        """
+        if self.trainer.precision in FLOAT16:
+            raise ValueError("float16 loses small gradients: use --trainer.precision bf16-mixed or 32-true")
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self._samples.append(batch["seed"])
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips the norm of all gradients, and skips the step if it is not finite.
+
+        Ranks agree on this without a word: the gradients are already averaged over them.
+
+        Raises:
+            FloatingPointError: So many steps in a row were skipped that the training has diverged.
+            ValueError: Gradients were to be clipped by something else than their norm.
+        """
+        if gradient_clip_algorithm not in (None, "norm"):
+            raise ValueError(
+                f"gradients are clipped by their norm, found gradient_clip_algorithm={gradient_clip_algorithm}"
+            )
+        parameters = [p for p in self.parameters() if p.grad is not None]
+        self.grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        samples, self._samples = self._samples, []
+        if bool(self.grad_norm.isfinite()):
+            self._failed = []
+            if gradient_clip_val:
+                torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.grad_norm)
+            return
+        optimizer.zero_grad(set_to_none=True)  # the optimizer passes over parameters without a gradient
+        self.skipped += 1
+        self._failed.append(torch.cat(samples).tolist())
+        log.warning("step %d: loss or gradient is not finite, skipped; samples %s", self.global_step, self._failed[-1])
+        if len(self._failed) >= PATIENCE:
+            raise FloatingPointError(
+                f"no finite gradient in {PATIENCE} steps in a row, up to step {self.global_step}; the samples (by "
+                f"seed) were {self._failed}. The "
+                "last checkpoint is sound; look at these samples, or lower the learning rate"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped"] = self.skipped
+        if self.config is not None:
+            checkpoint["config"] = self.config
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on with the trained weights when fitting; anything else sees the averaged ones."""
+        self.skipped = checkpoint.get("skipped", 0)
+        if self.trainer.state.fn != "fit":
+            checkpoint["state_dict"] = averaged_weights(checkpoint)
