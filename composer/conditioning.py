@@ -1,9 +1,10 @@
 """From named representations to what a U-Net reads."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,11 +18,39 @@ Keep = dict[str, Tensor]
 """Name -> (b,) bool; False drops that condition for that row."""
 
 
+@dataclass(frozen=True)
+class Port:
+    """How one field of a `Conditioning` behaves.
+
+    Attributes:
+        joined: The axis along which two contributions are joined, 1 for lists of tokens; None where they add.
+        placed: Whether its last two axes are the rows and columns of the image.
+    """
+
+    joined: int | None = None
+    placed: bool = False
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b if self.joined is None else torch.cat([a, b], dim=self.joined)
+
+    def pad(self, x: Tensor, n: int) -> Tensor:
+        """Lengthens the joined axis to n by zeros, which mask what a mask belongs to."""
+        if self.joined is None:
+            return x
+        return F.pad(x, (0, 0) * (x.ndim - 1 - self.joined) + (0, n - x.shape[self.joined]))
+
+
+ADDED = {"port": Port()}
+JOINED = {"port": Port(joined=1)}
+PLACED = {"port": Port(placed=True)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
     """What a U-Net reads, through three ports. A monoid under ``+``: vectors add, tokens concatenate, maps add.
 
-    And, not for the network but for a denoiser that works on a residual, the image that it starts from.
+    And, not for the network but for a denoiser that works on a residual, the image that it starts from. A further port
+    is one more field with such metadata: how it is added, expanded, cropped, stacked and dropped follows from that.
 
     Attributes:
         vector: (b d) added to the embedding of the noise level.
@@ -32,49 +61,44 @@ class Conditioning:
         keys_values: What `UNet.prepare` computed from `tokens`, one (2 b heads n d) a layer; not part of the sum.
     """
 
-    vector: Float[Tensor, "b d"] | None = None
-    tokens: Float[Tensor, "b n c"] | None = None
-    token_mask: Bool[Tensor, "b n"] | None = None
-    spatial: Float[Tensor, "b k h w"] | None = None
-    origin: Float[Tensor, "b 3 h w"] | None = None
+    vector: Float[Tensor, "b d"] | None = field(default=None, metadata=ADDED)
+    tokens: Float[Tensor, "b n c"] | None = field(default=None, metadata=JOINED)
+    token_mask: Bool[Tensor, "b n"] | None = field(default=None, metadata=JOINED)
+    spatial: Float[Tensor, "b k h w"] | None = field(default=None, metadata=PLACED)
+    origin: Float[Tensor, "b 3 h w"] | None = field(default=None, metadata=PLACED)
     keys_values: tuple[Tensor, ...] | None = None
 
+    @classmethod
+    def ports(cls) -> dict[str, Port]:
+        """Name -> port, of every field that is one."""
+        return {f.name: f.metadata["port"] for f in fields(cls) if "port" in f.metadata}
+
+    def given(self) -> dict[str, Any]:
+        """Name -> tensor, of the ports that are not absent."""
+        return {name: x for name in self.ports() if (x := getattr(self, name)) is not None}
+
+    def change(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
+        """Changes every port that is not absent, and forgets what was computed from them."""
+        changed: dict[str, Any] = {name: change(x) for name, x in self.given().items()}
+        return type(self)(**changed)
+
     def __add__(self, other: "Conditioning") -> "Conditioning":
-        def add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-            return b if a is None else a if b is None else a + b
-
-        def cat(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-            return b if a is None else a if b is None else torch.cat([a, b], dim=1)
-
-        return Conditioning(
-            vector=add(self.vector, other.vector),
-            tokens=cat(self.tokens, other.tokens),
-            token_mask=cat(self.token_mask, other.token_mask),
-            spatial=add(self.spatial, other.spatial),
-            origin=add(self.origin, other.origin),
-        )
+        ports, mine, others = self.ports(), self.given(), other.given()
+        both: dict[str, Any] = {name: ports[name].add(mine[name], others[name]) for name in mine.keys() & others.keys()}
+        return type(self)(**mine | others | both)
 
     def expand(self, b: int) -> "Conditioning":
         """Repeats a single row b times; b rows stay as they are."""
-        return Conditioning(
-            vector=_expand(self.vector, b),
-            tokens=_expand(self.tokens, b),
-            token_mask=_expand(self.token_mask, b),
-            spatial=_expand(self.spatial, b),
-            origin=_expand(self.origin, b),
-        )
+        return self.change(lambda x: _expand(x, b))
 
     def crop(self, rows: slice, columns: slice) -> "Conditioning":
         """Cuts a rectangle out of the maps; what belongs to no place stays."""
-        return replace(self, spatial=_crop(self.spatial, rows, columns), origin=_crop(self.origin, rows, columns))
+        ports = self.ports()
+        return replace(self, **{n: x[..., rows, columns] for n, x in self.given().items() if ports[n].placed})
 
 
-def _crop(x: Tensor | None, rows: slice, columns: slice) -> Tensor | None:
-    return None if x is None else x[..., rows, columns]
-
-
-def _expand(x: Tensor | None, b: int) -> Tensor | None:
-    if x is None or len(x) == b:
+def _expand(x: Tensor, b: int) -> Tensor:
+    if len(x) == b:
         return x
     if len(x) != 1:
         raise ValueError(f"expected 1 or {b} rows of a conditioning, found {len(x)}")
@@ -86,22 +110,15 @@ def stack(parts: Sequence[Conditioning], b: int) -> Conditioning:
 
     Ports that a part lacks become zeros, shorter token lists are padded with masked tokens.
     """
-    parts = [part.expand(b) for part in parts]
-    n = max(0 if part.tokens is None else part.tokens.shape[1] for part in parts)
-
-    def join(tensors: list[Tensor | None]) -> Tensor | None:
-        known = next((t for t in tensors if t is not None), None)
-        if known is None:
-            return None
-        return torch.cat([known.new_zeros((b, *known.shape[1:])) if t is None else t for t in tensors])
-
-    return Conditioning(
-        vector=join([part.vector for part in parts]),
-        tokens=join([None if t is None else F.pad(t, (0, 0, 0, n - t.shape[1])) for t in (p.tokens for p in parts)]),
-        token_mask=join([None if m is None else F.pad(m, (0, n - m.shape[1])) for m in (p.token_mask for p in parts)]),
-        spatial=join([part.spatial for part in parts]),
-        origin=join([part.origin for part in parts]),
-    )
+    given, kind = [part.expand(b).given() for part in parts], type(parts[0])
+    stacked: dict[str, Any] = {}
+    for name, port in kind.ports().items():
+        known = [rows[name] for rows in given if name in rows]
+        if known:
+            n = 0 if port.joined is None else max(x.shape[port.joined] for x in known)
+            nothing = torch.zeros_like(port.pad(known[0], n))
+            stacked[name] = torch.cat([port.pad(rows[name], n) if name in rows else nothing for rows in given])
+    return kind(**stacked)
 
 
 class Condition(nn.Module, Buildable, ABC):
@@ -309,13 +326,4 @@ def _kept(condition: Condition, value: Tensor, keep: Bool[Tensor, " b"], size: t
     if keep.all():
         return part
 
-    def spread(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.new_zeros((len(keep), *x.shape[1:])).index_put((keep,), x)
-
-    return Conditioning(
-        vector=spread(part.vector),
-        tokens=spread(part.tokens),
-        token_mask=spread(part.token_mask),
-        spatial=spread(part.spatial),
-        origin=spread(part.origin),
-    )
+    return part.change(lambda x: x.new_zeros((len(keep), *x.shape[1:])).index_put((keep,), x))

@@ -18,6 +18,7 @@ from composer.diffusion.samplers import Denoise, Progress
 from composer.diffusion.strength import Strength, weigh
 from composer.diffusion.tiling import Tiled
 from composer.names import SamplerName as SamplerName
+from composer.networks.norm import GroupNorm
 from composer.storage.building import Spec, build
 
 
@@ -137,7 +138,7 @@ class Stage:
         if tile is None:
             return self.denoiser
         network = self.denoiser.network
-        norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
+        norms = [module for module in network.modules() if isinstance(module, GroupNorm)]
         return Tiled(self.denoiser, tile, network.stride, norms)
 
     def encode(self, reps: Representations, size: tuple[int, int]) -> Conditioning:

@@ -18,10 +18,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from composer.conditioning import Conditioning
+from composer.networks.norm import GroupNorm
 from composer.storage.building import Buildable
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-Norm = Callable[[int], nn.GroupNorm]
+Norm = Callable[[int], GroupNorm]
 
 
 class Attention(nn.Module):
@@ -357,9 +358,9 @@ def _zero(module: ModuleT) -> ModuleT:
     return module
 
 
-def _norm(channels: int, groups: int, group_width: int) -> nn.GroupNorm:
+def _norm(channels: int, groups: int, group_width: int) -> GroupNorm:
     most = max(1, min(groups, channels // group_width))
-    return nn.GroupNorm(next(n for n in range(most, 0, -1) if channels % n == 0), channels)
+    return GroupNorm(next(n for n in range(most, 0, -1) if channels % n == 0), channels)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -3,15 +3,17 @@
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import chain, combinations, permutations
 from math import prod
 
 import pytest
 import torch
 from diffusers.models.embeddings import TextTimeEmbedding
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from composer.conditioning import Condition, Conditioning, ConditionSet, stack
+from composer.conditioning import JOINED, Condition, Conditioning, ConditionSet, stack
 from conditions import Instances, LowRes, Spatial, Text, TextTransformer, Vector
 from conditions.instances import borders
 
@@ -177,6 +179,25 @@ def test_stacked_conditionings_act_as_each_alone():
         assert torch.allclose(got, network(x, part.expand(2)), atol=1e-5)
     with pytest.raises(ValueError, match="expected 1 or 3 rows"):
         stack(parts, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grounded(Conditioning):
+    """With one port more, of tokens."""
+
+    grounding: Float[Tensor, "b n 5"] | None = field(default=None, metadata=JOINED)
+
+
+def test_a_further_port_costs_a_line():
+    boxes, more = torch.randn(2, 3, 5), torch.randn(1, 4, 5)
+    a, b = Grounded(grounding=boxes, spatial=torch.randn(2, 6, 4, 4)), Grounded(grounding=more, vector=torch.ones(1, 4))
+    assert torch.equal((a + a).grounding, torch.cat([boxes, boxes], 1))
+    assert torch.equal(b.expand(2).grounding, more.expand(2, 4, 5))
+    assert torch.equal(a.crop(slice(2), slice(2)).grounding, boxes)
+    both = stack([a, b, Grounded()], 2)
+    assert torch.equal(both.grounding[:2, :3], boxes) and torch.equal(both.grounding[2:4], more.expand(2, 4, 5))
+    assert not both.grounding[:2, 3:].any() and not both.grounding[4:].any()
+    assert torch.equal(both.spatial[:2], a.spatial) and torch.equal(both.vector[2:4], torch.ones(2, 4))
 
 
 def test_which_conditions_give_a_map_is_found_out():

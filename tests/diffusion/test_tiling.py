@@ -1,6 +1,7 @@
 """Images drawn tile by tile, against the same images drawn as a whole."""
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -16,6 +17,7 @@ from composer.diffusion.denoiser import Denoiser, LogNormal
 from composer.diffusion.guidance import Term, guide
 from composer.diffusion.samplers import dpmpp_2m, latents
 from composer.diffusion.tiling import Tiled
+from composer.networks.norm import GroupNorm
 from composer.networks.unet import UNet
 from conditions import LowRes as LowResCondition
 from tests.cascade.test_upsampling import UP
@@ -96,7 +98,7 @@ class Normed:
     """A group norm, and nothing else."""
 
     def __init__(self):
-        self.norm, self.seen = torch.nn.GroupNorm(1, 3), []
+        self.norm, self.seen = GroupNorm(1, 3), []
         torch.nn.init.normal_(self.norm.weight)
         torch.nn.init.normal_(self.norm.bias)
 
@@ -123,6 +125,29 @@ def test_norms_go_by_the_whole_image(h, w):
     with pytest.raises(ArithmeticError):
         Tiled(normed, 64, 8, [normed.norm])(x, sigma + 2, Conditioning())
     assert torch.equal(normed(x, sigma, Conditioning()), whole), "and the norm is as it was"
+
+
+def test_a_norm_is_changed_for_the_caller_alone():
+    """Two threads share a network: one in the midst of its tiles, the other with an image that fits into one."""
+    normed, x, sigma = Normed(), torch.randn(2, 3, 64, 64), torch.zeros(2)
+    alone, found = normed(x, sigma, Conditioning()), []
+
+    class Amid(Normed):
+        norm = normed.norm
+
+        def __init__(self):
+            pass
+
+        @torch.no_grad()
+        def __call__(self, tile, sigma, cond):
+            with ThreadPoolExecutor(1) as other:
+                found.append(other.submit(normed, x, sigma, cond).result())
+            return self.norm(tile)
+
+    large = torch.randn(2, 3, 128, 128)
+    tiled = Tiled(Amid(), 64, 8, [normed.norm])(large, sigma, Conditioning())
+    assert len(found) == 4 + 9 and all(torch.equal(each, alone) for each in found)
+    assert torch.equal(tiled, Tiled(normed, 64, 8, [normed.norm])(large, sigma, Conditioning()))
 
 
 def test_of_many_tiles_every_other_is_looked_at():
@@ -172,7 +197,7 @@ def enlarged(upsampler, small, tile, wrap=Tiled):
     denoiser, conditions = upsampler
     h, w = 4 * small.shape[2], 4 * small.shape[3]
     cond = conditions({"low_res": LowRes().corrupt(small, 0.0, [0])}, (h, w))
-    norms = [module for module in denoiser.modules() if isinstance(module, torch.nn.GroupNorm)]
+    norms = [module for module in denoiser.modules() if isinstance(module, GroupNorm)]
     estimator = denoiser if tile is None else wrap(denoiser, tile, denoiser.network.stride, norms)
     sigmas = denoiser.sigmas(6)
     return dpmpp_2m(guide(estimator, [Term(cond, 1.0)]), latents([0], (3, h, w)) * sigmas[0], sigmas)

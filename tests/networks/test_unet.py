@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.conditioning import Conditioning, stack
+from composer.networks.norm import GroupNorm
 from composer.networks.unet import Attention, Block, UNet
 
 TINY = {
@@ -21,8 +22,8 @@ TINY = {
 SHIFTED = {"residual_resampling": False, "skip_scale": 0.5**0.5, "blocks": (0, 2)}
 
 
-def norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(channels // 16, channels)
+def norm(channels: int) -> GroupNorm:
+    return GroupNorm(channels // 16, channels)
 
 
 def awake(module: nn.Module) -> nn.Module:
