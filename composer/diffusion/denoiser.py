@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from composer.conditioning import Conditioning
 from composer.devices import to_float64
 from composer.diffusion.samplers import karras_sigmas
-from composer.networks.unet import UNet
+from composer.networks.interface import Network
 from composer.storage.building import Buildable
 
 Target = Literal["eps", "x0", "v"]
@@ -125,7 +125,7 @@ class Denoiser(nn.Module, Buildable):
 
     def __init__(
         self,
-        network: UNet,
+        network: Network,
         noise: NoiseLevels,
         target: Target = "v",
         sigma_data: float = 0.5,

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from composer.conditioning import Conditioning
+from composer.networks.interface import Network
 from composer.networks.norm import GroupNorm
-from composer.storage.building import Buildable
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 Norm = Callable[[int], GroupNorm]
@@ -158,7 +158,7 @@ class Resampling(nn.Module):
         return _resample(x, 2) if self.scale > 1 else x
 
 
-class UNet(nn.Module, Buildable):
+class UNet(Network):
     """Maps a noisy image, its noise level and a conditioning to whatever the denoiser trains it to (eps, x0, v).
 
     Args:

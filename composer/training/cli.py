@@ -23,6 +23,7 @@ from composer.data.datasets import ImageDataset
 from composer.data.loading import ImageData
 from composer.decomposition import Decomposer
 from composer.mistakes import Mistake
+from composer.networks.unet import UNet as UNet  # a configuration may call it by its bare name
 from composer.storage.files import read_text
 from composer.terminal import note
 from composer.training.callbacks import EMA, AtomicCheckpointIO, Checkpoints

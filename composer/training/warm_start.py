@@ -8,7 +8,7 @@ from torch import nn
 
 from composer.conditioning import Condition, ConditionSet
 from composer.diffusion.denoiser import Denoiser
-from composer.networks.unet import UNet
+from composer.networks.interface import Network
 from composer.storage.finding import find_model
 from composer.storage.folder import read_model
 from composer.storage.loading import load_strictly
@@ -57,7 +57,7 @@ def _fitting(stages: Sequence[Mapping[str, Any]], size: int, enlarges: bool, fol
     return fitting[0]
 
 
-def _add(name: str, condition: Condition, network: UNet, size: int) -> None:
+def _add(name: str, condition: Condition, network: Network, size: int) -> None:
     """Silences a new condition, after a look at whether its ports are the trained network's."""
     try:
         condition.silence()

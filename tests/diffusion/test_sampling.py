@@ -11,6 +11,7 @@ from composer.conditioning import Conditioning
 from composer.diffusion.denoiser import Cosine, Denoiser, Linear, LogNormal, level
 from composer.diffusion.guidance import Term, guide, lock
 from composer.diffusion.samplers import ancestral, cosine_sigmas, dpmpp_2m, euler, heun, karras_sigmas, latents
+from composer.networks.interface import Network
 
 MEAN, STD = 0.3, 0.5
 
@@ -127,15 +128,12 @@ def test_noise_levels():
     assert torch.allclose(Linear().sigma(torch.linspace(0, 1, 1000)), table, rtol=0.01)
 
 
-class Echo(nn.Module):
+class Echo(Network):
     """A network whose answer is exact for the target at hand: what a perfectly trained one would say."""
 
     def __init__(self, target, sigma_data):
         super().__init__()
         self.target, self.sd = target, sigma_data
-
-    def prepare(self, cond):
-        return cond
 
     def forward(self, x, level, cond):
         s = torch.tan(level * math.pi / 2)[:, None, None, None]
@@ -150,12 +148,7 @@ class Echo(nn.Module):
 
 
 def exact(target, sigma_data=0.5, **kwargs):
-    denoiser = Denoiser.__new__(Denoiser)  # the oracle stands where the U-Net does
-    nn.Module.__init__(denoiser)
-    denoiser.network, denoiser.noise, denoiser.target = Echo(target, sigma_data), Cosine(), target
-    denoiser.sigma_data, denoiser.min_snr, denoiser.precision = sigma_data, kwargs.get("min_snr"), None
-    denoiser.residual = None
-    return denoiser
+    return Denoiser(Echo(target, sigma_data), Cosine(), target, sigma_data, **kwargs)
 
 
 @pytest.mark.parametrize("target", ["eps", "x0", "v"])

@@ -1,0 +1,47 @@
+"""What a denoiser and a stage ask of a network."""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from composer.conditioning import Conditioning
+from composer.storage.building import Buildable
+
+
+class Network(nn.Module, Buildable, ABC):
+    """Maps a noisy image, its noise level and a conditioning to what the denoiser trains it to.
+
+    Attributes:
+        stride: Height and width of the image must be multiples of it.
+        vector_dim: Width of `Conditioning.vector`; this and the next two are 0 where the network reads no such port.
+        token_dim: Channels of `Conditioning.tokens`.
+        spatial_dim: Channels of `Conditioning.spatial`.
+        checkpointing: Whether to save memory in training by computing parts again on the way back.
+    """
+
+    stride: int = 1
+    vector_dim: int = 0
+    token_dim: int = 0
+    spatial_dim: int = 0
+    checkpointing: bool = False
+
+    @abstractmethod
+    def forward(
+        self, x: Float[Tensor, "b c h w"], level: Float[Tensor, " b"], cond: Conditioning
+    ) -> Float[Tensor, "b c h w"]:
+        """Runs the network.
+
+        Args:
+            x: Noisy images, scaled to about unit variance by the denoiser.
+            level: Noise level as the time of the cosine schedule, 0 (clean) to 1 (noise).
+            cond: What to read besides; ports that are None are absent.
+        """
+
+    def prepare(self, cond: Conditioning) -> Conditioning:
+        """Computes once what every step of a sampling would otherwise derive from `cond` again."""
+        return cond
+
+    def inner_convolutions(self) -> list[Tensor]:
+        """The weights that Muon may train: convolutions whose inputs and outputs are no colours."""
+        return []
