@@ -71,6 +71,7 @@ MOVED = {
     "composer.sheets": "composer.commands.sheets",
     "composer.stage": "composer.cascade.stage",
     "composer.strength": "composer.diffusion.strength",
+    "composer.suggestion": "composer.mistakes",
     "composer.task_commands": "composer.commands.tasks",
     "composer.task_parsers": "composer.commands.task_parsers",
     "composer.things": "composer.scenes.things",

@@ -3,6 +3,7 @@
 `data/before_rooms` was made by its `make.py` when `composer/` was one flat folder.
 """
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from composer import Cascade
 from composer.__main__ import main
+from composer.moved import MOVED
 
 OLD = Path(__file__).parent / "data" / "before_rooms"
 pytestmark = pytest.mark.filterwarnings(
@@ -59,6 +61,11 @@ def test_configurations_train_as_they_did(name, losses, tmp_path, capsys):
     said = fit(name, tmp_path, capsys)
     found = [float(line.split("loss ")[1].split()[0]) for line in said.splitlines() if line.startswith("step ")]
     assert found[: len(losses)] == pytest.approx(losses, abs=2e-3)
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_a_module_under_its_old_name_is_todays(old, new):
+    assert importlib.import_module(old) is importlib.import_module(new)
 
 
 def fit(name, folder, capsys, *more):

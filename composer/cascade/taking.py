@@ -61,10 +61,16 @@ def to_batch(what: Batch | Picture | Sequence[Picture], caption: str | None, siz
     """
     if isinstance(what, Mapping):
         return dict(what)
-    several = isinstance(what, Sequence) and not isinstance(what, str)
-    several = several or (isinstance(what, Tensor | np.ndarray) and what.ndim == 4)
-    image = open_pictures(what if several else [what], size)  # type: ignore[list-item, arg-type]
+    image = open_pictures(_listed(what), size)
     return {"image": image} | ({} if caption is None else {"caption": [caption] * len(image)})
+
+
+def _listed(what: Picture | Sequence[Picture]) -> Sequence[Picture]:
+    if isinstance(what, Tensor | np.ndarray):
+        return list(what) if what.ndim == 4 else [what]
+    if isinstance(what, Sequence) and not isinstance(what, str):
+        return what
+    return [what]
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ class Network(nn.Module, Buildable, ABC):
         vector_dim: Width of `Conditioning.vector`; this and the next two are 0 where the network reads no such port.
         token_dim: Channels of `Conditioning.tokens`.
         spatial_dim: Channels of `Conditioning.spatial`.
-        checkpointing: Whether to save memory in training by computing parts again on the way back.
+        checkpointing: Whether to save memory in training by computing parts again in the backward pass.
     """
 
     stride: int = 1

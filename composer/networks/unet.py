@@ -274,12 +274,7 @@ class UNet(Network):
     def forward(
         self, x: Float[Tensor, "b c h w"], level: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b c h w"]:
-        """Runs the network.
-
-        Args:
-            x: Noisy images, scaled to about unit variance by the denoiser.
-            level: Noise level as the time of the cosine schedule, 0 (clean) to 1 (noise).
-            cond: What to read besides; ports that are None are absent.
+        """Runs the network, see `Network.forward`.
 
         Raises:
             ValueError: Height or width is no multiple of `stride`, or the map does not fit the image.
