@@ -24,6 +24,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.devices import pick_device
 from composer.evaluation.adherence import quantise
@@ -90,7 +91,7 @@ class Requests:
         asked = self.mixed(self.parts, name).pick(*mine, *theirs).row(i)
         seeds = [i * MOST + k for k in range(MOST)]
         first = self.cascade.stages[0].name
-        return quantise(self.cascade.sample(asked, seeds=seeds, until=first, steps=self.steps).cpu())
+        return quantise(self.cascade.sample(asked, seeds, SampleOptions(until=first, steps=self.steps)).cpu())
 
     def score(self, name: str, i: int, images: Tensor) -> Scores:
         """What the candidates close, each (candidates,), and the measures that no choice sees."""

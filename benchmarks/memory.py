@@ -28,7 +28,7 @@ from rich.table import Table
 
 import conditions  # noqa: F401 (short names in the configurations)
 import decomposers  # noqa: F401
-from composer import Cascade, Degradation, Linear, Sampling, Stage
+from composer import Cascade, Composition, Degradation, Linear, Parts, Sampling, SmallImage, Stage
 from composer.cascade.low_res import LowRes
 from composer.decomposition import Decomposition
 from composer.training.cli import ModelAlone
@@ -87,7 +87,8 @@ def sampling(model: StageTraining, case: Case) -> Callable[[], object]:
     cascade.to("cpu", torch.bfloat16 if case.precision == "bf16" else None)
     reps = {n: c.example(1, (SIZE, SIZE)) for n, c in model.conditions.named() if n != "low_res"}
     image = torch.rand(1, 3, SIZE // 4, SIZE // 4)
-    return lambda: cascade.sample(reps, image=image)
+    asked = Composition(parts=Parts(reps), start=SmallImage(image))
+    return lambda: cascade.sample(asked)
 
 
 def training(model: StageTraining) -> Callable[[], object]:

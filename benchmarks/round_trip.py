@@ -15,6 +15,8 @@ from common import options, save_json, show
 from rich.progress import track
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.composition import Composition
+from composer.cascade.options import SampleOptions
 from composer.devices import pick_device
 from composer.evaluation.samples import sample_of
 
@@ -33,12 +35,12 @@ def measure(cascade: Cascade, count: int) -> list[dict[str, Any]]:
     rows = []
     for under, steps in track([(under, steps) for under in UNDER for steps in STEPS], "inverting"):
         known = parts.pick(*UNDER[under])
-        latent = cascade.invert(image, known, steps)
-        how: dict[str, Any] = {"sampler": "heun", "steps": steps, "guidance": 1.0, "until": first.name}
-        back = cascade.sample(known, seeds=range(count), latent=latent, **how)
+        noise = cascade.invert(image, known, steps)
+        how = SampleOptions(sampler="heun", steps=steps, guidance=1.0, until=first.name)
+        back = cascade.sample(Composition(parts=known, start=noise), range(count), how)
         psnr = 10 * torch.log10(4 / (back - image).square().mean((1, 2, 3)))
         row = {"under": under, "steps": steps, "psnr": float(psnr.mean()), "worst": float(psnr.min())}
-        rows.append({**row, "std": float(latent.noise.std())})
+        rows.append({**row, "std": float(noise.noise.std())})
     return rows
 
 

@@ -24,6 +24,8 @@ from rich.progress import track
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.composition import Composition
+from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.devices import pick_device
 from composer.diffusion.denoiser import level
@@ -54,7 +56,8 @@ class Measured(Held):
         for start in range(0, len(self.seeds), ROWS):
             span = slice(start, start + ROWS)
             rows, seeds = parts.rows(span), self.seeds[span]
-            drawn = self.cascade.sample(rows, seeds=seeds, strengths=strengths, until=first.name, steps=steps)
+            asked = Composition(parts=rows, strengths=strengths)
+            drawn = self.cascade.sample(asked, seeds, SampleOptions(until=first.name, steps=steps))
             done.append(drawn.cpu())
         hook.remove()
         return quantise(torch.cat(done)), len(seen) / len(done) / steps, sum(seen) / len(self.seeds) / steps

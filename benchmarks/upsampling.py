@@ -21,7 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.composition import Composition
 from composer.cascade.low_res import shrink
+from composer.cascade.options import SampleOptions
+from composer.cascade.start import SmallImage
 from composer.data.datasets import SceneImages
 from composer.devices import pick_device
 from composer.evaluation.adherence import quantise
@@ -78,10 +81,11 @@ def main() -> None:
     shown = [F.interpolate(small[:SHOWN], true.shape[2:], mode="nearest"), bicubic[:SHOWN]]
     for steps in o.steps or [stage.sampling.steps]:
         for level in o.augmentation or [stage.sampling.augmentation]:
+            how = SampleOptions(steps=steps, augmentation=level)
             started, done = time.process_time(), []
             for i in track(range(0, o.count, o.rows), f"{steps} steps, augmentation {level:g}"):
                 some = small[i : i + o.rows]
-                drawn = cascade.sample({}, image=some, seeds=range(i, i + len(some)), steps=steps, augmentation=level)
+                drawn = cascade.sample(Composition(start=SmallImage(some)), range(i, i + len(some)), how)
                 done.append(drawn.cpu())
             taken = (time.process_time() - started) / o.count
             name = f"ours, {steps} steps, augmentation {level:g}"

@@ -1,9 +1,15 @@
 from .cascade.cascade import Cascade as Cascade
+from .cascade.composition import Composition as Composition
 from .cascade.degradation import Degradation as Degradation
-from .cascade.parts import Latent as Latent
+from .cascade.options import SampleOptions as SampleOptions
 from .cascade.parts import Parts as Parts
 from .cascade.stage import Sampling as Sampling
 from .cascade.stage import Stage as Stage
+from .cascade.start import InitialNoise as InitialNoise
+from .cascade.start import Kept as Kept
+from .cascade.start import Latent as Latent
+from .cascade.start import NoisyImage as NoisyImage
+from .cascade.start import SmallImage as SmallImage
 from .conditioning import Condition as Condition
 from .conditioning import Conditioning as Conditioning
 from .conditioning import ConditionSet as ConditionSet
@@ -39,7 +45,6 @@ from .networks.unet import UNet as UNet
 from .prior import AutoregressivePrior as AutoregressivePrior
 from .prior import DiffusionPrior as DiffusionPrior
 from .prior import Prior as Prior
-from .tasks.composition import Composition as Composition
 from .tasks.composition import Source as Source
 from .tasks.editing import Original as Original
 from .tasks.editing import edit as edit

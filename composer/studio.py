@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.options import SampleOptions
 from composer.commands.options import bar
 from composer.data.datasets import Photographs
 from composer.devices import pick_device
@@ -119,7 +120,7 @@ class Studio:
         files: Take the place of the examples' own pictures, the first file that of the first one.
         seed: The first of the seeds.
         progress: Wraps the steps.
-        **how: How `Cascade.sample` differs from the model's own.
+        options: How `Cascade.sample` differs from the model's own.
     """
 
     def __init__(
@@ -129,15 +130,16 @@ class Studio:
         files: Sequence[str] = (),
         seed: int = 0,
         progress: Progress | None = None,
-        **how: Any,
+        options: SampleOptions | None = None,
     ):
         self.model, self.folder, self.files = model, folder, list(files)
-        self.seed, self.progress, self.how = seed, progress, how
+        self.seed, self.progress, self.options = seed, progress, options
 
     @property
     def inverting(self) -> dict[str, Any]:
         """How tasks invert."""
-        return {"progress": self.progress, **{n: self.how[n] for n in ("steps",) if n in self.how}}
+        steps = {} if self.options is None or self.options.steps is None else {"steps": self.options.steps}
+        return {"progress": self.progress, **steps}
 
     def pictures(self, *names: str, caption: str = "") -> list[Picture]:
         """Opens files, or where there is none the named pictures; `caption` is what the first one shows.
@@ -235,7 +237,7 @@ class Studio:
         self, composition: Composition, seeds: Sequence[int], best: int, frame: Frame | None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
         held = composition if frame is None else frame.restrict(self.model, composition)
-        drawn = best_of(self.model, held, seeds, best, {}, self.progress, **self.how)
+        drawn = best_of(self.model, held, seeds, best, {}, self.options, self.progress)
         found = Reading(self.model, quantise(drawn.images)).closed(composition.wanted)
         pasted = drawn.images if frame is None else map(from_pil, frame.paste(drawn.images))
         return list(pasted), found
@@ -282,8 +284,7 @@ def run(about: str | None, *examples: Example, args: Sequence[str] | None = None
     o = parser.parse_args(args)
     precision = torch.bfloat16 if o.precision == "bf16" else None
     model = Cascade.load(o.model).to(pick_device(), precision)
-    how = {} if o.steps is None else {"steps": o.steps}
-    studio = Studio(model, o.out, o.images, o.seed, bar("drawing"), **how)
+    studio = Studio(model, o.out, o.images, o.seed, bar("drawing"), SampleOptions(steps=o.steps))
     for make in examples:
         row = make(studio)
         row.save(o.out / make.__name__)

@@ -5,7 +5,7 @@ python examples/colorize.py photo.jpg colours.jpg others.jpg
 """
 
 from composer.studio import Row, Studio, run
-from composer.tasks.composition import said
+from composer.tasks.composition import from_words
 from composer.tasks.papers import colorize
 
 COLOURS = "#d9a441 3, #3b6ea5 2, #f2efe6 1"
@@ -26,7 +26,7 @@ def by_a_picture(studio: Studio) -> Row:
 def by_a_person(studio: Studio) -> Row:
     """Takes colours and their shares from words."""
     (photo,) = studio.pictures("coffee")
-    palette = said(studio.model, "palette", COLOURS)
+    palette = from_words(studio.model, "palette", COLOURS)
     return studio.row(
         "Colours by hand",
         f"A photograph's intensity with the colours `{COLOURS}`.",

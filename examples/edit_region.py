@@ -6,7 +6,7 @@ python examples/edit_region.py photo.jpg
 
 from composer import Composition
 from composer.studio import Row, Studio, run
-from composer.tasks.composition import said
+from composer.tasks.composition import from_words
 from composer.tasks.papers import colorize, variations
 
 
@@ -20,7 +20,7 @@ def inpainted(studio: Studio) -> Row:
         f"*{caption}*, in a box of a Scene.",
         f'edit {picture} --region {box} --caption "{caption}"',
         studio.taken(picture),
-        said(studio.model, "caption", caption),
+        from_words(studio.model, "caption", caption),
         count=3,
         frame=frame,
     )
@@ -46,7 +46,7 @@ def colorized(studio: Studio) -> Row:
     colours, box = "#2244aa 2, #88bbee 1", "0.05,0.05,0.6,0.95"
     (picture,) = studio.pictures("coffee")
     square, frame = studio.within(picture, box)
-    palette = said(studio.model, "palette", colours)
+    palette = from_words(studio.model, "palette", colours)
     return studio.row(
         "Colorization within a region",
         f"Inside a box of a photograph, its intensity with the colours `{colours}`.",

@@ -4,6 +4,8 @@ python examples/strengths.py                                     # Scenes
 python examples/strengths.py sketch.jpg palette.jpg
 """
 
+from dataclasses import replace
+
 from composer import Strength, open_region
 from composer.studio import Row, Studio, run
 
@@ -20,7 +22,7 @@ def how_much(studio: Studio) -> Row:
         "Sketch and depth of one Scene; the palette of another counts 0, half, fully, and twice.",
         [f"compose --sketch {a} --depth {a} --palette {b}:{weight:g}" for weight in WEIGHTS],
         [*studio.taken(a, "sketch", "depth"), *studio.taken(b, "palette")],
-        [(f"palette x {w:g}", asked.but(strengths={"palette": Strength(weight=w)})) for w in WEIGHTS],
+        [(f"palette x {w:g}", replace(asked, strengths={"palette": Strength(weight=w)})) for w in WEIGHTS],
     )
 
 
@@ -34,7 +36,7 @@ def when(studio: Studio) -> Row:
         "The semantics of one Scene; the sketch of another counts always, early (layout), or late (details).",
         [f"compose --sketch {a}:1@{low:g}-{high:g} --semantics {b}" for low, high in spans],
         [*studio.taken(a, "sketch"), *studio.taken(b)],
-        [(f"sketch at {s[0]:g}-{s[1]:g}", asked.but(strengths={"sketch": Strength(interval=s)})) for s in spans],
+        [(f"sketch at {s[0]:g}-{s[1]:g}", replace(asked, strengths={"sketch": Strength(interval=s)})) for s in spans],
     )
 
 
@@ -50,7 +52,7 @@ def where(studio: Studio) -> Row:
         "The semantics of one Scene; sketch, depth and instances of another count in the left half, and in the right.",
         [f"compose {command}" for command in commands],
         [*studio.taken(a, *names), *studio.taken(b)],
-        [(half, asked.but(strengths=dict.fromkeys(names, strength))) for half, strength in there.items()],
+        [(half, replace(asked, strengths=dict.fromkeys(names, strength))) for half, strength in there.items()],
     )
 
 

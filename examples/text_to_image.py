@@ -6,7 +6,7 @@ python examples/text_to_image.py --model models/mine --seed 7
 
 from composer import Prior
 from composer.studio import Row, Studio, run
-from composer.tasks.composition import said
+from composer.tasks.composition import from_words
 from composer.tasks.papers import combine, text_to_image
 
 CAPTION = "a large shiny red sphere, on grass under a clear sky"
@@ -42,7 +42,7 @@ def and_not(studio: Studio) -> Row:
     """Adds a caption to another one, and leads away from one."""
     model = studio.model
     also, never = "a large blue torus, on sand under a night sky", "under a clear sky on stone"
-    asked = said(model, "caption", CAPTION)
+    asked = from_words(model, "caption", CAPTION)
     return studio.row(
         "AND and NOT",
         f"*{CAPTION}*; AND *{also}*; NOT *{never}*: sums of guidance, each caption with its own weight.",

@@ -14,6 +14,7 @@ from PIL import Image
 
 from composer import Cascade
 from composer.__main__ import main
+from composer.cascade.options import SampleOptions
 from composer.moved import MOVED
 
 OLD = Path(__file__).parent / "data" / "before_rooms"
@@ -47,7 +48,9 @@ def test_a_checkpoint_is_exported_and_resumed(tmp_path, capsys):
     cascade = Cascade.load(tmp_path / "model", plugins=["plugin"])
     image = torch.linspace(-1, 1, 768).reshape(1, 3, 16, 16)
     made = cascade.sample(
-        {"intensity": cascade.decomposition["intensity"]({"image": image})}, seeds=[1, 2], steps=3, guidance=2.0
+        {"intensity": cascade.decomposition["intensity"]({"image": image})},
+        seeds=[1, 2],
+        options=SampleOptions(steps=3, guidance=2.0),
     )
     torch.testing.assert_close(made, torch.from_numpy(np.load(OLD / "stage.npy")), atol=1e-4, rtol=0)
     said = fit("stage", tmp_path, capsys, "--ckpt_path", str(OLD / "stage.ckpt"), "--trainer.max_steps", "4")

@@ -7,7 +7,9 @@ import torch
 
 from composer import Cascade
 from composer.__main__ import main
-from composer.cascade.parts import Latent, slerp
+from composer.cascade.options import SampleOptions
+from composer.cascade.parts import slerp
+from composer.cascade.start import InitialNoise
 from composer.devices import pick_device, to_float64
 from composer.diffusion.denoiser import Linear, LogNormal
 from composer.diffusion.samplers import ancestral, cosine_sigmas, dpmpp_2m, euler, heun, karras_sigmas, latents
@@ -140,15 +142,15 @@ def test_samplers(sampler, sigmas):
 
 def test_a_model_draws_there_what_it_draws_here(folder, batch):
     here = Cascade.load(folder)
-    how = {"steps": 2, "guidance": 2.0, "percentile": 0.9}
+    how = SampleOptions(steps=2, guidance=2.0, percentile=0.9)
     parts = here.decompose(batch)
-    expected = here.sample(parts, seeds=[0, 1], **how)
+    expected = here.sample(parts, seeds=[0, 1], options=how)
     with stand_in() as device:
         moved = Cascade.load(folder).to(device)
         there = moved.decompose({**batch, "image": batch["image"].to(device)})
         for name, value in parts.items():
             same(there[name], value)
-        same(moved.sample(there, seeds=[0, 1], **how), expected)
+        same(moved.sample(there, seeds=[0, 1], options=how), expected)
 
 
 def test_a_model_inverts_and_edits_there(folder, photos):
@@ -160,9 +162,9 @@ def test_a_model_inverts_and_edits_there(folder, photos):
 
     def both(model, reps):
         latent = model.invert(model.open(photos[0]), reps, steps=2)
-        other = Latent(latents([3], tuple(latent.noise.shape[1:]), model.device), model.identity)
+        other = InitialNoise(latents([3], tuple(latent.noise.shape[1:]), model.device), model.identity)
         between = latent.interpolate(other, 0.5)
-        [edited] = edit(model, original, region, reps, keep=["sketch"], seeds=[0], steps=2)
+        [edited] = edit(model, original, region, reps, keep=["sketch"], seeds=[0], options=SampleOptions(steps=2))
         return latent.noise, between.noise, edited
 
     noise, between, edited = both(here, reps)
@@ -179,7 +181,7 @@ def test_a_model_is_measured_there(saved):
 
     def table(cascade):
         sample = Sample(len(images), lambda index: {"image": images[list(index)]})
-        return Evaluation(cascade, sample, changes={"steps": 1}).table()
+        return Evaluation(cascade, sample, options=SampleOptions(steps=1)).table()
 
     expected = table(Cascade.load(saved))
     with stand_in() as device:

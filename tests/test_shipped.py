@@ -8,7 +8,10 @@ import torch
 
 from composer.__main__ import main
 from composer.cascade.cascade import Cascade
+from composer.cascade.composition import Composition
 from composer.cascade.low_res import shrink
+from composer.cascade.options import SampleOptions
+from composer.cascade.start import SmallImage
 from composer.data.datasets import SceneImages
 from composer.evaluation.adherence import Evaluation
 from composer.evaluation.prior import measure_embeddings
@@ -42,7 +45,7 @@ def test_the_card_states_figures():
 
 @pytest.fixture(scope="module")
 def evaluation(shipped):
-    return Evaluation(shipped, open_sample("scenes:val", 6, 64), changes={"steps": 10})
+    return Evaluation(shipped, open_sample("scenes:val", 6, 64), options=SampleOptions(steps=10))
 
 
 @pytest.mark.parametrize(("name", "least"), [("intensity", 0.7), ("sketch", 0.4), ("palette", 0.3)])
@@ -61,7 +64,7 @@ def test_the_upsampler_keeps_the_image_and_sharpens_it(shipped):
     scenes = SceneImages("val", 256, 6)
     true = torch.stack([scenes.row(i, 0)["image"] for i in range(2, 6)])
     small = shrink(true, 4)
-    large = shipped.sample({}, image=small, seeds=[0, 1, 2, 3])
+    large = shipped.sample(Composition(start=SmallImage(small)), seeds=[0, 1, 2, 3])
     error = (shrink(large, 4) - small).square().mean((1, 2, 3))
     assert (10 * (4 / error).log10() >= 32).all()
 

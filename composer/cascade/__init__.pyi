@@ -1,7 +1,13 @@
 from .cascade import STREAM as STREAM
 from .cascade import Cascade as Cascade
+from .composition import Composition as Composition
 from .low_res import LowRes as LowRes
-from .parts import Latent as Latent
+from .options import SampleOptions as SampleOptions
 from .parts import Parts as Parts
 from .stage import Sampling as Sampling
 from .stage import Stage as Stage
+from .start import InitialNoise as InitialNoise
+from .start import Kept as Kept
+from .start import Latent as Latent
+from .start import NoisyImage as NoisyImage
+from .start import SmallImage as SmallImage

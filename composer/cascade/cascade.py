@@ -1,7 +1,7 @@
 """Recombination: representations in, image out, through one or more stages."""
 
-import math
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import fields, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from composer.cascade.parts import Latent, Parts
+from composer.cascade.composition import Composition
+from composer.cascade.options import SampleOptions
+from composer.cascade.parts import Parts
 from composer.cascade.stage import Sampling, Stage, run_sampler, sizes_of
+from composer.cascade.start import InitialNoise, SmallImage
 from composer.cascade.taking import Picture, open_pictures, to_batch, to_representations
 from composer.decomposition import Batch, Decomposer, Decomposition, Representations, draw
 from composer.diffusion import samplers
-from composer.diffusion.denoiser import level
 from composer.diffusion.guidance import Term, guide, lock, threshold
 from composer.diffusion.samplers import Progress
-from composer.diffusion.strength import Strength
 from composer.images.reading import File, fit
 from composer.storage.building import build
 from composer.storage.finding import find_model
@@ -30,6 +30,9 @@ from composer.storage.loading import load_strictly, require_fit
 from composer.storage.pretrained import fetching
 
 STREAM = 800  # of `draw`, and the numbers above it
+
+SAMPLING_NAMES = {field.name for field in fields(SampleOptions)}
+COMPOSITION_NAMES = {field.name for field in fields(Composition)}
 
 
 class Cascade:
@@ -258,120 +261,106 @@ class Cascade:
     @torch.no_grad()
     def sample(
         self,
-        reps: Mapping[str, Tensor | str],
+        what: Composition | Mapping[str, Tensor | str] | None = None,
+        seeds: Sequence[int] | int = 0,
+        options: SampleOptions | None = None,
         *,
-        seeds: Sequence[int] | int = (0,),
-        away: Representations | None = None,
-        also: Sequence[tuple[Representations, float]] = (),
-        strengths: Mapping[str, Strength] | None = None,
-        latent: Latent | Tensor | None = None,
-        start: tuple[Float[Tensor, "#b 3 h w"], float] | None = None,
-        locked: tuple[Tensor, Tensor] | None = None,
-        image: Float[Tensor, "#b 3 h w"] | None = None,
-        size: tuple[int, int] | None = None,
-        until: str | None = None,
         progress: Progress | None = None,
-        **changes: Any,
-    ) -> Float[Tensor, "b 3 h2 w2"]:
-        """Draws images that agree with `reps`, one stage after the other.
+        **conditions: Tensor | str,
+    ) -> Float[Tensor, "b 3 h w"]:
+        """Draws images, one stage after the other.
+
+        ``model.sample(caption="a red cube", palette="#aa3311", seeds=[0, 1])`` asks by words, ``model.sample(shapes |
+        looks)`` by the parts of images, and a `Composition` says all that can be said.
 
         Args:
-            reps: Representations of one row, or of one row a seed; or the words that give them, such as
-                ``{"caption": "a red cube", "palette": "#aa3311"}``.
-            seeds: One a picture; a picture depends on its seed alone, not on the others.
-            away: What guidance leads away from (c1 of two-sided guidance, Composer eq. 2); None is nothing at all.
-            also: Further representations and what they weigh, each against what guidance leads away from: a positive
-                weight asks for them as well (AND), a negative one for something else (NOT; Liu et al. 2022, eq. 11).
-            strengths: How much, when and where single conditions of `reps` count; a condition without one counts fully.
-            latent: Noise in place of the seeds' for the first stage, of one row or one a seed: what `invert` found, or
-                (b 3 h w) of unit variance. At most one of `latent`, `start` and `image` is given.
-            start: An image that the first stage starts from, and the noise level that it gets, as the cosine schedule's
-                time in (0, 1]: the lower, the more of it stays, below about 0.8 its layout (SDEdit, Meng et al. 2022).
-            locked: Image (b 3 h w) and keep map (b 1 h w) of any size, of one row or one a seed: where the map is 1 the
-                image stays. Each stage holds it at its own size.
-            image: Small images to enlarge, of one row or one a seed: the stages up to their size are left out.
-            size: Height and width of the result; None is the last stage's square. Stages are trained on squares.
-            until: Name of the stage to stop after; None runs all of them.
+            what: Representations to agree with, each of one row or of one row per seed, or the words that give them; or
+                a composition of them.
+            seeds: One per picture; a picture depends on its seed alone, not on the others.
+            options: How to sample, where that differs from what the model or the composition says.
             progress: Wraps the steps of each stage.
-            **changes: How the stages sample, see `settings`.
+            **conditions: Further representations, or words, by the name of their condition.
 
         Returns:
-            Images in [-1, 1], a row a seed.
+            Images in [-1, 1], a row per seed.
 
         Raises:
-            KeyError: `reps` names a condition that no stage has, `strengths` one that `reps` has not, or a name is no
-                stage's.
-            ValueError: The rows of `reps` are neither one nor one a seed, a stage cannot draw that size, the latent is
-                another model's or of another size, or guidance is to lead away from two things.
+            KeyError: A condition that no stage has, a strength of a condition that is not given, or no stage's name.
+            ValueError: Representations of other rows, a stage that cannot draw that size, initial noise of another
+                model or size, or guidance that is to lead away from two things.
         """
-        seeds = [seeds] if isinstance(seeds, int) else seeds
-        reps, away = self._checked(reps, len(seeds)), self._checked(away or {}, len(seeds))
-        further = [(self._checked(other, len(seeds)), weight) for other, weight in also]
-        latent = self._own(latent, len(seeds))
-        if sum(given is not None for given in (latent, start, image)) > 1:
-            raise ValueError("expected one of latent, start and image at most: each says where the drawing begins")
-        if start is not None and not 0 < start[1] <= 1:
-            raise ValueError(f"expected to start at a time in (0, 1], found {start[1]}")
-        if unknown := sorted((strengths or {}).keys() - reps.keys()):
-            raise KeyError(f"a strength for {', '.join(unknown)}, but what is given is {', '.join(reps) or 'nothing'}")
-        chain, settings = self._chain(until, image), self.settings(until=until, image=image, **changes)
-        sizes = sizes_of(chain, size, image)
-        image = None if image is None else image.expand(len(seeds), -1, -1, -1).to(self.device)
-        for stage, place in zip(chain, sizes, strict=True):
-            fresh, corrupting = (_salted(seeds, 2 * self.stages.index(stage) + k) for k in (0, 1))
-            setting = settings[stage.name]
-            own: Representations = {}
-            if stage.low_res is not None:
-                if image is None:
-                    raise ValueError(f"stage {stage.name} enlarges: give it an image (image=...)")
-                own = {"low_res": stage.low_res.corrupt(image, setting.augmentation, corrupting)}
-            weaker = next((s for s in self.weaker.stages if s.name == stage.name), None) if self.weaker else None
-            terms = stage.terms(reps, own, place, setting, away, strengths, further, weaker)
-            denoise = threshold(guide(stage.estimator(setting.tile), terms), setting.percentile)
-            if locked is not None:
-                denoise = lock(denoise, *(x.to(self.device) for x in _fitted(locked, place)))
-            sigmas = stage.denoiser.sigmas(setting.steps)
-            first = stage.low_res is None
-            noise = latent if first and latent is not None else samplers.latents(fresh, (3, *place))
-            if noise.shape[1:] != (3, *place):
-                raise ValueError(f"expected a latent of shape {(3, *place)}, found {tuple(noise.shape[1:])}")
-            x = stage.denoiser.start(noise.to(self.device), sigmas[0], stage.encode(own, place))
-            if first and start is not None:
-                sigma = math.tan(math.pi / 2 * min(start[1], level(sigmas[:1]).item()))
-                sigmas = torch.cat([sigmas.new_tensor([sigma]), sigmas[sigmas < sigma]])
-                x = fit(start[0], place).to(self.device) + sigma * noise.to(self.device)
-            image = run_sampler(setting, denoise, x, sigmas, fresh, progress).clamp(-1, 1)
+        seeds = [seeds] if isinstance(seeds, int) else list(seeds)
+        asked = self._compose(what, conditions, seeds)
+        how = asked.options | options
+        image = self._small(asked, len(seeds))
+        chain, settings = self._chain(how.until, image), self._settings(how, image)
+        for stage, size in zip(chain, sizes_of(chain, how.size, image), strict=True):
+            image = self._draw(stage, size, settings[stage.name], asked, seeds, image, progress).clamp(-1, 1)
         assert image is not None
         return image
 
-    def settings(
+    def _draw(
         self,
-        *,
-        until: str | None = None,
-        image: Tensor | None = None,
-        stages: Mapping[str, Mapping[str, Any]] | None = None,
-        **changes: Any,
-    ) -> dict[str, Sampling]:
+        stage: Stage,
+        size: tuple[int, int],
+        how: Sampling,
+        asked: Composition,
+        seeds: Sequence[int],
+        image: Tensor | None,
+        progress: Progress | None,
+    ) -> Tensor:
+        """Draws the images of one stage; `image` is that of the stage before."""
+        noise_seeds, corruption_seeds = (_salted(seeds, 2 * self.stages.index(stage) + k) for k in (0, 1))
+        own: Representations = {}
+        if stage.low_res is not None:
+            if image is None:
+                raise ValueError(f"stage {stage.name} enlarges: give it an image, Composition(start=SmallImage(...))")
+            own = {"low_res": stage.low_res.corrupt(image, how.augmentation, corruption_seeds)}
+        weaker = next((s for s in self.weaker.stages if s.name == stage.name), None) if self.weaker else None
+        terms = stage.terms(asked, own, size, how, weaker)
+        denoise = threshold(guide(stage.estimator(how.tile), terms), how.percentile)
+        if asked.kept is not None:
+            denoise = lock(denoise, *asked.kept.at(size, self.device))
+        start = asked.start if stage.low_res is None else None
+        x, sigmas = stage.start(start, noise_seeds, size, how.steps, stage.encode(own, size))
+        return run_sampler(how, denoise, x, sigmas, noise_seeds, progress)
+
+    def _small(self, asked: Composition, rows: int) -> Tensor | None:
+        """The image to enlarge, if that is where the drawing begins; a row per seed."""
+        if not isinstance(asked.start, SmallImage):
+            return None
+        return asked.start.image.expand(rows, -1, -1, -1).to(self.device)
+
+    def settings(self, what: Composition | None = None, options: SampleOptions | None = None) -> dict[str, Sampling]:
         """How each stage that `sample` runs is going to sample.
 
         Args:
-            until: As in `sample`.
-            image: As in `sample`.
-            stages: Name of a stage -> fields of `Sampling` that differ from its own.
-            **changes: The same for the first stage that runs.
+            what: As in `sample`.
+            options: As in `sample`.
 
         Raises:
             KeyError: A name is that of no stage.
             ValueError: There is no such field, or a stage cannot have such tiles.
         """
-        chain, given = self._chain(until, image), dict(stages or {})
+        asked = what or Composition()
+        return self._settings(asked.options | options, self._small(asked, 1))
+
+    def _settings(self, options: SampleOptions, image: Tensor | None) -> dict[str, Sampling]:
+        chain, given = self._chain(options.until, image), dict(options.stages)
         if unknown := sorted(given.keys() - {stage.name for stage in self.stages}):
             raise KeyError(f"no stage {', '.join(unknown)}; this model has {', '.join(s.name for s in self.stages)}")
-        given[chain[0].name] = {**changes, **given.get(chain[0].name, {})}
+        given[chain[0].name] = {**options.first, **given.get(chain[0].name, {})}
         settings = {s.name: s.sampling.changed(given.get(s.name, {}), f"stage {s.name}") for s in chain}
         for stage in chain:
             stage.estimator(settings[stage.name].tile)  # before an earlier stage has taken its time
         return settings
+
+    def ignores_seeds(self, what: Composition, options: SampleOptions | None = None) -> bool:
+        """Whether the first stage draws the same for every seed: from one noise, without fresh noise on the way."""
+        if not isinstance(what.start, InitialNoise) or len(what.start.noise) > 1:
+            return False
+        how = self.settings(what, options)[self.stages[0].name]
+        return not (how.sampler == "ancestral" and how.eta)
 
     def _chain(self, until: str | None, image: Tensor | None) -> tuple[Stage, ...]:
         """The stages that run."""
@@ -396,8 +385,8 @@ class Cascade:
         reps: Representations,
         steps: int = 50,
         progress: Progress | None = None,
-    ) -> Latent:
-        """Finds the latent from which `reps` gives `image` back (Composer, section 3.4), for the first stage.
+    ) -> InitialNoise:
+        """Finds the noise from which `reps` gives `image` back (Composer, section 3.4), for the first stage.
 
         Heun's method, without guidance or thresholds: at 50 steps Euler (DDIM) errs two hundred times as much.
 
@@ -408,7 +397,7 @@ class Cascade:
             progress: Wraps the steps.
 
         Returns:
-            Noise of about unit variance, for ``sample(..., latent=...)``. What it is drawn with again matters: Heun's
+            Noise of about unit variance, for ``Composition(start=...)``. What it is drawn with again matters: Heun's
             method, as many steps and guidance 1 give the image back.
         """
         reps = self._checked(reps, len(image))
@@ -416,36 +405,53 @@ class Cascade:
         sigmas = stage.denoiser.sigmas(steps)[:-1].flip(0)
         denoise = guide(stage.denoiser, [Term(stage.encode(reps, (image.shape[2], image.shape[3])), 1.0)])
         extra: dict[str, Any] = {} if progress is None else {"progress": progress}
-        return Latent(samplers.heun(denoise, image.to(self.device), sigmas, **extra) / sigmas[-1], self.identity)
+        return InitialNoise(samplers.heun(denoise, image.to(self.device), sigmas, **extra) / sigmas[-1], self.identity)
 
-    def _own(self, latent: Latent | Tensor | None, rows: int) -> Tensor | None:
-        """The noise of a latent, a row a seed.
+    def _compose(
+        self,
+        what: Composition | Mapping[str, Tensor | str] | None,
+        conditions: Mapping[str, Tensor | str],
+        seeds: Sequence[int],
+    ) -> Composition:
+        """What is asked, resolved, with all its representations checked.
 
         Raises:
-            ValueError: It is another model's, or has other rows.
+            KeyError: See `sample`.
+            ValueError: See `sample`.
         """
-        if isinstance(latent, Latent):
-            if latent.model != self.identity:
-                raise ValueError(
-                    "this latent was found by another model, for which it stands for another picture: invert the image "
-                    f"with the model that draws (found by {latent.model[:12]}, this is {self.identity[:12]})"
-                )
-            latent = latent.noise
-        if latent is not None and len(latent) not in (1, rows):
-            raise ValueError(f"expected a latent of 1 or {rows} rows (one a seed), found {len(latent)}")
-        return None if latent is None else latent.expand(rows, -1, -1, -1)
+        for name in conditions:
+            if name in SAMPLING_NAMES:
+                raise KeyError(f"{name} is no condition but says how to sample: options=SampleOptions({name}=...)")
+            if name in COMPOSITION_NAMES:
+                raise KeyError(f"{name} is no condition but a part of what is asked: Composition(..., {name}=...)")
+        asked = what if isinstance(what, Composition) else Composition()
+        given: dict[str, Tensor | str] = {**asked.resolve(seeds).parts, **conditions}
+        if what is not None and not isinstance(what, Composition):
+            given = {**what, **conditions}
+        parts = self._checked(given, len(seeds))
+        if unknown := sorted(asked.strengths.keys() - parts.keys()):
+            raise KeyError(f"a strength for {', '.join(unknown)}, but what is given is {', '.join(parts) or 'nothing'}")
+        if isinstance(asked.start, InitialNoise):
+            asked.start.require(self.identity, len(seeds))
+        return replace(
+            asked,
+            parts=parts,
+            draw_parts=None,
+            away=None if asked.away is None else self._checked(asked.away, len(seeds)),
+            also=tuple((self._checked(other, len(seeds)), weight) for other, weight in asked.also),
+        )
 
-    def _checked(self, given: Mapping[str, Tensor | str], rows: int) -> Representations:
+    def _checked(self, given: Mapping[str, Tensor | str], rows: int) -> Parts:
         """The same representations, all of one row or all of as many as there are pictures."""
-        reps = to_representations(given, self.decomposition)
-        if unknown := sorted(reps.keys() - set(self.names)):
+        if unknown := sorted(given.keys() - set(self.names)):
             has = ", ".join(sorted(self.names)) or "none"
             raise KeyError(f"this model has no condition {', '.join(unknown)}; it has {has}")
+        reps = to_representations(given, self.decomposition)
         wrong = {name: len(value) for name, value in reps.items() if len(value) not in (1, rows)}
         if wrong:
-            raise ValueError(f"expected representations of 1 or {rows} rows (one a seed), found {wrong}")
+            raise ValueError(f"expected representations of 1 or {rows} rows (one per seed), found {wrong}")
         most = max(map(len, reps.values()), default=1)
-        return {name: value.expand(most, *value.shape[1:]) for name, value in reps.items()}
+        return Parts({name: value.expand(most, *value.shape[1:]) for name, value in reps.items()})
 
 
 def _network_of(spec: Mapping[str, Any], plugins: Collection[str], folder: Path | None) -> nn.Module:
@@ -456,11 +462,3 @@ def _network_of(spec: Mapping[str, Any], plugins: Collection[str], folder: Path 
 def _salted(seeds: Sequence[int], stream: int) -> list[int]:
     """Seeds for what is drawn besides the first stage's noise, which is drawn from the seeds themselves."""
     return list(seeds) if stream == 0 else draw(torch.tensor(seeds), STREAM + stream, 1 << 62).tolist()
-
-
-def _fitted(locked: tuple[Tensor, Tensor], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """A region lock at a stage's size; where a pixel is free in part, it is free."""
-    image, keep = fit(locked[0], size), locked[1]
-    if keep.shape[-2:] != size:
-        keep = (F.interpolate(1 - keep, size, mode="bilinear", antialias=True) <= 0).to(keep)
-    return image, keep

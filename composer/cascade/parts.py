@@ -1,7 +1,6 @@
-"""What pictures are drawn from: named representations that combine, and latents that belong to a model."""
+"""Named representations that combine, and interpolation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Shaped
@@ -44,29 +43,6 @@ class Parts(Representations):
 def row(value: Shaped[Tensor, "b *d"], i: int) -> Shaped[Tensor, "1 *d"]:
     """Row i, of a single row that one."""
     return value[i : i + 1] if len(value) > 1 else value
-
-
-@dataclass(frozen=True)
-class Latent:
-    """The noise from which a model gives an image back (Composer, section 3.4: x_T).
-
-    Attributes:
-        noise: Of about unit variance, at the size of the model's first stage.
-        model: Names the model that found it; another one makes something else of it.
-    """
-
-    noise: Float[Tensor, "b 3 h w"]
-    model: str
-
-    def interpolate(self, other: "Latent", share: float) -> "Latent":
-        """Goes `share` of the way to another latent along the great circle (DALL-E 2, section 3.2).
-
-        Raises:
-            ValueError: The other one is of another model, or another size.
-        """
-        if self.model != other.model:
-            raise ValueError("the two latents are of different models: invert both images with one model")
-        return Latent(slerp(self.noise, other.noise, share), self.model)
 
 
 def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], share: float) -> Float[Tensor, "b *d"]:

@@ -1,5 +1,6 @@
 """A stage of a cascade: one resolution's denoiser and conditions, and how it samples."""
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -8,15 +9,18 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from composer.cascade.composition import Composition
 from composer.cascade.low_res import LowRes
+from composer.cascade.start import InitialNoise, NoisyImage, Start
 from composer.conditioning import Condition, Conditioning, ConditionSet
 from composer.decomposition import Representations
 from composer.diffusion import samplers
 from composer.diffusion.denoiser import Denoiser, Estimator, level
 from composer.diffusion.guidance import Term
 from composer.diffusion.samplers import Denoise, Progress
-from composer.diffusion.strength import Strength, weigh
+from composer.diffusion.strength import weigh
 from composer.diffusion.tiling import Tiled
+from composer.images.reading import fit
 from composer.names import SamplerName as SamplerName
 from composer.networks.norm import GroupNorm
 from composer.storage.building import Spec, build
@@ -147,35 +151,58 @@ class Stage:
         cond: Conditioning = self.conditions(known, size)
         return cond
 
+    def start(
+        self, start: Start | None, seeds: Sequence[int], size: tuple[int, int], steps: int, own: Conditioning
+    ) -> tuple[Tensor, Tensor]:
+        """Where the sampling begins, and its noise levels.
+
+        Args:
+            start: As a composition says it; None is the noise of the seeds.
+            seeds: One per picture.
+            size: Height and width of the images.
+            steps: From the highest noise level to none.
+            own: What every estimate reads.
+
+        Raises:
+            ValueError: Initial noise of another size.
+        """
+        sigmas = self.denoiser.sigmas(steps)
+        noise = samplers.latents(seeds, (3, *size), next(self.denoiser.parameters()).device)
+        if isinstance(start, NoisyImage):
+            sigma = math.tan(math.pi / 2 * min(start.time, level(sigmas[:1]).item()))
+            sigmas = torch.cat([sigmas.new_tensor([sigma]), sigmas[sigmas < sigma]])
+            return fit(start.image, size).to(noise) + sigma * noise, sigmas
+        if isinstance(start, InitialNoise):
+            if start.noise.shape[1:] != noise.shape[1:]:
+                found = tuple(start.noise.shape[1:])
+                raise ValueError(f"expected initial noise of shape {tuple(noise.shape[1:])}, found {found}")
+            noise = start.noise.expand(len(seeds), -1, -1, -1).to(noise)
+        return self.denoiser.start(noise, sigmas[0], own), sigmas
+
     def terms(
         self,
-        reps: Representations,
+        asked: Composition,
         own: Representations,
         size: tuple[int, int],
         how: Sampling,
-        away: Representations | None = None,
-        strengths: Mapping[str, Strength] | None = None,
-        also: Sequence[tuple[Representations, float]] = (),
         weaker: "Stage | None" = None,
     ) -> list[Term]:
         """What guidance sums: a term for each set of conditions that counts somewhere, and what it leads away from.
 
         Args:
-            reps: What to agree with.
+            asked: What to agree with, how much, and what else counts; its `also` are taken from what is led away from.
             own: What every term reads, that is the image of the stage before.
             size: Height and width of the images.
             how: Its guidance is the weight of what is agreed with; what is led away from has the rest.
-            away: What to lead away from; None is nothing at all.
-            strengths: How much, when and where conditions of `reps` count.
-            also: Further representations and their weights, which are taken from what is led away from.
             weaker: What is led away from: its estimates, which agree with the same (autoguidance, Karras et al. 2024).
 
         Raises:
             ValueError: Both `weaker` and something else is to be led away from.
         """
+        reps = asked.parts
         names = [name for name in reps if name in self.conditions]
-        weights = weigh(names, {n: s for n, s in (strengths or {}).items() if n in names}, size)
-        also = [(other, weight) for other, weight in also if other.keys() & self.conditions.keys()]
+        weights = weigh(names, {n: s for n, s in asked.strengths.items() if n in names}, size)
+        also = [(other, weight) for other, weight in asked.also if other.keys() & self.conditions.keys()]
         rest = 1 - how.guidance - sum(weight for _, weight in also)
 
         def guidance(sigma: float) -> float:
@@ -191,7 +218,7 @@ class Stage:
             return {**{n: reps[n] for n in reps if n in subset}, **own}
 
         others = [Term(self.encode({**other, **own}, size), further(weight)) for other, weight in also]
-        behind = {name: value for name, value in (away or {}).items() if name in self.conditions}
+        behind = {name: value for name, value in (asked.away or {}).items() if name in self.conditions}
         within = all(name in reps and torch.equal(reps[name], value) for name, value in behind.items())
         if weaker is not None:
             if not within:

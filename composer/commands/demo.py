@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.data.datasets import Photographs, SceneImages, collate
 from composer.decomposition import Batch
@@ -17,7 +18,7 @@ from composer.evaluation.samples import Sample
 from composer.images.reading import resize
 from composer.images.sheet import Section, decomposed, from_pil, html_index, save_png, sheet, table_rows, to_pil
 from composer.storage.files import write_atomically
-from composer.tasks.composition import said
+from composer.tasks.composition import from_words
 from composer.tasks.editing import Original, edit, open_region
 from composer.terminal import bar
 
@@ -118,7 +119,7 @@ def edit_region(cascade: Cascade, batch: Batch, out: Path) -> Section:
     region = open_region(BOX, (before.shape[1], before.shape[2]))
     asked = Parts()
     for name in (n for n in WORDS if n in cascade.names):
-        asked |= said(cascade, name, WORDS[name]).parts
+        asked |= from_words(cascade, name, WORDS[name]).parts
     kept = [n for n in (*LOCAL, "intensity") if n in cascade.names]
     after = from_pil(edit(cascade, original, region, asked, keep=kept)[0])
     change = (after - before).abs().amax(0, keepdim=True).expand(3, -1, -1) - 1
@@ -136,7 +137,7 @@ def measure(cascade: Cascade, batch: Batch, out: Path) -> Section:
     """Measures adherence on a small sample."""
     scenes = SceneImages("val", cascade.stages[0].size, 64)
     sample = Sample(SAMPLE, lambda index: collate([scenes.row(32 + i, 0) for i in index]))
-    table = markdown(Evaluation(cascade, sample, changes={"steps": 15}).table())
+    table = markdown(Evaluation(cascade, sample, options=SampleOptions(steps=15)).table())
     text = (
         f"How much of the way from chance (0) to perfect (1) each condition closes, on {SAMPLE} Scenes and 15 steps "
         "only; the model's card has the figures of 256."

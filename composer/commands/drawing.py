@@ -272,9 +272,9 @@ def _save(
         The pictures as a sheet shows them, and as a film does where there is one.
     """
     o, frame, how = plan.options, plan.frame, sampling(plan.options)
-    if len(o.seeds) > 1 and composition.seedless(cascade, how):
-        note("note: all seeds begin with the same latent; they differ in later stages alone")
-    drawn = best_of(cascade, composition, o.seeds, o.best_of, o.weights, bar(f"drawing {title}"), **how)
+    if len(o.seeds) > 1 and cascade.ignores_seeds(composition, how):
+        note("note: all seeds begin with the same noise; they differ in later stages alone")
+    drawn = best_of(cascade, composition, o.seeds, o.best_of, o.weights, how, bar(f"drawing {title}"))
     pictures: list[Any] = list(drawn.images) if frame is None else frame.paste(drawn.images, o.soften)
     for i, (path, picture) in enumerate(zip(paths, pictures, strict=True)):
         made = recipe(cascade, drawn.compositions[i], drawn.seeds[i], how)

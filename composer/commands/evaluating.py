@@ -11,6 +11,7 @@ import rich.progress
 import torch
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.commands.options import load
 from composer.commands.parsers import sampling
@@ -32,7 +33,7 @@ def evaluate(o: argparse.Namespace, plugins: Sequence[str]) -> None:
     """Measure adherence, whole distributions (FID, KID, CLIP score), or what comes of a list of prompts."""
     cascade = load(o, plugins)
     prior = _prior(o, cascade, plugins)
-    about = {name: getattr(o, name) for name in ("seed", "precision")} | {"sampling": sampling(o)}
+    about = {name: getattr(o, name) for name in ("seed", "precision")} | {"sampling": sampling(o).said()}
     about |= {"prior": prior.sha256} if prior is not None else {}
     about["autoguidance"] = cascade.weaker and cascade.weaker.sha256
     if o.prompts is not None:
@@ -61,14 +62,16 @@ def _measure(o: argparse.Namespace, cascade: Cascade, prior: Prior | None) -> tu
         task = progress.add_task("drawing")
         shared = {"seed": o.seed, "rows": o.rows, "progress": partial(progress.advance, task), "prior": prior}
         if "adherence" in o.metrics:
-            evaluation = Evaluation(cascade, samples[0], **shared, changes=sampling(o))
+            evaluation = Evaluation(cascade, samples[0], **shared, options=sampling(o))
             progress.update(task, total=o.count * len(evaluation.scored) if o.alone else evaluation.count())
             table |= evaluation.singles() if o.alone else evaluation.table()
             texts.append(markdown(table))
         if others:
             if last is not first:
                 samples.append(open_sample(o.data, o.count, last.size, o.min_side))
-            evaluation = Evaluation(cascade, samples[-1], **shared, changes={"until": last.name} | sampling(o))
+            evaluation = Evaluation(
+                cascade, samples[-1], **shared, options=SampleOptions(until=last.name) | sampling(o)
+            )
             progress.reset(task, total=o.count)
             table["distribution"] = measure(others, evaluation, features, reader)
             texts.append(_markdown(table["distribution"]))

@@ -3,6 +3,7 @@
 import argparse
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -13,7 +14,7 @@ from composer.cascade.cascade import Cascade
 from composer.devices import pick_device
 from composer.diffusion.strength import Strength
 from composer.images.reading import SUFFIXES, PictureFile
-from composer.tasks.composition import Composition, said, shown
+from composer.tasks.composition import Composition, from_file, from_words
 from composer.tasks.editing import open_region
 from composer.terminal import note, track
 
@@ -93,18 +94,18 @@ def read_value(
         interval=(0.0, 1.0) if low is None else (float(low), float(high)),
         region=None if place is None else open_region(file_of(place), None).to(cascade.device),
     )
-    return _given(cascade, name, value, file_of).but(strengths={name: strength})
+    return replace(_given(cascade, name, value, file_of), strengths={name: strength})
 
 
 def _given(cascade: Cascade, name: str, value: str, file_of: Callable[[str], PictureFile]) -> Composition:
     if not is_file(value):
         if Path(value).suffix.lower() in SUFFIXES:
             raise FileNotFoundError(f"--{name}: there is no file {value}")
-        made = said(cascade, name, value)
+        made = from_words(cascade, name, value)
         if lost := dict(cascade.decomposition.named())[name].unread(value):
             note(f"note: --{name}: the model does not know or has no room for {' '.join(lost)}")
         return made
-    return shown(cascade, name, file_of(value))
+    return from_file(cascade, name, file_of(value))
 
 
 def is_file(value: str) -> bool:

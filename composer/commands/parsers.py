@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
+from composer.cascade.options import SampleOptions
 from composer.mistakes import Mistake, did_you_mean
 from composer.names import DEVICES, SHIPPED, SamplerName
 from composer.storage.files import printable
@@ -138,10 +139,10 @@ def add_sampling(parser: Options) -> None:
     parser.add_argument("--size", type=_size, metavar="WxH", help="pixels of the result (default: the last stage's)")
 
 
-def sampling(options: argparse.Namespace) -> dict[str, Any]:
-    """What was said of sampling, stages and size, as `Cascade.sample` takes it."""
+def sampling(options: argparse.Namespace) -> SampleOptions:
+    """What was said of sampling, stages and size."""
     given = {n: getattr(options, n) for n in (*SAMPLING, "until", "size") if getattr(options, n) is not None}
-    return given | ({"stages": dict(options.stages)} if options.stages else {})
+    return SampleOptions(**given, stages=dict(options.stages or ()))
 
 
 def _stage(text: str) -> tuple[str, dict[str, Any]]:

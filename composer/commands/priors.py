@@ -13,6 +13,7 @@ from torch import Tensor
 
 from composer.cascade.assembling import carry_weights
 from composer.cascade.cascade import Cascade
+from composer.cascade.options import SampleOptions
 from composer.commands.options import load
 from composer.data.datasets import collate
 from composer.data.embeddings import write_embeddings
@@ -104,7 +105,7 @@ def _pictures(
         task = progress.add_task("drawing pictures", total=5 * few * o.draws)
         advance = partial(progress.advance, task)
         table, pictures = measure_pictures(
-            prior, cascade, some, o.draws, guidance, advance, until=cascade.stages[0].name
+            prior, cascade, some, o.draws, guidance, advance, SampleOptions(until=cascade.stages[0].name)
         )
     if o.out is not None:
         true = [[image] for image in some["image"]]

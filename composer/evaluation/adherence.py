@@ -4,8 +4,8 @@ For a condition, ``closed = 1 - d(asked, got) / d(asked, a random other image's)
 first: 1 is perfect, 0 is chance.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.composition import Composition
+from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
+from composer.cascade.start import Kept
 from composer.decomposition import Batch
 from composer.evaluation.samples import Sample
 from composer.prior import Prior
@@ -76,7 +79,7 @@ class Evaluation:
         seed: Seeds the pictures and the pairing with other images.
         rows: How many images are read, and pictures drawn, at a time.
         progress: Called with the number of pictures that were just drawn.
-        changes: How `Cascade.sample` differs from the model's own; unless `until` says otherwise, only the first stage
+        options: How `Cascade.sample` differs from the model's own; unless `until` says otherwise, only the first stage
             draws.
         prior: Draws the semantics of captions that are asked for without semantics.
 
@@ -91,7 +94,7 @@ class Evaluation:
         seed: int = 0,
         rows: int = 32,
         progress: Callable[[int], None] = lambda count: None,
-        changes: Mapping[str, Any] | None = None,
+        options: SampleOptions | None = None,
         prior: Prior | None = None,
     ):
         if sample.count < 2 or rows < 1:
@@ -100,7 +103,7 @@ class Evaluation:
                 f"found {sample.count} and {rows}"
             )
         self.cascade, self.sample, self.rows, self.progress, self.prior = cascade, sample, rows, progress, prior
-        self.changes = {"until": cascade.stages[0].name, **(changes or {})}
+        self.options = SampleOptions(until=cascade.stages[0].name) | options
         self.seed = seed
         # A cyclic shift by a drawn amount pairs every image with another one
         self.shift = int(torch.randint(1, sample.count, (1,), generator=torch.Generator().manual_seed(seed)))
@@ -178,7 +181,7 @@ class Evaluation:
             goal = torch.where(region > 0, other, image)
             mask = self.cascade.decompose({"image": image, "region": region}).pick("mask")
             asked = mask | self.cascade.decompose({"image": goal}).pick("intensity")
-            images = self.draw(asked, span, away=mask, locked=(image, 1 - region))
+            images = self.draw(Composition(parts=asked, away=mask, kept=Kept(image, 1 - region)), span)
             wanted, before, got = (self.cascade.read({"image": x})["intensity"] for x in (goal, image, images))
             totals += torch.stack([distance(wanted, x).cpu().double().sum() for x in (got, before)])
             outside = max(outside, float(((images - quantise(image)).abs() * (1 - region)).max()))
@@ -192,21 +195,16 @@ class Evaluation:
         """How many pictures `table` draws."""
         return self.sample.count * (len(self.scored) + 1 + len(self.pairs()) + self.can_mask())
 
-    def draw(
-        self, parts: Parts, span: range, away: Parts | None = None, locked: tuple[Tensor, Tensor] | None = None
-    ) -> Float[Tensor, "b 3 h w"]:
+    def draw(self, what: Composition | Parts, span: range) -> Float[Tensor, "b 3 h w"]:
         """Draws the pictures of some rows, as a PNG would keep them.
 
         Args:
-            parts: What the pictures follow, a row each.
+            what: What the pictures follow, a row each.
             span: The rows' numbers, which say the seeds.
-            away: What guidance leads away from; None is nothing.
-            locked: Image and keep map a row, as `Cascade.sample` takes them.
         """
-        changes = dict(self.changes)
-        if locked is not None:
-            changes.pop("size", None)  # an edit has the size of its image
-        images = self.cascade.sample(parts, seeds=self.seeds_of(span), away=away, locked=locked, **changes)
+        edits = isinstance(what, Composition) and what.kept is not None
+        options = replace(self.options, size=None) if edits else self.options  # an edit has the size of its image
+        images = self.cascade.sample(what, self.seeds_of(span), options)
         self.progress(len(span))
         return quantise(images)
 

@@ -5,19 +5,19 @@ DALL-E reranks by CLIP (Ramesh et al. 2021, section 2.6); this reranks by all th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.decomposition import Batch
 from composer.diffusion.samplers import Progress
 from composer.evaluation.adherence import quantise
 from composer.evaluation.reading import Reading
-from composer.tasks.composition import Composition, merged
+from composer.tasks.composition import Composition
 
 ROWS = 16
 """Pictures that are drawn at a time."""
@@ -30,7 +30,7 @@ class Best:
     Attributes:
         images: The pictures.
         seeds: Theirs, among the candidates'.
-        compositions: What each was drawn from, settled.
+        compositions: What each was drawn from, resolved.
         scores: (b n) those of all candidates; empty where there was no choice.
         closed: What the choice measured of the images, as `Reading.closed` does; None where it measured none of them,
             or as they were before further stages drew on them.
@@ -49,8 +49,8 @@ def best_of(
     seeds: Sequence[int],
     n: int = 1,
     weights: Mapping[str, float] | None = None,
+    options: SampleOptions | None = None,
     progress: Progress | None = None,
-    **changes: Any,
 ) -> Best:
     """Draws n pictures for each seed and keeps the one that adheres best.
 
@@ -62,28 +62,28 @@ def best_of(
         seeds: Seed s has the candidates s n to s n + n - 1; of one candidate it is the seed itself.
         n: Number of candidates.
         weights: Name -> how much a condition counts; 1 where it is not named.
+        options: How to sample, as in `Cascade.sample`.
         progress: Wraps the steps.
-        **changes: Those of `Cascade.sample`.
 
     Raises:
         KeyError: `weights` names what was not asked, or cannot be measured.
         ValueError: `n` is below 1, there are weights but no choice, nothing was asked that can be measured, or the
-            candidates would be one picture n times, since they begin with one latent.
+            candidates would be one picture n times, since they begin with one noise.
     """
     if n < 1 or (n == 1 and weights):
         raise ValueError(f"expected the best of at least {2 if weights else 1}, found {n}")
     if n == 1:
-        ready = composition.settled(seeds)
-        images = ready.draw(cascade, seeds, progress=progress, **changes)
+        ready = composition.resolve(seeds)
+        images = cascade.sample(ready, seeds, options, progress=progress)
         return Best(images.cpu(), list(seeds), [ready.row(i) for i in range(len(seeds))], torch.empty(len(seeds), 0))
-    if composition.seedless(cascade, changes):
-        raise ValueError("all candidates would be the same picture, for they begin with one latent: no best of several")
+    if cascade.ignores_seeds(composition, options):
+        raise ValueError("all candidates would be the same picture, for they begin with one noise: no best of several")
     shares = _shares(cascade, composition.wanted, weights or {})
-    told = merged(composition.sampling, changes)
-    how = {**changes, **_first_alone(cascade, told)}
+    whole = composition.options | options
+    first = whole | _first_alone(cascade, whole)
     candidates = [seed * n + k for seed in seeds for k in range(n)]
     drawn = [
-        composition.draw(cascade, candidates[start + i : start + min(i + ROWS, n)], progress=progress, **how).cpu()
+        cascade.sample(composition, candidates[start + i : start + min(i + ROWS, n)], first, progress=progress).cpu()
         for start in range(0, len(candidates), n)
         for i in range(0, n, ROWS)
     ]
@@ -91,19 +91,18 @@ def best_of(
     scores = torch.stack([found[name] * share for name, share in shares.items()]).sum(0).view(len(seeds), n)
     kept = [i * n + int(row.argmax()) for i, row in enumerate(scores)]
     best = [candidates[i] for i in kept]
-    chosen = best_of(cascade, composition, best, 1, None, progress, **changes)
-    whole = how["until"] == told.get("until", cascade.stages[-1].name)
-    measured = {name: value[kept] for name, value in found.items()} if whole else None
+    chosen = best_of(cascade, composition, best, 1, None, options, progress)
+    alone = first.until == (whole.until or cascade.stages[-1].name)
+    measured = {name: value[kept] for name, value in found.items()} if alone else None
     return Best(chosen.images, best, chosen.compositions, scores, measured)
 
 
-def _first_alone(cascade: Cascade, told: Mapping[str, Any]) -> dict[str, Any]:
-    """How the first stage draws its part of what is told: the size is that of the last stage that runs."""
-    named = {stage.name: stage for stage in cascade.stages}
-    first, size = cascade.stages[0], told.get("size")
-    last = named.get(told.get("until", ""), cascade.stages[-1])
-    part = {} if size is None else {"size": tuple(n * first.size // last.size for n in size)}
-    return {"until": first.name, **part}
+def _first_alone(cascade: Cascade, whole: SampleOptions) -> SampleOptions:
+    """How the first stage draws its part of the whole, whose size is that of the last stage that runs."""
+    first, size = cascade.stages[0], whole.size
+    last = next((stage for stage in cascade.stages if stage.name == whole.until), cascade.stages[-1])
+    part = None if size is None else (size[0] * first.size // last.size, size[1] * first.size // last.size)
+    return SampleOptions(until=first.name, size=part)
 
 
 def _shares(cascade: Cascade, wanted: Parts, weights: Mapping[str, float]) -> dict[str, float]:

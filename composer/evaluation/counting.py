@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.options import SampleOptions
 from composer.evaluation.adherence import quantise
 from composer.evaluation.prompts import from_captions
 from composer.images.reading import resize
@@ -35,7 +36,7 @@ def count_things(
     seed: int = 0,
     rows: int = 32,
     progress: Callable[[int], None] = lambda count: None,
-    changes: Mapping[str, Any] | None = None,
+    options: SampleOptions | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Draws Scenes of `val` from their captions, and lets a judge see what they show, beside the true pictures.
 
@@ -47,7 +48,7 @@ def count_things(
         seed: Of the pictures.
         rows: Pictures drawn at a time.
         progress: Called with the number of pictures that were just drawn.
-        changes: How `Cascade.sample` differs from the model's own.
+        options: How `Cascade.sample` differs from the model's own.
 
     Returns:
         By number of things: ``drawn`` and ``true``, the shares of the pictures that are right by each of `QUESTIONS`.
@@ -69,7 +70,7 @@ def count_things(
         for at in range(0, count, rows):
             part = from_captions(cascade, [caption for _, caption in told[at : at + rows]])
             seeds = [seed * 1_000_003 + i for i in index[at : at + rows]]
-            drawn.append(quantise(cascade.sample(part, seeds=seeds, **{"until": first.name, **(changes or {})})).cpu())
+            drawn.append(quantise(cascade.sample(part, seeds, SampleOptions(until=first.name) | options)).cpu())
             true.append(quantise(render_batch("val", index[at : at + rows], READ_SIZE)["image"]))
             progress(len(seeds))
         asked = [asked_of(tabulate(scene)) for scene, _ in told]
@@ -107,15 +108,13 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n\nShare of the pictures; in brackets, of the true ones: the judge's own error.\n"
 
 
-def evaluate_things(
-    o: argparse.Namespace, cascade: Cascade, about: Mapping[str, Any], changes: Mapping[str, Any]
-) -> None:
+def evaluate_things(o: argparse.Namespace, cascade: Cascade, about: Mapping[str, Any], options: SampleOptions) -> None:
     """Counts things, as the options of `evaluate` say, and prints and writes what came of it."""
     judge = load_judge(locate(o.things, wanted="a judge of things", who="evaluate --things"))
     with bar(transient=True) as progress:
         task = progress.add_task("drawing", total=o.count * len(NUMBERS))
         found = count_things(
-            cascade, judge, o.count, o.captions, o.seed, o.rows, lambda n: progress.advance(task, n), changes
+            cascade, judge, o.count, o.captions, o.seed, o.rows, lambda n: progress.advance(task, n), options
         )
     say(markdown(found))
     if o.json is not None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.decomposition import Batch, Decomposer
 from composer.evaluation.adherence import quantise
@@ -118,7 +118,7 @@ def measure_pictures(
     draws: int = 4,
     guidance: float | None = None,
     progress: Callable[[int], object] = lambda done: None,
-    **changes: Any,
+    options: SampleOptions | None = None,
 ) -> tuple[Table, dict[str, Float[Tensor, "n k 3 h w"]]]:
     """Draws pictures of captions with and without the prior, by a model that reads ``caption`` and ``semantics``.
 
@@ -129,7 +129,7 @@ def measure_pictures(
         draws: Pictures a caption, at least 2.
         guidance: The prior's; None is its own.
         progress: Called with the number of pictures that were just drawn.
-        **changes: How `Cascade.sample` differs from the model's own.
+        options: How `Cascade.sample` differs from the model's own.
 
     Returns:
         For each way of asking: ``adherence``, the mean cosine of picture and caption as the model's reader of captions
@@ -165,7 +165,7 @@ def measure_pictures(
         done = []
         for i in range(n):
             rows = asked.rows(slice(i * draws, (i + 1) * draws))
-            done.append(quantise(cascade.sample(rows, seeds=range(draws), **changes).cpu()))
+            done.append(quantise(cascade.sample(rows, seeds=range(draws), options=options).cpu()))
             progress(draws)
         pictures[way] = torch.stack(done)
         table[way] = _look(cascade, pictures[way], wanted)

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.decomposition import Decomposer
 from composer.evaluation.adherence import quantise, with_prior
@@ -120,7 +121,7 @@ def answer(
     seed: int = 0,
     rows: int = 32,
     progress: Callable[[int], None] = lambda count: None,
-    changes: Mapping[str, Any] | None = None,
+    options: SampleOptions | None = None,
     prior: Prior | None = None,
 ) -> Answers:
     """Draws pictures of prompts and scores them.
@@ -133,7 +134,7 @@ def answer(
         seed: See `seeds_of`.
         rows: About how many pictures are drawn at a time.
         progress: Called with the number of pictures that were just drawn.
-        changes: How `Cascade.sample` differs from the model's own.
+        options: How `Cascade.sample` differs from the model's own.
         prior: Draws the semantics of the prompts, where the model is to be given some.
 
     Raises:
@@ -151,7 +152,7 @@ def answer(
                 f"a list of prompts wants a model that reads captions; this one reads {', '.join(cascade.names)}"
             )
         seeds = [s for i in index for s in seeds_of(i, n, seed)]
-        images = quantise(cascade.sample(with_prior(parts, prior, texts, seeds), seeds=seeds, **(changes or {})))
+        images = quantise(cascade.sample(with_prior(parts, prior, texts, seeds), seeds=seeds, options=options))
         # Another prompt is half the file away: of another category, mostly
         own, other = (
             clip_score(images, [prompts[(i + away) % len(prompts)].meaning for i in index for _ in range(n)], reader)

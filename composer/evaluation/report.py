@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.start import InitialNoise, NoisyImage
 from composer.diffusion.strength import Strength
 from composer.evaluation.reading import Reading
 from composer.images.reading import File, PictureFile
@@ -164,10 +165,10 @@ def _settings(found: Mapping[str, Any], asked: Composition) -> dict[str, str]:
     says |= {name: _short(source) for name, source in asked.sources.items() if name not in asked.parts}
     if asked.away is not None:
         says["leads away from"] = ", ".join(asked.away) or "nothing"
-    if asked.latent is not None:
-        says["begins with"] = "an inverted latent"
-    if asked.start is not None:
-        says["begins with"] = f"a picture, noisy as at time {asked.start[1]:g}"
+    if isinstance(asked.start, InitialNoise):
+        says["begins with"] = "the noise that gives a picture back"
+    if isinstance(asked.start, NoisyImage):
+        says["begins with"] = f"a picture, noisy as at time {asked.start.time:g}"
     if "edit" in found:
         says["edit of"] = _short(f"{found['edit']['original']} {found['edit'].get('name', '')}".strip())
     return says

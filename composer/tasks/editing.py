@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -13,14 +12,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.composition import Composition
+from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
+from composer.cascade.start import Kept
 from composer.diffusion.samplers import Progress
 from composer.images.fidelity import loss, spelled_out
 from composer.images.masks import read_mask
 from composer.images.pixels import BAND, Pixels, profile_transform
 from composer.images.reading import File, PictureFile, Reason, Refused, converting, fit, opened, path_of, read_pixels
 from composer.images.sheet import COLOUR_CHUNKS
-from composer.tasks.composition import Composition, Source
+from composer.tasks.composition import Source
 
 BOXED = 256
 """Side of the map that a box becomes where no picture gives a size."""
@@ -192,9 +194,9 @@ class Frame:
             batch = {"image": small.to(cascade.device), "region": free.to(cascade.device)}
             mask = cascade.decompose(batch).pick("mask")
             away, also = composition.away or Parts(), [(parts | mask, weight) for parts, weight in composition.also]
-            composition = composition.but(parts=composition.parts | mask, away=away | mask, also=tuple(also))
+            composition = replace(composition, parts=composition.parts | mask, away=away | mask, also=tuple(also))
         large, free = self.seen(cascade.stages[-1].size)
-        return composition.but(locked=(large, 1 - free))
+        return replace(composition, kept=Kept(large, 1 - free))
 
     def paste(self, images: Float[Tensor, "b 3 s s"], soften: int = 2) -> list[Image.Image]:
         """Puts results into the picture; all pixels outside the region stay the file's own, bit for bit.
@@ -234,8 +236,8 @@ def edit(
     caption: str = "",
     seeds: Sequence[int] = (0,),
     soften: int = 2,
+    options: SampleOptions | None = None,
     progress: Progress | None = None,
-    **changes: Any,
 ) -> list[Image.Image]:
     """Redraws a region of a picture under new conditions. All pixels outside it are the file's own, bit for bit.
 
@@ -248,8 +250,8 @@ def edit(
         caption: The picture's caption, if `keep` names a condition that reads one.
         seeds: One a result.
         soften: Pixels over which the edit fades in, inside the region.
+        options: How to sample, as in `Cascade.sample`.
         progress: Wraps the steps.
-        **changes: What `Cascade.sample` takes besides, such as fields of `Sampling`.
 
     Returns:
         Pictures of the original's size and mode. An empty region gives the picture back.
@@ -261,7 +263,7 @@ def edit(
         return [original.picture.copy() for _ in seeds]
     frame = Frame.around(original, region)
     asked = frame.source(cascade, caption).pick(*keep) | Composition(parts=reps)
-    images = frame.restrict(cascade, asked).draw(cascade, seeds, progress=progress, **changes)
+    images = cascade.sample(frame.restrict(cascade, asked), seeds, options, progress=progress)
     return frame.paste(images, soften)
 
 

@@ -1,22 +1,25 @@
 """The tasks that Composer and DALL-E 2 show, each a function from pictures and words to what is to be drawn.
 
-A task gives a `Composition` (or several, labelled); ``composition.draw(cascade, seeds)`` draws it, `editing.Frame`
+A task gives a `Composition` (or several, labelled); ``cascade.sample(composition, seeds)`` draws it, `editing.Frame`
 restricts it to a region, `best_of` draws the best of several. Each works on any model that has the conditions it names,
 and refuses others.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts, slerp
+from composer.cascade.start import NoisyImage
 from composer.diffusion.samplers import Progress
 from composer.names import GLOBAL as GLOBAL
 from composer.names import LOCAL as LOCAL
 from composer.prior import Prior
-from composer.tasks.composition import Composition, Source, interpolate, require, said
+from composer.tasks.composition import Composition, Source, from_words, interpolate, require
 
 INVERTED = 50
 """Steps of an inversion and of the drawing that follows; on the shipped model they give an image back to 60 dB."""
@@ -33,16 +36,16 @@ def text_to_image(cascade: Cascade, caption: str, prior: Prior | None = None) ->
     Raises:
         KeyError: The model has no condition ``caption``, or no ``semantics`` for the prior.
     """
-    asked = said(cascade, "caption", caption)
+    asked = from_words(cascade, "caption", caption)
     if prior is None:
         return asked
     require(cascade, "semantics", task="a prior")
     sources = {**asked.sources, "semantics": f"prior {prior.spec.get('name', '')} {prior.sha256}"}
 
-    def drawn(seeds: Sequence[int]) -> Parts:
+    def draw_parts(seeds: Sequence[int]) -> Parts:
         return Parts(semantics=prior.sample([caption], len(seeds), seeds))
 
-    return asked.but(sources=sources, drawn=drawn)
+    return replace(asked, sources=sources, draw_parts=draw_parts)
 
 
 def combine(cascade: Cascade, asked: Composition, prompts: Sequence[tuple[str, float]]) -> Composition:
@@ -53,9 +56,9 @@ def combine(cascade: Cascade, asked: Composition, prompts: Sequence[tuple[str, f
         asked: What guidance leads to; its other representations hold for each of the captions too.
         prompts: Captions and their weights, which are those of guidance: 3 and -1 are usual.
     """
-    also = tuple((asked.parts | said(cascade, "caption", words).parts, weight) for words, weight in prompts)
+    also = tuple((asked.parts | from_words(cascade, "caption", words).parts, weight) for words, weight in prompts)
     says = {f"caption {weight:+g}": words for words, weight in prompts}
-    return asked.but(also=(*asked.also, *also), sources={**asked.sources, **says})
+    return replace(asked, also=(*asked.also, *also), sources={**asked.sources, **says})
 
 
 def variations(
@@ -72,7 +75,7 @@ def variations(
         cascade: The model.
         source: The picture.
         keep: Representations to keep.
-        eta: None begins with the seeds' noise. A number in [0, 1] begins with the picture's own latent and adds fresh
+        eta: None begins with the seeds' noise. A number in [0, 1] begins with the picture's own noise and adds fresh
             noise on the way: 0 gives the picture back, 1 varies it most (DALL-E 2, section 3.1).
         steps: Of the inversion and of the drawing that follows.
         progress: Wraps the steps of the inversion.
@@ -86,9 +89,9 @@ def variations(
         return kept
     if not 0 <= eta <= 1:
         raise ValueError(f"expected a share of fresh noise in [0, 1], found {eta}")
-    latent = source.invert(cascade, kept.parts, steps, progress)
-    how = {"sampler": "ancestral", "eta": eta} if eta > 0 else {"sampler": "heun"}
-    return kept.but(latent=latent, sampling={**how, "steps": steps, "guidance": 1.0})
+    noise = source.invert(cascade, kept.parts, steps, progress)
+    how = SampleOptions(sampler="ancestral", eta=eta) if eta > 0 else SampleOptions(sampler="heun")
+    return replace(kept, start=noise, options=replace(how, steps=steps, guidance=1.0))
 
 
 def interpolations(
@@ -111,7 +114,7 @@ def interpolations(
         count: Number of pictures.
         between: Representations to interpolate: semantics along the great circle, palettes linearly.
         keep: Representations of `a` that stay.
-        latents: Whether to begin with the two pictures' latents, interpolated, instead of the seeds' noise.
+        latents: Whether to begin with the two pictures' own noises, interpolated, instead of the seeds' noise.
         steps: Of the inversions and of the drawing that follows them.
         progress: Wraps the steps of the inversions.
 
@@ -124,14 +127,15 @@ def interpolations(
     require(cascade, *between, *keep, task="this interpolation")
     kept = a.pick(*(name for name in keep if name not in between))
     ends = [source.pick(*between) for source in (a, b)]
-    sampling = {}
+    options = SampleOptions()
     if latents:
         under = [end.parts | kept.parts for end in ends]
         inverted = [s.invert(cascade, p, steps, progress) for s, p in zip((a, b), under, strict=True)]
-        ends = [end.but(latent=latent) for end, latent in zip(ends, inverted, strict=True)]
-        sampling = {"sampler": "heun", "steps": steps, "guidance": 1.0}
+        ends = [replace(end, start=noise) for end, noise in zip(ends, inverted, strict=True)]
+        options = SampleOptions(sampler="heun", steps=steps, guidance=1.0)
     shares = [i / (count - 1) for i in range(count)]
-    return [(f"{s:.2f}", (interpolate(cascade, ends[0], ends[1], s) | kept).but(sampling=sampling)) for s in shares]
+    between_them = [(s, interpolate(cascade, ends[0], ends[1], s)) for s in shares]
+    return [(f"{s:.2f}", replace(one | kept, options=options)) for s, one in between_them]
 
 
 def reconfigure(
@@ -160,9 +164,9 @@ def reconfigure(
     require(cascade, *staying, task="this reconfiguration")
     kept = source.pick(*staying)
     before = kept | source.pick(*(name for name in changed.parts if name in known))
-    latent = source.invert(cascade, before.parts, steps, progress)
-    sampling = {"sampler": "heun", "steps": steps, "guidance": TOWARDS}
-    return (kept | changed).but(latent=latent, away=before.parts, sampling=sampling)
+    noise = source.invert(cascade, before.parts, steps, progress)
+    options = SampleOptions(sampler="heun", steps=steps, guidance=TOWARDS)
+    return replace(kept | changed, start=noise, away=before.parts, options=options)
 
 
 def translate(
@@ -178,7 +182,7 @@ def translate(
     The paper keeps all representations that there are, and so does `keep` None. Where they contradict the caption they
     win, with the shipped model altogether; hence only the picture's shapes are kept by default.
     """
-    return reconfigure(cascade, source, said(cascade, "caption", caption), keep, steps, progress)
+    return reconfigure(cascade, source, from_words(cascade, "caption", caption), keep, steps, progress)
 
 
 def pose_transfer(
@@ -213,7 +217,7 @@ def colorize(
     Args:
         cascade: The model.
         source: The picture.
-        palettes: Compositions that hold a palette: a picture's, or colours by `said`.
+        palettes: Compositions that hold a palette: a picture's, or colours by `from_words`.
         count: How many pictures from each palette to the next, that one not counted; above 1 interpolates.
         keep: Further representations of the picture that stay.
     """
@@ -269,7 +273,7 @@ def redraw(cascade: Cascade, source: Source, asked: Composition, time: float) ->
         asked: What to draw.
         time: How noisy: the cosine schedule's time in (0, 1]; the higher, the less of the picture stays.
     """
-    return asked.but(start=(source.image, time))
+    return replace(asked, start=NoisyImage(source.image, time))
 
 
 def text_difference(
@@ -284,7 +288,8 @@ def text_difference(
 ) -> Labelled:
     """Turns a picture's semantics towards the difference of two captions (DALL-E 2, section 3.3).
 
-    The latent is that of the picture, z_d = norm(z_after - z_before), and the semantics are slerp(z_i, z_d, share).
+    The initial noise is that of the picture; z_d = norm(z_after - z_before), and the semantics are
+    slerp(z_i, z_d, share).
 
     Args:
         cascade: The model.
@@ -300,15 +305,15 @@ def text_difference(
         ValueError: The two captions mean the same to CLIP.
     """
     require(cascade, "semantics", *keep, task="a text difference")
-    texts = [said(cascade, "semantics", words).parts["semantics"] for words in (before, after)]
+    texts = [from_words(cascade, "semantics", words).parts["semantics"] for words in (before, after)]
     difference = texts[1] - texts[0]
     z = source.pick("semantics").parts["semantics"]
     if difference.norm() < 1e-3 * z.norm():
         raise ValueError(f"expected two captions that differ, found {before!r} and {after!r}")
     towards = difference * (z.norm() / difference.norm())
     kept = source.pick(*keep).drop("semantics")
-    latent = source.invert(cascade, kept.parts | {"semantics": z}, steps, progress)
-    start = kept.but(latent=latent, sampling={"sampler": "heun", "steps": steps, "guidance": 1.0})
+    noise = source.invert(cascade, kept.parts | {"semantics": z}, steps, progress)
+    start = replace(kept, start=noise, options=SampleOptions(sampler="heun", steps=steps, guidance=1.0))
     says = f"{before!r} to {after!r}"
     return [(f"{s:g}", _with_semantics(start, slerp(z, towards, s), f"{says}, {s:g}")) for s in shares]
 

@@ -5,7 +5,7 @@ import hashlib
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -15,13 +15,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
-from composer.cascade.parts import Latent, Parts
+from composer.cascade.options import SampleOptions
+from composer.cascade.parts import Parts
+from composer.cascade.start import InitialNoise, NoisyImage, Start
 from composer.diffusion.samplers import Progress
 from composer.diffusion.strength import Strength, weigh
 from composer.images.reading import MAX_PIXELS, File, PictureFile
 from composer.storage.files import brief, printable
 from composer.storage.formats import check_edit, check_recipe
-from composer.tasks.composition import Composition, merged
+from composer.tasks.composition import Composition
 from composer.tasks.editing import Frame, Original, extend
 
 FORMAT = 2
@@ -34,18 +36,19 @@ MAX_BYTES = 64_000_000
 """Size of the representations in a recipe, once unpacked; more is refused."""
 
 
-def recipe(cascade: Cascade, composition: Composition, seed: int, how: Mapping[str, Any]) -> dict[str, Any]:
+def recipe(
+    cascade: Cascade, composition: Composition, seed: int, options: SampleOptions | None = None
+) -> dict[str, Any]:
     """Writes down how one picture came about, in plain JSON values; hashes, names and texts, never paths.
 
     Args:
         cascade: The model that drew it.
-        composition: What it was drawn from, settled and of one row.
+        composition: What it was drawn from, resolved and of one row.
         seed: Its seed.
-        how: What `Cascade.sample` was told about stages, size and sampling.
+        options: What `Cascade.sample` was told besides.
     """
-    told = merged(composition.sampling, how)
-    size = told.pop("size", None)
-    latent, start, away = composition.latent, composition.start, composition.away
+    size = (composition.options | options).size
+    start, away = composition.start, composition.away
     tensors: dict[str, Tensor] = {}  # each once, however often it is used
 
     def held(reps: Mapping[str, Tensor]) -> dict[str, str]:
@@ -66,7 +69,7 @@ def recipe(cascade: Cascade, composition: Composition, seed: int, how: Mapping[s
         "model": {"name": cascade.spec.get("name", ""), "sha256": cascade.sha256},
         "autoguidance": _weaker(cascade),
         "seed": seed,
-        "stages": {name: asdict(setting) for name, setting in cascade.settings(**told).items()},
+        "stages": {name: asdict(setting) for name, setting in cascade.settings(composition, options).items()},
         "size": None if size is None else list(size),
         "sources": dict(composition.sources),
         "representations": held(composition.parts),
@@ -74,8 +77,8 @@ def recipe(cascade: Cascade, composition: Composition, seed: int, how: Mapping[s
         "strengths": {name: strength(given) for name, given in composition.strengths.items()},
         "away": None if away is None else held(away),
         "also": [[held(parts), weight] for parts, weight in composition.also],
-        "latent": None if latent is None else hold(latent.noise),
-        "start": None if start is None else [hold(start[0]), start[1]],
+        "latent": hold(start.noise) if isinstance(start, InitialNoise) else None,
+        "start": [hold(start.image), start.time] if isinstance(start, NoisyImage) else None,
         "tensors": pack(tensors),
         "precision": {dtype: name for name, dtype in PRECISIONS.items()}[cascade.precision],
         "device": cascade.device.type,
@@ -132,13 +135,13 @@ class Redo:
     Attributes:
         composition: What it was drawn from.
         seed: Its seed.
-        how: What `Cascade.sample` is told about stages and size.
+        options: How it is sampled.
         precision: Inside the networks, one of `PRECISIONS`; None where the recipe is too old to say.
     """
 
     composition: Composition
     seed: int
-    how: dict[str, Any]
+    options: SampleOptions
     precision: str | None
 
 
@@ -167,9 +170,8 @@ def read(cascade: Cascade, found: Mapping[str, Any], limited: bool = True) -> Re
         raise ValueError(f"expected a precision of {', '.join(PRECISIONS)} in the recipe, found {printable(precision)}")
     if not stages:
         raise ValueError("the recipe names no stage that drew")
-    how = {"stages": stages, "until": list(stages)[-1], "size": None if size is None else tuple(size)}
+    options = SampleOptions(stages=stages, until=list(stages)[-1], size=None if size is None else tuple(size))
     tensors = _Tensors({key: value.to(cascade.device) for key, value in unpack(found["tensors"]).items()})
-    start, latent = found["start"], found["latent"]
     composition = Composition(
         parts=tensors.parts(found["representations"]),
         wanted=tensors.parts(found["wanted"]),
@@ -177,13 +179,12 @@ def read(cascade: Cascade, found: Mapping[str, Any], limited: bool = True) -> Re
         strengths={name: tensors.strength(given) for name, given in found["strengths"].items()},
         away=None if found["away"] is None else tensors.parts(found["away"]),
         also=tuple((tensors.parts(keys), float(weight)) for keys, weight in found["also"]),
-        latent=None if latent is None else Latent(tensors.image(latent, 3), cascade.identity),
-        start=None if start is None else (tensors.image(start[0], 3), float(start[1])),
+        start=tensors.start(found, cascade.identity),
     )
     if limited:
-        _check_limits(cascade, composition, how)
+        _check_limits(cascade, composition, options)
     _check_fit(cascade, composition)
-    return Redo(composition, found["seed"], how, precision)
+    return Redo(composition, found["seed"], options, precision)
 
 
 def check_model(found: Mapping[str, Any], sha256: str) -> None:
@@ -248,6 +249,13 @@ class _Tensors(dict[str, Tensor]):
             raise ValueError(f"expected an image of {channels} channels in the recipe, found {tuple(value.shape)}")
         return value.float()
 
+    def start(self, found: Mapping[str, Any], model: str) -> Start | None:
+        """Where the drawing begins."""
+        noise, image = found["latent"], found["start"]
+        if image is not None:
+            return NoisyImage(self.image(image[0], 3), float(image[1]))
+        return None if noise is None else InitialNoise(self.image(noise, 3), model)
+
     def strength(self, given: Mapping[str, Any]) -> Strength:
         low, high = given["interval"]
         region = None if given["region"] is None else self.image(given["region"], 1)
@@ -281,15 +289,15 @@ def _limit(what: str, found: float, most: float) -> None:
         )
 
 
-def _check_limits(cascade: Cascade, composition: Composition, how: Mapping[str, Any]) -> None:
+def _check_limits(cascade: Cascade, composition: Composition, options: SampleOptions) -> None:
     """Refuses what would take much longer, or much more memory, than any picture that people draw.
 
     Raises:
         ValueError: It asks for too much.
     """
     own = {stage.name: stage for stage in cascade.stages}
-    drawing = [own[name] for name in how["stages"] if name in own]
-    largest = how["size"] or (max((stage.size for stage in drawing), default=0),) * 2
+    drawing = [own[name] for name in options.stages if name in own]
+    largest = options.size or (max((stage.size for stage in drawing), default=0),) * 2
     _limit("pixels of a side", max(largest), LIMITS.side)
     work = 0.0
     for stage in drawing:
@@ -298,7 +306,7 @@ def _check_limits(cascade: Cascade, composition: Composition, how: Mapping[str, 
         sets = weigh(names, strengths, (stage.size, stage.size))
         terms = len(sets) + len(composition.also) + 1
         _limit("terms of guidance", terms, LIMITS.terms)
-        sampling = how["stages"][stage.name]
+        sampling = options.stages[stage.name]
         calls = sampling["steps"] * (2 if sampling["sampler"] == "heun" else 1)
         scale = stage.size / drawing[-1].size
         work += calls * terms * math.prod(side * scale for side in largest)
@@ -357,11 +365,11 @@ def again(
         )
     composition = redo.composition
     if frame is not None:
-        composition = composition.but(locked=frame.restrict(cascade, composition).locked)
+        composition = replace(composition, kept=frame.restrict(cascade, composition).kept)
     before = cascade.precision
     try:
         cascade.to(cascade.device, before if redo.precision is None else PRECISIONS[redo.precision])
-        return composition.draw(cascade, [redo.seed], progress=progress, **redo.how)
+        return cascade.sample(composition, redo.seed, redo.options, progress=progress)
     finally:
         cascade.to(cascade.device, before)
 

@@ -1,7 +1,6 @@
 """The sample grid of a training."""
 
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import numpy as np
@@ -9,8 +8,12 @@ import torch
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.composition import Composition
 from composer.cascade.low_res import LowRes
+from composer.cascade.options import SampleOptions
+from composer.cascade.parts import Parts
 from composer.cascade.stage import Sampling, Stage
+from composer.cascade.start import SmallImage
 from composer.decomposition import Batch, Decomposition
 from composer.images.sheet import sheet
 from composer.storage.files import replacing
@@ -101,15 +104,15 @@ class SampleGrid(L.Callback):
     def _draw_images(self, stage: StageTraining, decomposition: Decomposition) -> list[Row]:
         image, by = self._batch["image"], dict(decomposition.named())
         reps = {name: value for name, value in self._batch["representations"].items() if name in stage.conditions}
-        start: dict[str, Any] = {"size": (image.shape[-2], image.shape[-1])}
+        start, options = None, SampleOptions(size=(image.shape[-2], image.shape[-1]))
         if "low_res" in reps:
             reps["low_res"] = by["low_res"]({"image": image})  # clean, as the stage before would give it
-            start = {"image": reps["low_res"][:, :3]}
-        asked = {name: value for name, value in reps.items() if name != "low_res"}
+            start, options = SmallImage(reps["low_res"][:, :3]), SampleOptions()
+        asked = Composition(parts=Parts(reps).drop("low_res"), start=start)
         cascade, seeds = self._cascade(stage, decomposition), range(len(image))
         columns = {"image": image} | {n: by[n].preview(v) for n, v in reps.items() if n in by}
         for k in range(self.samples):
-            columns[f"sample {k}"] = cascade.sample(asked, seeds=[k * self.count + row for row in seeds], **start)
+            columns[f"sample {k}"] = cascade.sample(asked, [k * self.count + row for row in seeds], options)
         return [("", {name: column[row] for name, column in columns.items()}) for row in seeds]
 
     def _draw_prompts(self, stage: StageTraining, decomposition: Decomposition) -> list[Row]:

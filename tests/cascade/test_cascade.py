@@ -10,6 +10,7 @@ from PIL import Image
 
 from composer.cascade.assembling import carry_weights
 from composer.cascade.cascade import Cascade
+from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.cascade.stage import Sampling
 from composer.decomposition import Decomposer
@@ -46,14 +47,18 @@ def test_a_picture_depends_on_its_seed_alone(cascade, images):
 
 def test_two_sided_guidance_of_equal_sides_is_none(cascade, images):
     parts = cascade.decompose({"image": images[:1]})
-    plain = cascade.sample(parts, guidance=1.0)
-    assert torch.allclose(cascade.sample(parts, away=parts, guidance=5.0), plain, atol=1e-4)
+    plain = cascade.sample(parts, options=SampleOptions(guidance=1.0))
+    assert torch.allclose(
+        cascade.sample(Composition(parts=parts, away=parts), options=SampleOptions(guidance=5.0)), plain, atol=1e-4
+    )
 
 
 def test_inversion_comes_back(cascade, images):
     parts = cascade.decompose({"image": images[:1]}).pick("palette")
     latent = cascade.invert(images[:1] * 0.5, parts, steps=60)
-    back = cascade.sample(parts, latent=latent, sampler="heun", steps=60, guidance=1.0)
+    back = cascade.sample(
+        Composition(parts=parts, start=latent), options=SampleOptions(sampler="heun", steps=60, guidance=1.0)
+    )
     assert (back - images[:1] * 0.5).abs().mean() < 0.01
 
 
@@ -224,8 +229,8 @@ def test_window_and_feather():
 def test_a_picture_is_made_again_from_its_recipe(cascade, saved, images, tmp_path):
     model = Cascade.load(saved)
     parts = model.decompose({"image": images})
-    image = model.sample(parts.row(1), seeds=[9], steps=3)
-    made = recipe(model, Composition(parts=parts.row(1)), 9, {"steps": 3})
+    image = model.sample(parts.row(1), seeds=[9], options=SampleOptions(steps=3))
+    made = recipe(model, Composition(parts=parts.row(1)), 9, SampleOptions(steps=3))
     save_png(tmp_path / "x.png", image[0], made)
     assert torch.equal(quantise(again(model, read_recipe(tmp_path / "x.png"))), quantise(image))
     with pytest.raises(ValueError, match="drawn by the model 'tiny'"):

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from composer import Strength
+from composer.cascade.options import SampleOptions
 from tests.conftest import SIZE
 
 
@@ -52,8 +53,10 @@ def test_what_is_no_picture_is_refused(cascade, what, says):
 
 def test_words_are_read_where_they_stand_for_a_condition(eight):
     palette = {"palette": eight.decomposition["palette"].from_text("#aa3311")}
-    drawn = eight.sample({"palette": "#aa3311"}, seeds=3, steps=2)
-    assert drawn.shape == (1, 3, SIZE, SIZE) and torch.equal(drawn, eight.sample(palette, seeds=[3], steps=2))
+    drawn = eight.sample({"palette": "#aa3311"}, seeds=3, options=SampleOptions(steps=2))
+    assert drawn.shape == (1, 3, SIZE, SIZE) and torch.equal(
+        drawn, eight.sample(palette, seeds=[3], options=SampleOptions(steps=2))
+    )
     with pytest.raises(ValueError, match="reads images"):
         eight.sample({"sketch": "a cube"})
 

@@ -11,7 +11,9 @@ from composer.__main__ import main
 from composer.cascade.assembling import from_run
 from composer.cascade.cascade import Cascade
 from composer.cascade.low_res import GaussianBlur, GaussianNoise, LowRes, shrink
+from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
+from composer.cascade.start import SmallImage
 from composer.conditioning import Conditioning, ConditionSet
 from composer.data.datasets import Crops, SceneImages
 from composer.diffusion.denoiser import Denoiser, LogNormal
@@ -168,33 +170,35 @@ def test_two_stages_draw_at_the_second_ones_size(two):
     parts = palette(two)
     both = two.sample(parts, seeds=[1, 2])
     assert both.shape == (2, 3, 4 * SIZE, 4 * SIZE)
-    small = two.sample(parts, seeds=[1, 2], until="base")
+    small = two.sample(parts, seeds=[1, 2], options=SampleOptions(until="base"))
     assert small.shape == (2, 3, SIZE, SIZE)
-    torch.testing.assert_close(two.sample({}, image=small, seeds=[1, 2]), both, atol=1e-4, rtol=0)
+    torch.testing.assert_close(two.sample(Composition(start=SmallImage(small)), seeds=[1, 2]), both, atol=1e-4, rtol=0)
     torch.testing.assert_close(two.sample(parts, seeds=[2]), both[1:], atol=1e-4, rtol=0)  # its seed alone
-    assert not torch.equal(two.sample(parts, seeds=[1, 2], stages={"up64": {"augmentation": 0.5}}), both)
+    assert not torch.equal(
+        two.sample(parts, seeds=[1, 2], options=SampleOptions(stages={"up64": {"augmentation": 0.5}})), both
+    )
 
 
 def test_each_stage_samples_in_its_own_way(two):
-    own = two.settings(steps=7, stages={"up64": {"steps": 2, "sampler": "euler"}})
+    own = two.settings(options=SampleOptions(steps=7, stages={"up64": {"steps": 2, "sampler": "euler"}}))
     assert (own["base"].steps, own["up64"].steps, own["up64"].sampler) == (7, 2, "euler")
     assert own["base"].guidance == 2.0 and own["up64"].guidance == 1.0
     with pytest.raises(KeyError, match="no stage up1024; this model has base, up64"):
-        two.settings(stages={"up1024": {"steps": 2}})
+        two.settings(options=SampleOptions(stages={"up1024": {"steps": 2}}))
     with pytest.raises(ValueError, match=r"the sampling of stage up64 has .*; found stepz"):
-        two.settings(stages={"up64": {"stepz": 2}})
+        two.settings(options=SampleOptions(stages={"up64": {"stepz": 2}}))
     with pytest.raises(KeyError, match="no stage tiny"):
-        two.sample(palette(two), until="tiny")
+        two.sample(palette(two), options=SampleOptions(until="tiny"))
 
 
 def test_other_shapes_than_squares(two):
-    out = two.sample(palette(two), size=(64, 96))
+    out = two.sample(palette(two), options=SampleOptions(size=(64, 96)))
     assert out.shape == (1, 3, 64, 96)
     with pytest.raises(ValueError, match="stage base draws sides in multiples of 2 pixels, which become 8 in the end"):
-        two.sample(palette(two), size=(64, 100))
-    assert two.sample({}, image=torch.zeros(1, 3, 8, 12)).shape == (1, 3, 32, 48)
+        two.sample(palette(two), options=SampleOptions(size=(64, 100)))
+    assert two.sample(Composition(start=SmallImage(torch.zeros(1, 3, 8, 12)))).shape == (1, 3, 32, 48)
     with pytest.raises(ValueError, match="these images become 48 x 32 pixels, not 64 x 64"):
-        two.sample({}, image=torch.zeros(1, 3, 8, 12), size=(64, 64))
+        two.sample(Composition(start=SmallImage(torch.zeros(1, 3, 8, 12))), options=SampleOptions(size=(64, 64)))
 
 
 def test_stages_that_do_not_follow_each_other():
@@ -209,7 +213,12 @@ def test_stages_that_do_not_follow_each_other():
 
 def test_an_upsampler_alone_wants_an_image():
     alone = Cascade.from_spec({**TINY, "stages": [UP], "decomposers": {}})
-    assert alone.names == () and alone.sample({}, image=torch.zeros(1, 3, 8, 8)).shape == (1, 3, 32, 32)
+    assert alone.names == () and alone.sample(Composition(start=SmallImage(torch.zeros(1, 3, 8, 8)))).shape == (
+        1,
+        3,
+        32,
+        32,
+    )
     with pytest.raises(ValueError, match="stage up64 enlarges: give it an image"):
         alone.sample({})
 
@@ -227,19 +236,21 @@ def test_a_region_is_held_at_every_stage(two, tmp_path):
 
 
 def test_a_recipe_repeats_all_stages(two, tmp_path):
-    parts, how = palette(two), {"steps": 3, "stages": {"up64": {"steps": 2}}, "size": (64, 96)}
-    image = two.sample(parts, seeds=[5], **how)
+    parts, how = palette(two), SampleOptions(steps=3, stages={"up64": {"steps": 2}}, size=(64, 96))
+    image = two.sample(parts, seeds=[5], options=how)
     save_png(tmp_path / "a.png", image[0], recipe(two, Composition(parts=parts), 5, how))
     assert torch.equal(again(two, read_recipe(tmp_path / "a.png")), image)
-    small = recipe(two, Composition(parts=parts), 5, {"until": "base"})
-    assert torch.equal(again(two, small), two.sample(parts, seeds=[5], until="base"))
+    small = recipe(two, Composition(parts=parts), 5, SampleOptions(until="base"))
+    assert torch.equal(again(two, small), two.sample(parts, seeds=[5], options=SampleOptions(until="base")))
 
 
 def test_the_best_of_several_is_measured_by_the_last_stage(two, tmp_path, photos, capsys):
     parts = palette(two)
     asked = Composition(parts=parts, wanted=parts)
-    assert best_of(two, asked, [0], 2, steps=1).closed is None  # the choice saw the first stage's pictures
-    small = best_of(two, asked, [0, 1], 2, steps=1, until="base")
+    assert (
+        best_of(two, asked, [0], 2, options=SampleOptions(steps=1)).closed is None
+    )  # the choice saw the first stage's pictures
+    small = best_of(two, asked, [0, 1], 2, options=SampleOptions(steps=1, until="base"))
     again_ = Reading(two, quantise(small.images)).closed(asked.wanted)["palette"]
     torch.testing.assert_close(small.closed["palette"], again_, atol=1e-3, rtol=0)
     two.save(tmp_path / "model")

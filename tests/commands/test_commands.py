@@ -11,6 +11,7 @@ from PIL import Image
 
 from composer.__main__ import main
 from composer.cascade.cascade import Cascade
+from composer.cascade.options import SampleOptions
 from composer.commands.registry import COMMANDS
 from composer.images.sheet import read_recipe
 
@@ -68,7 +69,7 @@ def test_a_composition_equals_the_python_interface(saved, photos, out):
 
     model = Cascade.load(saved)
     image = resize_and_crop(load_rgb(photos[0]).image, 16)[None]
-    want = model.sample(model.decompose({"image": image}).pick("palette"), seeds=[7], steps=3)
+    want = model.sample(model.decompose({"image": image}).pick("palette"), seeds=[7], options=SampleOptions(steps=3))
     got = torch.from_numpy(np.array(Image.open(out / "compose_seed7.png"))).permute(2, 0, 1)
     assert (got.float() - ((want[0] + 1) * 127.5).round()).abs().max() <= 1
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from composer.__main__ import main
 from composer.cascade.cascade import Cascade
+from composer.cascade.options import SampleOptions
 from composer.images.sheet import from_pil
 from composer.storage.files import write_atomically
 from composer.studio import Studio, table
@@ -43,7 +44,7 @@ def here(eight, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("make", ROWS, ids=lambda make: make.__name__)
 def test_the_commands_of_a_row_draw_its_pictures(make, here, capsys):
-    row = make(Studio(Cascade.load("scenes256"), Path(), steps=2))
+    row = make(Studio(Cascade.load("scenes256"), Path(), options=SampleOptions(steps=2)))
     assert len(row.commands) == len(row.results)
     for i, (command, results) in enumerate(zip(row.commands, row.results, strict=True)):
         words = shlex.split(command)

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from composer.__main__ import main
 from composer.cascade.cascade import Cascade
+from composer.cascade.options import SampleOptions
 from composer.commands import drawing
 from composer.commands.drawing import _compare
 from composer.evaluation import reading
@@ -239,11 +241,11 @@ def test_strangers_and_results_are_read_once_and_only_for_what_was_asked(saved, 
 
 def test_what_the_choice_measured_is_that_of_the_pictures(cascade):
     asked = Composition(parts=cascade.read({"image": torch.zeros(1, 3, 16, 16)}).pick("intensity"))
-    asked = asked.but(wanted=asked.parts)
-    one = best_of(cascade, asked, [0, 1], 3, steps=2)
+    asked = replace(asked, wanted=asked.parts)
+    one = best_of(cascade, asked, [0, 1], 3, options=SampleOptions(steps=2))
     again_ = Reading(cascade, quantise(one.images)).closed(asked.wanted)
     torch.testing.assert_close(one.closed["intensity"], again_["intensity"], atol=1e-3, rtol=0)
-    assert best_of(cascade, asked, [0], 1, steps=2).closed is None
+    assert best_of(cascade, asked, [0], 1, options=SampleOptions(steps=2)).closed is None
 
 
 @pytest.mark.parametrize("command", ["compose", "report"])
@@ -327,7 +329,7 @@ def test_a_picture_comes_back_in_its_own_precision(saved, photos, out, tmp_path,
 def test_every_precision_can_be_written_down(saved):
     model = Cascade.load(saved)
     for dtype, name in ((None, "fp32"), (torch.float32, "fp32"), (torch.bfloat16, "bf16"), (torch.float16, "fp16")):
-        assert recipe(model.to("cpu", dtype), Composition(), 0, {})["precision"] == name
+        assert recipe(model.to("cpu", dtype), Composition(), 0)["precision"] == name
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def test_a_caption_keeps_its_strength_under_and(run, out):
         (["compose", "--palette", "A", "--best-of", "2", "--weights", "sketch=2"], "no sketch among what was asked"),
         (["compose", "--palette", "A", "--sheet", "gidance=1,2"], "no option --gidance (did you mean --guidance"),
         (["compose", "--palette", "A", "--sheet", "guidance"], "an option and values for --sheet"),
-        (["reconfigure", "A", "--sketch", "B", "--best-of", "2"], "begin with one latent"),
+        (["reconfigure", "A", "--sketch", "B", "--best-of", "2"], "begin with one noise"),
         (["reconstruct", "A", "--pca", "nowhere"], "nowhere"),
         (["vary", "A", "--keep", "style"], "needs style"),
         (["outpaint", "A", "--by", "1,2"], "four numbers left,top,right,bottom"),
@@ -209,7 +209,7 @@ def test_a_model_without_the_conditions_says_so(saved, photos, out, capsys):
 
 def test_seeds_that_change_nothing_are_noted(run, out, capsys):
     assert run("reconfigure", "A", "--sketch", "B", "--seeds", "0,1", out=out) == 0
-    assert "all seeds begin with the same latent" in capsys.readouterr().err
+    assert "all seeds begin with the same noise" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", ["picture", "mask"])

@@ -5,6 +5,7 @@ import torch
 
 from composer.__main__ import main
 from composer.cascade.cascade import Cascade
+from composer.cascade.options import SampleOptions
 from composer.cascade.stage import Sampling
 from composer.diffusion import samplers
 from composer.diffusion.denoiser import level
@@ -61,23 +62,26 @@ def test_guidance_is_on_within_the_interval_alone(cascade, parts, monkeypatch):
     denoiser = cascade.stages[0].denoiser
     own = type(denoiser).forward
     monkeypatch.setattr(type(denoiser), "forward", lambda s, x, *args: rows.append(len(x)) or own(s, x, *args))
-    found = cascade.sample(parts, seeds=[5], steps=6, guidance=4.0, guidance_interval=interval)
+    found = cascade.sample(parts, seeds=[5], options=SampleOptions(steps=6, guidance=4.0, guidance_interval=interval))
     torch.testing.assert_close(found, want, atol=1e-4, rtol=0)
     assert rows == [1 + on for on in guided] and 0 < sum(guided) < len(guided)  # a call for one row where it is off
-    everywhere = cascade.sample(parts, seeds=[5], steps=6, guidance=4.0)
+    everywhere = cascade.sample(parts, seeds=[5], options=SampleOptions(steps=6, guidance=4.0))
     assert (everywhere - found).abs().max() > 0.01
     assert torch.equal(
-        everywhere, cascade.sample(parts, seeds=[5], steps=6, guidance=4.0, guidance_interval=(0.0, 1.0))
+        everywhere,
+        cascade.sample(parts, seeds=[5], options=SampleOptions(steps=6, guidance=4.0, guidance_interval=(0.0, 1.0))),
     )
 
 
 def test_the_interval_holds_for_all_that_guides(cascade, parts):
     """What is led away from, and AND and NOT."""
-    also = [(cascade.decompose({"image": torch.zeros(1, 3, SIZE, SIZE)}).pick("palette"), 1.5)]
-    how = {"seeds": [5], "steps": 4, "guidance": 3.0, "guidance_interval": (0.0, 0.001)}
-    plain = cascade.sample(parts, seeds=[5], steps=4, guidance=1.0)
-    torch.testing.assert_close(cascade.sample(parts, also=also, **how), plain, atol=1e-5, rtol=0)
-    torch.testing.assert_close(cascade.sample(parts, away=also[0][0], **how), plain, atol=1e-5, rtol=0)
+    also = ((cascade.decompose({"image": torch.zeros(1, 3, SIZE, SIZE)}).pick("palette"), 1.5),)
+    how = SampleOptions(steps=4, guidance=3.0, guidance_interval=(0.0, 0.001))
+    plain = cascade.sample(parts, seeds=[5], options=SampleOptions(steps=4, guidance=1.0))
+    torch.testing.assert_close(cascade.sample(Composition(parts=parts, also=also), [5], how), plain, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        cascade.sample(Composition(parts=parts, away=also[0][0]), [5], how), plain, atol=1e-5, rtol=0
+    )
     with pytest.raises(ValueError, match=r"guidance_interval within 0-1, found 0\.8-0\.2"):
         Sampling(guidance_interval=(0.8, 0.2))
 
@@ -86,21 +90,26 @@ def test_a_weaker_model_is_led_away_from(pair, parts):
     strong, weak = pair
     one, other = estimator(strong, parts), estimator(weak, parts)
     want = by_hand(strong, lambda x, sigma: 2.5 * one(x, sigma) - 1.5 * other(x, sigma))
-    before = strong.sample(parts, seeds=[5], steps=6, guidance=2.5)
+    before = strong.sample(parts, seeds=[5], options=SampleOptions(steps=6, guidance=2.5))
     strong.lead_away_from(weak)
-    found = strong.sample(parts, seeds=[5], steps=6, guidance=2.5)
+    found = strong.sample(parts, seeds=[5], options=SampleOptions(steps=6, guidance=2.5))
     torch.testing.assert_close(found, want, atol=1e-4, rtol=0)
     assert (found - before).abs().max() > 0.01
     strong.lead_away_from(None)
-    assert torch.equal(strong.sample(parts, seeds=[5], steps=6, guidance=2.5), before)
+    assert torch.equal(strong.sample(parts, seeds=[5], options=SampleOptions(steps=6, guidance=2.5)), before)
 
 
 def test_a_model_led_away_from_itself_is_not_guided(pair, parts):
     strong, _ = pair
     strengths = {"palette": Strength(weight=0.5)}
-    plain = strong.sample(parts, strengths=strengths, guidance=1.0)
+    plain = strong.sample(Composition(parts=parts, strengths=strengths), options=SampleOptions(guidance=1.0))
     strong.lead_away_from(talkative(TINY))
-    torch.testing.assert_close(strong.sample(parts, strengths=strengths, guidance=4.0), plain, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        strong.sample(Composition(parts=parts, strengths=strengths), options=SampleOptions(guidance=4.0)),
+        plain,
+        atol=1e-4,
+        rtol=0,
+    )
 
 
 def test_what_cannot_be_led_away_from(pair, parts, eight):
@@ -109,7 +118,7 @@ def test_what_cannot_be_led_away_from(pair, parts, eight):
         strong.lead_away_from(eight)
     strong.lead_away_from(weak)
     with pytest.raises(ValueError, match="leave out what else"):
-        strong.sample(parts.pick("palette"), away=parts.pick("intensity"))
+        strong.sample(Composition(parts=parts.pick("palette"), away=parts.pick("intensity")))
 
 
 def test_a_recipe_names_both_models(pair, parts, tmp_path):
@@ -119,8 +128,8 @@ def test_a_recipe_names_both_models(pair, parts, tmp_path):
     strong, weak = Cascade.load(tmp_path / "strong"), Cascade.load(tmp_path / "weak")
     strong.lead_away_from(weak)
     composition = Composition(parts=parts)
-    made = recipe(strong, composition, 3, {"steps": 3, "guidance_interval": (0.1, 0.9)})
-    want = composition.draw(strong, [3], steps=3, guidance_interval=(0.1, 0.9))
+    made = recipe(strong, composition, 3, SampleOptions(steps=3, guidance_interval=(0.1, 0.9)))
+    want = strong.sample(composition, [3], options=SampleOptions(steps=3, guidance_interval=(0.1, 0.9)))
     assert torch.equal(again(strong, made), want)
     strong.lead_away_from(None)
     with pytest.raises(ValueError, match=r"drawn away from 'tiny' .* from nothing: give the former"):

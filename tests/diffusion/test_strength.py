@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from composer.cascade.composition import Composition
+from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.diffusion.strength import Strength, weigh
 
@@ -80,13 +82,15 @@ def test_what_cannot_be():
 def test_a_strength_of_nothing_and_of_everything(cascade):
     parts = cascade.decompose({"image": torch.rand(1, 3, 16, 16)})
     full = cascade.sample(parts)
-    assert torch.equal(cascade.sample(parts, strengths={"palette": Strength()}), full)
+    assert torch.equal(cascade.sample(Composition(parts=parts, strengths={"palette": Strength()})), full)
     without = cascade.sample(parts.drop("palette"))
-    torch.testing.assert_close(cascade.sample(parts, strengths={"palette": Strength(weight=0.0)}), without)
-    half = cascade.sample(parts, strengths={"palette": Strength(weight=0.5)})
+    torch.testing.assert_close(
+        cascade.sample(Composition(parts=parts, strengths={"palette": Strength(weight=0.0)})), without
+    )
+    half = cascade.sample(Composition(parts=parts, strengths={"palette": Strength(weight=0.5)}))
     assert not torch.allclose(half, full) and not torch.allclose(half, without)
     with pytest.raises(KeyError, match="a strength for sketch, but what is given is palette"):
-        cascade.sample(Parts(palette=parts["palette"]), strengths={"sketch": Strength()})
+        cascade.sample(Composition(parts=Parts(palette=parts["palette"]), strengths={"sketch": Strength()}))
 
 
 def test_the_network_is_called_once_a_set(cascade, monkeypatch):
@@ -97,7 +101,7 @@ def test_the_network_is_called_once_a_set(cascade, monkeypatch):
         type(denoiser), "forward", lambda self, x, s, c: (rows.append((float(s[0]), len(x))), call(self, x, s, c))[1]
     )
     strengths = {"palette": Strength(weight=0.5, interval=(0.4, 1.0))}
-    cascade.sample(parts, strengths=strengths, guidance=2.0, steps=6)
+    cascade.sample(Composition(parts=parts, strengths=strengths), options=SampleOptions(guidance=2.0, steps=6))
     early = {n for s, n in rows if s > sigma(0.4)}
     late = {n for s, n in rows if s < sigma(0.4)}
     assert early == {3} and late == {2}  # intensity, intensity and palette, nothing; then intensity, nothing
@@ -111,6 +115,8 @@ def test_a_step_is_one_call_with_an_estimate_for_each_distinct_set(cascade, pale
     parts, rows = cascade.decompose({"image": torch.rand(1, 3, 16, 16)}).pick("palette", "intensity"), []
     hook = cascade.stages[0].denoiser.register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
     strengths = {"palette": Strength(weight=palette), "intensity": Strength(weight=intensity)}
-    cascade.sample(parts, seeds=[0, 1], strengths=strengths, guidance=3.0, steps=3)
+    cascade.sample(
+        Composition(parts=parts, strengths=strengths), seeds=[0, 1], options=SampleOptions(guidance=3.0, steps=3)
+    )
     hook.remove()
     assert rows == [2 * sets] * 3

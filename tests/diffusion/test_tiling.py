@@ -2,6 +2,7 @@
 
 import argparse
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from composer.cascade.cascade import Cascade
 from composer.cascade.low_res import LowRes, shrink
+from composer.cascade.options import SampleOptions
 from composer.commands.parsers import add_sampling, sampling
 from composer.conditioning import Conditioning, ConditionSet
 from composer.data.datasets import SceneImages
@@ -254,23 +256,23 @@ def test_a_cascade_tiles_the_stages_that_are_told_to():
         parameter.add_(torch.randn_like(parameter) * 0.02)
     seen = []
     cascade.stages[1].denoiser.network.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[2:]))
-    told = {"seeds": [0], "size": (64, 128)}
-    whole = cascade.sample({}, **told)
+    options = SampleOptions(size=(64, 128))
+    whole = cascade.sample(options=options)
     assert set(seen) == {(64, 128)}
     seen.clear()
-    tiled = cascade.sample({}, **told, stages={"up64": {"tile": 64}})
+    tiled = cascade.sample(options=replace(options, stages={"up64": {"tile": 64}}))
     assert set(seen) == {(64, 64)} and tiled.shape == whole.shape == (1, 3, 64, 128)
     assert 0 < (tiled - whole).abs().mean() / 2 < 1 / 255
     ran = []
     cascade.stages[0].denoiser.network.register_forward_pre_hook(lambda *_: ran.append(1))
     with pytest.raises(ValueError, match="multiple of 4 pixels, at least 8, found 30"):
-        cascade.sample({}, **told, stages={"up64": {"tile": 30}})
+        cascade.sample(options=replace(options, stages={"up64": {"tile": 30}}))
     assert not ran, "refused before the base has taken its time"
 
 
 def test_the_option():
     parser = argparse.ArgumentParser()
     add_sampling(parser)
-    assert sampling(parser.parse_args(["--tile", "256"])) == {"tile": 256}
+    assert sampling(parser.parse_args(["--tile", "256"])) == SampleOptions(tile=256)
     later = sampling(parser.parse_args(["--stage", "up1024:tile=256"]))
-    assert later == {"stages": {"up1024": {"tile": 256}}}
+    assert later == SampleOptions(stages={"up1024": {"tile": 256}})

@@ -1,6 +1,7 @@
 """Measuring in rows, against the same formulas on all images at once, and that nothing is held meanwhile."""
 
 import gc
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,10 @@ import torch
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.composition import Composition
+from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
+from composer.cascade.start import Kept
 from composer.commands.evaluating import measure
 from composer.evaluation.adherence import CROSS, Evaluation, quantise
 from composer.evaluation.metrics import Comparison, clip_score, fid, kid
@@ -30,9 +34,11 @@ def at_once(cascade, batch, shift):
         done = []
         for start in range(0, COUNT, ROWS):
             span = slice(start, start + ROWS)
-            how = {} if away is None else {"away": away.rows(span), "locked": tuple(x[span] for x in locked)}
+            what = Composition(parts=asked.rows(span))
+            if away is not None:
+                what = replace(what, away=away.rows(span), kept=Kept(*(x[span] for x in locked)))
             seeds = range(5 * 1_000_003 + start, 5 * 1_000_003 + min(start + ROWS, COUNT))
-            done.append(cascade.sample(asked.rows(span), seeds=seeds, steps=1, **how))
+            done.append(cascade.sample(what, seeds, SampleOptions(steps=1)))
         return quantise(torch.cat(done))
 
     def score(images, names, index):
@@ -77,7 +83,7 @@ def flat(table, path=""):
 
 
 def test_in_rows_is_all_at_once(eight):
-    evaluation = Evaluation(eight, open_sample("scenes:val", COUNT, SIZE), 5, ROWS, changes={"steps": 1})
+    evaluation = Evaluation(eight, open_sample("scenes:val", COUNT, SIZE), 5, ROWS, options=SampleOptions(steps=1))
     found = flat(evaluation.table())
     want = flat(at_once(eight, sample_of("scenes:val", COUNT, SIZE), evaluation.shift))
     assert found == pytest.approx(want, abs=2e-4)  # the readers round otherwise in another batch
@@ -125,7 +131,7 @@ class Draws(Cascade):
     def decompose(self, batch):
         return Parts(caption=Toy()({"caption": batch["caption"]}))
 
-    def sample(self, parts, seeds, **_):
+    def sample(self, parts, seeds, options):
         self.most = max(self.most, held())
         return noisy(seeds) * 0.5 + 0.3 * parts["caption"][:, :, None, None]
 
@@ -142,7 +148,7 @@ def drawn(cascade, count, rows, metrics):
 def test_distributions_in_rows_are_all_at_once():
     evaluation, found = drawn(Draws(), 61, 8, ("fid", "kid", "clip"))
     real, words = noisy(range(61)), WORDS[:61]
-    fake = Draws().sample({"caption": Toy()({"caption": words})}, seeds=evaluation.seeds_of(range(61)))
+    fake = Draws().sample({"caption": Toy()({"caption": words})}, evaluation.seeds_of(range(61)), None)
     features = lambda images: images[:, :, ::7, 3].flatten(1)  # noqa: E731
     assert found["fid"] == pytest.approx(fid(real, fake, features), abs=1e-6) and found["features"] == 9
     assert found["kid"] == pytest.approx(kid(real, fake, features)._asdict(), abs=1e-6)
@@ -165,7 +171,9 @@ def test_no_picture_is_held():
 def test_adherence_holds_no_picture(cascade, monkeypatch):
     most, sample = [], cascade.sample
     images = Sample(24, lambda index: {"image": noisy(index)})
-    monkeypatch.setattr(cascade, "sample", lambda *a, **k: most.append(held()) or sample(*a, **k, steps=1))
+    monkeypatch.setattr(
+        cascade, "sample", lambda what, seeds, _: most.append(held()) or sample(what, seeds, SampleOptions(steps=1))
+    )
     Evaluation(cascade, images, rows=4).singles()
     assert len(most) == 2 * 6 and max(most) <= 4 * 5
 

@@ -17,6 +17,7 @@ from scipy.stats import binomtest
 
 from composer.__main__ import main
 from composer.cascade.cascade import Cascade
+from composer.cascade.options import SampleOptions
 from composer.evaluation.adherence import quantise
 from composer.evaluation.metrics import clip_score
 from composer.evaluation.prompts import (
@@ -138,12 +139,12 @@ def test_pictures_and_scores_are_those_of_the_seeds(talking):
         Prompt(text="two things: a cone and a ring", category="Counting", meaning="two things: a cone and a ring"),
     ]
     reader, counts = dict(talking.readers.named())["caption"], []
-    found = answer(talking, asked, reader, n=2, seed=1, rows=4, progress=counts.append, changes={"steps": 2})
+    found = answer(talking, asked, reader, n=2, seed=1, rows=4, progress=counts.append, options=SampleOptions(steps=2))
     assert counts == [4, 2] and found.images.shape == (3, 2, 3, 16, 16)
     assert found.unread == [(), ("bleu",), ()]
     for i, prompt in enumerate(asked):
         parts = talking.decompose({"caption": [prompt.text]})
-        images = quantise(talking.sample(parts, seeds=seeds_of(i, 2, 1), steps=2))
+        images = quantise(talking.sample(parts, seeds=seeds_of(i, 2, 1), options=SampleOptions(steps=2)))
         assert (found.shown(i) - images).abs().max() <= 1 / 127.5 + 1e-5  # one level, where batches round otherwise
         assert torch.allclose(found.scores[i], clip_score(found.shown(i), [prompt.meaning] * 2, reader), atol=1.0)
         other = asked[(i + 1) % 3].meaning

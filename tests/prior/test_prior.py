@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from composer import Cascade
 from composer.__main__ import main
+from composer.cascade.options import SampleOptions
 from composer.data.datasets import ImageDataset, collate
 from composer.data.embeddings import write_embeddings
 from composer.decomposition import Decomposer, Decomposition
@@ -878,7 +879,9 @@ def test_evaluate_draws_captions_through_a_prior(draws_pictures, photos, tmp_pat
 
     plain, table = evaluate("--alone")["alone"], evaluate("--alone", "--prior", name)
     assert table["about"]["prior"] == prior.sha256 and "through the prior" in capsys.readouterr().out
-    evaluation = Evaluation(cascade, open_sample("scenes:val", 4, cascade.stages[0].size), changes={"steps": 2})
+    evaluation = Evaluation(
+        cascade, open_sample("scenes:val", 4, cascade.stages[0].size), options=SampleOptions(steps=2)
+    )
     whole, every = evaluation.block(range(4)), range(4)
     semantics = prior.sample(whole.captions, seeds=evaluation.seeds_of(every))
     parts = whole.parts.pick("caption") | {"semantics": semantics}
@@ -897,12 +900,12 @@ def test_prompts_are_drawn_through_a_prior(draws_pictures):
     cascade, prior = (kind.load(draws_pictures / n) for kind, n in ((Cascade, "model"), (Prior, "prior")))
     asked = [Prompt(text=text, category="x", meaning=text) for text in ("a red cube", "a blue cone")]
     reader = Agreement(weights="asset:scenes_clip")
-    found = answer(cascade, asked, reader, n=2, changes={"steps": 2}, prior=prior)
+    found = answer(cascade, asked, reader, n=2, options=SampleOptions(steps=2), prior=prior)
     for i, prompt in enumerate(asked):
         seeds = seeds_of(i, 2)
         parts = cascade.decompose({"caption": [prompt.text] * 2})
         parts |= {"semantics": prior.sample([prompt.text], n=2, seeds=seeds)}
-        images = quantise(cascade.sample(parts, seeds=seeds, steps=2))
+        images = quantise(cascade.sample(parts, seeds=seeds, options=SampleOptions(steps=2)))
         assert (found.shown(i) - images).abs().max() <= 1 / 127.5 + 1e-5
 
 
@@ -910,11 +913,15 @@ def test_pictures_with_and_without_a_prior(draws_pictures):
     cascade, prior = (kind.load(draws_pictures / n) for kind, n in ((Cascade, "model"), (Prior, "prior")))
     batch, seen = render_batch("val", range(2), 64), []
     batch["image"] = F.interpolate(batch["image"], (16, 16))
-    table, pictures = measure_pictures(prior, cascade, batch, draws=2, progress=seen.append, steps=2)
+    table, pictures = measure_pictures(
+        prior, cascade, batch, draws=2, progress=seen.append, options=SampleOptions(steps=2)
+    )
     assert sum(seen) == 2 * 2 * len(pictures) and all(p.shape == (2, 2, 3, 16, 16) for p in pictures.values())
     # two rows of one caption: the first is what the cascade draws from the prior's embedding for that seed
     asked = {"semantics": prior.sample([batch["caption"][1]], n=2, seeds=[0, 1])}
-    torch.testing.assert_close(pictures["prior"][1], cascade.sample(asked, seeds=[0, 1], steps=2), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        pictures["prior"][1], cascade.sample(asked, seeds=[0, 1], options=SampleOptions(steps=2)), atol=1e-2, rtol=0
+    )
     apart = (pictures["prior"][:, 0] - pictures["prior"][:, 1]).square().mean((1, 2, 3)).sqrt().mean()
     assert table["prior"]["pixels"] == pytest.approx(float(apart)) and 0 <= table["prior"]["spread"] <= 2
     agreement = Agreement(weights="asset:scenes_clip")
@@ -929,9 +936,9 @@ def test_one_caption_goes_with_an_embedding_for_each_seed(draws_pictures):
     cascade, prior = (kind.load(draws_pictures / n) for kind, n in ((Cascade, "model"), (Prior, "prior")))
     caption = cascade.decompose({"caption": ["a red cube"]})
     drawn = prior.sample(["a red cube"], n=3, seeds=[1, 2, 3])
-    together = cascade.sample(caption | {"semantics": drawn}, seeds=[1, 2, 3], steps=2)
+    together = cascade.sample(caption | {"semantics": drawn}, seeds=[1, 2, 3], options=SampleOptions(steps=2))
     for i in range(3):
-        alone = cascade.sample(caption | {"semantics": drawn[i : i + 1]}, seeds=[i + 1], steps=2)
+        alone = cascade.sample(caption | {"semantics": drawn[i : i + 1]}, seeds=[i + 1], options=SampleOptions(steps=2))
         torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-4)
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from PIL import Image
 
 from composer import tasks
 from composer.cascade.cascade import Cascade
-from composer.cascade.parts import Latent, Parts, lerp, slerp
+from composer.cascade.options import SampleOptions
+from composer.cascade.parts import Parts, lerp, slerp
 from composer.cascade.stage import Sampling
+from composer.cascade.start import InitialNoise, NoisyImage
 from composer.commands.options import read_value
 from composer.data.datasets import SceneImages
 from composer.diffusion.guidance import guide
@@ -20,7 +23,7 @@ from composer.evaluation.adherence import quantise
 from composer.evaluation.best_of import best_of
 from composer.evaluation.reading import Reading
 from composer.images.sheet import to_pil
-from composer.tasks.composition import Composition, Source, interpolate, require, said
+from composer.tasks.composition import Composition, Source, from_words, interpolate, require
 from composer.tasks.editing import Frame, Original, open_region
 from composer.tasks.recipe import read, recipe
 from tests.conftest import SIZE
@@ -78,8 +81,9 @@ def test_and_and_not_are_sums_of_estimates(cascade, away):
     parts = cascade.decompose({"image": torch.rand(4, 3, SIZE, SIZE) * 2 - 1}).drop("mask")
     asked, led, wanted, refused = (parts.row(i) for i in range(4))
     stage, x, sigma = cascade.stages[0], torch.randn(1, 3, SIZE, SIZE), torch.tensor([1.5])
-    also = [(wanted, 3.0), (refused, -1.25)]
-    terms = stage.terms(asked, {}, (SIZE, SIZE), Sampling(guidance=2.0), led if away else None, None, also)
+    also = ((wanted, 3.0), (refused, -1.25))
+    composition = Composition(parts=asked, away=led if away else None, also=also)
+    terms = stage.terms(composition, {}, (SIZE, SIZE), Sampling(guidance=2.0))
 
     def estimate(reps):
         return stage.denoiser(x, sigma, stage.encode(reps, (SIZE, SIZE)))
@@ -96,19 +100,19 @@ def test_guidance_within_a_region_does_not_lead_away_from_what_is_kept(eight, pa
     frame = Frame.around(original, open_region("0.25,0,0.75,1", (SIZE, SIZE)))
     mask = frame.restrict(eight, Composition()).parts.pick("mask")
     asked = b.pick("palette")
-    also = said(eight, "caption", "a red cube").parts
-    made = frame.restrict(eight, asked.but(also=((also, 3.0),)))
+    also = from_words(eight, "caption", "a red cube").parts
+    made = frame.restrict(eight, replace(asked, also=((also, 3.0),)))
     stage, x, sigma = eight.stages[0], torch.randn(1, 3, SIZE, SIZE), torch.tensor([1.5])
 
     def estimate(reps):
         return stage.denoiser(x, sigma, stage.encode(reps, (SIZE, SIZE)))
 
-    terms = stage.terms(made.parts, {}, (SIZE, SIZE), Sampling(guidance=2.0), made.away, None, made.also)
+    terms = stage.terms(made, {}, (SIZE, SIZE), Sampling(guidance=2.0))
     by_hand = 2 * estimate(asked.parts | mask) + 3 * estimate(also | mask) - 4 * estimate(mask)
     torch.testing.assert_close(guide(stage.denoiser, terms)(x, sigma), by_hand, atol=1e-4, rtol=1e-4)
     alone = frame.restrict(eight, Composition())
     how = Sampling(guidance=7.0)
-    (term,) = stage.terms(alone.parts, {}, (SIZE, SIZE), how, alone.away)  # both sides are the same: one estimate
+    (term,) = stage.terms(alone, {}, (SIZE, SIZE), how)  # both sides are the same: one estimate
     assert term.weight(1.5) == 1
 
 
@@ -117,37 +121,37 @@ def test_an_image_to_start_from_flows_as_a_gaussian_does(gaussian):
     noise = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
     time = 0.4
     sigma = math.tan(math.pi / 2 * time)
-    got = gaussian.sample({}, seeds=[5], start=(image, time), steps=300, sampler="heun")
+    got = gaussian.sample(
+        Composition(start=NoisyImage(image, time)), seeds=[5], options=SampleOptions(steps=300, sampler="heun")
+    )
     torch.testing.assert_close(got, flow(image + sigma * noise, sigma).clamp(-1, 1), atol=5e-3, rtol=0)
 
 
 def test_little_noise_gives_the_start_back_and_full_noise_forgets_it(gaussian):
     image = torch.randn(1, 3, SIZE, SIZE) * STD + MEAN
-    near = gaussian.sample({}, start=(image, 1e-4))
+    near = gaussian.sample(Composition(start=NoisyImage(image, 1e-4)))
     torch.testing.assert_close(near, image, atol=2e-3, rtol=0)
-    far = gaussian.sample({}, start=(image, 1.0), steps=100)
-    torch.testing.assert_close(far, gaussian.sample({}, steps=100), atol=0.01, rtol=0)
+    far = gaussian.sample(Composition(start=NoisyImage(image, 1.0)), options=SampleOptions(steps=100))
+    torch.testing.assert_close(far, gaussian.sample({}, options=SampleOptions(steps=100)), atol=0.01, rtol=0)
 
 
 def test_where_a_drawing_begins_is_said_once(cascade):
     image = torch.zeros(1, 3, SIZE, SIZE)
-    with pytest.raises(ValueError, match="one of latent, start and image at most"):
-        cascade.sample({}, start=(image, 0.5), latent=image)
     with pytest.raises(ValueError, match=r"a time in \(0, 1\], found 1.5"):
-        cascade.sample({}, start=(image, 1.5))
-    with pytest.raises(ValueError, match=r"a latent of shape \(3, 16, 16\), found \(3, 8, 8\)"):
-        cascade.sample({}, latent=torch.zeros(1, 3, 8, 8))
+        cascade.sample(Composition(start=NoisyImage(image, 1.5)))
+    with pytest.raises(ValueError, match=r"initial noise of shape \(3, 16, 16\), found \(3, 8, 8\)"):
+        cascade.sample(Composition(start=InitialNoise(torch.zeros(1, 3, 8, 8))))
     with pytest.raises(ValueError, match="1 or 3 rows"):
-        cascade.sample({}, seeds=[0, 1, 2], latent=torch.zeros(2, 3, SIZE, SIZE))
+        cascade.sample(Composition(start=InitialNoise(torch.zeros(2, 3, SIZE, SIZE))), seeds=[0, 1, 2])
 
 
 def test_a_latent_belongs_to_its_model(cascade, eight):
     latent = cascade.invert(torch.zeros(1, 3, SIZE, SIZE), {}, steps=2)
     with pytest.raises(ValueError, match="found by another model"):
-        eight.sample({}, latent=latent)
+        eight.sample(Composition(start=latent))
     with pytest.raises(ValueError, match="of different models"):
-        latent.interpolate(Latent(latent.noise, eight.identity), 0.5)
-    halfway = latent.interpolate(Latent(-2 * latent.noise, cascade.identity), 1.0)
+        latent.interpolate(InitialNoise(latent.noise, eight.identity), 0.5)
+    halfway = latent.interpolate(InitialNoise(-2 * latent.noise, cascade.identity), 1.0)
     assert torch.equal(halfway.noise, -2 * latent.noise)
 
 
@@ -156,8 +160,8 @@ def test_the_shipped_model_gives_a_picture_back():
     image = torch.stack([scenes.row(i, 0)["image"] for i in range(2)])
     parts = model.decompose({"image": image}).pick("semantics", "sketch", "palette")
     latent = model.invert(image, parts, steps=20)
-    how = {"steps": 20, "sampler": "heun", "guidance": 1.0, "until": "base"}
-    back = model.sample(parts, seeds=[0, 1], latent=latent, **how)
+    how = SampleOptions(steps=20, sampler="heun", guidance=1.0, until="base")
+    back = model.sample(Composition(parts=parts, start=latent), seeds=[0, 1], options=how)
     decibels = 10 * torch.log10(4 / (back - image).square().mean((1, 2, 3)))
     assert decibels.min() > 35
 
@@ -168,7 +172,10 @@ def test_interpolations_end_at_their_sources(eight, pair):
     assert [label for label, _ in found] == ["0.00", "0.50", "1.00"]
     for source, (_, end) in zip((a, b), (found[0], found[-1]), strict=True):
         own = source.pick("semantics", "palette") | a.pick("sketch")
-        assert torch.equal(end.draw(eight, [3], steps=2), own.draw(eight, [3], steps=2))
+        assert torch.equal(
+            eight.sample(end, [3], options=SampleOptions(steps=2)),
+            eight.sample(own, [3], options=SampleOptions(steps=2)),
+        )
     middle = found[1][1].parts
     torch.testing.assert_close(middle["palette"], (a.has.parts["palette"] + b.has.parts["palette"]) / 2)
     torch.testing.assert_close(middle["semantics"].norm(), a.has.parts["semantics"].norm())
@@ -184,18 +191,20 @@ def test_interpolated_latents_end_at_their_sources(eight, pair):
     found = tasks.interpolations(eight, *pair, 2, latents=True, steps=2)
     for source, (_, end) in zip(pair, found, strict=True):
         own = eight.invert(source.image, source.pick("semantics", "palette").parts, 2)
-        assert torch.equal(end.latent.noise, own.noise)
+        assert torch.equal(end.start.noise, own.noise)
 
 
 def test_a_text_difference_turns_the_semantics(eight, pair):
     found = tasks.text_difference(eight, pair[0], "a red cube", "a blue cube", [0.0, 1.0], ["palette"], steps=2)
     still, turned = (composition for _, composition in found)
     z = pair[0].has.parts["semantics"]
-    assert torch.equal(still.parts["semantics"], z) and torch.equal(turned.latent.noise, still.latent.noise)
-    before, after = (said(eight, "semantics", f"a {colour} cube").parts["semantics"] for colour in ("red", "blue"))
+    assert torch.equal(still.parts["semantics"], z) and torch.equal(turned.start.noise, still.start.noise)
+    before, after = (
+        from_words(eight, "semantics", f"a {colour} cube").parts["semantics"] for colour in ("red", "blue")
+    )
     towards = (after - before) / (after - before).norm() * z.norm()
     torch.testing.assert_close(turned.parts["semantics"], towards)
-    assert set(turned.parts) == {"semantics", "palette"} and turned.sampling["guidance"] == 1
+    assert set(turned.parts) == {"semantics", "palette"} and turned.options.guidance == 1
     with pytest.raises(ValueError, match="two captions that differ"):
         tasks.text_difference(eight, pair[0], "a cube", "a cube", [0.1], steps=1)
 
@@ -216,10 +225,11 @@ def test_components_by_hand(eight, pair):
 
 def test_variations_from_the_latent(eight, pair):
     still = tasks.variations(eight, pair[0], ["palette"], eta=0.0, steps=25)
-    assert (still.draw(eight, [0]) - pair[0].image).square().mean() < 1e-3
+    assert (eight.sample(still, [0]) - pair[0].image).square().mean() < 1e-3
     varied = tasks.variations(eight, pair[0], ["palette"], eta=1.0, steps=5)
-    assert (varied.draw(eight, [0]) - varied.draw(eight, [1])).square().mean() > 1e-3
-    assert still.seedless(eight, {}) and not varied.seedless(eight, {}) and varied.seedless(eight, {"eta": 0.0})
+    assert (eight.sample(varied, [0]) - eight.sample(varied, [1])).square().mean() > 1e-3
+    assert eight.ignores_seeds(still) and not eight.ignores_seeds(varied)
+    assert eight.ignores_seeds(varied, SampleOptions(eta=0.0))
     with pytest.raises(ValueError, match=r"fresh noise in \[0, 1\], found 2"):
         tasks.variations(eight, pair[0], ["palette"], eta=2.0)
 
@@ -230,15 +240,15 @@ def test_a_reconfiguration_leads_from_what_was_to_what_is_to_be(eight, pair):
     assert set(made.parts) == set(made.away) == {"palette", "sketch"}
     assert torch.equal(made.parts["sketch"], b.has.parts["sketch"])
     assert torch.equal(made.away["sketch"], a.has.parts["sketch"])
-    assert torch.equal(made.latent.noise, eight.invert(a.image, made.away, 3).noise)
+    assert torch.equal(made.start.noise, eight.invert(a.image, made.away, 3).noise)
     every = tasks.reconfigure(eight, a, b.pick("depth"), steps=1)
     assert set(every.parts) == set(eight.names) - {"mask"}
     unchanged = tasks.reconfigure(eight, a, a.pick("palette"), ["sketch"], steps=25)
-    assert (unchanged.draw(eight, [0]) - a.image).square().mean() < 1e-3  # c2 = c1: any guidance gives it back
+    assert (eight.sample(unchanged, [0]) - a.image).square().mean() < 1e-3  # c2 = c1: any guidance gives it back
 
 
 def test_colours_pass_from_palette_to_palette(eight, pair):
-    red, blue = (said(eight, "palette", colour) for colour in ("#ff0000", "#0000ff"))
+    red, blue = (from_words(eight, "palette", colour) for colour in ("#ff0000", "#0000ff"))
     found = tasks.colorize(eight, pair[0], [red, blue, red], 2)
     shares = [composition.parts["palette"] for _, composition in found]
     assert len(found) == 5 and torch.equal(shares[2], blue.parts["palette"])
@@ -264,12 +274,14 @@ def test_what_a_model_lacks_is_named(cascade, eight, pair):
     with pytest.raises(KeyError, match="this needs caption"):
         tasks.text_to_image(cascade, "a red cube")
     with pytest.raises(ValueError, match="Sketch reads images"):
-        said(eight, "sketch", "a red cube")
+        from_words(eight, "sketch", "a red cube")
 
 
 def test_compositions_combine_name_by_name(eight, pair):
     a, b = pair
-    weak = a.pick("palette", "sketch").but(strengths={"palette": Strength(weight=0.5), "sketch": Strength(weight=0.2)})
+    weak = replace(
+        a.pick("palette", "sketch"), strengths={"palette": Strength(weight=0.5), "sketch": Strength(weight=0.2)}
+    )
     both = weak | b.pick("palette")
     assert torch.equal(both.parts["palette"], b.has.parts["palette"]) and set(both.strengths) == {"sketch"}
     assert both.sources == {"sketch": "picture 0", "palette": "picture 1"} and set(both.wanted) == {"sketch", "palette"}
@@ -282,20 +294,22 @@ def test_a_prior_draws_for_each_seed(eight):
     def drawn(seeds):
         return Parts(semantics=torch.stack([torch.full((128,), float(seed)) for seed in seeds]))
 
-    composition = Composition(drawn=drawn)
-    pictures = composition.draw(eight, [4, 5], steps=2)
-    alone = composition.draw(eight, [5], steps=2)
+    composition = Composition(draw_parts=drawn)
+    pictures = eight.sample(composition, [4, 5], options=SampleOptions(steps=2))
+    alone = eight.sample(composition, [5], options=SampleOptions(steps=2))
     torch.testing.assert_close(pictures[1:], alone)
-    found = best_of(eight, composition, [4, 5], steps=2)
+    found = best_of(eight, composition, [4, 5], options=SampleOptions(steps=2))
     assert [float(one.parts["semantics"][0, 0]) for one in found.compositions] == [4, 5]
 
 
 def test_the_best_of_several(eight, pair):
     asked = pair[0].pick("palette", "sketch")
-    one = best_of(eight, asked, [7], steps=2)
-    assert torch.equal(one.images, asked.draw(eight, [7], steps=2)) and one.seeds == [7]
-    found = best_of(eight, asked, [2, 3], 4, steps=2)
-    drawn = torch.cat([asked.draw(eight, range(first, first + 4), steps=2) for first in (8, 12)])
+    one = best_of(eight, asked, [7], options=SampleOptions(steps=2))
+    assert torch.equal(one.images, eight.sample(asked, [7], options=SampleOptions(steps=2))) and one.seeds == [7]
+    found = best_of(eight, asked, [2, 3], 4, options=SampleOptions(steps=2))
+    drawn = torch.cat(
+        [eight.sample(asked, range(first, first + 4), options=SampleOptions(steps=2)) for first in (8, 12)]
+    )
     scores = torch.stack(list(Reading(eight, quantise(drawn)).closed(asked.wanted).values())).mean(0).view(2, 4)
     torch.testing.assert_close(found.scores, scores, atol=1e-3, rtol=0)
     assert found.seeds == [8 + int(found.scores[0].argmax()), 12 + int(found.scores[1].argmax())]
@@ -304,11 +318,11 @@ def test_the_best_of_several(eight, pair):
 
 def test_weights_choose(eight, pair):
     asked = pair[0].pick("palette", "intensity", "semantics")
-    scores = Reading(eight, asked.draw(eight, range(8), steps=2)).closed(asked.wanted)
+    scores = Reading(eight, eight.sample(asked, range(8), options=SampleOptions(steps=2))).closed(asked.wanted)
     chosen = {}
     for name in ("palette", "semantics"):
         weights = {other: float(other == name) for other in asked.parts}
-        (chosen[name],) = best_of(eight, asked, [0], 8, weights, steps=2).seeds
+        (chosen[name],) = best_of(eight, asked, [0], 8, weights, options=SampleOptions(steps=2)).seeds
         assert chosen[name] == int(scores[name].argmax())
     assert chosen["palette"] != chosen["semantics"]
     for weights, n, error, says in [
@@ -324,8 +338,14 @@ def test_weights_choose(eight, pair):
     ]:
         with pytest.raises(error, match=says):
             best_of(eight, asked, [0], n, weights)
-    with pytest.raises(ValueError, match="begin with one latent"):
-        best_of(eight, asked.but(latent=Latent(torch.zeros(1, 3, SIZE, SIZE), eight.identity)), [0], 2, sampler="euler")
+    with pytest.raises(ValueError, match="begin with one noise"):
+        best_of(
+            eight,
+            replace(asked, start=InitialNoise(torch.zeros(1, 3, SIZE, SIZE))),
+            [0],
+            2,
+            options=SampleOptions(sampler="euler"),
+        )
 
 
 @pytest.mark.parametrize(
@@ -376,11 +396,11 @@ def test_a_recipe_restores_everything(eight, pair):
         away=b.has.parts.pick("palette"),
         also=((b.has.parts.pick("caption", "sketch"), -1.5),),
     )
-    for begins in ({"latent": eight.invert(a.image, {}, 2)}, {"start": (b.image, 0.6)}):
-        made = recipe(eight, given.but(**begins), 11, {"steps": 3})
+    for start in (eight.invert(a.image, {}, 2), NoisyImage(b.image, 0.6)):
+        made = recipe(eight, replace(given, start=start), 11, SampleOptions(steps=3))
         redo = read(eight, made)
         back = redo.composition
-        assert redo.seed == 11 and redo.how["stages"]["base"]["steps"] == 3
+        assert redo.seed == 11 and redo.options.stages["base"]["steps"] == 3
         for field in ("parts", "wanted", "away"):
             before, after = getattr(given, field), getattr(back, field)
             assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
@@ -388,12 +408,14 @@ def test_a_recipe_restores_everything(eight, pair):
         assert all(torch.equal(back.also[0][0][n], v) for n, v in given.also[0][0].items())
         strength = back.strengths["palette"]
         assert (strength.weight, strength.interval) == (0.5, (0.25, 0.75)) and torch.equal(strength.region, region)
-        if "latent" in begins:
-            assert torch.equal(back.latent.noise, begins["latent"].noise)
+        if isinstance(start, InitialNoise):
+            assert torch.equal(back.start.noise, start.noise)
         else:
-            assert torch.equal(back.start[0], b.image) and back.start[1] == 0.6
-        with_begin = given.but(**begins)
-        assert torch.equal(back.draw(eight, [11], **redo.how), with_begin.draw(eight, [11], steps=3))
+            assert torch.equal(back.start.image, b.image) and back.start.time == 0.6
+        with_begin = replace(given, start=start)
+        assert torch.equal(
+            eight.sample(back, [11], redo.options), eight.sample(with_begin, [11], options=SampleOptions(steps=3))
+        )
 
 
 def test_a_condition_of_a_file_is_read_alone(eight, photos, monkeypatch):

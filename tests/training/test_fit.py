@@ -7,6 +7,7 @@ import torch
 
 from composer.__main__ import main
 from composer.cascade.cascade import Cascade
+from composer.cascade.options import SampleOptions
 from composer.training import sample_grid
 
 pytestmark = pytest.mark.filterwarnings(
@@ -48,7 +49,7 @@ def test_without_a_bar_the_messages_stay_and_the_grid_is_what_compose_draws(tmp_
     cascade = Cascade.load(model)
     for row, words in ((1, "a red cube on sand"), (2, "a purple zebra")):
         read = {"tokens": cascade.decomposition["tokens"].from_text(words)}
-        made = cascade.sample(read, seeds=[0], steps=2, guidance=2.0)[0]
+        made = cascade.sample(read, seeds=[0], options=SampleOptions(steps=2, guidance=2.0))[0]
         torch.testing.assert_close(cells[row][-1], made, atol=1e-4, rtol=0)
 
     files = sorted(folder.rglob("*"))

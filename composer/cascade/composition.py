@@ -1,0 +1,97 @@
+"""What a picture is to be composed of: representations, how much each counts, and where the drawing begins."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from composer.cascade.options import SampleOptions
+from composer.cascade.parts import Parts
+from composer.cascade.start import Kept, Start
+from composer.diffusion.strength import Strength
+
+BY_NAME = ("parts", "wanted", "sources", "strengths")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composition:
+    """Everything that says what to draw, but for the seeds. Compositions combine as parts do; the right side wins.
+
+    Attributes:
+        parts: Representations to agree with, of one row or of one row per seed.
+        wanted: The same as the model's readers read them, which is what adherence compares.
+        sources: Where each representation came from: a file's SHA-256 and name, or a person's words.
+        strengths: How much, when and where single representations count; one without a strength counts fully.
+        away: What guidance leads away from (c1 of two-sided guidance, Composer eq. 2); None is nothing at all.
+        also: Further representations and their weights, each against what guidance leads away from: a positive weight
+            asks for them as well (AND), a negative one for something else (NOT; Liu et al. 2022, eq. 11).
+        start: Where the drawing begins; None is the seeds' noise.
+        kept: What of an image has to stay.
+        options: How to sample; what the caller says wins.
+        draw_parts: Makes parts of the seeds, one row each, such as semantics by a prior.
+    """
+
+    parts: Parts = field(default_factory=Parts)
+    wanted: Parts = field(default_factory=Parts)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    strengths: Mapping[str, Strength] = field(default_factory=dict)
+    away: Parts | None = None
+    also: tuple[tuple[Parts, float], ...] = ()
+    start: Start | None = None
+    kept: Kept | None = None
+    options: SampleOptions = field(default_factory=SampleOptions)
+    draw_parts: Callable[[Sequence[int]], Parts] | None = None
+
+    def pick(self, *names: str) -> "Composition":
+        """Keeps the named representations.
+
+        Raises:
+            KeyError: One of them is not here.
+        """
+        self.parts.pick(*names)
+        return self._filter(lambda name: name in names)
+
+    def drop(self, *names: str) -> "Composition":
+        """Leaves out the named representations."""
+        return self._filter(lambda name: name not in names)
+
+    def _filter(self, keep: Callable[[str], bool]) -> "Composition":
+        def kept(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: value for name, value in values.items() if keep(name)}
+
+        parts, wanted = Parts(kept(self.parts)), Parts(kept(self.wanted))
+        return replace(self, parts=parts, wanted=wanted, sources=kept(self.sources), strengths=kept(self.strengths))
+
+    def __or__(self, other: "Composition") -> "Composition":
+        """Both, name by name. A name that the right side gives counts as the right side says."""
+        mine = self.drop(*other.parts)
+        given = [f.name for f in fields(self) if f.name not in (*BY_NAME, "options")]
+        rest = {name: getattr(other, name) for name in given if getattr(other, name) not in (None, ())}
+        return replace(
+            self,
+            parts=mine.parts | other.parts,
+            wanted=mine.wanted | other.wanted,
+            sources={**mine.sources, **other.sources},
+            strengths={**mine.strengths, **other.strengths},
+            options=self.options | other.options,
+            **rest,
+        )
+
+    def resolve(self, seeds: Sequence[int]) -> "Composition":
+        """The same with what depends on the seeds drawn, a row per seed."""
+        return (
+            self
+            if self.draw_parts is None
+            else replace(self, parts=self.parts | self.draw_parts(seeds), draw_parts=None)
+        )
+
+    def row(self, i: int) -> "Composition":
+        """Row i of one that is resolved, for the picture of the i-th seed."""
+        return replace(
+            self,
+            parts=self.parts.row(i),
+            wanted=self.wanted.row(i),
+            away=self.away and self.away.row(i),
+            also=tuple((parts.row(i), weight) for parts, weight in self.also),
+            start=self.start and self.start.row(i),
+            kept=self.kept and self.kept.row(i),
+        )

@@ -1,0 +1,52 @@
+"""How images are sampled, as far as the caller says otherwise than the model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from composer.names import SamplerName
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """How a cascade samples; what is None stays as the model has it.
+
+    Attributes:
+        sampler: As in `Sampling`, for the first stage that runs; so are all fields down to `tile`.
+        steps: See `Sampling`.
+        guidance: See `Sampling`.
+        guidance_interval: See `Sampling`.
+        eta: See `Sampling`.
+        percentile: See `Sampling`.
+        augmentation: See `Sampling`.
+        tile: See `Sampling`.
+        stages: Name of a stage -> fields of `Sampling` that differ from its own; they win over those above.
+        size: Height and width of the result in pixels; None is the last stage's square, which stages are trained on.
+        until: Name of the stage to stop after; None runs all of them.
+    """
+
+    sampler: SamplerName | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    guidance_interval: Sequence[float] | None = None
+    eta: float | None = None
+    percentile: float | None = None
+    augmentation: float | None = None
+    tile: int | None = None
+    stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    size: tuple[int, int] | None = None
+    until: str | None = None
+
+    def __or__(self, other: "SampleOptions | None") -> "SampleOptions":
+        """Both; what the right side says wins."""
+        return self if other is None else replace(self, **other.said())
+
+    def said(self) -> dict[str, Any]:
+        """The fields that say something, by name."""
+        own = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in own.items() if value not in (None, {})}
+
+    @property
+    def first(self) -> dict[str, Any]:
+        """What differs in the first stage that runs, as fields of `Sampling`."""
+        return {name: value for name, value in self.said().items() if name not in ("stages", "size", "until")}

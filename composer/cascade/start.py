@@ -1,0 +1,123 @@
+"""Where a drawing begins, when not at the seeds' noise, and what stays of an image while it is drawn."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from composer.cascade.parts import row, slerp
+from composer.images.reading import fit
+
+
+@dataclass(frozen=True)
+class InitialNoise:
+    """The noise from which a model gives an image back (x_T of Composer, section 3.4), in place of the seeds'.
+
+    Attributes:
+        noise: Of about unit variance, at the size of the model's first stage; a row per seed, or one for all.
+        model: Names the model that found it, for another one makes something else of it; None fits any model.
+    """
+
+    noise: Float[Tensor, "b 3 h w"]
+    model: str | None = None
+
+    def interpolate(self, other: "InitialNoise", share: float) -> "InitialNoise":
+        """Goes `share` of the way to another noise along the great circle (DALL-E 2, section 3.2).
+
+        Raises:
+            ValueError: The other one is of another model, or another size.
+        """
+        if self.model != other.model:
+            raise ValueError("the two noises are of different models: invert both images with one model")
+        return InitialNoise(slerp(self.noise, other.noise, share), self.model)
+
+    def row(self, i: int) -> "InitialNoise":
+        """Keeps row i, of a single row that one."""
+        return replace(self, noise=row(self.noise, i))
+
+    def require(self, model: str, rows: int) -> None:
+        """Makes sure that a model can begin with it.
+
+        Raises:
+            ValueError: It is another model's, or has other rows than one or `rows`.
+        """
+        if self.model not in (None, model):
+            raise ValueError(
+                "this noise was found by another model, for which it stands for another picture: invert the image "
+                f"with the model that draws (found by {str(self.model)[:12]}, this is {model[:12]})"
+            )
+        if len(self.noise) not in (1, rows):
+            raise ValueError(f"expected initial noise of 1 or {rows} rows (one per seed), found {len(self.noise)}")
+
+
+Latent = InitialNoise
+"""Its name before 0.3."""
+
+
+@dataclass(frozen=True)
+class NoisyImage:
+    """An image made noisy, from which the first stage goes on (SDEdit, Meng et al. 2022).
+
+    Attributes:
+        image: In [-1, 1], of any size; a row per seed, or one for all.
+        time: How noisy, as the cosine schedule's time in (0, 1]: the lower, the more of the image stays, below about
+            0.8 its layout.
+
+    Raises:
+        ValueError: The time is out of range.
+    """
+
+    image: Float[Tensor, "b 3 h w"]
+    time: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.time <= 1:
+            raise ValueError(f"expected to start at a time in (0, 1], found {self.time}")
+
+    def row(self, i: int) -> "NoisyImage":
+        """Keeps row i, of a single row that one."""
+        return replace(self, image=row(self.image, i))
+
+
+@dataclass(frozen=True)
+class SmallImage:
+    """A small image to enlarge: the stages up to its size are left out.
+
+    Attributes:
+        image: In [-1, 1]; a row per seed, or one for all.
+    """
+
+    image: Float[Tensor, "b 3 h w"]
+
+    def row(self, i: int) -> "SmallImage":
+        """Keeps row i, of a single row that one."""
+        return replace(self, image=row(self.image, i))
+
+
+Start = InitialNoise | NoisyImage | SmallImage
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What of an image has to stay while it is drawn.
+
+    Attributes:
+        image: In [-1, 1], of any size; a row per seed, or one for all. Each stage holds it at its own size.
+        where: 1 where it stays.
+    """
+
+    image: Float[Tensor, "b 3 h w"]
+    where: Float[Tensor, "#b 1 h2 w2"]
+
+    def row(self, i: int) -> "Kept":
+        """Keeps row i, of a single row that one."""
+        return Kept(row(self.image, i), row(self.where, i))
+
+    def at(self, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Image and map at a stage's size; where a pixel is free in part, it is free."""
+        where = self.where
+        if where.shape[-2:] != size:
+            where = (F.interpolate(1 - where, size, mode="bilinear", antialias=True) <= 0).to(where)
+        return fit(self.image, size).to(device), where.to(device)
