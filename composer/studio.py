@@ -15,7 +15,6 @@ from torch import Tensor
 
 from composer.cascade.cascade import Cascade
 from composer.cascade.options import SampleOptions
-from composer.commands.options import bar
 from composer.data.datasets import Photographs
 from composer.devices import pick_device
 from composer.diffusion.samplers import Progress
@@ -28,7 +27,7 @@ from composer.images.sheet import PAPER, from_pil, previews, save_gif, sheet, to
 from composer.scenes import render_batch
 from composer.tasks.composition import Composition, Source
 from composer.tasks.editing import Frame, Original, extend, open_region
-from composer.terminal import say
+from composer.terminal import say, steps_bar
 
 SIZE, FILM, LANCZOS = 256, 160, Image.Resampling.LANCZOS
 ACROSS = 5
@@ -284,7 +283,7 @@ def run(about: str | None, *examples: Example, args: Sequence[str] | None = None
     o = parser.parse_args(args)
     precision = torch.bfloat16 if o.precision == "bf16" else None
     model = Cascade.load(o.model).to(pick_device(), precision)
-    studio = Studio(model, o.out, o.images, o.seed, bar("drawing"), SampleOptions(steps=o.steps))
+    studio = Studio(model, o.out, o.images, o.seed, steps_bar("drawing"), SampleOptions(steps=o.steps))
     for make in examples:
         row = make(studio)
         row.save(o.out / make.__name__)

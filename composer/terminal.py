@@ -8,7 +8,7 @@ import io
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from composer.storage.files import printable
@@ -113,3 +113,12 @@ def track(numbers: Sequence[T], what: str) -> Iterator[T]:
     """A bar over some work, which goes when the work is done."""
     with bar(transient=True) as progress:
         yield from progress.track(numbers, description=what)
+
+
+def steps_bar(what: str) -> Callable[[Sequence[int]], Iterator[int]]:
+    """A progress bar over the steps of a sampling."""
+
+    def steps(numbers: Sequence[int]) -> Iterator[int]:
+        yield from track(numbers, what)
+
+    return steps

@@ -4,7 +4,7 @@ python examples/embeddings.py                                    # Scenes
 python examples/embeddings.py photo.jpg other.jpg
 """
 
-from composer.commands.priors import principal_components
+from composer.prior.taking import principal_components
 from composer.studio import Row, Studio, run
 from composer.tasks.papers import interpolations, text_difference, truncated, variations
 

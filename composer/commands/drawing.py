@@ -1,55 +1,54 @@
-"""What every command that draws shares: options, seeds, the best of several, regions, recipes, contact sheets."""
+"""Carries out a request: reads what it names, draws, saves, and says how near the pictures come to what was asked."""
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
-from composer.commands.drawing_parser import DrawingParser, Request, four
 from composer.commands.inputs import Inputs, Place
-from composer.commands.options import askable, asked, bar, load
-from composer.commands.parsers import MAX_PICTURES, sampling
-from composer.commands.priors import require_caption
+from composer.commands.redrawing import redraw
+from composer.commands.request import Request, Setting
 from composer.commands.sheets import Drawn, arrange
+from composer.commands.values import MAX_PICTURES, box
 from composer.evaluation.adherence import quantise
 from composer.evaluation.best_of import best_of
 from composer.evaluation.reading import Reading
-from composer.images.reading import File, PictureFile
-from composer.images.sheet import as_written, read_recipe, save_gif, save_png, sheet, thumbnail, to_pil
+from composer.images.reading import PictureFile
+from composer.images.sheet import read_recipe, save_gif, save_png, sheet, thumbnail, to_pil
+from composer.prior import Prior
+from composer.prior.taking import require_caption
 from composer.storage.files import reserved, written
 from composer.storage.finding import find_model
 from composer.storage.folder import digest_of
-from composer.tasks.composition import Composition, Source
+from composer.tasks.composition import Composition, Source, require
 from composer.tasks.editing import Frame, Original, extend, open_region
 from composer.tasks.papers import INVERTED, Labelled
-from composer.tasks.recipe import again, changes_since, check_model, edited, frame_of, recipe, with_edit
-from composer.terminal import note, say
+from composer.tasks.recipe import check_model, recipe, with_edit
+from composer.terminal import note, say, steps_bar
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a command line gives a task.
+    """What a request gives a task, read.
 
     Attributes:
-        cascade: The model.
-        options: All of them.
+        model: The model.
+        request: The request.
         sources: The pictures; of the first one the square around the region, where there is a region.
-        asked: The conditions, a composition a row.
-        inputs: Reads whatever else the options name.
+        rows: The conditions, labelled by those of them that have several values.
+        inputs: Reads whatever else is named.
     """
 
-    cascade: Cascade
-    options: argparse.Namespace
+    model: Cascade
+    request: Request
     sources: list[Source]
-    asked: list[Composition]
+    rows: Labelled
     inputs: Inputs
 
     @property
@@ -59,23 +58,19 @@ class Given:
         Raises:
             ValueError: A condition has several.
         """
-        if len(self.asked) != 1:
-            raise ValueError(f"this task takes one value a condition, found {len(self.asked)}")
-        return self.asked[0]
+        if len(self.rows) != 1:
+            raise ValueError(f"this task takes one value a condition, found {len(self.rows)}")
+        return self.rows[0][1]
 
     @property
-    def steps(self) -> int:
-        """Of an inversion and of the drawing that follows it."""
-        return self.options.steps or INVERTED
+    def conditions(self) -> str:
+        """The options for conditions, in words."""
+        return ", ".join(f"--{name}" for name in self.request.conditions)
 
-    @cached_property
-    def rows(self) -> list[tuple[str, Composition]]:
-        """The conditions, labelled by those of them that have several values."""
-        given = [getattr(self.options, name) for name in askable(self.cascade)]
-        labels = [
-            ", ".join(Path(values[i]).name for values in given if len(values) > 1) for i in range(len(self.asked))
-        ]
-        return list(zip(labels, self.asked, strict=True))
+    @property
+    def inverting(self) -> dict[str, Any]:
+        """Steps of an inversion and of the drawing that follows it, and the bar."""
+        return {"steps": self.request.sampling.steps or INVERTED, "progress": steps_bar("inverting")}
 
     def under(self, made: Labelled) -> Labelled:
         """What a task makes, under the conditions that were given besides."""
@@ -85,108 +80,83 @@ class Given:
             for own, row in self.rows
         ]
 
-    def prior(self, named: str, caption: Composition) -> Any:
+    def each(self, name: str) -> list[Composition]:
+        """Each value of one condition."""
+        return [self.inputs.value(name, value) for value in self.request.conditions[name]]
+
+    def image(self, path: str) -> Source:
+        """A picture as it is, not taken apart."""
+        return Source(self.model.open(self.inputs.file(path)), Composition())
+
+    def prior(self, name: str, caption: Composition) -> Prior:
         """Loads the prior that is to draw the semantics of a caption."""
-        require_caption(self.cascade, caption.parts)
-        return self.inputs.prior(named)
+        require_caption(self.model, caption.parts)
+        return self.inputs.prior(name)
+
+    def components(self, source: str) -> tuple[Tensor, Tensor]:
+        """Reads the mean and the principal components of embeddings."""
+        return self.inputs.components(source)
+
+    def require(self, *names: str, task: str) -> None:
+        """Refuses a task that the model lacks conditions for."""
+        require(self.model, *names, task=task)
 
 
-Make = Callable[[Given], Labelled]
-"""What a task is on the command line: labelled compositions."""
-
-
-class Drawing:
-    """What draws for a command.
+def draw(request: Request, plugins: Sequence[str]) -> None:
+    """Draws, saves, and says what came of it.
 
     Args:
-        parser: The command's.
+        request: What is asked for.
+        plugins: Modules that the user trusts.
     """
+    file = cache(PictureFile)
 
-    def __init__(self, parser: DrawingParser):
-        self.name, self.pictures, self.grows, self.between = parser.name, parser.pictures, parser.grows, parser.between
+    def load() -> Cascade:
+        return request.machine.load(request.files.model, plugins, request.sampling.autoguidance)
 
-    def run(self, request: Request, plugins: Sequence[str], make: Make) -> None:
-        """Draws, saves, and says what came of it.
+    if request.files.from_png is not None:
+        png = file(str(request.files.from_png))
+        check_model(read_recipe(png), digest_of(find_model(request.files.model)))  # before anything is loaded
+        redraw(load(), request, png)
+        return
+    settings = request.settings()
+    places = _places(settings, file)  # before the work: some are refused
+    model = load()
+    inputs = Inputs(model, file, plugins, request.machine.allow_network)
+    plans = [_plan(one, place, inputs) for one, place in zip(settings, places, strict=True)]
+    pictures = [name for plan in plans for name in plan.names]
+    if len(pictures) > MAX_PICTURES:
+        raise ValueError(f"expected at most {MAX_PICTURES:,} pictures of one command, found {len(pictures):,}")
+    films = [name for plan in plans for name in plan.films]
+    sheets = [f"{plans[0].stem}_sheet.png"] if len(pictures) > 1 else []
+    with reserved(request.files.out, [*pictures, *films, *sheets]) as paths:
+        left = iter(paths)
+        done = [_draw(model, plan, left) for plan in plans]
+        for frames in [frames for one in done for frames in zip(*one.frames, strict=True)] if films else []:
+            save_gif(next(left), frames)
+        if sheets:
+            laid = arrange(settings, done)
+            save_png(next(left), sheet(laid.images, laid.rows, laid.columns))
+    say(written(paths))
 
-        Args:
-            request: What the command line asks for.
-            plugins: Modules that the user trusts.
-            make: The task.
-        """
-        o = request.options
-        file = cache(PictureFile)
-        if o.from_png is not None:
-            png = file(o.from_png)
-            check_model(read_recipe(png), digest_of(find_model(o.model)))  # before anything is loaded or fetched
-            _again(load(o, plugins), o, png)
-            return
-        places = self._places([options for _, options in request.settings], file)  # before the work: some are refused
-        cascade = load(o, plugins)
-        inputs = Inputs(cascade, file, plugins, o.allow_network)
-        chosen = [setting for setting, _ in request.settings]
-        plans = [
-            self._plan(options, place, cascade, inputs, make, one.suffix)
-            for (one, options), place in zip(request.settings, places, strict=True)
-        ]
-        pictures = [name for plan in plans for name in plan.names]
-        if len(pictures) > MAX_PICTURES:
-            raise ValueError(f"expected at most {MAX_PICTURES:,} pictures of one command, found {len(pictures):,}")
-        films = [name for plan in plans for name in plan.films] if self.between else []
-        sheets = [f"{plans[0].stem}_sheet.png"] if len(pictures) > 1 else []
-        with reserved(o.out, [*pictures, *films, *sheets]) as paths:
-            left = iter(paths)
-            done = [_draw(cascade, plan, left) for plan in plans]
-            for frames in [frames for one in done for frames in zip(*one.frames, strict=True)] if films else []:
-                save_gif(next(left), frames)
-            if sheets:
-                laid = arrange(chosen, done)
-                save_png(next(left), sheet(laid.images, laid.rows, laid.columns))
-        say(written(paths))
 
-    def _plan(
-        self,
-        o: argparse.Namespace,
-        place: "Place | None",
-        cascade: Cascade,
-        inputs: Inputs,
-        make: Make,
-        suffix: str,
-    ) -> "Plan":
-        images = _images(o)
-        stem = "_".join([self.name, *(Path(path).stem for path in images[:1])])
-        first = [] if place is None or place.sides is not None else [place.thumbnail]  # read already
-        read = [*first, *(inputs.thumbnail(path) for path in images[len(first) :])]
-        shown = [(Path(path).name, image) for path, image in zip(images, read, strict=True)]
-        after = [shown.pop()] if self.between else []
-        frame = None if place is None else place.frame
-        if place is not None and frame is None:
-            note("note: the region is empty; the picture stays as it is")
-            return Plan(o, stem, suffix, [("", Composition())], place, None, shown, after, self.between)
-        if place is None or frame is None:
-            sources = [inputs.source(path, o.image_caption if i == 0 else "") for i, path in enumerate(images)]
-        else:
-            own = inputs.square(place, o.image_caption)
-            sources = [own, *(inputs.source(path, "") for path in images[1:])]
-            shown.insert(1, ("region", thumbnail(frame.region[0] * 2 - 1).expand(3, -1, -1)))
-        made = make(Given(cascade, o, sources, asked(o, cascade, inputs.value), inputs))
-        if frame is not None:
-            made = [(label, frame.restrict(cascade, composition)) for label, composition in made]
-        return Plan(o, stem, suffix, made, place, frame, shown, after, self.between)
+def _places(settings: Sequence[Setting], file: Callable[[str], PictureFile]) -> list[Place | None]:
+    """Where the first picture may change, in each setting; None is everywhere. Each place is made once."""
+    original = cache(lambda path: Original.open(file(path)))
 
-    def _places(self, settings: Sequence[argparse.Namespace], file: Callable[[str], PictureFile]) -> list[Place | None]:
-        """Where the first picture may change, in each setting; None is everywhere. Each place is made once."""
-        original = cache(lambda path: Original.open(file(path)))
+    @cache
+    def place(path: str, where: str, grows: bool) -> Place:
+        if grows:
+            return Place(file(path), *extend(original(path), box(where)), box(where))
+        h, w = original(path).image.shape[1:]
+        return Place(file(path), original(path), open_region(file(where), (h, w)))
 
-        @cache
-        def place(path: str, where: str) -> Place:
-            if self.grows:
-                sides = four(where)
-                return Place(file(path), *extend(original(path), sides), sides)
-            h, w = original(path).image.shape[1:]
-            return Place(file(path), original(path), open_region(file(where), (h, w)))
-
-        where = [o.by if self.grows else o.region if self.pictures else None for o in settings]
-        return [None if w is None else place(o.images[0], w) for o, w in zip(settings, where, strict=True)]
+    found: list[Place | None] = []
+    for request in (one.request for one in settings):
+        grows = request.task.grows
+        where = request.arguments["by"] if grows else request.pictures.region if request.images else None
+        found.append(None if where is None else place(request.images[0], where, grows))
+    return found
 
 
 @dataclass(frozen=True)
@@ -194,26 +164,30 @@ class Plan:
     """What is going to be drawn in one setting.
 
     Attributes:
-        options: Its.
-        stem: What its files' names begin with: task and picture.
-        suffix: What tells them from those of other settings.
+        request: What is asked for.
+        suffix: What tells its files from those of other settings.
         made: Labelled compositions.
         place: Where the first picture may change; None is everywhere.
-        frame: The square around that; None is the whole picture, or nothing where the place is empty.
         before: What stands before the results on a sheet.
         after: What stands after them.
-        moving: Whether they are the frames of a film.
     """
 
-    options: argparse.Namespace
-    stem: str
+    request: Request
     suffix: str
     made: Labelled
     place: Place | None
-    frame: Frame | None
     before: list[tuple[str, Tensor]]
     after: list[tuple[str, Tensor]]
-    moving: bool
+
+    @property
+    def frame(self) -> Frame | None:
+        """The square around the place; None is the whole picture, or nothing where the place is empty."""
+        return None if self.place is None else self.place.frame
+
+    @property
+    def stem(self) -> str:
+        """What its files' names begin with: task and picture."""
+        return "_".join([self.request.task.name, *(Path(path).stem for path in self.request.images[:1])])
 
     @property
     def titles(self) -> list[str]:
@@ -223,40 +197,79 @@ class Plan:
 
     @property
     def names(self) -> list[str]:
-        """The pictures' files: composition by composition, one a seed."""
-        return [f"{title}_seed{seed}{self.suffix}.png" for title in self.titles for seed in self.options.seeds]
+        """The pictures' files: composition by composition, one per seed."""
+        seeds = self.request.drawing.seeds
+        return [f"{title}_seed{seed}{self.suffix}.png" for title in self.titles for seed in seeds]
 
     @property
     def films(self) -> list[str]:
-        """The films' files, one a seed."""
-        return [f"{self.stem}_seed{seed}{self.suffix}.gif" for seed in self.options.seeds]
+        """The films' files, one per seed; none where there is no film."""
+        seeds = self.request.drawing.seeds if self.request.task.between else ()
+        return [f"{self.stem}_seed{seed}{self.suffix}.gif" for seed in seeds]
 
     def frames_of(self, pictures: Sequence[Image.Image | Tensor]) -> list[Image.Image]:
         """The pictures as a film keeps them; none where there is no film."""
-        drawn = [to_pil(x) if isinstance(x, Tensor) else x for x in pictures] if self.moving else []
-        return [picture.convert("RGB") for picture in drawn]
+        drawn = pictures if self.request.task.between else []
+        return [(to_pil(x) if isinstance(x, Tensor) else x).convert("RGB") for x in drawn]
 
 
-def _images(o: argparse.Namespace) -> list[str]:
-    return list(getattr(o, "images", []))
+def _plan(setting: Setting, place: Place | None, inputs: Inputs) -> Plan:
+    """Reads what a setting names, and makes its compositions."""
+    request, model, images = setting.request, inputs.model, setting.request.images
+    read = [] if place is None or place.sides is not None else [place.thumbnail]  # the first picture is open already
+    read += [inputs.thumbnail(path) for path in images[len(read) :]]
+    before = [(Path(path).name, image) for path, image in zip(images, read, strict=True)]
+    after = [before.pop()] if request.task.between else []
+    if place is not None and place.frame is None:
+        note("note: the region is empty; the picture stays as it is")
+        return Plan(request, setting.suffix, [("", Composition())], place, before, after)
+    caption = request.pictures.image_caption
+    sources = [inputs.source(path, caption if i == 0 else "") for i, path in enumerate(images) if i or place is None]
+    if place is not None and place.frame is not None:
+        sources.insert(0, inputs.square(place, caption))
+        before.insert(1, ("region", thumbnail(place.frame.region[0] * 2 - 1).expand(3, -1, -1)))
+    rows = inputs.rows(request.conditions)
+    given = Given(model, request, sources, list(zip(_labels(request, len(rows)), rows, strict=True)), inputs)
+    made = _strengthen(request.task.make(given, **request.arguments), inputs.strengths(request.drawing.strengths))
+    if place is not None and place.frame is not None:
+        made = [(label, place.frame.restrict(model, composition)) for label, composition in made]
+    return Plan(request, setting.suffix, made, place, before, after)
 
 
-def _draw(cascade: Cascade, plan: Plan, left: Iterator[Path]) -> Drawn:
+def _labels(request: Request, rows: int) -> list[str]:
+    """Names each row by the conditions that have several values."""
+    several = [values for values in request.conditions.values() if len(values) > 1]
+    return [", ".join(Path(values[i]).name for values in several) for i in range(rows)]
+
+
+def _strengthen(made: Labelled, strengths: dict[str, Any]) -> Labelled:
+    """The same, with strengths.
+
+    Raises:
+        ValueError: There is a strength for something that is not asked.
+    """
+    for _, composition in made:
+        if unknown := sorted(strengths.keys() - composition.parts.keys()):
+            asked = ", ".join(composition.parts) or "nothing"
+            raise ValueError(f"--strengths names {', '.join(unknown)}, but what is asked is {asked}")
+    return [(label, replace(one, strengths={**one.strengths, **strengths})) for label, one in made]
+
+
+def _draw(model: Cascade, plan: Plan, left: Iterator[Path]) -> Drawn:
     """Draws what was planned and saves it at the paths that are left."""
-    rows, frames = [], []
+    rows, frames, seeds = [], [], plan.request.drawing.seeds
     for title, (_, composition) in zip(plan.titles, plan.made, strict=True):
-        paths = [next(left) for _ in plan.options.seeds]
+        paths = [next(left) for _ in seeds]
         if plan.place is not None and plan.frame is None:
-            row, film = _unchanged(plan, plan.place, paths)
+            row, film = _copy(plan, plan.place, paths)
         else:
-            row, film = _save(cascade, plan, composition, title, paths)
+            row, film = _save(model, plan, composition, title, paths)
         rows.append(row)
         frames.append(film)
-    labels = [label for label, _ in plan.made]
-    return Drawn(plan.options.seeds, labels, rows, frames, plan.before, plan.after)
+    return Drawn(seeds, [label for label, _ in plan.made], rows, frames, plan.before, plan.after)
 
 
-def _unchanged(plan: Plan, place: Place, paths: Sequence[Path]) -> tuple[list[Tensor], list[Image.Image]]:
+def _copy(plan: Plan, place: Place, paths: Sequence[Path]) -> tuple[list[Tensor], list[Image.Image]]:
     """An empty region: the file's own pixels. Returns what `_save` does."""
     for path in paths:
         save_png(path, place.original.picture)
@@ -264,80 +277,37 @@ def _unchanged(plan: Plan, place: Place, paths: Sequence[Path]) -> tuple[list[Te
 
 
 def _save(
-    cascade: Cascade, plan: Plan, composition: Composition, title: str, paths: Sequence[Path]
+    model: Cascade, plan: Plan, composition: Composition, title: str, paths: Sequence[Path]
 ) -> tuple[list[Tensor], list[Image.Image]]:
     """Draws and saves the pictures of one composition; says how near they come to what was asked.
 
     Returns:
         The pictures as a sheet shows them, and as a film does where there is one.
     """
-    o, frame, how = plan.options, plan.frame, sampling(plan.options)
-    if len(o.seeds) > 1 and cascade.ignores_seeds(composition, how):
+    request, frame, options = plan.request, plan.frame, plan.request.sampling.options
+    drawing, soften = request.drawing, request.pictures.soften
+    if len(drawing.seeds) > 1 and model.ignores_seeds(composition, options):
         note("note: all seeds begin with the same noise; they differ in later stages alone")
-    drawn = best_of(cascade, composition, o.seeds, o.best_of, o.weights, how, bar(f"drawing {title}"))
-    pictures: list[Any] = list(drawn.images) if frame is None else frame.paste(drawn.images, o.soften)
+    bar = steps_bar(f"drawing {title}")
+    drawn = best_of(model, composition, drawing.seeds, drawing.best_of, drawing.weights, options, bar)
+    pictures: list[Any] = list(drawn.images) if frame is None else frame.paste(drawn.images, soften)
     for i, (path, picture) in enumerate(zip(paths, pictures, strict=True)):
-        made = recipe(cascade, drawn.compositions[i], drawn.seeds[i], how)
+        made = recipe(model, drawn.compositions[i], drawn.seeds[i], options)
         if frame is not None and plan.place is not None:
-            made = with_edit(made, plan.place.file, frame, o.soften, plan.place.sides)
-        save_png(path, picture, None if o.no_recipe else made)
-    if o.best_of > 1:
+            made = with_edit(made, plan.place.file, frame, soften, plan.place.sides)
+        save_png(path, picture, None if request.files.no_recipe else made)
+    if drawing.best_of > 1:
         kept, last = drawn.scores.amax(1).mean(), drawn.scores.amin(1).mean()
         stem = paths[0].stem if len(paths) == 1 else f"{title}{plan.suffix}"
-        say(f"{stem}: the best of {o.best_of} closes {kept:.2f}, the last {last:.2f}")
+        say(f"{stem}: the best of {drawing.best_of} closes {kept:.2f}, the last {last:.2f}")
     if frame is None:
-        near = drawn.closed or Reading(cascade, quantise(drawn.images)).closed(composition.wanted)
+        near = drawn.closed or Reading(model, quantise(drawn.images)).closed(composition.wanted)
         shown = list(drawn.images)
     else:  # of the edit as it was pasted, the square that the model saw
-        squares, shown = [], []
-        for picture in pictures:
-            pasted = replace(frame, original=Original.of(picture))
-            squares.append(pasted.seen(cascade.stages[0].size)[0])
-            shown.append(thumbnail(pasted.original.image))
-        near = Reading(cascade, torch.cat(squares)).closed(composition.wanted)
+        pasted = [replace(frame, original=Original.of(picture)) for picture in pictures]
+        squares = torch.cat([one.seen(model.stages[0].size)[0] for one in pasted])
+        near = Reading(model, squares).closed(composition.wanted)
+        shown = [thumbnail(one.original.image) for one in pasted]
     for i, path in enumerate(paths if near else []):
         say(f"{path.stem}: closed " + ", ".join(f"{float(share[i]):.2f} ({name})" for name, share in near.items()))
     return shown, plan.frames_of(pictures)
-
-
-def _again(cascade: Cascade, o: argparse.Namespace, png: PictureFile) -> None:
-    """Draws a recipe's picture again, and says whether it is the same."""
-    found = read_recipe(png)
-    if o.precision is not None:
-        found["precision"] = o.precision
-    before = _pixels(png)
-    if "edit" in found:
-        if not _images(o):
-            raise ValueError(f"{o.from_png} is an edit of {edited(found)}: give the picture that was edited, too")
-        frame, soften = frame_of(found, Path(_images(o)[0]), not o.no_limits)
-        picture: Any = frame.paste(again(cascade, found, bar("drawing"), frame, not o.no_limits), soften)[0]
-    else:
-        picture = again(cascade, found, bar("drawing"), limited=not o.no_limits)[0].cpu()
-    with reserved(o.out, [o.from_png.name]) as (path,):
-        save_png(path, picture, None if o.no_recipe else found)
-    same, says = _compare(before, _pixels(path))
-    say(written([path]))
-    if same:
-        say(f"{path.name}: the same, {says}")
-        return
-    reasons = changes_since(cascade, found)
-    if "precision" not in found:
-        reasons.append("the recipe does not say with which --precision")
-    note(f"warning: {path.name} is not the same: {'; '.join([says, *reasons])}")
-
-
-def _compare(before: np.ndarray, after: np.ndarray) -> tuple[bool, str]:
-    """Whether two pictures are the same up to rounding, and how far they differ, in words."""
-    if before.shape != after.shape or before.dtype != after.dtype:
-        return False, "it has another size or other pixels than it was drawn with"
-    off = np.abs(after.astype(np.int64) - before)
-    count, top, most = int((off > 0).sum()), 255 if before.dtype == np.uint8 else 65535, int(off.max())
-    if not count:
-        return True, "bit for bit"
-    if most * 255 <= top:
-        return True, f"up to rounding ({count} value{'s' * (count > 1)} by {'up to ' * (most > 1)}{most}/{top})"
-    return False, f"{count} of {off.size} values differ, by up to {most}/{top}"
-
-
-def _pixels(png: File) -> np.ndarray:
-    return np.array(as_written(png))

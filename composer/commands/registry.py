@@ -3,29 +3,87 @@
 Light: what is heavy is imported once a command line has been read, so that help and mistakes show at once.
 """
 
-from composer.commands.data import cache, caption, decompose, decomposers, scenes
-from composer.commands.draw import Command, demo, task
-from composer.commands.measure import evaluate, report
-from composer.commands.models import assemble, export
-from composer.commands.prior import embed, evaluate_prior, pca
-from composer.commands.task_parsers import PARSERS
-from composer.commands.train import train
-from composer.commands.training import doctor, fit, test, validate
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-GROUPS: dict[str, dict[str, Command]] = {
-    "draw": {"demo": demo, **{name: task(name) for name in PARSERS}},
-    "train": {"train": train, "fit": fit, "validate": validate, "test": test, "doctor": doctor},
-    "data": {
-        "scenes": scenes,
-        "decompose": decompose,
-        "decomposers": decomposers,
-        "caption": caption,
-        "cache": cache,
-        "embed": embed,
-        "pca": pca,
+from composer.commands import data, demo, measure, models, priors, training
+from composer.commands.request import Task
+from composer.commands.signature import line_of
+from composer.commands.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class Command:
+    """A function as a command.
+
+    Attributes:
+        name: Of the command.
+        run: Its parameters are the options; it may return an exit status.
+        usage: The line of its usage, behind its name; None lists all options there.
+    """
+
+    name: str
+    run: Callable[..., int | None]
+    usage: str | None = None
+
+    @property
+    def about(self) -> str:
+        """What it does, in a line."""
+        return (self.run.__doc__ or "").partition("\n")[0]
+
+    def __call__(self, args: Sequence[str], plugins: Sequence[str]) -> int | None:
+        """Runs it.
+
+        Args:
+            args: What stands behind the command on a command line.
+            plugins: Modules that the user trusts.
+
+        Returns:
+            The exit status; None is 0.
+        """
+        return self.run(**line_of(self.run, self.name, self.usage).read(args), plugins=plugins)
+
+
+@dataclass(frozen=True)
+class TaskCommand:
+    """A task as a command."""
+
+    task: Task
+
+    @property
+    def about(self) -> str:
+        """What it does, in a line."""
+        return (self.task.make.__doc__ or "").partition("\n")[0]
+
+    def __call__(self, args: Sequence[str], plugins: Sequence[str]) -> None:
+        """Draws; see `Command`."""
+        request = self.task.read(args)
+        from composer.commands.drawing import draw
+
+        draw(request, plugins)
+
+
+def _commands(*functions: Callable[..., Any], **usage: str) -> dict[str, Command]:
+    names = {function.__name__.replace("_", "-"): function for function in functions}
+    return {name: Command(name, run, usage.get(name)) for name, run in names.items()}
+
+
+KEYS = "-c CONFIG [--KEY VALUE ...]"
+
+GROUPS: dict[str, dict[str, Command | TaskCommand]] = {
+    "draw": {**_commands(demo.demo), **{name: TaskCommand(task) for name, task in TASKS.items()}},
+    "train": {
+        **_commands(training.train, train="[FOLDER] [-c CONFIG] [--out FOLDER] [--KEY VALUE ...]"),
+        **_commands(training.fit, training.validate, training.test, fit=KEYS, validate=KEYS, test=KEYS),
+        **_commands(training.doctor),
     },
-    "measure": {"evaluate": evaluate, "evaluate-prior": evaluate_prior, "report": report},
-    "models": {"export": export, "assemble": assemble},
+    "data": {
+        **_commands(data.scenes, data.decompose, data.decomposers, data.caption, data.cache),
+        **_commands(priors.embed, priors.pca),
+    },
+    "measure": {**_commands(measure.evaluate, priors.evaluate_prior, measure.report)},
+    "models": {**_commands(models.export, models.assemble)},
 }
 COMMANDS = {name: run for group in GROUPS.values() for name, run in group.items()}
 
@@ -34,9 +92,5 @@ def overview() -> str:
     """The help text: the commands in groups, one line each."""
     lines = ["composer [--plugins MODULE,...] COMMAND ..."]
     for group, commands in GROUPS.items():
-        lines += ["", group, *(f"  {name:<15} {_about(run)}" for name, run in commands.items())]
+        lines += ["", group, *(f"  {name:<15} {run.about}" for name, run in commands.items())]
     return "\n".join([*lines, "", "`composer COMMAND --help` says more."])
-
-
-def _about(run: Command) -> str:
-    return (run.__doc__ or "").partition("\n")[0]

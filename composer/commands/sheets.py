@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from PIL import Image
 from torch import Tensor
 
-from composer.commands.axes import Setting
+from composer.commands.request import Setting
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,86 @@
-"""The tasks as commands: what each makes of what its parser, in `task_parsers`, was given."""
+"""The tasks on the command line: the signature of each says its options, and its docstring explains them.
 
-from composer.commands.drawing import Given, Make
-from composer.commands.options import STRENGTH, askable, bar
-from composer.tasks import papers as tasks
-from composer.tasks.composition import Composition, Source, require
-from composer.tasks.papers import Labelled
+Light: what is heavy is imported when a task is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+from composer import tasks
+from composer.commands.request import Task
+from composer.commands.signature import Value
+from composer.commands.values import MAX_PICTURES, Names, Share, number, several, whole
+from composer.names import AUTOREGRESSIVE_PRIOR, GLOBAL, LOCAL
+
+if TYPE_CHECKING:
+    from composer.commands.drawing import Given
+    from composer.tasks import Labelled
 
 MAX_TERMS = 64
 """Captions to follow or to lead away from, of which each takes as long as the picture's own."""
 
+TASKS: dict[str, Task] = {}
+"""Name of a command -> its task."""
 
-def _compose(given: Given) -> Labelled:
-    o, cascade = given.options, given.cascade
-    prompts = [*(_weighted(text, 3.0, 1) for text in o.also), *(_weighted(text, 1.0, -1) for text in o.never)]
+Prompts = tuple[str, ...]
+Words = Annotated[str, Value(metavar="WORDS")]
+
+
+def task(
+    *pictures: str, name: str = "", needs_region: bool = False, grows: bool = False, between: bool = False
+) -> Callable[[Callable[..., Labelled]], Callable[..., Labelled]]:
+    """Makes a function a command; see `Task`."""
+
+    def register(make: Callable[..., Labelled]) -> Callable[..., Labelled]:
+        own = name or make.__name__.replace("_", "-")
+        TASKS[own] = Task(own, make, pictures, needs_region, grows, between)
+        return make
+
+    return register
+
+
+@task()
+def compose(
+    given: Given,
+    *,
+    prior: Annotated[str, Value(metavar="NAME")] | None = None,
+    also: Annotated[Prompts, Value(metavar="WORDS[:W]", flags=("--and",), nargs="+")] = (),
+    never: Annotated[Prompts, Value(metavar="WORDS[:W]", flags=("--not",), nargs="+")] = (),
+    start: Annotated[str, Value(metavar="IMAGE:T")] | None = None,
+) -> Labelled:
+    """Recombine conditions of different images, palettes and captions into new images.
+
+    Args:
+        given: What the command line gives.
+        prior: a prior: it draws the semantics of --caption, others for each seed
+        also: further captions to follow (weight 3)
+        never: captions to lead away from (weight 1)
+        start: start from a picture, made noisy: time T in (0, 1], such as 0.7
+
+    Examples:
+        --sketch a.jpg --palette b.jpg --caption "a red cube on sand" --seeds 0,1,2 --out out
+        --sketch a.jpg b.jpg --palette '#aa3311 0.6, #eeddcc 0.4' --guidance 3
+        --sketch a.jpg --palette b.jpg --strengths palette=0.7@0.2-0.8:mask.png
+        --caption "a red cube on sand" --and "a blue ball on snow:3" --not "under a night sky:1" --sheet seed=0,1
+        --caption "a red cube on sand" --prior scenes_prior_diffusion --best-of 8
+        --from-png out/compose_seed0.png --out out/again
+    """
+    prompts = [*(_weigh(text, 3.0, 1) for text in also), *(_weigh(text, 1.0, -1) for text in never)]
     if len(prompts) > MAX_TERMS:
         raise ValueError(f"expected at most {MAX_TERMS} captions of --and and --not, found {len(prompts)}")
-    if not (given.asked[0].parts or prompts or o.start):
-        raise ValueError(f"nothing asked: give at least one of {', '.join(f'--{n}' for n in askable(cascade))}")
+    if not (given.rows[0][1].parts or prompts or start):
+        raise ValueError(f"nothing asked: give at least one of {given.conditions}")
     made = []
     for label, row in given.rows:
-        if o.prior is not None:
-            row = tasks.text_to_image(cascade, row.sources.get("caption", ""), given.prior(o.prior, row)) | row
+        if prior is not None:
+            row = tasks.text_to_image(given.model, row.sources.get("caption", ""), given.prior(prior, row)) | row
         if prompts:
-            row = tasks.combine(cascade, row, prompts)
-        if o.start is not None:
-            path, time = _start(o.start)
-            row = tasks.redraw(cascade, Source(cascade.open(given.inputs.file(path)), Composition()), row, time)
+            row = tasks.combine(given.model, row, prompts)
+        if start is not None:
+            path, time = _start(start)
+            row = tasks.redraw(given.model, given.image(path), row, time)
         made.append((label, row))
     return made
 
@@ -39,103 +94,258 @@ def _start(text: str) -> tuple[str, float]:
         raise ValueError(f"expected a picture and a time in (0, 1], such as rough.png:0.7, found {text!r}") from error
 
 
-def _weighted(text: str, weight: float, sign: int) -> tuple[str, float]:
+def _weigh(text: str, weight: float, sign: int) -> tuple[str, float]:
     """``a red cube:2`` -> ("a red cube", 2.0)."""
+    from composer.commands.inputs import STRENGTH
+
     found = STRENGTH.fullmatch(text)
     if found is None or found[2] is None or found[3] or found[5]:
         return text, sign * weight
     return found[1], sign * float(found[2])
 
 
-def _kept(given: Given) -> Labelled:
-    return given.under([("", given.sources[0].pick(*given.options.keep))])
+@task("the picture to edit", needs_region=True)
+def edit(given: Given, *, keep: Names = ()) -> Labelled:
+    """Redraw a region of a picture under new conditions; all pixels outside it stay the file's own.
+
+    Args:
+        given: What the command line gives.
+        keep: conditions to take from the picture itself
+
+    Examples:
+        photo.png --region mask.png --palette b.jpg --keep sketch --out out
+        photo.png --region 0.1,0.2,0.6,0.9 --caption "a large red cube" --seeds 0,1
+        photo.png --from-png out/edit_photo_seed0.png --out out/again
+    """
+    return given.under([("", given.sources[0].pick(*keep))])
 
 
-def _vary(given: Given) -> Labelled:
-    o = given.options
-    made = tasks.variations(given.cascade, given.sources[0], o.keep, o.from_latent, given.steps, bar("inverting"))
-    return given.under([("", made)])
+@task("the picture to continue", grows=True)
+def outpaint(
+    given: Given, *, by: Annotated[str, Value(metavar="L,T,R,B")] = "0,0,0.5,0", keep: Names = ()
+) -> Labelled:
+    """Continue a picture beyond its border; all of its own pixels stay.
+
+    Args:
+        given: What the command line gives.
+        by: to add at left,top,right,bottom: pixels or shares
+        keep: conditions to take from the picture, its border mirrored
+
+    Examples:
+        photo.png --by 0,0,0.5,0 --out out
+        photo.png --by 0.25,0.25,0.25,0.25 --caption "a red cube on sand" --seeds 0,1,2,3 --best-of 4
+    """
+    return given.under([("", given.sources[0].pick(*keep))])
 
 
-def _interpolate(given: Given) -> Labelled:
-    o, (a, b) = given.options, given.sources
-    found = tasks.interpolations(
-        given.cascade, a, b, o.frames, o.between, o.keep, o.from_latents, given.steps, bar("inverting")
-    )
+FromNoise = Annotated[float, Value(number(0, 1), "ETA", ("--from-noise", "--from-latent"))]
+
+
+@task("the picture")
+def vary(given: Given, *, keep: Names = ("semantics",), from_noise: FromNoise | None = None) -> Labelled:
+    """Draw variations of a picture: what is kept of it stays, the rest is new.
+
+    Args:
+        given: What the command line gives.
+        keep: conditions to take from the picture
+        from_noise: begin with the noise that gives the picture back, and vary it by that share of fresh noise, 0 to 1
+
+    Examples:
+        photo.png --seeds 0,1,2,3
+        photo.png --keep sketch depth --palette b.jpg
+        photo.png --seeds 0,1,2 --from-noise 0.5
+        photo.png --region 0.5,0,1,1 --keep sketch
+    """
+    return given.under([("", tasks.variations(given.model, given.sources[0], keep, from_noise, **given.inverting))])
+
+
+@task("the first picture", "the last one", between=True)
+def interpolate(
+    given: Given,
+    *,
+    between: Names = GLOBAL,
+    keep: Names = (),
+    frames: Annotated[int, Value(whole(2, MAX_PICTURES), "N")] = 5,
+    from_noises: Annotated[bool, Value(flags=("--from-noises", "--from-latents"))] = False,
+) -> Labelled:
+    """Go from one picture to another, as frames and a GIF.
+
+    Args:
+        given: What the command line gives.
+        between: conditions to interpolate
+        keep: conditions of the first picture that stay
+        frames: how many pictures
+        from_noises: begin with the noises that give the two pictures back
+
+    Examples:
+        a.png b.png --frames 9
+        a.png b.png --keep sketch depth instances --between semantics palette
+        a.png b.png --from-noises
+    """
+    a, b = given.sources
+    found = tasks.interpolations(given.model, a, b, frames, between, keep, from_noises, **given.inverting)
     return given.under(found)
 
 
-def _reconfigure(given: Given) -> Labelled:
+@task("the picture")
+def reconfigure(given: Given, *, keep: Names | None = None) -> Labelled:
+    """Change some conditions of a picture, such as its sketch, and keep the picture otherwise.
+
+    Args:
+        given: What the command line gives.
+        keep: conditions of the picture that stay (default: all others)
+
+    Examples:
+        photo.png --sketch edited.png
+        photo.png --depth b.png --keep semantics palette
+        photo.png --caption "a blue ball on grass" --keep palette --steps 50
+    """
     if not given.only.parts:
-        options = ", ".join(f"--{name}" for name in askable(given.cascade))
-        raise ValueError(f"nothing changed: give at least one of {options}")
-    keep, steps = given.options.keep, given.steps
-    return [("", tasks.reconfigure(given.cascade, given.sources[0], given.only, keep, steps, bar("inverting")))]
+        raise ValueError(f"nothing changed: give at least one of {given.conditions}")
+    return [("", tasks.reconfigure(given.model, given.sources[0], given.only, keep, **given.inverting))]
 
 
-def _translate(given: Given) -> Labelled:
-    o = given.options
-    if not o.to:
+@task("the picture")
+def translate(given: Given, *, to: Words = "", keep: Names = LOCAL) -> Labelled:
+    """Make a picture show what a caption says, keeping its shapes: image translation.
+
+    Args:
+        given: What the command line gives.
+        to: what it is to show
+        keep: conditions of the picture that stay
+
+    Examples:
+        photo.png --to "a red cube on snow"
+        photo.png --to "a red cube on snow" --image-caption "a red cube on sand" --guidance 5
+    """
+    if not to:
         raise ValueError("translate needs --to: what the picture is to show")
-    made = tasks.translate(given.cascade, given.sources[0], o.to, o.keep, given.steps, bar("inverting"))
-    return given.under([("", made)])
+    return given.under([("", tasks.translate(given.model, given.sources[0], to, keep, **given.inverting))])
 
 
-def _repose(given: Given) -> Labelled:
-    o, (source, pose), steps = given.options, given.sources, given.steps
-    made = tasks.pose_transfer(given.cascade, source, pose, o.keep, o.take, steps, bar("inverting"))
-    return given.under([("", made)])
+@task("the picture", "the one whose shapes to take")
+def repose(given: Given, *, keep: Names = GLOBAL, take: Names = ("instances",)) -> Labelled:
+    """Give a picture's things the shapes of another one's: pose transfer.
+
+    Args:
+        given: What the command line gives.
+        keep: conditions of the picture that stay
+        take: conditions of the other one
+
+    Examples:
+        photo.png pose.png
+        photo.png pose.png --take instances sketch --region 0.2,0.2,0.8,1
+    """
+    source, pose = given.sources
+    return given.under([("", tasks.pose_transfer(given.model, source, pose, keep, take, **given.inverting))])
 
 
-def _colorize(given: Given) -> Labelled:
-    o = given.options
-    require(given.cascade, "intensity", "palette", task="colorization")
-    if not o.palette:
+@task("the picture")
+def colorize(
+    given: Given, *, keep: Names = (), frames: Annotated[int, Value(whole(1, MAX_PICTURES), "N")] = 1
+) -> Labelled:
+    """Colour a picture anew, by colours or by other pictures' palettes.
+
+    Args:
+        given: What the command line gives.
+        keep: further conditions of the picture that stay
+        frames: pictures from each palette to the next
+
+    Examples:
+        photo.png --palette '#aa3311 0.6, #224488 0.4'
+        photo.png --palette b.jpg c.jpg --frames 4
+        photo.png --palette b.jpg --region mask.png --keep sketch
+    """
+    given.require("intensity", "palette", task="colorization")
+    palettes = given.each("palette")
+    if not palettes:
         raise ValueError("colorize needs --palette: a picture's file, or colours like '#aa3311 0.6, #224488 0.4'")
-    palettes = [given.inputs.value("palette", value) for value in o.palette]
-    found = tasks.colorize(given.cascade, given.sources[0], palettes, o.frames, o.keep)
-    return [(label, composition | given.asked[0].drop("palette")) for label, composition in found]
+    found = tasks.colorize(given.model, given.sources[0], palettes, frames, keep)
+    return [(label, composition | given.rows[0][1].drop("palette")) for label, composition in found]
 
 
-def _restyle(given: Given) -> Labelled:
-    o, (content, style) = given.options, given.sources
-    return given.under([("", tasks.style_transfer(given.cascade, content, style, o.strength, o.keep, o.take))])
+@task("the picture whose content stays", "the one whose style to take")
+def restyle(given: Given, *, strength: Share = 1.0, keep: Names = LOCAL, take: Names = GLOBAL) -> Labelled:
+    """Draw a picture's content in another one's style.
+
+    Args:
+        given: What the command line gives.
+        strength: 0 is the picture's own style
+        keep: conditions of the first picture
+        take: conditions of the second
+
+    Examples:
+        photo.png painting.jpg
+        photo.png painting.jpg --sheet strength=0,0.25,0.5,0.75,1
+    """
+    content, style = given.sources
+    return given.under([("", tasks.style_transfer(given.model, content, style, strength, keep, take))])
 
 
-def _try_on(given: Given) -> Labelled:
+@task("who wears it", "the garment", needs_region=True)
+def try_on(given: Given, *, keep: Names = ()) -> Labelled:
+    """Put one picture's looks where another one's clothes are: virtual try-on.
+
+    Args:
+        given: What the command line gives.
+        keep: conditions of the first picture that stay
+
+    Examples:
+        person.png garment.png --region clothes.png --seeds 0,1,2
+        person.png garment.png --region 0.3,0.4,0.7,0.9 --keep depth
+    """
     wearer, garment = given.sources
-    return given.under([("", tasks.try_on(given.cascade, wearer, garment, given.options.keep))])
+    return given.under([("", tasks.try_on(given.model, wearer, garment, keep))])
 
 
-def _turn(given: Given) -> Labelled:
-    o, source = given.options, given.sources[0]
-    if not (o.before and o.after):
+@task("the picture")
+def turn(
+    given: Given,
+    *,
+    before: Words = "",
+    after: Words = "",
+    shares: Annotated[tuple[float, ...], Value(several(number(-100, 100)), "S,...")] = (0, 0.125, 0.25, 0.375, 0.5),
+    keep: Names = (),
+) -> Labelled:
+    """Turn a picture from what one caption says towards what another says: text differences.
+
+    Args:
+        given: What the command line gives.
+        before: what it shows
+        after: what it is to show
+        shares: how far to turn
+        keep: conditions of the picture that stay
+
+    Examples:
+        photo.png --before "a red cube" --after "a blue cube"
+        photo.png --before "a cube in winter" --after "a cube in summer" --shares 0,0.2,0.4
+    """
+    if not (before and after):
         raise ValueError("turn needs --before and --after: what the picture shows, and what it is to show")
-    found = tasks.text_difference(
-        given.cascade, source, o.before, o.after, o.shares, o.keep, given.steps, bar("inverting")
-    )
+    source = given.sources[0]
+    found = tasks.text_difference(given.model, source, before, after, shares, keep, **given.inverting)
     return given.under(found)
 
 
-def _reconstruct(given: Given) -> Labelled:
-    o, (mean, components) = given.options, given.inputs.components(given.options.pca)
-    found = tasks.truncated(given.cascade, given.sources[0], mean, components, o.components, o.keep)
-    return given.under(found)
+@task("the picture")
+def reconstruct(
+    given: Given,
+    *,
+    components: Annotated[tuple[int, ...], Value(several(whole(0, 1_000_000)), "N,...")] = (1, 2, 4, 8, 16, 32),
+    pca: Annotated[str, Value(metavar="FILE|PRIOR")] = AUTOREGRESSIVE_PRIOR,
+    keep: Names = (),
+) -> Labelled:
+    """Draw what the first principal components of a picture's semantics hold.
 
+    Args:
+        given: What the command line gives.
+        components: a picture for each number of them
+        pca: what `pca` wrote, or an autoregressive prior
+        keep: conditions of the picture that stay
 
-TASKS: dict[str, Make] = {
-    "compose": _compose,
-    "edit": _kept,
-    "outpaint": _kept,
-    "vary": _vary,
-    "interpolate": _interpolate,
-    "reconfigure": _reconfigure,
-    "translate": _translate,
-    "repose": _repose,
-    "colorize": _colorize,
-    "restyle": _restyle,
-    "try-on": _try_on,
-    "turn": _turn,
-    "reconstruct": _reconstruct,
-}
-"""Name of a command -> the task."""
+    Examples:
+        photo.png --components 1,2,4,8,16,32
+        photo.png --pca data/scenes64_pca.safetensors --seeds 0,1
+    """
+    mean, basis = given.components(pca)
+    return given.under(tasks.truncated(given.model, given.sources[0], mean, basis, components, keep))

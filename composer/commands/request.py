@@ -1,0 +1,306 @@
+"""What a person asks a task for: made from a command line, varied by a sheet, and carried out by `commands.drawing`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any
+
+from composer.commands.groups import Machine, Model, Sampling
+from composer.commands.signature import Line, Option, Parser, Value, line_of
+from composer.commands.values import Seeds, quote, weights, whole
+from composer.names import SHIPPED
+from composer.storage.finding import askable_conditions
+
+MAX_SETTINGS = 1000
+ALIASES = {"seed": "seeds"}
+FIXED = ("sheet", "out", "from-png", "model", "autoguidance", "precision", "help")
+"""Options that a sheet does not vary."""
+
+CONDITION = Value(metavar="FILE|WORDS", nargs="+", repeats=True)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Pictures
+
+    Attributes:
+        image_caption: what the (first) picture shows, where a task reads that
+        region: change this part of the (first) picture alone: a mask's file (white = may change) or
+            left,top,right,bottom
+        soften: pixels over which a change fades in
+    """
+
+    image_caption: Annotated[str, Value(metavar="WORDS")] = ""
+    region: Annotated[str, Value(metavar="R")] | None = None
+    soften: Annotated[int, Value(whole(0, 256), "N")] = 2
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """Drawing: each picture is compared with what was asked of it; closed: 1 is exactly what was asked, 0 no nearer to
+    it than other pictures are by chance
+
+    Attributes:
+        seeds: one picture each, such as 0,1,2
+        best_of: draw N per seed and keep the one that follows best (default 1)
+        weights: what counts how much for --best-of
+        strengths: how much a condition counts, at which noise levels (0 to 1) and where: any of the three, such as
+            palette=0.7@0.2-0.8:mask.png
+        sheet: a sheet over these options, such as guidance=1,3 seed=0,1; ';' separates values that have commas
+    """
+
+    seeds: Seeds = (0,)
+    best_of: Annotated[int, Value(whole(1, 1000), "N")] = 1
+    weights: Annotated[Mapping[str, float], Value(weights, "NAME=W,...")] = field(default_factory=dict)
+    strengths: Annotated[tuple[str, ...], Value(metavar="NAME=S", nargs="+", repeats=True)] = ()
+    sheet: Annotated[tuple[str, ...], Value(metavar="OPTION=V,V", nargs="+", repeats=True)] = ()
+
+
+@dataclass(frozen=True)
+class Files:
+    """Model and files
+
+    Attributes:
+        model: a model's folder
+        out: folder to write to
+        from_png: make the picture that carries this recipe again, as it says
+        no_limits: draw what the recipe of --from-png asks for, however large a picture and however many steps
+        no_recipe: leave no trace of how a picture was made in its PNG
+    """
+
+    model: Model = SHIPPED
+    out: Path = Path("out")
+    from_png: Annotated[Path, Value(Path, "FILE")] | None = None
+    no_limits: bool = False
+    no_recipe: bool = False
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task on the command line.
+
+    Attributes:
+        name: Of the command.
+        make: Makes labelled compositions of what the command line gives; its other parameters are options.
+        pictures: What each of the pictures is that it takes.
+        needs_region: Whether it works within a region of the first picture only.
+        grows: Whether the canvas of the picture grows by ``--by``.
+        between: Whether what it draws lies between the first picture and the last: the frames of a film.
+    """
+
+    name: str
+    make: Callable[..., Any]
+    pictures: tuple[str, ...] = ()
+    needs_region: bool = False
+    grows: bool = False
+    between: bool = False
+
+    @property
+    def line(self) -> Line:
+        """Its command line, without the conditions of a model."""
+        words = ["IMAGE"] * len(self.pictures) + ["--region R"] * self.needs_region + ["[options]"]
+        own, shared = line_of(self.make, self.name, " ".join(words)), line_of(_shared, self.name)
+        left = [o for o in shared.options if self.pictures or o.path[0] not in ("images", "pictures")]
+        left = [o for o in left if not (self.grows and o.path == ("pictures", "region"))]
+        left = [replace(o, about=", then ".join(self.pictures)) if o.path == ("images",) else o for o in left]
+        used = {o.path[0] for o in left}
+        groups = {name: group for name, group in shared.groups.items() if name in used}
+        return replace(own, options=(*own.options, *left), groups=CONDITIONS | groups)
+
+    def line_for(self, model: str) -> Line:
+        """Its command line with the conditions of a model, of which the configuration alone is read."""
+        names = [("conditions", name) for name in askable_conditions(model)]
+        return self.line.with_options(*(Option(path, CONDITION, "", ()) for path in names))
+
+    def read(self, args: Sequence[str]) -> "Request":
+        """Reads a command line; nothing is loaded.
+
+        Args:
+            args: What stands behind the command's name.
+
+        Raises:
+            FileNotFoundError: There is no such model.
+            Mistake: Something is wrong with it.
+            ValueError: The model has a condition with the name of another option.
+        """
+        first = Parser(add_help=False, allow_abbrev=False)
+        first.add_argument("--model", default=SHIPPED)
+        first.prog = f"composer {self.name}"
+        model = first.parse_known_args(args)[0].model
+        line = self.line_for(model)
+        asked = ", ".join(o.flags[0] for o in line.options if o.path[0] == "conditions")
+        values = line.read(args, f"; the conditions of {model} are {asked}")
+        own = {name: values.pop(name) for name in [o.path[0] for o in line.options] if name in values and name not in SHARED}
+        values["conditions"] = dict(values["conditions"])
+        request = Request(task=self, arguments=own, **values)
+        if request.files.from_png is None:
+            self._check(request, line.parser())
+        return request
+
+    def _check(self, request: "Request", parser: Parser) -> None:
+        if len(request.images) != len(self.pictures):
+            found = " ".join(request.images) or "no picture"
+            parser.error(f"expected {' and '.join(self.pictures)} before all options, found {found}")
+        if self.needs_region and request.pictures.region is None:
+            parser.error("this needs --region: a mask's file, or a box left,top,right,bottom")
+
+
+def _shared(
+    images: Annotated[tuple[str, ...], Value(metavar="IMAGE", nargs="*")] = (),
+    *,
+    pictures: Pictures = Pictures(),
+    drawing: Drawing = Drawing(),
+    sampling: Sampling = Sampling(),
+    files: Files = Files(),
+    machine: Machine = Machine(),
+) -> None:
+    """What every task takes.
+
+    Args:
+        images: pictures
+        pictures: what is taken of them
+        drawing: what is drawn
+        sampling: how it is sampled
+        files: where from and to
+        machine: what runs it
+    """
+
+
+SHARED = ("images", "pictures", "conditions", "drawing", "sampling", "files", "machine")
+CONDITIONS: dict[str, tuple[str, type]] = {
+    "conditions": (
+        "Conditions: each from an image or words, several values for several rows; VALUE:0.7@0.2-0.8:mask.png says, as "
+        "--strengths does, how much it counts, at which noise levels and where",
+        dict,
+    )
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a task is asked for; nothing of it is read or loaded yet.
+
+    Attributes:
+        task: What is to be done.
+        arguments: Those of the task itself.
+        images: The pictures' files.
+        conditions: Condition -> files or words, one or one per row.
+        pictures: Which part of the first picture may change.
+        drawing: Seeds, and how to choose.
+        sampling: How to sample.
+        files: The model, and what is written.
+        machine: What runs it.
+    """
+
+    task: Task
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    images: tuple[str, ...] = ()
+    conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    pictures: Pictures = Pictures()
+    drawing: Drawing = Drawing()
+    sampling: Sampling = Sampling()
+    files: Files = Files()
+    machine: Machine = Machine()
+
+    def vary(self, path: tuple[str, ...], value: Any) -> "Request":
+        """The same with another value at a place, as `Option.path` names it."""
+        if path[0] == "conditions":
+            return replace(self, conditions={**self.conditions, path[1]: value})
+        if len(path) == 1:
+            return replace(self, arguments={**self.arguments, path[0]: value})
+        return replace(self, **{path[0]: replace(getattr(self, path[0]), **{path[1]: value})})
+
+    def settings(self) -> "list[Setting]":
+        """The requests of a sheet; one where there is none.
+
+        Raises:
+            Mistake: An axis is wrong.
+            ValueError: There are too many settings.
+        """
+        axes = [self._axis(text) for text in self.drawing.sheet]
+        if (count := prod(len(axis.values) for axis in axes)) > MAX_SETTINGS:
+            raise ValueError(f"expected at most {MAX_SETTINGS:,} settings on a sheet, found {count:,}")
+        found = []
+        for values in product(*(axis.values for axis in axes)):
+            request = self
+            for axis, text in zip(axes, values, strict=True):
+                request = request.vary(axis.option.path, axis.read(text))
+            found.append(Setting(request, tuple(axes), values))
+        return found
+
+    def _axis(self, text: str) -> "Axis":
+        line = self.task.line_for(self.files.model)
+        name, equals, given = text.partition("=")
+        name = name.removeprefix("--")
+        values = tuple(value.strip() for value in given.split(";" if ";" in given else ","))
+        if not (name and equals and all(values)) or name in FIXED:
+            raise ValueError(f"expected an option and values for --sheet, such as guidance=1,3,7, found {quote(text)}")
+        flag = f"--{ALIASES.get(name, name)}"
+        option = next((o for o in line.options if flag in o.flags and not o.positional), None)
+        if option is None:
+            line.parser().refuse([flag])
+        assert option is not None
+        axis = Axis(name, values, option, line.parser())
+        for value in values:
+            axis.read(value)
+        return axis
+
+
+@dataclass(frozen=True)
+class Axis:
+    """An option that varies over a sheet.
+
+    Attributes:
+        name: As the user wrote it.
+        values: As the user wrote them.
+        option: What varies.
+        parser: Says what is wrong.
+    """
+
+    name: str
+    values: tuple[str, ...]
+    option: Option
+    parser: Parser
+
+    def read(self, text: str) -> Any:
+        """Reads one of the values, as the option alone does.
+
+        Raises:
+            Mistake: It is no value of that option.
+        """
+        alone = argparse.ArgumentParser(prog=self.parser.prog, add_help=False, allow_abbrev=False)
+        alone.error = self.parser.error  # type: ignore[method-assign]
+        self.option.add_to(alone)
+        found = getattr(alone.parse_args([f"{self.option.flags[0]}={text}"]), ".".join(self.option.path))
+        return tuple(found) if isinstance(found, list) else found
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value for each axis of a sheet.
+
+    Attributes:
+        request: What is asked for here.
+        axes: What varies.
+        values: The values here, one per axis.
+    """
+
+    request: Request
+    axes: tuple[Axis, ...]
+    values: tuple[str, ...]
+
+    @property
+    def suffix(self) -> str:
+        """What tells its files from those of other settings; the seed is in their names already."""
+        pairs = zip(self.axes, self.values, strict=True)
+        return "".join(f"_{axis.name}={_plain(value)}" for axis, value in pairs if axis.option.path[-1] != "seeds")
+
+
+def _plain(value: str) -> str:
+    """A value as a part of a file's name."""
+    return "".join(c if c.isalnum() or c in ".-" else "-" for c in Path(value).name)[:40]
