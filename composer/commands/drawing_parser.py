@@ -144,7 +144,7 @@ class DrawingParser:
         first = Parser(prog=self.parser.prog, add_help=False, allow_abbrev=False)
         add_model(first)
         model = first.parse_known_args(args)[0].model
-        names = askable_conditions(model)
+        names = askable_conditions(model, "--allow-network" in args)
         add_conditions(self.conditions, names)
         o = self._parse(args, model, names)
         if o.from_png is not None:
