@@ -14,6 +14,7 @@ class FakeHub(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repos, self.asked, self.tokens, self.private, self.says_size = {}, [], set(), {}, {}
+        self.weights_from = None  # the address that requests for weights are sent on to
 
     @property
     def address(self):
@@ -66,7 +67,11 @@ class _Handler(BaseHTTPRequestHandler):
             return self.answer(404, X_Error_Code="EntryNotFound", X_Repo_Commit=sha)
         data = commits[sha][file]
         size = {"X_Linked_Size": self.server.says_size[file]} if file in self.server.says_size else {}
-        return self.answer(200, data, X_Repo_Commit=sha, ETag=f'"{hashlib.sha1(data).hexdigest()}"', **size)
+        about = {"X_Repo_Commit": sha, "ETag": f'"{hashlib.sha1(data).hexdigest()}"', **size}
+        if self.server.weights_from and file.endswith(".safetensors"):
+            about |= {"Location": self.server.weights_from + self.path, "X_Linked_Size": len(data)}
+            return self.answer(302, **about)
+        return self.answer(200, data, **about)
 
     do_GET = do_HEAD
 

@@ -4,11 +4,14 @@ import json
 import logging
 import pickle
 import threading
+from contextlib import contextmanager
 
 import pytest
 import torch
 
+from composer.__main__ import main
 from composer.cascade.cascade import Cascade
+from composer.prior.interface import Prior
 from composer.storage import hub as hub_module
 from composer.storage.finding import askable_conditions, find_model
 from composer.storage.folder import digest
@@ -19,11 +22,18 @@ from tests.storage.fake_hub import FakeHub
 NAME = "somebody/tiny"
 
 
+@contextmanager
+def serving():
+    with FakeHub() as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A hub and an empty cache; the working directory holds no model."""
-    with FakeHub() as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with serving() as server:
         for name, value in {
             "ENDPOINT": server.address,
             "HUGGINGFACE_CO_URL_TEMPLATE": server.address + "/{repo_id}/resolve/{revision}/{filename}",
@@ -36,7 +46,6 @@ def hub(monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
         hub_module._say_commit.cache_clear()
         yield server
-        server.shutdown()
 
 
 @pytest.fixture
@@ -200,6 +209,16 @@ def test_a_loaded_model_is_pushed_with_its_card_and_the_files_that_it_names(hub,
     assert not any(path.is_symlink() for path in folder.rglob("*"))  # a link's target has neither name nor suffix
 
 
+def test_a_disk_without_hard_links_gets_copies(hub, cascade, pushed, monkeypatch):
+    def refuse(*_):
+        raise OSError("no hard links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    assert equal(Cascade.load(NAME, network=True), cascade)
+    folder = find_model(NAME)
+    assert not any(path.is_symlink() or path.name.startswith(".") for path in folder.iterdir())
+
+
 def test_a_model_with_files_that_are_not_fetched_is_not_pushed(hub, reading):
     model = reading("caption/words.pt")
     with pytest.raises(ValueError, match=r"manifest lists caption/words\.pt"):
@@ -216,3 +235,32 @@ def test_a_push_without_a_network_says_so(hub, cascade, monkeypatch):
         cascade.push(NAME)
     with pytest.raises(ValueError, match="expected owner/name"):
         cascade.push(f"{NAME}@main")
+
+
+def test_the_token_goes_to_the_hub_alone(hub, cascade, pushed):
+    with serving() as elsewhere:
+        elsewhere.repos, hub.weights_from = hub.repos, elsewhere.address
+        assert equal(Cascade.load(NAME, network=True), cascade)
+        assert elsewhere.fetched() == {"base.safetensors"} and elsewhere.tokens == {None}
+    assert "Bearer hf_secret" in hub.tokens
+
+
+def test_a_command_draws_with_a_model_of_the_hub(hub, pushed, photos, capsys):
+    words = ["compose", "--model", f"{NAME}@{pushed}", "--palette", photos[0], "--out", "drawn"]
+    assert main(words) != 0
+    assert "--allow-network" in capsys.readouterr().err
+    assert main([*words, "--allow-network"]) == 0
+    hub.asked.clear()
+    assert main(words) == 0
+    assert not hub.asked
+
+
+def test_a_prior_is_pushed_and_loaded(hub):
+    prior = Prior.load("scenes_prior_ar")
+    address = prior.push("somebody/prior")
+    pinned = f"somebody/prior@{address.rpartition('/')[2]}"
+    again = Prior.load(pinned, network=True)
+    first, second = prior.state_dict(), again.state_dict()
+    assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+    with pytest.raises(ValueError, match="expected a model with stages"):
+        Cascade.load(pinned)
