@@ -83,6 +83,9 @@ def test_what_is_pushed_is_loaded_with_equal_weights(hub, cascade):
 
 
 def test_a_commit_keeps_its_weights_and_no_revision_means_the_newest(hub, cascade, pushed, caplog):
+    assert equal(Cascade.load(NAME, network=True), cascade)
+    assert f"{NAME}@{pushed}" in caplog.text
+    caplog.clear()
     other = talkative(TINY)
     with torch.no_grad():
         next(other.stages[0].denoiser.parameters()).add_(1)
