@@ -26,6 +26,7 @@ from composer.storage.building import build
 from composer.storage.finding import find_model
 from composer.storage.folder import read_model, write_model
 from composer.storage.formats import check_model
+from composer.storage.hub import push_model
 from composer.storage.loading import load_strictly, require_fit
 from composer.storage.pretrained import fetching
 
@@ -40,6 +41,7 @@ class Cascade:
 
     Attributes:
         weaker: What guidance leads away from, see `lead_away_from`; None is nothing at all.
+        folder: Where it was loaded from; None for a model that was not.
 
     Args:
         stages: From the smallest to the largest; each later one reads the image before it as ``low_res``.
@@ -61,6 +63,7 @@ class Cascade:
         self.readers = Decomposition({**dict(decomposition.named()), **dict(readers.named())})
         self.spec: dict[str, Any] = {}
         self.weaker: Cascade | None = None
+        self.folder: Path | None = None
 
     def __repr__(self) -> str:
         stages = "; ".join(f"{s.name} {s.size} px: {', '.join(s.conditions)}" for s in self.stages)
@@ -105,24 +108,27 @@ class Cascade:
             return Decomposition({k: build(v, Decomposer, plugins, folder) for k, v in spec.get(key, {}).items()})
 
         cascade = cls(stages, all_of("decomposers"), all_of("readers"), sha256)
-        cascade.spec = dict(spec)
+        cascade.spec, cascade.folder = dict(spec), folder
         return cascade
 
     @classmethod
     def load(cls, folder: str | Path, plugins: Collection[str] = (), network: bool = False) -> "Cascade":
-        """Loads a model's folder, or a model that the package ships by its name (``scenes256``).
+        """Loads a model's folder, or a model by its name: one that the package ships, or one of the Hugging Face hub.
 
         Args:
-            folder: The model's folder or name.
+            folder: The model's folder; ``scenes256``, which is shipped; or ``owner/name@revision`` on the hub, where
+                only a commit as revision names the same model for ever. Without a revision the newest commit is taken,
+                and logged. A folder here of that name goes before the hub.
             plugins: Modules that the user trusts.
-            network: The model may fetch weights of others that it names and that are not on this machine yet.
+            network: A model of the hub, and weights of others that a model names, may be fetched where they are not on
+                this machine yet.
 
         Raises:
-            FileNotFoundError: There is no model at that place, or a file of it is missing.
+            FileNotFoundError: There is no model at that place, or a file of it is missing or cannot be fetched.
             ValueError: Files are damaged, weights and configuration do not belong together, or the configuration
                 names something that is not on the closed list.
         """
-        path = find_model(folder)
+        path = find_model(folder, network)
         config, weights, sha256 = read_model(path)
         return cls.from_weights(config, weights, plugins, path, sha256, network)
 
@@ -180,6 +186,33 @@ class Cascade:
             for stage in self.stages
         }
         write_model(Path(folder), self.spec, weights, card)
+
+    def push(
+        self,
+        repo: str,
+        *,
+        message: str = "Upload the model",
+        private: bool | None = None,
+        card: str = "",
+        dtype: torch.dtype = torch.float32,
+    ) -> str:
+        """Uploads the model to the Hugging Face hub, its folder and card in one commit; log in first (`hf auth login`).
+
+        Args:
+            repo: ``owner/name``; it is made if it is missing.
+            message: Of the commit.
+            private: Whether a new repository is private; None leaves it to the owner's settings there.
+            card: See `save`; an empty one keeps the card that the model was loaded with.
+            dtype: See `save`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: The model has files of a kind that is not fetched from the hub, or is too large.
+            OSError: The hub cannot be reached, or refuses.
+        """
+        return push_model(repo, lambda at: self.save(at, card, dtype), self.spec, self.folder, message, private)
 
     def to(self, device: torch.device | str, precision: torch.dtype | None = None) -> "Cascade":
         """Moves the model.

@@ -39,7 +39,7 @@ def report(args: Sequence[str], plugins: Sequence[str]) -> None:
     from composer.tasks.recipe import check_model
 
     picture = PictureFile(o.picture)
-    check_model(read_recipe(picture), digest_of(find_model(o.model)))  # before anything is loaded or fetched
+    check_model(read_recipe(picture), digest_of(find_model(o.model, o.allow_network)))  # before anything is loaded
     found = examine(load(o, plugins), picture, o.image)
     show(*found.tables())
     say(CLOSED)

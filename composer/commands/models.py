@@ -97,7 +97,7 @@ def assemble(args: Sequence[str], plugins: Sequence[str]) -> None:
     named = [part.partition("=") for part in o.parts]
     if wrong := [part for part, (name, _, path) in zip(o.parts, named, strict=True) if not (name and path)]:
         raise ValueError(f"expected STAGE=MODEL, such as base=models/mine64, found {' '.join(wrong)}")
-    parts = {name: find_model(path) for name, _, path in named}
+    parts = {name: find_model(path, o.allow_network) for name, _, path in named}
     if len(parts) < len(named):
         raise ValueError(f"expected a name of its own for each stage, found {' '.join(o.parts)}")
     from composer.cascade.assembling import assemble as join

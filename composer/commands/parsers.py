@@ -81,7 +81,8 @@ def make_parser(name: str, about: str | None, *examples: str, usage: str | None 
 
 def add_model(parser: Options) -> None:
     """Adds the options that say which model, and how it runs."""
-    parser.add_argument("--model", default=SHIPPED, help=f"a model's folder (default {SHIPPED}, which is shipped)")
+    about = f"a model's folder, or owner/name@revision on the Hugging Face hub (default {SHIPPED}, which is shipped)"
+    parser.add_argument("--model", default=SHIPPED, help=about)
     add_network(parser)
     add_precision(parser)
     add_device(parser)
@@ -89,7 +90,7 @@ def add_model(parser: Options) -> None:
 
 def add_network(parser: Options) -> None:
     """Adds the option that lets a model fetch weights."""
-    about = "let the model fetch weights of others that it names (hub:...) and that are not on this machine yet"
+    about = "fetch a model of the hub, and weights of others that it names (hub:...), where they are not here yet"
     parser.add_argument("--allow-network", action="store_true", help=about)
 
 

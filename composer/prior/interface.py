@@ -20,6 +20,7 @@ from composer.storage.building import Buildable, build
 from composer.storage.finding import find_model
 from composer.storage.folder import PRIOR_FILE, read_model, write_model
 from composer.storage.formats import check_prior
+from composer.storage.hub import push_model
 from composer.storage.loading import load_strictly, require_fit
 from composer.storage.pretrained import fetching
 
@@ -169,16 +170,17 @@ class Prior(nn.Module, Buildable, ABC):
         """Loads a prior's folder.
 
         Args:
-            folder: The prior's folder or name.
+            folder: The prior's folder, its name, or ``owner/name@revision`` on the Hugging Face hub.
             plugins: Modules that the user trusts.
-            network: The prior may fetch weights of others that it names and that are not on this machine yet.
+            network: A prior of the hub, and weights of others that it names, may be fetched where they are not on this
+                machine yet.
 
         Raises:
             FileNotFoundError: There is no model at that place, or a file of it is missing.
             ValueError: It is another kind of model, files are damaged, weights and configuration do not belong
                 together, or the configuration names something that is not on the closed list.
         """
-        path = find_model(folder)
+        path = find_model(folder, network)
         config, weights, sha256 = read_model(path, "priors")
         (tensors,) = weights.values()
         with fetching(network):
@@ -198,6 +200,33 @@ class Prior(nn.Module, Buildable, ABC):
         """
         file = self.spec["priors"][0].get("file", PRIOR_FILE)
         write_model(Path(folder), self.spec, {file: {k: v.to(dtype) for k, v in self.state_dict().items()}}, card)
+
+    def push(
+        self,
+        repo: str,
+        *,
+        message: str = "Upload the prior",
+        private: bool | None = None,
+        card: str = "",
+        dtype: torch.dtype = torch.float32,
+    ) -> str:
+        """Uploads the prior to the Hugging Face hub, as `composer.Cascade.push` does a model.
+
+        Args:
+            repo: ``owner/name``; it is made if it is missing.
+            message: Of the commit.
+            private: Whether a new repository is private; None leaves it to the owner's settings there.
+            card: See `save`; an empty one keeps the card that the prior was loaded with.
+            dtype: See `save`.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ValueError: The prior has files of a kind that is not fetched from the hub, or is too large.
+            OSError: The hub cannot be reached, or refuses.
+        """
+        return push_model(repo, lambda at: self.save(at, card, dtype), self.spec, self._folder, message, private)
 
     def image_reader(self, plugins: Collection[str] = ()) -> Decomposer:
         """What read the image embeddings that this prior, which was loaded, was trained on.

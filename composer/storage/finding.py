@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from composer.mistakes import did_you_mean
 from composer.storage.files import printable, settle
-from composer.storage.formats import MAX_JSON, check_model, check_prior
+from composer.storage.formats import HUB_NAME, MAX_JSON, check_model, check_prior
 from composer.storage.schema import read_json
 
 FORMAT = 1
@@ -14,11 +14,28 @@ FORMAT = 1
 _PACKAGE = Path(__file__).parents[1]
 
 
-def find_model(folder: str | Path) -> Path:
-    """The folder of a model, or of one that the package ships under that name."""
+def find_model(folder: str | Path, network: bool = False) -> Path:
+    """The folder of a model, of one that the package ships under that name, or of one of the Hugging Face hub.
+
+    Args:
+        folder: The model's folder, its name, or ``owner/name@revision`` on the hub. A folder here of that name goes
+            before the hub.
+        network: A model of the hub that is not on this machine yet may be fetched.
+
+    Raises:
+        NotFetched: The hub has no such model, cannot be reached, or only a part of the model is on this machine.
+        ValueError: The model on the hub is none that is fetched: see `composer.storage.hub`.
+    """
     path = Path(folder)
     shipped = _PACKAGE / "assets" / path
-    return shipped if shipped.is_dir() and not (path / "manifest.json").is_file() else path
+    if shipped.is_dir() and not (path / "manifest.json").is_file():
+        return shipped
+    on_hub = HUB_NAME.fullmatch(path.as_posix())
+    if on_hub is None or path.exists():
+        return path
+    from composer.storage.hub import fetch_model
+
+    return fetch_model(on_hub["repo"], on_hub["revision"], network) or path
 
 
 def require_model(folder: Path) -> None:
@@ -29,9 +46,11 @@ def require_model(folder: Path) -> None:
     """
     settle(folder)
     if not (folder / "manifest.json").is_file():
+        hint = "; if it is a model of the Hugging Face hub, let it be fetched: --allow-network, in Python network=True"
         raise FileNotFoundError(
             f"expected a model folder with config.json and manifest.json at {folder}; "
             "`composer export RUN OUT` makes one of a training run"
+            + (hint if HUB_NAME.fullmatch(folder.as_posix()) and not folder.exists() else "")
         )
 
 
@@ -61,19 +80,20 @@ def read_config(folder: Path, parts: Literal["stages", "priors"] = "stages") -> 
     return config
 
 
-def askable_conditions(model: str | Path) -> list[str]:
+def askable_conditions(model: str | Path, network: bool = False) -> list[str]:
     """The conditions that a person may ask a model for, read from its configuration alone.
 
     The mask comes from an edit's region, and the smaller image from the stage before.
 
     Args:
-        model: A model's folder, or the name of one that is shipped.
+        model: A model's folder or name, see `find_model`.
+        network: See `find_model`.
 
     Raises:
         FileNotFoundError: There is no such model.
         ValueError: The format or the kind of model is another.
     """
-    stages = read_config(find_model(model))["stages"]
+    stages = read_config(find_model(model, network))["stages"]
     every = dict.fromkeys(name for stage in stages for name in stage["conditions"])
     return [name for name in every if name not in ("mask", "low_res")]
 

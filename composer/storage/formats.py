@@ -3,6 +3,7 @@
 All of them may come from strangers. They are checked whole before anything is built, read or written.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -23,6 +24,9 @@ ARGUMENTS = plain(largest=10_000_000, most=2_000)
 SPEC = record({"class_path": text(200)}, {"init_args": optional(table(ARGUMENTS))})
 INTERVAL = each(number(0, 1), number(0, 1))
 SHA256 = text(64, r"[0-9a-f]{64}|", "a SHA-256")
+
+HUB_NAME = re.compile(r"(?!.*\.\.)(?P<repo>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>\w[\w./-]*))?", re.ASCII)
+"""``owner/name`` or ``owner/name@revision``, a model of the Hugging Face hub."""
 
 _SETTINGS: dict[str, Check] = {
     "sampler": one_of(*get_args(SamplerName)),

@@ -189,7 +189,7 @@ def _from_hub(source: str, wanted: str, who: str) -> Path:
     except LocalEntryNotFoundError:
         pass
     try:
-        _require_network()
+        require_network()
         safe = any(name.endswith(".safetensors") for name in list_repo_files(repo, revision=revision))
         kinds = ["*.json", "*.txt", "*.model", "*.safetensors" if safe else "*.bin"]
         return Path(snapshot_download(repo, revision=revision, allow_patterns=kinds, ignore_patterns=["*/*"]))
@@ -219,7 +219,7 @@ def hub_file(repo: str, file: str, *, revision: str | None, wanted: str, who: st
     except LocalEntryNotFoundError:
         pass
     try:
-        _require_network()
+        require_network()
         return Path(hf_hub_download(repo, file, revision=revision))
     except OSError as error:
         pin = f" --revision {revision}" if revision else ""
@@ -233,8 +233,12 @@ def _absent(who: str, wanted: str, hub_name: str, error: OSError) -> NotFetched:
     )
 
 
-def _require_network() -> None:
-    """Asks the hub once whether it is there: its own client would retry for half a minute."""
+def require_network() -> None:
+    """Asks the hub once whether it is there: its own client would retry for half a minute.
+
+    Raises:
+        ConnectionError: It cannot be reached, or the network may not be used.
+    """
     from huggingface_hub import constants
 
     if not _fetches.get():

@@ -91,7 +91,7 @@ def test_a_t5_is_counted_at_full_length_and_not_run_when_it_is_large(tmp_path, m
 
 def test_offline_ends_with_its_block(monkeypatch):
     asked = []
-    monkeypatch.setattr("composer.storage.pretrained._require_network", lambda: asked.append(1) or 1 / 0)
+    monkeypatch.setattr("composer.storage.pretrained.require_network", lambda: asked.append(1) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         locate("hub:nobody/nothing@main:x", wanted="x", who="Y")
     monkeypatch.undo()
