@@ -1,6 +1,6 @@
 """Compositions made of pictures and words."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
