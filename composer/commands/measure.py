@@ -41,7 +41,7 @@ def report(args: Sequence[str], plugins: Sequence[str]) -> None:
     picture = PictureFile(o.picture)
     check_model(read_recipe(picture), digest_of(find_model(o.model, o.allow_network)))  # before anything is loaded
     found = examine(load(o, plugins), picture, o.image)
-    show(*found.tables())
+    show(*(table.rich() for table in found.tables()))
     say(CLOSED)
     with reserved(o.out, [f"report_{o.picture.stem}.png"]) as paths:
         save_png(paths[0], found.picture())

@@ -10,7 +10,7 @@ from composer.commands.parsers import (
     add_network,
     make_parser,
 )
-from composer.evaluation.markdown import plain
+from composer.images.table import plain
 from composer.names import SamplerName
 from composer.storage.files import read_text
 from composer.storage.finding import find_model

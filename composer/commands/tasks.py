@@ -12,7 +12,7 @@ from composer import tasks
 from composer.commands.request import Task
 from composer.commands.signature import Value
 from composer.commands.values import MAX_PICTURES, Names, Share, number, several, whole
-from composer.names import AUTOREGRESSIVE_PRIOR, GLOBAL, LOCAL
+from composer.names import AUTOREGRESSIVE_PRIOR, LAYOUT, Kind
 
 if TYPE_CHECKING:
     from composer.commands.drawing import Given
@@ -163,7 +163,7 @@ def vary(given: Given, *, keep: Names = ("semantics",), from_noise: FromNoise | 
 def interpolate(
     given: Given,
     *,
-    between: Names = GLOBAL,
+    between: Names = (Kind.APPEARANCE,),
     keep: Names = (),
     frames: Annotated[int, Value(whole(2, MAX_PICTURES), "N")] = 5,
     from_noises: Annotated[bool, Value(flags=("--from-noises", "--from-latents"))] = False,
@@ -206,7 +206,7 @@ def reconfigure(given: Given, *, keep: Names | None = None) -> Labelled:
 
 
 @task("the picture")
-def translate(given: Given, *, to: Words = "", keep: Names = LOCAL) -> Labelled:
+def translate(given: Given, *, to: Words = "", keep: Names = LAYOUT) -> Labelled:
     """Make a picture show what a caption says, keeping its shapes: image translation.
 
     Args:
@@ -224,7 +224,7 @@ def translate(given: Given, *, to: Words = "", keep: Names = LOCAL) -> Labelled:
 
 
 @task("the picture", "the one whose shapes to take")
-def repose(given: Given, *, keep: Names = GLOBAL, take: Names = ("instances",)) -> Labelled:
+def repose(given: Given, *, keep: Names = (Kind.APPEARANCE,), take: Names = (Kind.SEGMENTATION,)) -> Labelled:
     """Give a picture's things the shapes of another one's: pose transfer.
 
     Args:
@@ -265,7 +265,7 @@ def colorize(
 
 
 @task("the picture whose content stays", "the one whose style to take")
-def restyle(given: Given, *, strength: Share = 1.0, keep: Names = LOCAL, take: Names = GLOBAL) -> Labelled:
+def restyle(given: Given, *, strength: Share = 1.0, keep: Names = LAYOUT, take: Names = (Kind.APPEARANCE,)) -> Labelled:
     """Draw a picture's content in another one's style.
 
     Args:
