@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from composer.commands import parsers
+from composer.commands import signature
 from composer.commands.registry import COMMANDS
 
 NUMBERS = ["0", "1", "2", "-1", "1e9", "1000000000", "-1000000000", "9" * 30, "1" + "0" * 400, "nan", "inf", "-inf"]
@@ -66,7 +66,7 @@ WORDS += [
 LONG = ("demo", "train")
 """Commands that draw or train for minutes, with few options of their own."""
 
-SLOW = ("fit", "validate", "test", "doctor", "cache", "pca", "embed", "decomposers")
+SLOW = ("fit", "validate", "doctor", "cache", "pca", "embed", "decomposers")
 """Commands that take a second or more to read a training's configuration; they come up less often."""
 
 
@@ -84,18 +84,18 @@ def options_of(command: str, always: Sequence[str] = ()) -> Sequence[argparse.Ac
         raise Taken
 
     methods = ("parse_known_args", "parse_known_intermixed_args")
-    kept = {name: parsers.Parser.__dict__.get(name) for name in methods}
+    kept = {name: signature.Parser.__dict__.get(name) for name in methods}
     for name in methods:
-        setattr(parsers.Parser, name, take)
+        setattr(signature.Parser, name, take)
     try:
         with suppress(Taken):
             COMMANDS[command]([*always, "--help"], [])
     finally:
         for name, method in kept.items():
             if method is None:
-                delattr(parsers.Parser, name)
+                delattr(signature.Parser, name)
             else:
-                setattr(parsers.Parser, name, method)
+                setattr(signature.Parser, name, method)
     return taken[0]
 
 
@@ -128,10 +128,15 @@ def lines(count: int, seed: int, things: Things) -> Iterator[list[str]]:
         yield words
 
 
+def name_of(action: argparse.Action) -> str:
+    """An option's name without that of its group."""
+    return action.dest.rpartition(".")[2]
+
+
 def _words(dice: random.Random, actions: Sequence[argparse.Action], things: Things) -> Iterator[str]:
     required = [a for a in actions if a.required or not a.option_strings]
-    rest = [a for a in actions if a not in required and a.dest not in ("help", "version", "print_config")]
-    chosen = [a for a in required if dice.random() < 0.97 or a.dest == "out"] + dice.sample(
+    rest = [a for a in actions if a not in required and name_of(a) not in ("help", "version", "print_config")]
+    chosen = [a for a in required if dice.random() < 0.97 or name_of(a) == "out"] + dice.sample(
         rest, min(len(rest), dice.randrange(4))
     )
     oddities = dice.choice([0.1, 0.5])
@@ -141,7 +146,7 @@ def _words(dice: random.Random, actions: Sequence[argparse.Action], things: Thin
         if action.nargs == 0 or dice.random() < 0.02:
             continue
         many = dice.randrange(1, 3) if action.nargs in ("+", "*") else 1
-        if action.dest == "images" and dice.random() < 0.9:
+        if name_of(action) == "images" and dice.random() < 0.9:
             many = 1 + str(action.help).count(", then ")
         for _ in range(many):
             yield _odd(dice, action, things) if dice.random() < oddities else _plausible(dice, action, things)
@@ -150,8 +155,8 @@ def _words(dice: random.Random, actions: Sequence[argparse.Action], things: Thin
 def _plausible(dice: random.Random, action: argparse.Action, things: Things) -> str:
     if action.choices is not None:
         return str(dice.choice(list(action.choices)))
-    if action.dest in things.good:
-        return things.good[action.dest]
+    if name_of(action) in things.good:
+        return things.good[name_of(action)]
     if isinstance(action.default, int | float | str) and not isinstance(action.default, bool):
         return str(action.default)
     return things.good[""] if action.type in (Path, None) else dice.choice(["1", "2", "0.5"])
@@ -159,6 +164,6 @@ def _plausible(dice: random.Random, action: argparse.Action, things: Things) -> 
 
 def _odd(dice: random.Random, action: argparse.Action, things: Things) -> str:
     kinds = [NUMBERS, WORDS, things.odd, things.odd if action.type in (Path, None) else NUMBERS]
-    if action.dest in ("out", "json"):  # where a person says to write is written to
+    if name_of(action) in ("out", "json"):  # where a person says to write is written to
         kinds = [NUMBERS, [word for word in WORDS if not word.startswith("..")]]
     return dice.choice(dice.choice(kinds))

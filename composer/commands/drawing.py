@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -112,17 +112,19 @@ def draw(request: Request, plugins: Sequence[str]) -> None:
     file = cache(PictureFile)
 
     def load() -> Cascade:
-        return request.machine.load(request.files.model, plugins, request.sampling.autoguidance)
+        return request.model.load(request.model.model, plugins, request.sampling.autoguidance)
 
     if request.files.from_png is not None:
         png = file(str(request.files.from_png))
-        check_model(read_recipe(png), digest_of(find_model(request.files.model)))  # before anything is loaded
+        check_model(
+            read_recipe(png), digest_of(find_model(request.model.model, request.model.allow_network))
+        )  # before anything is loaded
         redraw(load(), request, png)
         return
     settings = request.settings()
     places = _places(settings, file)  # before the work: some are refused
     model = load()
-    inputs = Inputs(model, file, plugins, request.machine.allow_network)
+    inputs = Inputs(model, file, plugins, request.model.allow_network)
     plans = [_plan(one, place, inputs) for one, place in zip(settings, places, strict=True)]
     pictures = [name for plan in plans for name in plan.names]
     if len(pictures) > MAX_PICTURES:

@@ -1,9 +1,8 @@
-"""The command ``evaluate``: adherence, whole distributions, and what comes of a list of prompts."""
+"""What ``evaluate`` does: adherence, whole distributions, what comes of prompts, and things counted."""
 
-import argparse
-import json
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,113 +10,153 @@ import rich.progress
 
 from composer.cascade.cascade import Cascade
 from composer.cascade.options import SampleOptions
-from composer.commands.options import load
-from composer.commands.parsers import sampling
-from composer.commands.priors import prior_for
+from composer.commands.groups import Machine, Sampling
+from composer.commands.measure import Distributions, Prompts, Sample, Things
 from composer.data.folder import summarise
 from composer.decomposition import Decomposer
+from composer.evaluation import counting, distribution
 from composer.evaluation.adherence import Evaluation
-from composer.evaluation.counting import evaluate_things
-from composer.evaluation.distribution import features_of, joint_reader, markdown, measure
 from composer.evaluation.prompts import answer, read_prompts, write_report
 from composer.evaluation.samples import open_sample
 from composer.prior import Prior
-from composer.storage.files import write_atomically
+from composer.prior.taking import prior_for
+from composer.scenes.things import load_judge
+from composer.storage.files import write_json
+from composer.storage.pretrained import locate
 from composer.terminal import bar, note, say
 from decomposers import Agreement
 
 
-def evaluate(o: argparse.Namespace, plugins: Sequence[str]) -> None:
-    """Measure adherence, whole distributions (FID, KID, CLIP score), or what comes of a list of prompts."""
-    cascade = load(o, plugins)
-    prior = _prior(o, cascade, plugins)
-    about = {name: getattr(o, name) for name in ("seed", "precision")} | {"sampling": sampling(o).said()}
-    about |= {"prior": prior.sha256} if prior is not None else {}
-    about["autoguidance"] = cascade.weaker and cascade.weaker.sha256
-    if o.prompts is not None:
-        return _evaluate_prompts(o, cascade, prior, plugins, about)
-    if o.things is not None:
-        return evaluate_things(o, cascade, about, sampling(o))
-    table, texts = _measure(o, cascade, prior)
-    say(*texts)
-    if o.json is not None:
-        table["about"] = about | {"model": cascade.sha256, "data": o.data, "count": o.count}
-        write_atomically(o.json, (json.dumps(table, indent=2) + "\n").encode())
-    return None
+@dataclass(frozen=True)
+class Measuring:
+    """One call of ``evaluate``; for its fields see `commands.measure.evaluate`."""
 
+    model: str
+    sample: Sample
+    distributions: Distributions
+    prompts: Prompts
+    things: Things
+    sampling: Sampling
+    machine: Machine
+    plugins: Sequence[str]
 
-def _measure(o: argparse.Namespace, cascade: Cascade, prior: Prior | None) -> tuple[dict[str, Any], list[str]]:
-    """Adherence and distributions, as tables and as Markdown."""
-    first, last = cascade.stages[0], cascade.stages[-1]
-    samples = [open_sample(o.data, o.count, first.size, o.min_side)]
-    table, texts = dict[str, Any](), list[str]()
-    others = [metric for metric in o.metrics if metric != "adherence"]
-    features = features_of(cascade, o.features) if {"fid", "kid"} & set(others) else None
-    reader = _caption_reader(o, cascade) if "clip" in others else None
-    if prior is not None and "caption" not in samples[0].read([0]):
-        raise ValueError(f"--prior draws the semantics of captions, and there are none in {o.data}")
-    with _bar() as progress:
-        task = progress.add_task("drawing")
-        shared = {"seed": o.seed, "rows": o.rows, "progress": partial(progress.advance, task), "prior": prior}
-        if "adherence" in o.metrics:
-            evaluation = Evaluation(cascade, samples[0], **shared, options=sampling(o))
-            progress.update(task, total=o.count * len(evaluation.scored) if o.alone else evaluation.count())
-            adherence = evaluation.singles() if o.alone else evaluation.table()
-            table |= adherence.json()
-            texts.append(adherence.markdown())
-        if others:
-            if last is not first:
-                samples.append(open_sample(o.data, o.count, last.size, o.min_side))
-            evaluation = Evaluation(
-                cascade, samples[-1], **shared, options=SampleOptions(until=last.name) | sampling(o)
+    def run(self) -> None:
+        """Measures, and says and writes what came of it."""
+        about: dict[str, Any] = {"seed": self.sample.seed, "precision": self.machine.precision or "fp32"}
+        about |= {"sampling": self.options.said()} | ({"prior": self.prior.sha256} if self.prior else {})
+        about["autoguidance"] = self.cascade.weaker and self.cascade.weaker.sha256
+        if self.prompts.prompts is not None:
+            self._measure_prompts(self.prompts.prompts, about)
+        elif self.things.things is not None:
+            self._count_things(self.things.things, about)
+        else:
+            self._measure_images(about)
+
+    @cached_property
+    def cascade(self) -> Cascade:
+        """The model."""
+        return self.machine.load(self.model, self.plugins, self.sampling.autoguidance)
+
+    @cached_property
+    def options(self) -> SampleOptions:
+        """How pictures are sampled."""
+        return self.sampling.options
+
+    @cached_property
+    def prior(self) -> Prior | None:
+        """The prior that is named, if it suits the model."""
+        return self._prior_for(self.cascade)
+
+    def _prior_for(self, cascade: Cascade) -> Prior | None:
+        name = self.sample.prior
+        return None if name is None else prior_for(cascade, name, {"caption"}, self.plugins, self.machine.allow_network)
+
+    def _caption_reader(self) -> Decomposer:
+        clip = self.distributions.clip
+        return distribution.joint_reader(self.cascade) if clip is None else Agreement(weights=clip)
+
+    def _measure_images(self, about: dict[str, Any]) -> None:
+        """Adherence and distributions."""
+        asked, cascade, wanted = self.sample, self.cascade, self.distributions
+        first, last = cascade.stages[0], cascade.stages[-1]
+        samples = [open_sample(asked.data, asked.count, first.size, asked.min_side)]
+        table, texts = dict[str, Any](), list[str]()
+        others = [metric for metric in wanted.metrics if metric != "adherence"]
+        features = distribution.features_of(cascade, wanted.features) if {"fid", "kid"} & set(others) else None
+        reader = self._caption_reader() if "clip" in others else None
+        if self.prior is not None and "caption" not in samples[0].read([0]):
+            raise ValueError(f"--prior draws the semantics of captions, and there are none in {asked.data}")
+        with _bar() as progress:
+            task = progress.add_task("drawing")
+            shared: dict[str, Any] = {"seed": asked.seed, "rows": asked.rows, "prior": self.prior}
+            shared["progress"] = partial(progress.advance, task)
+            if "adherence" in wanted.metrics:
+                evaluation = Evaluation(cascade, samples[0], **shared, options=self.options)
+                total = asked.count * len(evaluation.scored) if asked.alone else evaluation.count()
+                progress.update(task, total=total)
+                adherence = evaluation.singles() if asked.alone else evaluation.table()
+                table |= adherence.json()
+                texts.append(adherence.markdown())
+            if others:
+                if last is not first:
+                    samples.append(open_sample(asked.data, asked.count, last.size, asked.min_side))
+                whole = SampleOptions(until=last.name) | self.options
+                evaluation = Evaluation(cascade, samples[-1], **shared, options=whole)
+                progress.reset(task, total=asked.count)
+                table["distribution"] = distribution.measure(others, evaluation, features, reader)
+                texts.append(distribution.markdown(table["distribution"]))
+        if self.prior is not None:
+            texts.append(f"Captions that came without semantics went through the prior {asked.prior}.\n")
+        refused = {path: why for sample in samples if sample.ledger for path, why in sample.ledger.listed.items()}
+        if refused:
+            note(f"note: {summarise(refused.values())}")
+        say(*texts)
+        self._write(table, about | {"model": cascade.sha256, "data": asked.data, "count": asked.count})
+
+    def _write(self, table: dict[str, Any], about: dict[str, Any]) -> None:
+        if self.sample.json is not None:
+            write_json(self.sample.json, table | {"about": about})
+
+    def _count_things(self, name: str, about: dict[str, Any]) -> None:
+        """Counts what pictures of one to three things show."""
+        judge = load_judge(locate(name, wanted="a judge of things", who="evaluate --things"))
+        asked, captions = self.sample, self.things.captions
+        with bar(transient=True) as progress:
+            task = progress.add_task("drawing", total=asked.count * len(counting.NUMBERS))
+            advance = partial(progress.advance, task)
+            found = counting.count_things(
+                self.cascade, judge, asked.count, captions, asked.seed, asked.rows, advance, self.options
             )
-            progress.reset(task, total=o.count)
-            table["distribution"] = measure(others, evaluation, features, reader)
-            texts.append(markdown(table["distribution"]))
-    if prior is not None:
-        texts.append(f"Captions that came without semantics went through the prior {o.prior}.\n")
-    refused = {path: why for sample in samples if sample.ledger for path, why in sample.ledger.listed.items()}
-    if refused:
-        note(f"note: {summarise(refused.values())}")
-    return table, texts
+        say(counting.markdown(found))
+        things = {number: asdict(row) for number, row in found.items()}
+        about |= {"model": self.cascade.sha256, "captions": captions, "count": asked.count}
+        self._write({"things": things}, about)
 
-
-def _prior(o: argparse.Namespace, cascade: Cascade, plugins: Sequence[str]) -> Prior | None:
-    """The prior that the options name, if it suits the model."""
-    return None if o.prior is None else prior_for(cascade, o.prior, {"caption"}, plugins, o.allow_network)
+    def _measure_prompts(self, file: str, about: dict[str, Any]) -> None:
+        """Draws and scores a list of prompts, with one model or two."""
+        wanted, other = self.prompts, self.prompts.against
+        models = {Path(self.model).resolve().name: self.cascade}
+        if other is not None:
+            name = Path(other).resolve().name
+            name = f"{name} (2)" if name in models else name
+            models[name] = self.machine.load(other, self.plugins)
+            self._prior_for(models[name])  # which refuses a model that it does not suit
+        asked, reader = read_prompts(file), self._caption_reader()
+        seed, rows = self.sample.seed, self.sample.rows
+        with _bar() as progress:
+            task = progress.add_task("drawing", total=len(models) * len(asked) * wanted.n)
+            advance = partial(progress.advance, task)
+            answers = {
+                name: answer(model, asked, reader, wanted.n, seed, rows, advance, self.options, self.prior)
+                for name, model in models.items()
+            }
+        found = write_report(wanted.out, asked, answers, reader, seed)
+        found["about"] = about | {"models": {name: model.sha256 for name, model in models.items()}}
+        write_json(self.sample.json or wanted.out / "prompts.json", found)
+        say((wanted.out / "prompts.md").read_text(encoding="utf-8"))
+        say(f"open {wanted.out / 'index.html'}" + (f", vote in {wanted.out / 'vote.html'}" if other else ""))
 
 
 def _bar() -> rich.progress.Progress:
     """A bar with the time that is left; by default it forgets after 30 s, and drawing some rows may take longer."""
     return bar(transient=True, speed_estimate_period=3600)
-
-
-def _caption_reader(o: argparse.Namespace, cascade: Cascade) -> Decomposer:
-    if o.clip is None:
-        return joint_reader(cascade)
-    return Agreement(weights=o.clip)
-
-
-def _evaluate_prompts(
-    o: argparse.Namespace, cascade: Cascade, prior: Prior | None, plugins: Sequence[str], about: dict[str, Any]
-) -> None:
-    """Draws and scores a list of prompts, with one model or two."""
-    models = {Path(o.model).resolve().name: cascade}
-    if o.against is not None:
-        name = Path(o.against).resolve().name
-        name = f"{name} (2)" if name in models else name
-        models[name] = load(argparse.Namespace(**{**vars(o), "model": o.against, "autoguidance": None}), plugins)
-        _prior(o, models[name], plugins)  # which refuses a model that it does not suit
-    asked, reader = read_prompts(o.prompts), _caption_reader(o, cascade)
-    with _bar() as progress:
-        task = progress.add_task("drawing", total=len(models) * len(asked) * o.n)
-        advance = partial(progress.advance, task)
-        answers = {
-            name: answer(model, asked, reader, o.n, o.seed, o.rows, advance, sampling(o), prior)
-            for name, model in models.items()
-        }
-    found = write_report(o.out, asked, answers, reader, o.seed)
-    found["about"] = about | {"models": {name: model.sha256 for name, model in models.items()}}
-    write_atomically(o.json or o.out / "prompts.json", (json.dumps(found, indent=2) + "\n").encode())
-    say((o.out / "prompts.md").read_text(encoding="utf-8"))
-    say(f"open {o.out / 'index.html'}" + (f", vote in {o.out / 'vote.html'}" if o.against else ""))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from composer.cascade.cascade import Cascade
 
 Device = Literal["cuda", "mps", "cpu"]
+ModelName = Annotated[str, Value(metavar="MODEL")]
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Machine:
     """Machine
 
     Attributes:
-        allow_network: let the model fetch weights of others that it names (hub:...) and that are not on this machine
+        allow_network: fetch a model of the hub, and weights of others that it names (hub:...), where they are not here
             yet
         precision: inside the network (default fp32)
         device: what to run on (default: the first of them that is there)
@@ -56,8 +57,19 @@ class Machine:
         return cascade.to(device, torch.bfloat16 if self.precision == "bf16" else None)
 
 
-Model = Annotated[str, Value(metavar="MODEL")]
-MODEL = SHIPPED
+@dataclass(frozen=True)
+class Model(Machine):
+    """Model
+
+    Attributes:
+        allow_network: fetch a model of the hub, and weights of others that it names (hub:...), where they are not here
+            yet
+        precision: inside the network (default fp32)
+        device: what to run on (default: the first of them that is there)
+        model: a model's folder, or owner/name@revision on the Hugging Face hub
+    """
+
+    model: ModelName = SHIPPED
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,7 @@ class Sampling:
     steps: Steps | None = None
     guidance: Guidance | None = None
     guidance_interval: Annotated[tuple[float, float], Value(interval, "LOW-HIGH")] | None = None
-    autoguidance: Model | None = None
+    autoguidance: ModelName | None = None
     sampler: SamplerName | None = None
     eta: Annotated[float, Value(FIELDS["eta"], "E")] | None = None
     percentile: Percentile | None = None

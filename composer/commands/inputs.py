@@ -1,4 +1,4 @@
-"""What a command reads: pictures, values of conditions, strengths, priors; each once, however many cells a sheet has."""
+"""What a command reads: pictures, conditions, strengths, priors; each once, however many cells a sheet has."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence

@@ -25,8 +25,8 @@ def redraw(model: Cascade, request: Request, png: PictureFile) -> None:
         ValueError: The recipe is an edit's, and there is no picture, or another one.
     """
     found, files = read_recipe(png), request.files
-    if request.machine.precision is not None:
-        found["precision"] = request.machine.precision
+    if request.model.precision is not None:
+        found["precision"] = request.model.precision
     before, limited = _pixels(png), not files.no_limits
     picture: Any
     if "edit" in found:

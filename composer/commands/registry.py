@@ -5,6 +5,7 @@ Light: what is heavy is imported once a command line has been read, so that help
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 from composer.commands import data, demo, measure, models, priors, training
@@ -42,7 +43,8 @@ class Command:
         Returns:
             The exit status; None is 0.
         """
-        return self.run(**line_of(self.run, self.name, self.usage).read(args), plugins=plugins)
+        given = line_of(self.run, self.name, self.usage).read(args)
+        return self.run(**given | ({"plugins": plugins} if "plugins" in signature(self.run).parameters else {}))
 
 
 @dataclass(frozen=True)
@@ -64,18 +66,33 @@ class TaskCommand:
         draw(request, plugins)
 
 
+@dataclass(frozen=True)
+class TrainingCommand:
+    """A command of Lightning's, which reads its own command line."""
+
+    run: Callable[[Sequence[str], Sequence[str]], None]
+
+    @property
+    def about(self) -> str:
+        """What it does, in a line."""
+        return (self.run.__doc__ or "").partition("\n")[0]
+
+    def __call__(self, args: Sequence[str], plugins: Sequence[str]) -> None:
+        """Trains; see `Command`."""
+        self.run(args, plugins)
+
+
 def _commands(*functions: Callable[..., Any], **usage: str) -> dict[str, Command]:
     names = {function.__name__.replace("_", "-"): function for function in functions}
     return {name: Command(name, run, usage.get(name)) for name, run in names.items()}
 
 
-KEYS = "-c CONFIG [--KEY VALUE ...]"
-
-GROUPS: dict[str, dict[str, Command | TaskCommand]] = {
+GROUPS: dict[str, dict[str, Command | TaskCommand | TrainingCommand]] = {
     "draw": {**_commands(demo.demo), **{name: TaskCommand(task) for name, task in TASKS.items()}},
     "train": {
         **_commands(training.train, train="[FOLDER] [-c CONFIG] [--out FOLDER] [--KEY VALUE ...]"),
-        **_commands(training.fit, training.validate, training.test, fit=KEYS, validate=KEYS, test=KEYS),
+        "fit": TrainingCommand(training.fit),
+        "validate": TrainingCommand(training.validate),
         **_commands(training.doctor),
     },
     "data": {

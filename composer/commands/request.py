@@ -10,8 +10,8 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
-from composer.commands.groups import Machine, Model, Sampling
-from composer.commands.signature import Line, Option, Parser, Value, line_of
+from composer.commands.groups import Model, Sampling
+from composer.commands.signature import Line, Option, Parser, Value, explain_group, line_of
 from composer.commands.values import Seeds, quote, weights, whole
 from composer.names import SHIPPED
 from composer.storage.finding import askable_conditions
@@ -22,6 +22,7 @@ FIXED = ("sheet", "out", "from-png", "model", "autoguidance", "precision", "help
 """Options that a sheet does not vary."""
 
 CONDITION = Value(metavar="FILE|WORDS", nargs="+", repeats=True)
+IMAGES = Value(metavar="IMAGE", nargs="*")
 
 
 @dataclass(frozen=True)
@@ -63,17 +64,15 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Files:
-    """Model and files
+    """Files
 
     Attributes:
-        model: a model's folder
         out: folder to write to
         from_png: make the picture that carries this recipe again, as it says
         no_limits: draw what the recipe of --from-png asks for, however large a picture and however many steps
         no_recipe: leave no trace of how a picture was made in its PNG
     """
 
-    model: Model = SHIPPED
     out: Path = Path("out")
     from_png: Annotated[Path, Value(Path, "FILE")] | None = None
     no_limits: bool = False
@@ -100,24 +99,20 @@ class Task:
     grows: bool = False
     between: bool = False
 
-    @property
-    def line(self) -> Line:
-        """Its command line, without the conditions of a model."""
-        words = ["IMAGE"] * len(self.pictures) + ["--region R"] * self.needs_region + ["[options]"]
-        own, shared = line_of(self.make, self.name, " ".join(words)), line_of(_shared, self.name)
-        left = [o for o in shared.options if self.pictures or o.path[0] not in ("images", "pictures")]
-        left = [o for o in left if not (self.grows and o.path == ("pictures", "region"))]
-        left = [replace(o, about=", then ".join(self.pictures)) if o.path == ("images",) else o for o in left]
-        used = {o.path[0] for o in left}
-        groups = {name: group for name, group in shared.groups.items() if name in used}
-        return replace(own, options=(*own.options, *left), groups=CONDITIONS | groups)
-
-    def line_for(self, model: str) -> Line:
+    def line(self, model: str, network: bool = False) -> Line:
         """Its command line with the conditions of a model, of which the configuration alone is read."""
-        names = [("conditions", name) for name in askable_conditions(model)]
-        return self.line.with_options(*(Option(path, CONDITION, "", ()) for path in names))
+        words = ["IMAGE"] * len(self.pictures) + ["--region R"] * self.needs_region + ["[options]"]
+        line = line_of(self.make, self.name, " ".join(words)).with_group("conditions", CONDITIONS, dict)
+        if self.pictures:
+            line = line.with_options(Option(("images",), IMAGES, ", then ".join(self.pictures), (), positional=True))
+        for name, kind in GROUPS.items() if self.pictures else list(GROUPS.items())[1:]:
+            line = line.with_group(name, *explain_group(kind, name))
+        if self.grows:
+            line = replace(line, options=tuple(o for o in line.options if o.path != ("pictures", "region")))
+        names = askable_conditions(model, network)
+        return line.with_options(*(Option(("conditions", name), CONDITION, "", ()) for name in names))
 
-    def read(self, args: Sequence[str]) -> "Request":
+    def read(self, args: Sequence[str]) -> Request:
         """Reads a command line; nothing is loaded.
 
         Args:
@@ -128,21 +123,20 @@ class Task:
             Mistake: Something is wrong with it.
             ValueError: The model has a condition with the name of another option.
         """
-        first = Parser(add_help=False, allow_abbrev=False)
+        first = Parser(prog=f"composer {self.name}", add_help=False, allow_abbrev=False)
         first.add_argument("--model", default=SHIPPED)
-        first.prog = f"composer {self.name}"
         model = first.parse_known_args(args)[0].model
-        line = self.line_for(model)
+        line = self.line(model, "--allow-network" in args)
         asked = ", ".join(o.flags[0] for o in line.options if o.path[0] == "conditions")
         values = line.read(args, f"; the conditions of {model} are {asked}")
-        own = {name: values.pop(name) for name in [o.path[0] for o in line.options] if name in values and name not in SHARED}
-        values["conditions"] = dict(values["conditions"])
-        request = Request(task=self, arguments=own, **values)
+        own = {name: values.pop(name) for name in list(values) if name not in ("images", "conditions", *GROUPS)}
+        request = Request(self, own, **values)
         if request.files.from_png is None:
             self._check(request, line.parser())
+            request.settings()  # a mistake in a sheet shows at once, too
         return request
 
-    def _check(self, request: "Request", parser: Parser) -> None:
+    def _check(self, request: Request, parser: Parser) -> None:
         if len(request.images) != len(self.pictures):
             found = " ".join(request.images) or "no picture"
             parser.error(f"expected {' and '.join(self.pictures)} before all options, found {found}")
@@ -150,35 +144,13 @@ class Task:
             parser.error("this needs --region: a mask's file, or a box left,top,right,bottom")
 
 
-def _shared(
-    images: Annotated[tuple[str, ...], Value(metavar="IMAGE", nargs="*")] = (),
-    *,
-    pictures: Pictures = Pictures(),
-    drawing: Drawing = Drawing(),
-    sampling: Sampling = Sampling(),
-    files: Files = Files(),
-    machine: Machine = Machine(),
-) -> None:
-    """What every task takes.
+GROUPS = {"pictures": Pictures, "drawing": Drawing, "sampling": Sampling, "files": Files, "model": Model}
+"""Options of every task; those of pictures only where it takes some."""
 
-    Args:
-        images: pictures
-        pictures: what is taken of them
-        drawing: what is drawn
-        sampling: how it is sampled
-        files: where from and to
-        machine: what runs it
-    """
-
-
-SHARED = ("images", "pictures", "conditions", "drawing", "sampling", "files", "machine")
-CONDITIONS: dict[str, tuple[str, type]] = {
-    "conditions": (
-        "Conditions: each from an image or words, several values for several rows; VALUE:0.7@0.2-0.8:mask.png says, as "
-        "--strengths does, how much it counts, at which noise levels and where",
-        dict,
-    )
-}
+CONDITIONS = (
+    "Conditions: each from an image or words, several values for several rows; VALUE:0.7@0.2-0.8:mask.png says, as "
+    "--strengths does, how much it counts, at which noise levels and where"
+)
 
 
 @dataclass(frozen=True)
@@ -193,21 +165,21 @@ class Request:
         pictures: Which part of the first picture may change.
         drawing: Seeds, and how to choose.
         sampling: How to sample.
-        files: The model, and what is written.
-        machine: What runs it.
+        files: What is written.
+        model: The model, and what runs it.
     """
 
     task: Task
     arguments: Mapping[str, Any] = field(default_factory=dict)
     images: tuple[str, ...] = ()
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    pictures: Pictures = Pictures()
-    drawing: Drawing = Drawing()
-    sampling: Sampling = Sampling()
-    files: Files = Files()
-    machine: Machine = Machine()
+    pictures: Pictures = field(default_factory=Pictures)
+    drawing: Drawing = field(default_factory=Drawing)
+    sampling: Sampling = field(default_factory=Sampling)
+    files: Files = field(default_factory=Files)
+    model: Model = field(default_factory=Model)
 
-    def vary(self, path: tuple[str, ...], value: Any) -> "Request":
+    def vary(self, path: tuple[str, ...], value: Any) -> Request:
         """The same with another value at a place, as `Option.path` names it."""
         if path[0] == "conditions":
             return replace(self, conditions={**self.conditions, path[1]: value})
@@ -215,7 +187,7 @@ class Request:
             return replace(self, arguments={**self.arguments, path[0]: value})
         return replace(self, **{path[0]: replace(getattr(self, path[0]), **{path[1]: value})})
 
-    def settings(self) -> "list[Setting]":
+    def settings(self) -> list[Setting]:
         """The requests of a sheet; one where there is none.
 
         Raises:
@@ -233,8 +205,8 @@ class Request:
             found.append(Setting(request, tuple(axes), values))
         return found
 
-    def _axis(self, text: str) -> "Axis":
-        line = self.task.line_for(self.files.model)
+    def _axis(self, text: str) -> Axis:
+        line = self.task.line(self.model.model, self.model.allow_network)
         name, equals, given = text.partition("=")
         name = name.removeprefix("--")
         values = tuple(value.strip() for value in given.split(";" if ";" in given else ","))

@@ -7,9 +7,10 @@ A parameter before ``*`` is a word at its place, one behind it an option. ``bool
 
 import argparse
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import cache
+from textwrap import fill
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -75,11 +76,11 @@ class Option:
         """
         given: dict[str, Any] = {"help": self._help(), "default": self.default if self.switch else None}
         if not self.switch:
-            given |= {"type": self.value.read, "metavar": self.value.metavar, "choices": self.choices}
-            given |= {"nargs": self.value.nargs}
+            metavar = self.value.metavar or (None if self.choices else self.path[-1].upper())
+            given |= {"type": self.value.read, "metavar": metavar, "choices": self.choices, "nargs": self.value.nargs}
         if self.positional:
             optional = {"nargs": "?"} if not self.required and self.value.nargs is None else {}
-            parser.add_argument(".".join(self.path), **given | optional | {"metavar": self._metavar()})
+            parser.add_argument(".".join(self.path), **given | optional)
             return
         actions = {True: "extend" if self.value.nargs else "append", False: "store"}
         given["action"] = "store_true" if self.switch else actions[self.value.repeats]
@@ -88,13 +89,11 @@ class Option:
         except argparse.ArgumentError as error:
             raise ValueError(f"{self.flags[0]} is the name of two options here") from error
 
-    def _metavar(self) -> str:
-        return self.value.metavar or self.path[-1]
-
     def _help(self) -> str:
-        about = self.about.replace("%", "%%").removesuffix(".")
+        about = self.about.replace("%", "%%")
+        about = about if about.endswith("...") else about.removesuffix(".")
         about = about[:1].lower() + about[1:] if about[1:2].islower() or about[1:2] == " " else about
-        if self.switch or self.default in (None, (), inspect.Parameter.empty) or "default" in about:
+        if self.switch or self.default in (None, "", (), {}, inspect.Parameter.empty) or "default" in about:
             return about
         default = self.default
         words = default if isinstance(default, tuple) else (default,)
@@ -152,6 +151,10 @@ class Line:
         """The same with further options."""
         return replace(self, options=(*self.options, *options))
 
+    def with_group(self, name: str, title: str, kind: type, *options: Option) -> "Line":
+        """The same with a further group of options."""
+        return replace(self, groups={**self.groups, name: (title, kind)}).with_options(*options)
+
     def parser(self) -> Parser:
         """Makes its parser, whose help ends in examples."""
         prog = f"composer {self.name}"
@@ -205,30 +208,31 @@ class Line:
 
 def titled(title: str) -> tuple[str, str | None]:
     """``Sampling: as far as ...`` -> its title and what stands below it in the help."""
-    head, _, below = title.partition(": ")
-    return head.lower(), below or None
+    head, _, below = " ".join(title.split()).partition(": ")
+    return head.lower(), fill(below, 100) or None
 
 
 @cache
 def line_of(function: Callable[..., Any], name: str, usage: str | None = None) -> Line:
     """Reads a function's signature and docstring.
 
-    Parameters that are called ``given`` and ``plugins`` are the caller's business; ``rest`` takes the words that no
+    Parameters called ``given``, ``plugins`` and ``words`` are the caller's business; ``rest`` takes the words that no
     option takes.
     """
     about, explained, examples = _explain(function)
     parameters = inspect.signature(function).parameters
     options, groups = list[Option](), dict[str, tuple[str, type]]()
     for parameter in parameters.values():
-        if parameter.name in ("given", "plugins", "rest"):
+        if parameter.name in ("given", "plugins", "words", "rest"):
             continue
         hint = parameter.annotation
         if isinstance(hint, str):
-            hint = eval(hint, function.__globals__)
+            hint = eval(hint, inspect.unwrap(function).__globals__)
         if is_dataclass(group := _bare(hint)):
             assert isinstance(group, type)
-            groups[parameter.name] = (_explain(group)[0], group)
-            options += _options_of(group, parameter.name)
+            title, kind, *own = explain_group(group, parameter.name)
+            groups[parameter.name] = (title, kind)
+            options += own
         else:
             positional = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
             options.append(_option((parameter.name,), hint, explained[parameter.name], parameter.default, positional))
@@ -236,14 +240,15 @@ def line_of(function: Callable[..., Any], name: str, usage: str | None = None) -
     return Line(name, tuple(options), groups, about, examples, usage, rest)
 
 
-def _options_of(group: type, name: str) -> Iterator[Option]:
-    """The options of a dataclass's fields."""
-    explained, hints = _explain(group)[1], get_type_hints(group, include_extras=True)
-    for one in fields(group):
-        if one.init:
-            made = one.default if one.default_factory is MISSING else one.default_factory()
-            default = inspect.Parameter.empty if made is MISSING else made
-            yield _option((name, one.name), hints[one.name], explained[one.name], default, positional=False)
+def explain_group(kind: type, name: str) -> tuple[Any, ...]:
+    """The title of a dataclass, the dataclass, and the options that its fields are; what `Line.with_group` takes."""
+    (title, explained, _), hints = _explain(kind), get_type_hints(kind, include_extras=True)
+    options = []
+    for one in fields(kind):
+        made = one.default if one.default_factory is MISSING else one.default_factory()
+        default = inspect.Parameter.empty if made is MISSING else made
+        options.append(_option((name, one.name), hints[one.name], explained[one.name], default, positional=False))
+    return (title, kind, *options)
 
 
 def _option(path: tuple[str, ...], hint: Any, about: str, default: Any, positional: bool) -> Option:
@@ -255,8 +260,7 @@ def _option(path: tuple[str, ...], hint: Any, about: str, default: Any, position
     if get_origin(kind) is tuple and value is None:
         inner = get_args(kind)[0]
         single = _option(path, inner, about, default, positional)
-        nargs = "*" if default == () else "+"
-        return replace(single, value=replace(single.value, nargs=single.value.nargs or nargs))
+        return replace(single, value=replace(single.value, nargs=single.value.nargs or "+"))
     if get_origin(kind) is Literal:
         found = value or Value(metavar=None)
         return Option(path, found, about, default, positional, choices=get_args(kind))

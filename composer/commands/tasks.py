@@ -121,9 +121,7 @@ def edit(given: Given, *, keep: Names = ()) -> Labelled:
 
 
 @task("the picture to continue", grows=True)
-def outpaint(
-    given: Given, *, by: Annotated[str, Value(metavar="L,T,R,B")] = "0,0,0.5,0", keep: Names = ()
-) -> Labelled:
+def outpaint(given: Given, *, by: Annotated[str, Value(metavar="L,T,R,B")] = "0,0,0.5,0", keep: Names = ()) -> Labelled:
     """Continue a picture beyond its border; all of its own pixels stay.
 
     Args:

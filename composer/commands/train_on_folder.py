@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from composer.commands.draw import task
-from composer.commands.measure import evaluate
+from composer.commands.drawing import draw
+from composer.commands.evaluating import Measuring
+from composer.commands.groups import Machine, Model, Sampling
+from composer.commands.measure import Distributions, Prompts, Sample, Things
 from composer.commands.models import export
+from composer.commands.request import Drawing, Files, Request
+from composer.commands.tasks import TASKS
 from composer.commands.training import fit
 from composer.data.folder import ImageFolder
 from composer.names import GLOBAL, LOCAL
@@ -53,10 +57,9 @@ def train_on_folder(
         words += [key, "ImageFolder", f"{key}.path", str(folder / part)]
         words += [f"{key}.size", str(size), f"{key}.captions", "empty"]
     fit([*words, *changes], plugins)
-    export([str(run), str(model)], plugins)
-    count = str(min(len(held_out), MEASURED))
-    words = [str(model), "--data", str(folder / "val"), "--count", count, "--json", str(table)]
-    evaluate(words, plugins)
+    export(run, model, plugins=plugins)
+    measured = Sample(str(folder / "val"), count=min(len(held_out), MEASURED), json=table)
+    Measuring(str(model), measured, Distributions(), Prompts(), Things(), Sampling(), Machine(), plugins).run()
     _recombine(model, held_out[:2], pictures, plugins)
     say(f"run in {run}, model in {model}, table in {table}, pictures in {pictures}")
 
@@ -88,14 +91,12 @@ def _held_out(folder: Path, size: int) -> list[str]:
 def _recombine(model: Path, images: Sequence[str], out: Path, plugins: Sequence[str]) -> None:
     """Draws the layout of one image with the looks of another, of the conditions that the model has."""
     names = askable_conditions(model)
-    words = [
-        word
-        for group, image in zip((LOCAL, GLOBAL), images, strict=True)
-        for name in group
-        if name in names
-        for word in (f"--{name}", image)
-    ]
-    if not words:
+    pairs = [(name, image) for group, image in zip((LOCAL, GLOBAL), images, strict=True) for name in group]
+    asked = {name: (image,) for name, image in pairs if name in names}
+    if not asked:
         say(f"note: nothing to recombine, the model reads {', '.join(names)}")
         return
-    task("compose")([*words, "--model", str(model), "--seeds", "0,1,2", "--out", str(out)], plugins)
+    conditions = dict.fromkeys(names, ()) | asked
+    drawing, files = Drawing(seeds=(0, 1, 2)), Files(out)
+    which = Model(model=str(model))
+    draw(Request(TASKS["compose"], conditions=conditions, drawing=drawing, files=files, model=which), plugins)

@@ -1,79 +1,163 @@
-"""Commands for training: ``fit``, ``validate``, ``test``, ``doctor``."""
+"""Commands for training: ``train``, ``fit``, ``validate``, ``test``, ``doctor``; light."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Literal
 
-from composer.commands.parsers import Parser, add_config, make_parser, whole
+from composer.commands.signature import Line, Option, Value, line_of
+from composer.commands.values import Config, whole
 from composer.storage.finding import find_config
 from composer.terminal import bar, show
 
 ALL = "--help=full"
 """Asks for the help that lists every option; Lightning takes a while to write it."""
 
-
-def fit(args: Sequence[str], plugins: Sequence[str]) -> None:
-    """Train a network from a configuration: one YAML, whose values options may change."""
-    parser = _parser(
-        "fit",
-        f"{fit.__doc__} The run goes to runs/NAME.",
-        "-c tiny",
-        "-c folder64 --data.train.path photos/train --data.batch_size 16",
-        "-c tiny --ckpt_path last --trainer.max_steps 600",
-    )
-    add = parser.add_argument_group("usual options").add_argument
-    add("--ckpt_path", metavar="last", help="continue the run where it stopped; starts it where there is none")
-    add("--trainer.default_root_dir", metavar="FOLDER", help="the run's folder (default runs/NAME)")
-    add("--trainer.max_steps", metavar="N", help="steps of the optimiser in total")
-    add("--trainer.devices", metavar="N", help="GPUs (default: all)")
-    add("--trainer.precision", metavar="P", help="32-true, bf16-mixed, ...")
-    add("--data.batch_size", metavar="N", help="images per batch and device")
-    add("--data.workers", metavar="N", help="processes that read images")
-    add("--data.train.path", metavar="FOLDER", help="images to train on, of a configuration that reads a folder")
-    add("--model.learning_rate", metavar="R", help="of the optimiser")
-    add("--model.start_from", metavar="MODEL", help="begin with the weights of a model that is trained already")
-    _run(parser, "fit", args, plugins)
+USUAL = {
+    "--ckpt_path": ("last", "continue the run where it stopped; starts it where there is none"),
+    "--trainer.default_root_dir": ("FOLDER", "the run's folder (default runs/NAME)"),
+    "--trainer.max_steps": ("N", "steps of the optimiser in total"),
+    "--trainer.devices": ("N", "GPUs (default: all)"),
+    "--trainer.precision": ("P", "32-true, bf16-mixed, ..."),
+    "--data.batch_size": ("N", "images per batch and device"),
+    "--data.workers": ("N", "processes that read images"),
+    "--data.train.path": ("FOLDER", "images to train on, of a configuration that reads a folder"),
+    "--model.learning_rate": ("R", "of the optimiser"),
+    "--model.start_from": ("MODEL", "begin with the weights of a model that is trained already"),
+}
+"""The options of ``fit`` that its short help names, of hundreds."""
 
 
-def validate(args: Sequence[str], plugins: Sequence[str]) -> None:
-    """Measure a run's checkpoint on its validation data."""
-    _run(_parser("validate", validate.__doc__, "-c runs/tiny/config.yaml --ckpt_path last"), "validate", args, plugins)
+def train(
+    folder: Path | None = None,
+    *,
+    config: Config = Path("tiny"),
+    out: Path = Path("out/train"),
+    rest: Sequence[str],
+    plugins: Sequence[str],
+) -> None:
+    """Train on a folder of images from start to end: fit, export, evaluate, and draw a recombined picture.
+
+    FOLDER/train holds the images and FOLDER/val some others to measure with; without FOLDER it rehearses
+    on rendered Scenes. Run again, it continues where it stopped.
+
+    Args:
+        folder: the images
+        config: of the training: a file, or the name of one that is shipped (default tiny, a toy of 32 px; folder64 is
+            for a GPU)
+        out: folder to write to
+        rest: Further options go to fit.
+        plugins: Modules that the user trusts.
+
+    Examples:
+
+        photos --trainer.max_steps 3000
+        photos -c folder64 --out out/photos --data.batch_size 16
+    """
+    from composer.commands.train_on_folder import train_on_folder
+
+    train_on_folder(folder, find_config(str(config)), out, rest, plugins)
 
 
-def test(args: Sequence[str], plugins: Sequence[str]) -> None:
-    """Measure a run's checkpoint on its test data."""
-    _run(_parser("test", test.__doc__, "-c runs/tiny/config.yaml --ckpt_path last"), "test", args, plugins)
+def fit(words: Sequence[str], plugins: Sequence[str]) -> None:
+    """Train a network from a configuration: one YAML, whose values options may change.
+
+    The run goes to runs/NAME.
+
+    Examples:
+        -c tiny
+        -c folder64 --data.train.path photos/train --data.batch_size 16
+        -c tiny --ckpt_path last --trainer.max_steps 600
+    """
+    run_lightning("fit", words, plugins)
 
 
-def _parser(name: str, about: str | None, *examples: str) -> Parser:
-    """The parser that writes the short help; Lightning's own reads the options, of which there are hundreds."""
-    about = f"{about}\n\nEvery key of the configuration is an option. `composer {name} {ALL}` lists all of them."
-    parser = make_parser(name, about, *examples, usage="-c CONFIG [--KEY VALUE ...]")
-    add_config(parser, "`composer doctor CONFIG` says what it needs")
-    parser.add_argument("--print_config", action="store_true", help="print the complete configuration, train nothing")
-    return parser
+def validate(words: Sequence[str], plugins: Sequence[str]) -> None:
+    """Measure a run's checkpoint on its validation data.
+
+    Examples:
+        -c runs/tiny/config.yaml --ckpt_path last
+    """
+    run_lightning("validate", words, plugins)
 
 
-def _run(parser: Parser, command: str, args: Sequence[str], plugins: Sequence[str]) -> None:
-    if {"-h", "--help"} & set(args):
+def doctor(
+    config: Annotated[Path, Value(find_config, "CONFIG")],
+    *,
+    batch: Annotated[int, Value(whole(1, 1_000_000), "N")] | None = None,
+    device: Literal["cuda", "cpu"] = "cuda",
+    json: Path | None = None,
+    rest: Sequence[str],
+    plugins: Sequence[str],
+) -> None:
+    """Say what a configuration needs before anything is trained: parameters, FLOPs, memory, disk.
+
+    Args:
+        config: of a training: a file, or the name of one that is shipped; further options change it as in fit
+        batch: images per step and device (default: the configuration's)
+        device: what trains
+        json: file to write it all to
+        rest: Options that change the configuration.
+        plugins: Modules that the user trusts.
+
+    Examples:
+        configs/folder64.yaml
+        configs/imagen1024.yaml --batch 4 --json doctor.json
+    """
+    from composer.storage.files import write_json
+    from composer.training.doctor import RUNS, examine_training
+    from composer.training.doctor_tables import tables
+
+    with bar(transient=True) as progress:
+        task = progress.add_task("trying it out without memory", total=RUNS + 1)
+        advance = partial(progress.advance, task)
+        found = examine_training(["-c", str(config), *rest], plugins, batch, device, advance)
+    show(*tables(found))
+    if json is not None:
+        write_json(json, found.as_json())
+
+
+def run_lightning(command: str, words: Sequence[str], plugins: Sequence[str]) -> None:
+    """Hands a command line to Lightning's own, which has an option for every key of a configuration.
+
+    Args:
+        command: ``fit`` or ``validate``.
+        words: What stands behind it.
+        plugins: Modules that the user trusts.
+    """
+    parser = _short_help(command).parser()
+    if {"-h", "--help"} & set(words):
         parser.parse_args(["--help"])
-    words = ["--help" if word == ALL else word for word in _found(args)]
-    if not any(word.startswith(("-c", "--config", "--model", "--help")) for word in words):
+    found = ["--help" if word == ALL else word for word in _find_configs(words)]
+    if not any(word.startswith(("-c", "--config", "--model", "--help")) for word in found):
         parser.error(f"{command} needs -c CONFIG, such as -c tiny")
     from composer.training.cli import run_training
 
     # The processes that Lightning starts for further devices repeat the command line, and share the environment.
-    sys.argv, os.environ["COMPOSER_PLUGINS"] = [sys.argv[0], command, *words], ",".join(plugins)
+    sys.argv, os.environ["COMPOSER_PLUGINS"] = [sys.argv[0], command, *found], ",".join(plugins)
     run_training(plugins)
 
 
-def _found(args: Sequence[str]) -> Iterator[str]:
+def _short_help(command: str) -> Line:
+    """The command line as its short help shows it; Lightning's own reads the options, of which there are hundreds."""
+    line = line_of({"fit": fit, "validate": validate}[command], command, "-c CONFIG [--KEY VALUE ...]")
+    about = "of the training: a file, or the name of one that is shipped; `composer doctor CONFIG` says what it needs"
+    options = [Option(("config",), Value(find_config, "CONFIG", ("-c", "--config")), about, None)]
+    options.append(Option(("print_config",), Value(flags=("--print_config",)), "print the complete configuration, train nothing", switch=True))
+    usual = USUAL if command == "fit" else {}
+    options += [Option(("usual", flag), Value(str, x, (flag,)), about, None) for flag, (x, about) in usual.items()]
+    groups = {"usual": ("Usual options", dict)} if usual else {}
+    every = f"Every key of the configuration is an option. `composer {command} {ALL}` lists all of them."
+    return replace(line, options=tuple(options), groups=groups, about=f"{line.about}\n\n{every}")
+
+
+def _find_configs(words: Sequence[str]) -> Iterator[str]:
     """The words of a command line, with the names of configurations as paths."""
     named = False
-    for word in args:
+    for word in words:
         option, equals, name = word.partition("=")
         if named:
             yield str(find_config(word))
@@ -82,30 +166,3 @@ def _found(args: Sequence[str]) -> Iterator[str]:
         else:
             yield word
         named = word in ("-c", "--config")
-
-
-def doctor(args: Sequence[str], plugins: Sequence[str]) -> None:
-    """Say what a configuration needs before anything is trained: parameters, FLOPs, memory, disk."""
-    examples = ("configs/folder64.yaml", "configs/imagen1024.yaml --batch 4 --json doctor.json")
-    parser = make_parser("doctor", doctor.__doc__, *examples)
-    about = "of a training: a file, or the name of one that is shipped; further options change it as in fit"
-    parser.add_argument("config", type=find_config, help=about)
-    parser.add_argument(
-        "--batch", type=whole(1, 1_000_000), help="images a step and device (default: the configuration's)"
-    )
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what trains (default cuda)")
-    parser.add_argument("--json", type=Path, help="file to write it all to")
-    o, changes = parser.parse_known_args(args)
-    from composer.training.doctor import RUNS, examine_training
-    from composer.training.doctor_tables import tables
-
-    with bar(transient=True) as progress:
-        task = progress.add_task("trying it out without memory", total=RUNS + 1)
-        found = examine_training(
-            ["-c", str(o.config), *changes], plugins, o.batch, o.device, partial(progress.advance, task)
-        )
-    show(*tables(found))
-    if o.json is not None:
-        from composer.storage.files import write_atomically
-
-        write_atomically(o.json, (json.dumps(found.as_json(), indent=2) + "\n").encode())

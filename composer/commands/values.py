@@ -155,4 +155,3 @@ Names = Annotated[tuple[str, ...], Value(metavar="NAME", nargs="*")]
 """Of conditions; none is a choice too."""
 Config = Annotated[Path, Value(find_config, "CONFIG", ("-c", "--config"))]
 """Of a training."""
-

@@ -1,9 +1,7 @@
 """Things, counted: of pictures drawn from captions of one, two and three things, how many show what was asked."""
 
-import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,10 +16,7 @@ from composer.images.reading import resize
 from composer.images.table import Table
 from composer.scenes import describe, render_batch
 from composer.scenes.reader import READ_SIZE
-from composer.scenes.things import QUESTIONS, Judge, asked_of, load_judge, mark, see, tabulate
-from composer.storage.files import write_atomically
-from composer.storage.pretrained import locate
-from composer.terminal import bar, say
+from composer.scenes.things import QUESTIONS, Judge, asked_of, mark, see, tabulate
 
 NUMBERS = (1, 2, 3)
 """Things a caption."""
@@ -119,18 +114,3 @@ def markdown(found: Mapping[str, Counted]) -> str:
     ]
     legend = "Share of the pictures; in brackets, of the true ones: the judge's own error."
     return f"{Table(['things', *QUESTIONS], rows).markdown()}\n{legend}\n"
-
-
-def evaluate_things(o: argparse.Namespace, cascade: Cascade, about: Mapping[str, Any], options: SampleOptions) -> None:
-    """Counts things, as the options of `evaluate` say, and prints and writes what came of it."""
-    judge = load_judge(locate(o.things, wanted="a judge of things", who="evaluate --things"))
-    with bar(transient=True) as progress:
-        task = progress.add_task("drawing", total=o.count * len(NUMBERS))
-        found = count_things(
-            cascade, judge, o.count, o.captions, o.seed, o.rows, lambda n: progress.advance(task, n), options
-        )
-    say(markdown(found))
-    if o.json is not None:
-        things = {number: asdict(row) for number, row in found.items()}
-        about = {**about, "model": cascade.sha256, "captions": o.captions, "count": o.count}
-        write_atomically(o.json, (json.dumps({"things": things, "about": about}, indent=2) + "\n").encode())

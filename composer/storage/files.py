@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -216,6 +217,11 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file by `replacing`; missing folders are made."""
     with replacing(path) as file:
         file.write(data)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes a value as a file of JSON that people can read, by `write_atomically`."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 SHOWN = 12

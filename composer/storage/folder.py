@@ -5,7 +5,6 @@ list (`composer.storage.building`), or of plugins that the user allows, by name,
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,7 @@ from typing import Any, Literal
 from safetensors.torch import save
 from torch import Tensor
 
-from composer.storage.files import below, printable, replacing_all, write_atomically
+from composer.storage.files import below, printable, replacing_all, write_atomically, write_json
 from composer.storage.finding import FORMAT, read_config, require_model
 from composer.storage.formats import FILE, MAX_JSON, check_manifest
 from composer.storage.pretrained import load_tensors
@@ -56,12 +55,12 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, d
     with replacing_all(folder) as new:
         for name, tensors in weights.items():
             write_atomically(new / name, save({k: v.detach().contiguous().cpu() for k, v in tensors.items()}))
-        write_atomically(new / "config.json", (json.dumps({"format": FORMAT, **config}, indent=2) + "\n").encode())
+        write_json(new / "config.json", {"format": FORMAT, **config})
         if card or not (folder / "README.md").exists():
             write_atomically(new / "README.md", card.encode())
         places = _files(folder) | _files(new)
         manifest = {name: digest(places[name]) for name in sorted(places.keys() - {"manifest.json", "README.md"})}
-        write_atomically(new / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
+        write_json(new / "manifest.json", manifest)
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -108,7 +108,7 @@ class TrainingCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         commands = LightningCLI.subcommands()
-        return {name: commands[name] | {"weights_only"} for name in ("fit", "validate", "test")}
+        return {name: commands[name] | {"weights_only"} for name in ("fit", "validate")}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--let", type=dict[str, int | float | str], default={}, help="Values to use as ${let.name}")

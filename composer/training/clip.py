@@ -1,6 +1,5 @@
 """Trains a small CLIP from nothing, so that semantics and agreement with a caption need no download."""
 
-import json
 import math
 import time
 from copy import deepcopy
@@ -18,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from composer.decomposition import Batch
 from composer.scenes import PHRASES
-from composer.storage.files import write_atomically
+from composer.storage.files import write_atomically, write_json
 from composer.storage.pretrained import locate
 from composer.training.muon import Muon
 from composer.training.safety import SafeTraining
@@ -210,7 +209,7 @@ class ClipTraining(SafeTraining):
         facts = {"mean": [0.5] * 3, "std": [0.5] * 3}  # that is, it reads images in [-1, 1]
         config = {"model_cfg": self.architecture, "preprocess_cfg": facts}
         write_atomically(folder / "open_clip_model.safetensors", save(state))
-        write_atomically(folder / "open_clip_config.json", (json.dumps(config, indent=2) + "\n").encode())
+        write_json(folder / "open_clip_config.json", config)
         write_atomically(folder / "words.txt", self.words.read_bytes())
         write_atomically(folder / "README.md", self._describe(error).encode())
 

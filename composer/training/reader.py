@@ -1,6 +1,5 @@
 """Trains the scene reader on the truth that Scenes carry."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 
 from composer.decomposition import Batch, robust_normalise
 from composer.scenes.reader import CATEGORIES, SceneReader, instance_borders, read_instances
-from composer.storage.files import write_atomically
+from composer.storage.files import write_atomically, write_json
 from composer.training.safety import SafeTraining
 from composer.training.schedule import over_whole_training
 
@@ -167,7 +166,7 @@ def save(network: SceneReader, training: dict[str, Any], folder: Path) -> None:
     state = {n: (v.half() if v.is_floating_point() else v).contiguous() for n, v in state.items()}
     config = {"network": network.config, "categories": list(CATEGORIES), "training": training}
     write_atomically(folder / "model.safetensors", dump(state))
-    write_atomically(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    write_json(folder / "config.json", config)
     write_atomically(folder / "README.md", describe(network, training).encode())
 
 

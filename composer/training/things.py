@@ -1,6 +1,5 @@
 """Trains the judge of things on the exact truth of Scenes."""
 
-import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,7 +16,7 @@ from composer.data.datasets import ImageDataset, Row, SceneImages
 from composer.decomposition import Batch
 from composer.scenes import describe
 from composer.scenes.things import QUESTIONS, Judge, Marks, asked_of, mark, see, tabulate
-from composer.storage.files import write_atomically
+from composer.storage.files import write_atomically, write_json
 from composer.training.safety import SafeTraining
 from composer.training.schedule import over_whole_training
 
@@ -168,7 +167,7 @@ def save(network: Judge, training: dict[str, Any], folder: Path) -> None:
     state = {name: (v.half() if v.is_floating_point() else v).contiguous() for name, v in state.items()}
     config = {"network": network.config, "training": training}
     write_atomically(folder / "model.safetensors", dump(state))
-    write_atomically(folder / "config.json", (json.dumps(config, indent=2) + "\n").encode())
+    write_json(folder / "config.json", config)
     write_atomically(folder / "README.md", _describe(network, training).encode())
 
 

@@ -74,7 +74,7 @@ def test_the_overview_has_every_command_in_a_group_in_one_line(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if line in GROUPS] == list(GROUPS)
     assert [line.split()[0] for line in lines if line.startswith("  ")] == list(COMMANDS)
-    assert all(run.__doc__ and len(line) < 130 for run, line in zip(COMMANDS.values(), lines, strict=False))
+    assert all(run.about and len(line) < 130 for run, line in zip(COMMANDS.values(), lines, strict=False))
 
 
 def test_conditions_in_help_are_the_models_own(saved, capsys):

@@ -16,7 +16,7 @@ from composer.__main__ import main
 from composer.cascade.cascade import Cascade
 from composer.cascade.options import SampleOptions
 from composer.commands import drawing
-from composer.commands.drawing import _compare
+from composer.commands.redrawing import compare
 from composer.evaluation import reading
 from composer.evaluation.adherence import quantise
 from composer.evaluation.best_of import best_of
@@ -298,12 +298,12 @@ def test_other_machines_and_versions_are_named_where_it_matters(drawn, saved, tm
 
 def test_comparing_knows_the_depth_of_pixels():
     deep = np.array([[0, 1000]], np.uint16)
-    assert _compare(deep, deep) == (True, "bit for bit")
-    assert _compare(deep, deep + np.uint16(200)) == (True, "up to rounding (2 values by up to 200/65535)")
-    assert _compare(deep, deep + np.uint16(300)) == (False, "2 of 2 values differ, by up to 300/65535")
+    assert compare(deep, deep) == (True, "bit for bit")
+    assert compare(deep, deep + np.uint16(200)) == (True, "up to rounding (2 values by up to 200/65535)")
+    assert compare(deep, deep + np.uint16(300)) == (False, "2 of 2 values differ, by up to 300/65535")
     one = np.zeros((2, 2), np.uint8)
-    assert _compare(one, np.array([[1, 0], [0, 0]], np.uint8)) == (True, "up to rounding (1 value by 1/255)")
-    assert _compare(one, np.zeros((2, 2, 3), np.uint8))[0] is False
+    assert compare(one, np.array([[1, 0], [0, 0]], np.uint8)) == (True, "up to rounding (1 value by 1/255)")
+    assert compare(one, np.zeros((2, 2, 3), np.uint8))[0] is False
 
 
 def test_a_picture_comes_back_in_its_own_precision(saved, photos, out, tmp_path, capsys):

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from composer.__main__ import main
 from composer.commands import drawing
-from composer.commands.axes import Axis, Setting, settings
+from composer.commands.tasks import TASKS
 from composer.commands.tasks import TASKS
 from composer.images.sheet import read_recipe
 
@@ -116,16 +116,42 @@ def test_a_sheet_over_a_condition_and_its_strength(run, out, photos):
     assert {r["strengths"].get("palette", {}).get("weight") for r in recipes} == {None, 0.25}
 
 
-def test_axes():
-    assert Axis.read("palette=#aa3311 0.6, #224488 0.4; b.png").values == ("#aa3311 0.6, #224488 0.4", "b.png")
-    two = settings(["seed=0,1", "guidance=1,3"])
+def test_a_sheet_varies_the_fields_of_a_request():
+    compose = TASKS["compose"]
+    two = compose.read(["--palette", "b.png", "--guidance", "7", "--sheet", "seed=0,1", "guidance=1,3"]).settings()
     assert [one.values for one in two] == [("0", "1"), ("0", "3"), ("1", "1"), ("1", "3")]
-    assert two[1].words(["--guidance", "7"], []) == ["--guidance", "7", "--seeds", "0", "--guidance", "3"]
-    assert two[1].suffix == "_guidance=3"
-    palette = Setting((Axis.read("palette=x/c.png:0.5"),), ("x/c.png:0.5",))
-    args = ["a.png", "--palette", "b.png", "d.png", "--sketch", "b.png"]
-    assert palette.words(args, ["--palette"]) == ["a.png", "--sketch", "b.png", "--palette", "x/c.png:0.5"]
-    assert palette.suffix == "_palette=c.png-0.5"
+    assert [one.request.drawing.seeds for one in two] == [(0,), (0,), (1,), (1,)]
+    assert [one.request.sampling.guidance for one in two] == [1, 3, 1, 3] and two[1].suffix == "_guidance=3"
+    given = ["--palette", "b.png", "d.png", "--sketch", "b.png"]
+    sheet = ["--sheet", "palette=#aa3311 0.6, #224488 0.4; x/c.png:0.5"]
+    first, last = compose.read([*given, *sheet]).settings()
+    assert first.request.conditions["palette"] == ("#aa3311 0.6, #224488 0.4",)
+    assert last.request.conditions["palette"] == ("x/c.png:0.5",) and last.suffix == "_palette=c.png-0.5"
+    assert last.request.conditions["sketch"] == ("b.png",)
+    (still,) = TASKS["vary"].read(["a.png", "--keep", "sketch", "depth", "--sheet", "keep=palette"]).settings()
+    assert still.request.arguments["keep"] == ("palette",)
+
+
+def test_strengths_have_an_option_of_their_own(run, out, photos):
+    assert run("compose", "--palette", "A", "--sketch", "B", "--strengths", "palette=0.5@0.2-0.8", out=out) == 0
+    assert run("compose", "--palette", "A:0.5@0.2-0.8", "--sketch", "B", out=out / "short") == 0
+    here, short = (read_recipe(folder / "compose_seed0.png") for folder in (out, out / "short"))
+    assert (
+        here["strengths"] == short["strengths"] == {"palette": {"weight": 0.5, "interval": [0.2, 0.8], "region": None}}
+    )
+    assert (out / "compose_seed0.png").read_bytes() == (out / "short/compose_seed0.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["compose", "--sketch", "A", "--strengths", "palette=0.5"], "names palette, but what is asked is sketch"),
+        (["compose", "--sketch", "A", "--strengths", "sketch"], "a strength such as palette=0.7@0.2-0.8:mask.png"),
+        (["compose", "--sketch", "A", "--strengths", "sketch=much"], "a strength such as palette=0.7@0.2-0.8:mask.png"),
+    ],
+)
+def test_strengths_that_are_none(run, out, capsys, given, says):
+    assert run(*given, out=out) == 1 and says in capsys.readouterr().err
 
 
 def test_best_of_names_its_seed(run, out, capsys):

@@ -1,6 +1,5 @@
 """Images drawn tile by tile, against the same images drawn as a whole."""
 
-import argparse
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 from composer.cascade.cascade import Cascade
 from composer.cascade.low_res import LowRes, shrink
 from composer.cascade.options import SampleOptions
-from composer.commands.parsers import add_sampling, sampling
+from composer.commands.tasks import TASKS
 from composer.conditioning import Conditioning, ConditionSet
 from composer.data.datasets import SceneImages
 from composer.diffusion.denoiser import Denoiser, LogNormal
@@ -271,8 +270,8 @@ def test_a_cascade_tiles_the_stages_that_are_told_to():
 
 
 def test_the_option():
-    parser = argparse.ArgumentParser()
-    add_sampling(parser)
-    assert sampling(parser.parse_args(["--tile", "256"])) == SampleOptions(tile=256)
-    later = sampling(parser.parse_args(["--stage", "up1024:tile=256"]))
-    assert later == SampleOptions(stages={"up1024": {"tile": 256}})
+    compose = TASKS["compose"]
+    assert compose.read(["--tile", "256"]).sampling.options == SampleOptions(tile=256)
+    assert compose.read(["--stage", "up1024:tile=256"]).sampling.options == SampleOptions(
+        stages={"up1024": {"tile": 256}}
+    )

@@ -15,7 +15,7 @@ from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts, lerp, slerp
 from composer.cascade.stage import Sampling
 from composer.cascade.start import InitialNoise, NoisyImage
-from composer.commands.options import read_value
+from composer.commands.inputs import read_value
 from composer.data.datasets import SceneImages
 from composer.diffusion.guidance import guide
 from composer.diffusion.strength import Strength
