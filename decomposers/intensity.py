@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from composer.decomposition import Batch, Decomposer, draw
+from composer.names import Kind
 
 STREAM = 301  # of `draw`
 
@@ -16,6 +17,8 @@ class Intensity(Decomposer):
     section 2.1), so that colours can't be read off the grey; without a seed they are Rec. 709's luma. The paper does
     not list its set; ours is `WEIGHTS`.
     """
+
+    kind = Kind.LUMINANCE
 
     WEIGHTS = (
         (0.2126, 0.7152, 0.0722),  # luma, ITU-R BT.709

@@ -7,6 +7,7 @@ first: 1 is perfect, 0 is chance.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import torch
@@ -21,11 +22,10 @@ from composer.cascade.start import Kept
 from composer.decomposition import Batch
 from composer.evaluation.samples import Sample
 from composer.images.table import Table
+from composer.names import Kind
 from composer.prior import Prior
 from composer.prior.interface import SEMANTICS
-
-CROSS = tuple((local, other) for local in ("sketch", "depth") for other in ("palette", "semantics", "caption"))
-"""Pairs whose first condition comes from one image and whose second from another."""
+from composer.tasks.composition import of_kind
 
 
 @dataclass(frozen=True)
@@ -253,8 +253,10 @@ class Evaluation:
         return MaskedScore(outside, inside=1 - float(totals[0] / totals[1]))
 
     def pairs(self) -> list[tuple[str, str]]:
-        """The cross pairs that this model and sample allow."""
-        return [(a, b) for a, b in CROSS if a in self.scored and b in self.scored]
+        """The cross pairs that this sample allows: one image's structure with another's appearance, or its text."""
+        first = of_kind(self.cascade, Kind.STRUCTURE)
+        second = reversed(of_kind(self.cascade, Kind.TEXT, Kind.APPEARANCE))
+        return [(a, b) for a, b in product(first, second) if a in self.scored and b in self.scored]
 
     def count(self) -> int:
         """How many pictures `table` draws."""

@@ -13,7 +13,7 @@ from composer.cascade.composition import Composition
 from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.cascade.start import Kept
-from composer.evaluation.adherence import CROSS, Adherence, Evaluation, MaskedScore, Score, quantise
+from composer.evaluation.adherence import Adherence, Evaluation, MaskedScore, Score, quantise
 from composer.evaluation.distribution import measure
 from composer.evaluation.metrics import Comparison, clip_score, fid, kid
 from composer.evaluation.samples import Sample, open_sample, sample_of
@@ -21,6 +21,7 @@ from tests.conftest import SIZE
 from tests.evaluation.test_metrics import Toy
 
 COUNT, ROWS = 5, 3
+CROSS = [(a, b) for a in ("sketch", "depth") for b in ("palette", "semantics", "caption")]
 
 
 def at_once(cascade, batch, shift):
