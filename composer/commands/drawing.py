@@ -18,7 +18,7 @@ from composer.commands.sheets import Drawn, arrange
 from composer.commands.values import MAX_PICTURES, box
 from composer.evaluation.adherence import quantise
 from composer.evaluation.best_of import best_of
-from composer.evaluation.reading import Reading
+from composer.evaluation.reading import Reading, strangers_note
 from composer.images.reading import PictureFile
 from composer.images.sheet import read_recipe, save_gif, save_png, sheet, thumbnail, to_pil
 from composer.prior import Prior
@@ -312,4 +312,6 @@ def _save(
         shown = [thumbnail(one.original.image) for one in pasted]
     for i, path in enumerate(paths if near else []):
         say(f"{path.stem}: closed " + ", ".join(f"{float(share[i]):.2f} ({name})" for name, share in near.items()))
+    if near and (missing := strangers_note(model)):
+        note(missing)
     return shown, plan.frames_of(pictures)

@@ -10,7 +10,7 @@ from composer.commands.signature import Value
 from composer.commands.values import MAX_SIDE, Count, Rows, Seed, whole
 from composer.names import CLOSED, SHIPPED
 from composer.storage.finding import find_model
-from composer.terminal import say, show
+from composer.terminal import note, say, show
 
 
 def report(
@@ -36,6 +36,7 @@ def report(
         out/compose_seed0.png
         out/edit_photo_seed0.png --image photo.png --out out/report
     """
+    from composer.evaluation.reading import strangers_note
     from composer.evaluation.report import examine
     from composer.images.reading import PictureFile
     from composer.images.sheet import read_recipe, save_png
@@ -46,9 +47,12 @@ def report(
     file = PictureFile(picture)
     # before anything is loaded
     check_model(read_recipe(file), digest_of(find_model(model.model, model.allow_network)))
-    found = examine(model.load(model.model, plugins), file, image)
+    cascade = model.load(model.model, plugins)
+    found = examine(cascade, file, image)
     show(*(table.rich() for table in found.tables()))
     say(CLOSED)
+    if missing := strangers_note(cascade):
+        note(missing)
     with reserved(out, [f"report_{picture.stem}.png"]) as paths:
         save_png(paths[0], found.picture())
     say(written(paths))

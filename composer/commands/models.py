@@ -10,7 +10,7 @@ from composer.images.table import plain
 from composer.names import SamplerName
 from composer.storage.files import read_text
 from composer.storage.finding import find_model
-from composer.terminal import say
+from composer.terminal import note, say
 
 
 def export(
@@ -26,6 +26,7 @@ def export(
     sampler: SamplerName | None = None,
     augmentation: Augmentation | None = None,
     carry: Annotated[tuple[Path, ...], Value(Path, "PATH", repeats=True)] = (),
+    held_out: Annotated[str, Value(metavar="DATA")] | None = None,
     allow_network: bool = False,
     plugins: Sequence[str],
 ) -> None:
@@ -44,6 +45,7 @@ def export(
         augmentation: an upsampler's own level of it (default 0)
         carry: a file or folder of weights or words that others may have; those in this folder and the run's need no
             word
+        held_out: scenes:SPLIT or a folder of 32 images that no training saw, to compare results with (default: Scenes)
         allow_network: fetch a model of the hub, and weights of others that it names (hub:...), where they are not here
             yet
         plugins: Modules that the user trusts.
@@ -57,7 +59,9 @@ def export(
 
     from composer.cascade.assembling import carried_files, carry_weights, from_run
     from composer.cascade.cascade import Cascade
+    from composer.cascade.parts import Parts
     from composer.cascade.stage import Sampling
+    from composer.evaluation.reading import read_held_out, strangers_note
     from composer.prior.exporting import export_prior
     from composer.storage.files import replacing_all
     from composer.storage.formats import check_run
@@ -73,6 +77,8 @@ def export(
     text = _card(card, out, f"# {plain(own)}\n")
     within = [Path.cwd(), path.parent, *([run] if run.is_dir() else []), *carry]
     if "prior" in config["model"]["init_args"]:
+        if held_out is not None:
+            raise ValueError("--held-out is for models that draw: a prior's embeddings are compared with no images")
         spec = export_prior(config, weights, out, own, text, dtype, given, plugins, within, allow_network)
         say(f"prior in {out}", *carried_files(spec))
         return
@@ -80,10 +86,13 @@ def export(
     with noting_files() as read:
         own_weights = {spec["stages"][0]["file"]: weights}
         cascade = Cascade.from_weights(spec, own_weights, plugins, network=allow_network)
+    cascade.strangers = Parts() if held_out is None else read_held_out(cascade, held_out)
     with replacing_all(out) as new:
         cascade.spec = carry_weights(spec, new, plugins, read, within)
         cascade.save(new, text, dtype)
     say(f"model in {out}", *carried_files(cascade.spec))
+    if missing := strangers_note(cascade):
+        note(missing)
 
 
 def _card(card: Path | None, out: Path, default: str) -> str:
@@ -124,7 +133,7 @@ def assemble(
     from composer.cascade import assembling
     from composer.cascade.cascade import Cascade
     from composer.storage.files import replacing_all
-    from composer.storage.folder import write_model
+    from composer.storage.folder import STRANGERS_FILE, read_strangers, write_model
     from composer.storage.pretrained import noting_files
 
     spec, weights = assembling.assemble(models, name or out.name, plugins)
@@ -133,6 +142,8 @@ def assemble(
     cards = [f"# {plain(spec['name'])}\n", *(read_text(path / "README.md") for path in models.values())]
     with replacing_all(out) as new:
         spec = assembling.carry_weights(spec, new, plugins, read, [path.resolve() for path in models.values()])
-        write_model(new, spec, weights, _card(card, out, "\n".join(cards)))
+        strangers = read_strangers(next(iter(models.values())))  # results are read at the size of the first stage
+        more = {STRANGERS_FILE: strangers} if strangers else {}
+        write_model(new, spec, weights | more, _card(card, out, "\n".join(cards)))
     sizes = " -> ".join(str(stage.size) for stage in cascade.stages)
     say(f"model of {len(models)} stages, {sizes} px, in {out}", *assembling.carried_files(spec))

@@ -146,7 +146,14 @@ def _short_help(command: str) -> Line:
     line = line_of({"fit": fit, "validate": validate}[command], command, "-c CONFIG [--KEY VALUE ...]")
     about = "of the training: a file, or the name of one that is shipped; `composer doctor CONFIG` says what it needs"
     options = [Option(("config",), Value(find_config, "CONFIG", ("-c", "--config")), about, None)]
-    options.append(Option(("print_config",), Value(flags=("--print_config",)), "print the complete configuration, train nothing", switch=True))
+    options.append(
+        Option(
+            ("print_config",),
+            Value(flags=("--print_config",)),
+            "print the complete configuration, train nothing",
+            switch=True,
+        )
+    )
     usual = USUAL if command == "fit" else {}
     options += [Option(("usual", flag), Value(str, x, (flag,)), about, None) for flag, (x, about) in usual.items()]
     groups = {"usual": ("Usual options", dict)} if usual else {}

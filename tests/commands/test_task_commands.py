@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 from composer.__main__ import main
 from composer.commands import drawing
 from composer.commands.tasks import TASKS
-from composer.commands.tasks import TASKS
 from composer.images.sheet import read_recipe
 
 REGION = ["--region", "0.1,0.1,0.6,0.7"]

@@ -137,7 +137,7 @@ def test_captions_of_a_folder_that_has_none(photos, tmp_path):
     assert "caption" not in open_sample(str(tmp_path), 2, SIZE).read([1])
     (tmp_path / "b.txt").write_text("noise")
     assert open_sample(str(tmp_path), 2, SIZE).read([0, 1])["caption"] == ["", "noise"]
-    with pytest.raises(ValueError, match="holds 2 images, fewer than --count 3"):
+    with pytest.raises(ValueError, match="holds 2 images, fewer than the 3 asked for"):
         open_sample(str(tmp_path), 3, SIZE)
 
 
