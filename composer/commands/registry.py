@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
-from composer.commands import data, demo, measure, models, priors, training
+from composer.commands import data, demo, measure, models, priors, train, training
 from composer.commands.request import Task
 from composer.commands.signature import line_of
 from composer.commands.tasks import TASKS
@@ -90,7 +90,7 @@ def _commands(*functions: Callable[..., Any], **usage: str) -> dict[str, Command
 GROUPS: dict[str, dict[str, Command | TaskCommand | TrainingCommand]] = {
     "draw": {**_commands(demo.demo), **{name: TaskCommand(task) for name, task in TASKS.items()}},
     "train": {
-        **_commands(training.train, train="[FOLDER] [-c CONFIG] [--out FOLDER] [--KEY VALUE ...]"),
+        **_commands(train.train, train="[FOLDER] [-c CONFIG] [--out FOLDER] [--KEY VALUE ...]"),
         "fit": TrainingCommand(training.fit),
         "validate": TrainingCommand(training.validate),
         **_commands(training.doctor),

@@ -36,6 +36,10 @@ class Value:
     repeats: bool = False
 
 
+REQUIRED = object()
+"""The default of an option that has to be given."""
+
+
 @dataclass(frozen=True)
 class Option:
     """An option, or a word at its place.
@@ -44,7 +48,7 @@ class Option:
         path: Where its value goes: the names of the group and of the field, or of a parameter alone.
         value: How it reads its words.
         about: What it is for.
-        default: Its value when it is not given; `inspect.Parameter.empty` where it has to be.
+        default: Its value when it is not given; `REQUIRED` where it has to be.
         positional: Whether it is a word at its place.
         choices: What it may be.
         switch: Whether it takes no words, and is true when it is given.
@@ -53,7 +57,7 @@ class Option:
     path: tuple[str, ...]
     value: Value
     about: str
-    default: Any = inspect.Parameter.empty
+    default: Any = REQUIRED
     positional: bool = False
     choices: tuple[str, ...] | None = None
     switch: bool = False
@@ -66,7 +70,7 @@ class Option:
     @property
     def required(self) -> bool:
         """Whether it has to be given."""
-        return self.default is inspect.Parameter.empty
+        return self.default is REQUIRED
 
     def add_to(self, parser: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
         """Adds it to a parser.
@@ -93,7 +97,7 @@ class Option:
         about = self.about.replace("%", "%%")
         about = about if about.endswith("...") else about.removesuffix(".")
         about = about[:1].lower() + about[1:] if about[1:2].islower() or about[1:2] == " " else about
-        if self.switch or self.default in (None, "", (), {}, inspect.Parameter.empty) or "default" in about:
+        if self.switch or self.default in (None, "", (), {}, REQUIRED) or "default" in about:
             return about
         default = self.default
         words = default if isinstance(default, tuple) else (default,)
@@ -234,8 +238,9 @@ def line_of(function: Callable[..., Any], name: str, usage: str | None = None) -
             groups[parameter.name] = (title, kind)
             options += own
         else:
+            default = REQUIRED if parameter.default is parameter.empty else parameter.default
             positional = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
-            options.append(_option((parameter.name,), hint, explained[parameter.name], parameter.default, positional))
+            options.append(_option((parameter.name,), hint, explained[parameter.name], default, positional))
     rest = "rest" if "rest" in parameters else None
     return Line(name, tuple(options), groups, about, examples, usage, rest)
 
@@ -246,7 +251,7 @@ def explain_group(kind: type, name: str) -> tuple[Any, ...]:
     options = []
     for one in fields(kind):
         made = one.default if one.default_factory is MISSING else one.default_factory()
-        default = inspect.Parameter.empty if made is MISSING else made
+        default = REQUIRED if made is MISSING else made
         options.append(_option((name, one.name), hints[one.name], explained[one.name], default, positional=False))
     return (title, kind, *options)
 

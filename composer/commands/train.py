@@ -1,0 +1,38 @@
+"""``train``: from a folder of images to a model, its table and a picture; light."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from composer.commands.values import Config
+from composer.storage.finding import find_config
+
+
+def train(
+    folder: Path | None = None,
+    *,
+    config: Config = Path("tiny"),
+    out: Path = Path("out/train"),
+    rest: Sequence[str],
+    plugins: Sequence[str],
+) -> None:
+    """Train on a folder of images from start to end: fit, export, evaluate, and draw a recombined picture.
+
+    FOLDER/train holds the images and FOLDER/val some others to measure with; without FOLDER it rehearses
+    on rendered Scenes. Run again, it continues where it stopped.
+
+    Args:
+        folder: the images
+        config: of the training: a file, or the name of one that is shipped (default tiny, a toy of 32 px; folder64 is
+            for a GPU)
+        out: folder to write to
+        rest: Further options go to fit.
+        plugins: Modules that the user trusts.
+
+    Examples:
+
+        photos --trainer.max_steps 3000
+        photos -c folder64 --out out/photos --data.batch_size 16
+    """
+    from composer.commands.train_on_folder import train_on_folder
+
+    train_on_folder(folder, find_config(str(config)), out, rest, plugins)
