@@ -19,7 +19,7 @@ def from_the_latent(studio: Studio) -> Row:
     return studio.row(
         "Variations from the latent",
         "Embedding and inverted noise hold all of a Scene; the more fresh noise on the way, the freer the variation.",
-        [f"vary {picture} --from-latent {eta:g}" for eta in ETAS],
+        [f"vary {picture} --from-noise {eta:g}" for eta in ETAS],
         studio.taken(picture),
         [(f"eta {eta:g}", variations(model, picture.source, eta=eta, **inverting)) for eta in ETAS],
     )
@@ -31,7 +31,7 @@ def between_latents(studio: Studio) -> Row:
     return studio.row(
         "Interpolation from the latents",
         "Embeddings and inverted noises both go from one Scene to the other, so both ends are the Scenes themselves.",
-        f"interpolate {a} {b} --between semantics --from-latents",
+        f"interpolate {a} {b} --between semantics --from-noises",
         [*studio.taken(a), *studio.taken(b)],
         interpolations(*(studio.model, a.source, b.source), between=("semantics",), latents=True, **studio.inverting),
     )

@@ -10,8 +10,7 @@ import rich.progress
 
 from composer.cascade.cascade import Cascade
 from composer.cascade.options import SampleOptions
-from composer.commands.groups import Machine, Sampling
-from composer.commands.measure import Distributions, Prompts, Sample, Things
+from composer.commands.groups import Distributions, Machine, Prompts, Sample, Sampling, Things
 from composer.data.folder import summarise
 from composer.decomposition import Decomposer
 from composer.evaluation import counting, distribution

@@ -1,13 +1,27 @@
-"""Options that several commands have: a model and how it runs, and how it samples; light."""
+"""Groups of options: a model, how it runs and samples, what is measured; light."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from composer.cascade.options import SampleOptions
 from composer.commands.signature import Value
-from composer.commands.values import FIELDS, Guidance, Percentile, Steps, interval, size, stage
+from composer.commands.values import (
+    FIELDS,
+    MAX_SIDE,
+    Count,
+    Guidance,
+    Percentile,
+    Rows,
+    Seed,
+    Steps,
+    interval,
+    size,
+    stage,
+    whole,
+)
 from composer.names import SHIPPED, SamplerName
 
 if TYPE_CHECKING:
@@ -108,3 +122,75 @@ class Sampling:
         """The same as `Cascade.sample` takes it; the weaker model is the loading's business."""
         said = {name: value for name, value in vars(self).items() if name not in ("autoguidance", "stages")}
         return SampleOptions(**said, stages=dict(self.stages))
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """Distributions: pictures drawn from the captions, compared with the images as a whole. None is kept: 30,000 take
+    no more memory than 256, but for KID, which keeps the features of both, 246 MB each for 30,000 and Inception's 2048.
+
+    Attributes:
+        metrics: what to measure
+        features: for FID and KID: a reader, or Inception's file
+        clip: weights for the CLIP score (default: the model's own reader of captions)
+    """
+
+    metrics: tuple[Literal["adherence", "fid", "kid", "clip"], ...] = ("adherence",)
+    features: Annotated[str, Value(metavar="NAME")] = "semantics"
+    clip: Annotated[str, Value(metavar="WEIGHTS")] | None = None
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts
+
+    Attributes:
+        prompts: a CSV with the columns Prompts and Category; asset:scenes_prompts.csv is ours
+        against: a second model, for a blind vote
+        n: pictures per prompt
+        out: folder to write to
+    """
+
+    prompts: Annotated[str, Value(metavar="FILE")] | None = None
+    against: ModelName | None = None
+    n: Annotated[int, Value(whole(1, 1000), "N")] = 4
+    out: Path = Path("out/prompts")
+
+
+@dataclass(frozen=True)
+class Things:
+    """Things
+
+    Attributes:
+        things: instead of all else, count what pictures of one to three things show, by this judge's folder
+        captions: captions to count with
+    """
+
+    things: Annotated[str, Value(metavar="JUDGE")] | None = None
+    captions: Literal["complete", "short"] = "complete"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is measured, and on what
+
+    Attributes:
+        data: scenes:val, scenes:novel, or a folder of images
+        count: number of images
+        min_side: a folder's images with a shorter side below N pixels are refused (default: the side they are measured
+            at)
+        seed: what the pictures' seeds are computed from
+        rows: images read and pictures drawn at a time
+        prior: a prior, such as scenes_prior_diffusion: wherever a caption is asked for without semantics, it draws them
+        alone: only every condition alone: half the work
+        json: file to write the table to
+    """
+
+    data: Annotated[str, Value(metavar="DATA")] = "scenes:val"
+    count: Count = 256
+    min_side: Annotated[int, Value(whole(0, MAX_SIDE), "N")] | None = None
+    seed: Seed = 0
+    rows: Rows = 32
+    prior: Annotated[str, Value(metavar="NAME")] | None = None
+    alone: bool = False
+    json: Path | None = None

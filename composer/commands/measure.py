@@ -1,13 +1,9 @@
 """Commands that measure: ``evaluate``, ``report``; light, `commands.evaluating` does the former."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
 
-from composer.commands.groups import Machine, Model, ModelName, Sampling
-from composer.commands.signature import Value
-from composer.commands.values import MAX_SIDE, Count, Rows, Seed, whole
+from composer.commands.groups import Distributions, Machine, Model, ModelName, Prompts, Sample, Sampling, Things
 from composer.names import CLOSED, SHIPPED
 from composer.storage.finding import find_model
 from composer.terminal import note, say, show
@@ -56,78 +52,6 @@ def report(
     with reserved(out, [f"report_{picture.stem}.png"]) as paths:
         save_png(paths[0], found.picture())
     say(written(paths))
-
-
-@dataclass(frozen=True)
-class Distributions:
-    """Distributions: pictures drawn from the captions, compared with the images as a whole. None is kept: 30,000 take
-    no more memory than 256, but for KID, which keeps the features of both, 246 MB each for 30,000 and Inception's 2048.
-
-    Attributes:
-        metrics: what to measure
-        features: for FID and KID: a reader, or Inception's file
-        clip: weights for the CLIP score (default: the model's own reader of captions)
-    """
-
-    metrics: tuple[Literal["adherence", "fid", "kid", "clip"], ...] = ("adherence",)
-    features: Annotated[str, Value(metavar="NAME")] = "semantics"
-    clip: Annotated[str, Value(metavar="WEIGHTS")] | None = None
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """Prompts
-
-    Attributes:
-        prompts: a CSV with the columns Prompts and Category; asset:scenes_prompts.csv is ours
-        against: a second model, for a blind vote
-        n: pictures per prompt
-        out: folder to write to
-    """
-
-    prompts: Annotated[str, Value(metavar="FILE")] | None = None
-    against: ModelName | None = None
-    n: Annotated[int, Value(whole(1, 1000), "N")] = 4
-    out: Path = Path("out/prompts")
-
-
-@dataclass(frozen=True)
-class Things:
-    """Things
-
-    Attributes:
-        things: instead of all else, count what pictures of one to three things show, by this judge's folder
-        captions: captions to count with
-    """
-
-    things: Annotated[str, Value(metavar="JUDGE")] | None = None
-    captions: Literal["complete", "short"] = "complete"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """What is measured, and on what
-
-    Attributes:
-        data: scenes:val, scenes:novel, or a folder of images
-        count: number of images
-        min_side: a folder's images with a shorter side below N pixels are refused (default: the side they are measured
-            at)
-        seed: what the pictures' seeds are computed from
-        rows: images read and pictures drawn at a time
-        prior: a prior, such as scenes_prior_diffusion: wherever a caption is asked for without semantics, it draws them
-        alone: only every condition alone: half the work
-        json: file to write the table to
-    """
-
-    data: Annotated[str, Value(metavar="DATA")] = "scenes:val"
-    count: Count = 256
-    min_side: Annotated[int, Value(whole(0, MAX_SIDE), "N")] | None = None
-    seed: Seed = 0
-    rows: Rows = 32
-    prior: Annotated[str, Value(metavar="NAME")] | None = None
-    alone: bool = False
-    json: Path | None = None
 
 
 def evaluate(

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from composer.commands.drawing import draw
 from composer.commands.evaluating import Measuring
-from composer.commands.groups import Machine, Model, Sampling
-from composer.commands.measure import Distributions, Prompts, Sample, Things
+from composer.commands.groups import Distributions, Machine, Model, Prompts, Sample, Sampling, Things
 from composer.commands.models import export
 from composer.commands.request import Drawing, Files, Request
 from composer.commands.tasks import TASKS

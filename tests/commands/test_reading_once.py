@@ -115,7 +115,7 @@ def test_what_an_inversion_depends_on_is_inverted_again(run, saved, calls, photo
     sheet = ("--sheet", "steps=2,3", "guidance=1,2")
     run("reconfigure", photos[0], "--model", saved, "--intensity", photos[1], *sheet)
     assert calls == {"invert": 2}
-    run("interpolate", *photos, "--model", saved, "--between", "palette", "--from-latents", *NINE)
+    run("interpolate", *photos, "--model", saved, "--between", "palette", "--from-noises", *NINE)
     assert calls == {"invert": 4}
 
 
