@@ -144,9 +144,8 @@ def _long_lines(ink: Float[Tensor, "b 1 h w"], smallest: int) -> Bool[Tensor, "b
     kept = torch.zeros(ink.shape, dtype=torch.bool)
     for row, drawing in zip(kept, ink[:, 0].cpu().numpy(), strict=True):
         labels, n = ndimage.label(drawing > FAINTEST, structure=np.ones((3, 3)))
-        strongest = np.zeros(n + 1, dtype=drawing.dtype)
-        np.maximum.at(strongest, labels.ravel(), drawing.ravel())
-        keep = (strongest > SURE) & (np.bincount(labels.ravel(), minlength=n + 1) >= smallest)
+        keep = np.bincount(labels.ravel()) >= smallest
+        keep &= np.bincount(labels[drawing > SURE], minlength=n + 1) > 0
         keep[0] = False  # the paper
         row[0] = torch.from_numpy(keep[labels])
     return kept.to(ink.device)
