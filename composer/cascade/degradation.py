@@ -89,7 +89,7 @@ class Degradation(Corruption):
         return x + sigma * torch.einsum("ij,jhw->ihw", mix, white).to(x)
 
     def _compress(self, x: Tensor, level: float, generator: Generator) -> Tensor:
-        """By Pillow: torchvision gives the same pixels in 0.35 times the time, but has no 4:4:4 for the best qualities."""
+        """By Pillow: torchvision gives the same pixels in 0.35 times the time, but has no 4:4:4 (above 95)."""
         quality = round(100 - level * (5 + (95 - self.quality) * _uniform(generator)))
         file = io.BytesIO()
         to_pil(x[0]).save(file, "JPEG", quality=quality, subsampling="4:4:4" if quality > 95 else "4:2:0")
