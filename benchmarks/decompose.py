@@ -2,7 +2,8 @@
 
 Times the palette against the straightforward way (scikit-image's Lab, all distances, a bin count; then the same with
 the distances as a matrix product) in one run, and every decomposer without weights on a batch of 64 pixel images:
-processor time, the best of several rounds, torch with one thread.
+processor time, the best of several rounds, torch with one thread. Then image operations that are written out, beside
+those of five libraries (`libraries.py`): the median of several rounds in turns.
 
     python benchmarks/decompose.py --json benchmarks/results/decompose.json
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from libraries import compare
 from rich.console import Console
 from rich.table import Table
 from skimage import data
@@ -118,6 +120,17 @@ def show(results: dict[str, dict[str, dict[str, float]]], table_s: float) -> Non
     Console().print(table, f"The palette's table takes {table_s:.1f} s, once a process.")
 
 
+def show_libraries(rows: list[dict[str, str | float]]) -> None:
+    table = Table(title="Written out, beside libraries: ms of processor time, differences of the results")
+    for column in ("what", "written out", "by", "ms", "ratio", "largest difference", "mean", "used"):
+        table.add_column(column, justify="left" if column in ("what", "by", "used") else "right")
+    for row in rows:
+        ms = f"{row['written_out_ms']:.2f}", str(row["by"]), f"{row['theirs_ms']:.2f}", f"{row['ratio']:.2f}"
+        gaps = f"{row['largest_difference']:.1e}", f"{row['mean_difference']:.1e}"
+        table.add_row(str(row["what"]), *ms, *gaps, "yes" if row["used"] else "")
+    Console(width=120).print(table)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="file to write the numbers to")
@@ -130,10 +143,14 @@ def main() -> None:
         "palette": {f"{side} px": compare_palettes(side, b, args.rounds) for side, b in ((64, 32), (256, 8))},
         "decomposers": {"64 px": time_decomposers(64, 32, args.rounds)},
     }
+    libraries = compare(args.rounds)
     show(results, table_s)
+    show_libraries(libraries)
     if args.json:
         machine = {"processor": platform.machine(), "torch": torch.__version__, "clock": "processor time"}
-        args.json.write_text(json.dumps({"machine": machine, "table_s": table_s, **results}, indent=2) + "\n")
+        args.json.write_text(
+            json.dumps({"machine": machine, "table_s": table_s, **results, "libraries": libraries}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

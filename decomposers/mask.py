@@ -129,7 +129,10 @@ def _bank(device: torch.device) -> Float[Tensor, "n side side"]:
 
 
 def _walk(generator: torch.Generator) -> Float[Tensor, "side side"]:
-    """Walks of 4 to 12 straight steps, each turning by up to 1.2 rad, with a brush of 0.04 to 0.14 in radius."""
+    """Walks of 4 to 12 straight steps, each turning by up to 1.2 rad, with a brush of 0.04 to 0.14 in radius.
+
+    OpenCV draws it in 0.17 times the time, but 3% of the pixels differ, and models were trained with these.
+    """
 
     def uniform(low: float, high: float, n: int = 1) -> Tensor:
         return low + (high - low) * torch.rand(n, generator=generator)

@@ -2,6 +2,7 @@
 
 import lzma
 import re
+from colorsys import hsv_to_rgb
 from functools import cache
 from pathlib import Path
 
@@ -59,7 +60,7 @@ class Palette(Decomposer):
                 f"found {hues}, {saturations}, {lights}, {sigma}"
             )
         rgb = _code(*self.shape)
-        lab = _lab(_linear(rgb))
+        lab = _lab(rgb)
         weights = torch.exp((lab[:, None] - lab).square().sum(-1) / (-2 * sigma**2))
         self.register_buffer("rgb", rgb.float(), persistent=False)
         self.register_buffer("spread", (weights / weights.sum(1, keepdim=True)).float(), persistent=False)
@@ -83,8 +84,8 @@ class Palette(Decomposer):
     def loss(self, wanted: Float[Tensor, "b k"], batch: Batch) -> Float[Tensor, " b"]:
         """The distance where a pixel counts for all colours near it, in part: counting the nearest has no gradient."""
         rgb = (_thinned(batch["image"]).float() / 2 + 0.5).clamp(0.002, 1)  # the cube root is steep at black
-        lab = _lab(_linear(rgb.flatten(2).mT))
-        code = _lab(_linear(self.rgb))
+        lab = _lab(rgb.flatten(2).mT)
+        code = _lab(self.rgb)
         squares = (lab.square().sum(-1, keepdim=True) + code.square().sum(-1)).baddbmm(
             lab, code.mT.expand(len(lab), -1, -1), alpha=-2
         )
@@ -109,7 +110,7 @@ class Palette(Decomposer):
         if not weights.any():
             raise ValueError(f"expected at least one colour with a weight above 0, found {colours}")
         rgb = torch.tensor([list(bytes.fromhex(colour[1:])) for colour in colours], dtype=torch.float64) / 255
-        nearest = torch.cdist(_lab(_linear(rgb)), _lab(_linear(_code(*self.shape)))).argmin(1)
+        nearest = torch.cdist(_lab(rgb), _lab(_code(*self.shape))).argmin(1)
         shares = torch.bincount(nearest, weights / weights.sum(), minlength=len(self.rgb))
         return self._smooth(shares[None].to(self.rgb))
 
@@ -169,12 +170,10 @@ def _code(hues: int, saturations: int, lights: int) -> Float[Tensor, "k 3"]:
         [steps(0.0, 1.0, saturations + 2)[1:], torch.ones_like(dark), torch.full_like(dark[1:], 0.4)]
     )
     value = torch.cat([one, dark, dark[:-1]])
-    # RGB of hue, saturation and value (Smith 1978): each channel falls from the value as the hue leaves it.
-    sector = (hue[:, None] * 6 + torch.tensor([5.0, 3.0, 1.0])) % 6
-    fall = torch.minimum(sector, 4 - sector).clamp(0, 1)
-    colours = value[:, None] * (1 - saturation[:, None] * fall[:, None])
+    tones = list(zip(saturation.tolist(), value.tolist(), strict=True))
+    colours = torch.tensor([hsv_to_rgb(h, *tone) for h in hue.tolist() for tone in tones], dtype=torch.float64)
     greys = steps(1.0, 0.0, len(value))[:, None].expand(-1, 3)
-    return torch.cat([colours.flatten(0, 1), greys])
+    return torch.cat([colours, greys])
 
 
 def _thinned(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
@@ -182,19 +181,12 @@ def _thinned(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h2 w2"]:
     return image[..., :: h // LONGEST_SIDE + 1, :: w // LONGEST_SIDE + 1]
 
 
-def _linear(rgb: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Undoes sRGB's gamma, channel by channel (IEC 61966-2-1)."""
-    return torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+def _lab(rgb: Float[Tensor, "*b n 3"]) -> Float[Tensor, "*b n 3"]:
+    """CIELab of sRGB in [0, 1], white point D65 at 2 degrees (CIE 15)."""
+    from kornia.color import rgb_to_lab
 
-
-def _lab(linear: Float[Tensor, "*n 3"]) -> Float[Tensor, "*n 3"]:
-    """CIELab of linear sRGB in [0, 1], white point D65 at 2 degrees (CIE 15)."""
-    to_xyz = linear.new_tensor(
-        [[0.412453, 0.357580, 0.180423], [0.212671, 0.715160, 0.072169], [0.019334, 0.119193, 0.950227]]
-    )
-    xyz = linear @ (to_xyz / linear.new_tensor([[0.95047], [1.0], [1.08883]])).T
-    x, y, z = torch.where(xyz > 0.008856, xyz ** (1 / 3), 7.787 * xyz + 16 / 116).unbind(-1)
-    return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], -1)
+    lab: Tensor = rgb_to_lab(rgb.mT[..., None])
+    return lab[..., 0].mT
 
 
 @cache
@@ -218,8 +210,8 @@ def compute_table(hues: int, saturations: int, lights: int) -> UInt8[Tensor, " n
     Exact, though it doesn't take all distances: for a cube of 8^3 neighbours, only those colours of the code come into
     question that lie at most twice the cube's radius further from its centre than the nearest one does.
     """
-    code, side, n = _lab(_linear(_code(hues, saturations, lights))), 8, 32
-    axis = _linear(torch.arange(256, dtype=torch.float64) / 255)
+    code, side, n = _lab(_code(hues, saturations, lights)), 8, 32
+    axis = torch.arange(256, dtype=torch.float64) / 255
     table = torch.empty(n, side, n, side, n, side, dtype=torch.uint8)
     for i, red in enumerate(torch.split(axis, side)):
         lab = _lab(torch.cartesian_prod(red, axis, axis)).view(side, n, side, n, side, 3)

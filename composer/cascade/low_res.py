@@ -63,6 +63,8 @@ class GaussianNoise(Corruption):
 class GaussianBlur(Corruption):
     """unCLIP's corruption of its first upsampler's input: a Gaussian blur, always at full level in training.
 
+    kornia's blur agrees to 2e-7 and takes 4.4 times as long on a CPU; torchvision's mirrors the picture at its edges.
+
     Args:
         kernel: Side of the kernel, odd; 3 in unCLIP.
         sigma: Its standard deviation in pixels; 0.6 in unCLIP.

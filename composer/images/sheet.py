@@ -54,6 +54,8 @@ MISSING_GLYPHS = str.maketrans(
 def to_pil(image: Float[Tensor, "3 h w"]) -> Image.Image:
     """Rounds an image in [-1, 1] to 8 bits; values beyond are clipped.
 
+    torchvision's `to_pil_image` cuts off instead of rounding: a third of the values come out one level lower.
+
     Raises:
         ValueError: The image holds NaN.
     """
