@@ -101,8 +101,8 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/gallery"), help="folder to write to")
     o = parser.parse_args(args)
     model = Cascade.load(o.model).to("cpu", torch.bfloat16 if o.precision == "bf16" else None)
-    how = {} if o.steps is None else {"steps": o.steps}
-    about = {"model": model.sha256, "precision": o.precision, **how}
+    options = SampleOptions(steps=o.steps)
+    about = {"model": model.sha256, "precision": o.precision, **options.said()}
     done = _done(o.out, about)
     missing = [name for name in o.only if o.again or name not in done]
     with Progress() as bar:
@@ -114,7 +114,7 @@ def main(args: Sequence[str] | None = None) -> None:
                 yield number
                 bar.advance(steps)
 
-        studio = Studio(model, o.out, progress=progress, **how)
+        studio = Studio(model, o.out, progress=progress, options=options)
         for name in missing:
             bar.update(rows, description=name)
             done[name] = _draw(every[name], studio)

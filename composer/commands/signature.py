@@ -96,7 +96,6 @@ class Option:
     def _help(self) -> str:
         about = self.about.replace("%", "%%")
         about = about if about.endswith("...") else about.removesuffix(".")
-        about = about[:1].lower() + about[1:] if about[1:2].islower() or about[1:2] == " " else about
         if self.switch or self.default in (None, "", (), {}, REQUIRED) or "default" in about:
             return about
         default = self.default
@@ -245,6 +244,7 @@ def line_of(function: Callable[..., Any], name: str, usage: str | None = None) -
     return Line(name, tuple(options), groups, about, examples, usage, rest)
 
 
+@cache
 def explain_group(kind: type, name: str) -> tuple[Any, ...]:
     """The title of a dataclass, the dataclass, and the options that its fields are; what `Line.with_group` takes."""
     (title, explained, _), hints = _explain(kind), get_type_hints(kind, include_extras=True)
@@ -290,6 +290,7 @@ def _bare(hint: Any) -> Any:
     return hint
 
 
+@cache
 def _explain(what: Callable[..., Any]) -> tuple[str, dict[str, str], tuple[str, ...]]:
     """What a docstring says: about the whole, about each argument or field, and examples."""
     from docstring_parser import DocstringStyle, parse
