@@ -194,6 +194,13 @@ def upsamplers() -> Comparison:
     return Comparison(size=256, batch=1, channels=6, reference="ours, ADM plan", networks=networks)
 
 
+def reduced(comparison: Comparison) -> Comparison:
+    """The first network and the reference, on one image of a quarter the side: to try this script with."""
+    kept = {name: build for name, build in comparison.networks.items() if name == comparison.reference}
+    kept |= dict([next(iter(comparison.networks.items()))])
+    return replace(comparison, size=comparison.size // 4, batch=1, probed=1, networks=kept)
+
+
 def awake(net: nn.Module) -> nn.Module:
     """Zero-initialised ends would make the gradients before them zero."""
     for parameter in net.parameters():
@@ -295,14 +302,14 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256], choices=[64, 256], help="which tables")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that the medians are over")
     parser.add_argument("--device", default="cpu", help="cpu (one thread) or cuda")
-    parser.add_argument("--quick", action="store_true", help="one image of a quarter the side, to try this script")
+    parser.add_argument("--quick", action="store_true", help="two networks, one image of a quarter the side")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rows = []
     for comparison in (c() for size, c in ((64, bases), (256, upsamplers)) if size in args.sizes):
         if args.quick:
-            comparison = replace(comparison, size=comparison.size // 4, batch=1, probed=1)
+            comparison = reduced(comparison)
         part = measure(comparison, args.rounds, torch.device(args.device))
         show(part, comparison.reference)
         rows += part

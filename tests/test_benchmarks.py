@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TINY = {
@@ -30,8 +31,9 @@ def run(name, words, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(path), *words])
     monkeypatch.syspath_prepend(BENCHMARKS)
     monkeypatch.delitem(sys.modules, "common", raising=False)
-    runpy.run_path(str(path), run_name="__main__")
+    found = runpy.run_path(str(path), run_name="__main__")
     monkeypatch.delitem(sys.modules, "common", raising=False)
+    return found
 
 
 def columns(value):
@@ -50,6 +52,15 @@ def numbers(value):
         yield value
 
 
+def networks_are_of_equal_size(names):
+    """All that the U-Nets' benchmark compares, as its head says."""
+    for comparison, least, most in ((names["bases"](), 80.0e6, 80.5e6), (names["upsamplers"](), 47.0e6, 48.5e6)):
+        for name, build in comparison.networks.items():
+            with torch.device("meta"):
+                count = sum(parameter.numel() for parameter in build().parameters())
+            assert least <= count <= most, name
+
+
 def test_every_benchmark_is_run_here():
     assert TINY.keys() == {path.stem for path in BENCHMARKS.glob("*.py")} - {"common"}
 
@@ -58,12 +69,14 @@ def test_every_benchmark_is_run_here():
 def test_it_runs_and_writes_what_is_committed(name, eight_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = [word.format(eight=eight_folder) for word in TINY[name]]
-    run(name, [*words, "--json", "found.json"], monkeypatch)
+    names = run(name, [*words, "--json", "found.json"], monkeypatch)
     found = json.loads(Path("found.json").read_text())
     committed = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())
     assert columns(found) == columns(committed)
     assert all(math.isfinite(number) for number in numbers(found))
     assert all(Path(word).stat().st_size > 1000 for word in words if word.endswith(".png"))
+    if name == "unet":
+        networks_are_of_equal_size(names)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
