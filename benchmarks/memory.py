@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ from composer.training.cli import ModelAlone
 from composer.training.stage import StageTraining
 
 COMPOSER, IMAGEN = "configs/paper/composer_up1024.yaml", "configs/imagen1024.yaml"
-SIZE, CROP = 1024, 256
 NETWORK = "--model.init_args.denoiser.init_args.network.init_args"
 
 
@@ -49,7 +48,10 @@ class Case:
         precision: Inside the network.
         tile: Side of the tiles; None samples the whole.
         guidance: Other than 1, each tile has two rows.
-        width: Trains a network of that width on one crop; None samples.
+        width: Of the network, other than its configuration's.
+        training: Trains on one crop instead of sampling.
+        size: Side of what is sampled, in pixels.
+        crop: Side of what is trained on, in pixels.
     """
 
     name: str
@@ -58,6 +60,9 @@ class Case:
     tile: int | None = None
     guidance: float = 1.0
     width: int | None = None
+    training: bool = False
+    size: int = 1024
+    crop: int = 256
 
 
 CASES = (
@@ -65,8 +70,13 @@ CASES = (
     Case("Composer, tiles of 256", COMPOSER, "bf16", tile=256),
     Case("Composer, tiles of 256", COMPOSER, "fp32", tile=256),
     Case("Imagen, guided, tiles of 256", IMAGEN, "bf16", tile=256, guidance=3.0),
-    Case("training Composer's at width 64", COMPOSER, "fp32", width=64),
+    Case("training Composer's at width 64", COMPOSER, "fp32", width=64, training=True),
 )
+
+
+def shrunk(case: Case) -> Case:
+    """A case of little work, to try this script with."""
+    return replace(case, width=32, size=128, crop=32, tile=case.tile and 64)
 
 
 def build(case: Case) -> StageTraining:
@@ -82,25 +92,25 @@ def sampling(model: StageTraining, case: Case) -> Callable[[], object]:
     for part in (model.denoiser, model.conditions):
         part.eval().requires_grad_(False)
     how = Sampling(steps=1, guidance=case.guidance, tile=case.tile)
-    stage = Stage(model.denoiser, model.conditions, SIZE, how, {"file": "up1024.safetensors"}, LowRes())
+    stage = Stage(model.denoiser, model.conditions, case.size, how, {"file": "up1024.safetensors"}, LowRes())
     cascade = Cascade([stage], Decomposition({}), Decomposition({}))
     cascade.to("cpu", torch.bfloat16 if case.precision == "bf16" else None)
-    reps = {n: c.example(1, (SIZE, SIZE)) for n, c in model.conditions.named() if n != "low_res"}
-    image = torch.rand(1, 3, SIZE // 4, SIZE // 4)
+    reps = {n: c.example(1, (case.size, case.size)) for n, c in model.conditions.named() if n != "low_res"}
+    image = torch.rand(1, 3, case.size // 4, case.size // 4)
     asked = Composition(parts=Parts(reps), start=SmallImage(image))
     return lambda: cascade.sample(asked)
 
 
-def training(model: StageTraining) -> Callable[[], object]:
+def training(model: StageTraining, crop: int) -> Callable[[], object]:
     """The second of two steps: the first makes the optimizer's moments."""
     model.denoiser.noise = Linear()  # the configuration's, whose table has no numbers on the meta device either
     optimizer = torch.optim.AdamW(model.parameters())
     low_res = LowRes(Degradation())
 
     def step() -> None:
-        batch = {"image": torch.rand(1, 3, CROP, CROP) * 2 - 1, "seed": torch.zeros(1, dtype=torch.long)}
-        cond = model.conditions({"low_res": low_res(batch)}, (CROP, CROP))
-        loss = model.denoiser.loss(batch["image"], cond, model.denoiser.draw(1), torch.randn(1, 3, CROP, CROP))
+        batch = {"image": torch.rand(1, 3, crop, crop) * 2 - 1, "seed": torch.zeros(1, dtype=torch.long)}
+        cond = model.conditions({"low_res": low_res(batch)}, (crop, crop))
+        loss = model.denoiser.loss(batch["image"], cond, model.denoiser.draw(1), torch.randn(1, 3, crop, crop))
         optimizer.zero_grad()
         loss.mean().backward()
         optimizer.step()
@@ -118,7 +128,7 @@ def status(field: str) -> int:
 def measure(case: Case) -> dict[str, Any]:
     torch.set_num_threads(1)
     model = build(case)
-    run = training(model) if case.width else sampling(model, case)
+    run = training(model, case.crop) if case.training else sampling(model, case)
     weights = sum(p.nbytes for p in model.parameters())
     gc.collect()
     idle = status("VmRSS") - weights
@@ -135,17 +145,16 @@ def measure(case: Case) -> dict[str, Any]:
     }
 
 
-def apart(index: int) -> dict[str, Any]:
+def apart(index: int, small: bool) -> dict[str, Any]:
     """Measures a case in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--case", str(index)], check=True, text=True, stdout=subprocess.PIPE
-    )
+    words = [sys.executable, __file__, "--case", str(index), *(["--small"] if small else [])]
+    done = subprocess.run(words, check=True, text=True, stdout=subprocess.PIPE)
     row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return row
 
 
 def show(rows: list[dict[str, Any]]) -> None:
-    table = Table("step", title=f"one image of {SIZE} px; training on a crop of {CROP} px")
+    table = Table("step", title=f"one image of {rows[0]['size']} px; training on a crop of {rows[0]['crop']} px")
     for column in ("parameters", "dtype", "weights GiB", "beyond them", "idle", "seconds"):
         table.add_column(column, justify="right")
     for r in rows:
@@ -158,15 +167,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="file to write the rows to")
     parser.add_argument("--quick", action="store_true", help="leave out sampling in float32, which takes longest")
+    parser.add_argument("--small", action="store_true", help="small networks and images, to try this script")
     parser.add_argument("--case", type=int, help="measure this case alone, in this process, and print its row as JSON")
     args = parser.parse_args()
     if sys.platform != "linux":
         parser.error("expected Linux, which says in /proc how much memory a process took")
     if args.case is not None:
-        print(json.dumps(measure(CASES[args.case])))
+        print(json.dumps(measure(shrunk(CASES[args.case]) if args.small else CASES[args.case])))
         return
-    wanted = [i for i, c in enumerate(CASES) if not (args.quick and c.precision == "fp32" and c.width is None)]
-    rows = [apart(i) for i in track(wanted, "steps")]
+    wanted = [i for i, c in enumerate(CASES) if not (args.quick and c.precision == "fp32" and not c.training)]
+    rows = [apart(i, args.small) for i in track(wanted, "steps")]
     show(rows)
     if args.json:
         machine = {"processor": platform.machine(), "device": "cpu", "torch": torch.__version__, "threads": 1}

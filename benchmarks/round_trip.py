@@ -8,6 +8,7 @@ PSNR is that of the picture that comes back, in dB, over values in [-1, 1]; `std
 noise, which is 1 where the model has learnt the pictures' distribution.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,15 +26,14 @@ UNDER = {
     "all but the mask": ("caption", "semantics", "palette", "sketch", "instances", "depth", "intensity"),
     "nothing": (),
 }
-STEPS = 10, 25, 50
 
 
-def measure(cascade: Cascade, count: int) -> list[dict[str, Any]]:
+def measure(cascade: Cascade, count: int, numbers: Sequence[int]) -> list[dict[str, Any]]:
     first = cascade.stages[0]
     batch = sample_of("scenes:val", count, first.size)
     image, parts = batch["image"].to(cascade.device), cascade.decompose(batch)
     rows = []
-    for under, steps in track([(under, steps) for under in UNDER for steps in STEPS], "inverting"):
+    for under, steps in track([(under, steps) for under in UNDER for steps in numbers], "inverting"):
         known = parts.pick(*UNDER[under])
         noise = cascade.invert(image, known, steps)
         how = SampleOptions(sampler="heun", steps=steps, guidance=1.0, until=first.name)
@@ -45,9 +45,11 @@ def measure(cascade: Cascade, count: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    args = options(__doc__, count=8, plot=False).parse_args()
+    parser = options(__doc__, count=8, plot=False)
+    parser.add_argument("--steps", type=int, nargs="+", default=[10, 25, 50], help="of both ways (default 10 25 50)")
+    args = parser.parse_args()
     cascade = Cascade.load(args.model).to(pick_device())
-    rows = measure(cascade, args.count)
+    rows = measure(cascade, args.count, args.steps)
     show(rows, number=".2f")
     if args.json:
         about = {"model": cascade.sha256, "count": args.count, "precision": "fp32"}

@@ -35,13 +35,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also save the rows here")
     parser.add_argument("--count", type=int, default=2000, help="scenes of 64 px; larger ones are fewer")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256], help="sides in pixels (default 64 256)")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="that write; 0: this one")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for size in (64, 256):
-        count = max(32, arguments.count * 64**2 // size**2)
+    for size in arguments.sizes:
+        count = max(min(32, arguments.count), arguments.count * 64**2 // size**2)
         rates = [("render", 1, rendered(size, count))]
-        rates += [("write", processes, written(size, count, processes)) for processes in (1, 2)]
+        rates += [("write", processes, written(size, count, processes)) for processes in arguments.processes]
         for name, processes, rate in rates:
             rows.append({"name": name, "size": size, "images_per_s": round(rate, 1), "processes": processes})
             print(f"{name:8}{size:6} px{processes:4} processes{rate:8.1f} images/s")

@@ -16,7 +16,7 @@ is clipped at the end, as every picture is. Adherence is how much of the way fro
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -32,7 +32,7 @@ from composer.evaluation.reading import Reading
 from composer.images.sheet import save_png, sheet
 from composer.scenes import render_batch
 
-SHARE, STEPS, ROWS = 0.995, 30, 16
+SHARE, ROWS = 0.995, 16
 GUIDANCE = 1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0
 SHOWN = (1.0, "static"), *((guidance, way) for guidance in (7.0, 15.0) for way in ("none", "static", "dynamic"))
 WAYS: dict[str, Callable[[Denoise], Denoise]] = {
@@ -63,9 +63,9 @@ def magnitudes(content: str, side: int, seed: int) -> Tensor:
     return picture.abs().flatten(1)
 
 
-def time_quantiles(rounds: int) -> Rows:
+def time_quantiles(rounds: int, sizes: Sequence[int]) -> Rows:
     rows: Rows = []
-    for side, content in track([(s, c) for s in (64, 256, 1024) for c in ("noise", "picture")], "quantiles"):
+    for side, content in track([(s, c) for s in sizes for c in ("noise", "picture")], "quantiles"):
         taken: dict[str, list[float]] = {"ours": [], "torch": [], "topk": []}
         off = {"difference": 0.0, "error": 0.0}
         for seed in range(rounds):
@@ -87,11 +87,11 @@ def time_quantiles(rounds: int) -> Rows:
 
 
 def draw(
-    evaluation: Held, guidance: float, way: str, progress: Callable[[int], object]
+    evaluation: Held, guidance: float, way: str, steps: int, progress: Callable[[int], object]
 ) -> tuple[Tensor, dict[str, float]]:
     """One picture a caption, each from its own seed, and how large the estimates were before the threshold."""
     stage = evaluation.cascade.stages[0]
-    size, sigmas, done, reached = (stage.size, stage.size), karras_sigmas(STEPS), [], []
+    size, sigmas, done, reached = (stage.size, stage.size), karras_sigmas(steps), [], []
     for start in range(0, len(evaluation.seeds), ROWS):
         span = slice(start, start + ROWS)
         caption, nothing = (stage.encode(p, size) for p in (evaluation.whole.parts.pick("caption").rows(span), {}))
@@ -122,14 +122,14 @@ def look(images: Tensor) -> dict[str, float]:
     return {"saturated": round(float(saturated), 4), "contrast": round(float(images.flatten(1).std(1).mean()), 3)}
 
 
-def compare(evaluation: Held) -> tuple[Rows, dict[tuple[float, str], Tensor]]:
+def compare(evaluation: Held, steps: int) -> tuple[Rows, dict[tuple[float, str], Tensor]]:
     rows: Rows = []
     pictures = {}
     with Progress() as bar:
         task = bar.add_task("drawing", total=len(GUIDANCE) * len(WAYS) * len(evaluation.seeds))
         for guidance in GUIDANCE:
             for way in WAYS:
-                images, sizes = draw(evaluation, guidance, way, lambda n: bar.advance(task, n))
+                images, sizes = draw(evaluation, guidance, way, steps, lambda n: bar.advance(task, n))
                 pictures[guidance, way] = images
                 found = look(images) | adherence(evaluation, images) | sizes
                 rows.append({"guidance": guidance, "threshold": way, **found})
@@ -175,19 +175,26 @@ def show_all(timed: Rows, drawn: Rows) -> None:
 
 
 def main() -> None:
-    parser = options(__doc__, count=32)
+    parser = options(__doc__, count=32, steps=30)
     parser.add_argument("--rounds", type=int, default=9, help="rounds of the timing (default 9)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256, 1024], help="sides that are timed")
     parser.add_argument("--samples", type=Path, help="PNG to write some of the pictures to")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    timed = time_quantiles(args.rounds)
+    timed = time_quantiles(args.rounds, args.sizes)
     drawn, about = [], {}
     if args.count:
         cascade = Cascade.load(args.model).to("cpu", torch.bfloat16)
         evaluation = Held(cascade, args.count)
-        drawn, pictures = compare(evaluation)
+        drawn, pictures = compare(evaluation, args.steps)
         true = look(quantise(evaluation.whole.image))
-        about = {"model": cascade.sha256, "count": args.count, "steps": STEPS, "precision": "bf16", "true_scenes": true}
+        about = {
+            "model": cascade.sha256,
+            "count": args.count,
+            "steps": args.steps,
+            "precision": "bf16",
+            "true_scenes": true,
+        }
         if args.plot:
             plot(drawn, true, args.plot)
         if args.samples:

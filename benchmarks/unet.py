@@ -30,7 +30,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
@@ -120,6 +120,7 @@ class Comparison:
     channels: int
     reference: str
     networks: dict[str, Callable[[], nn.Module]]
+    probed: int = 4  # images in the probe of the processor's rate
 
     def inputs(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         return (
@@ -193,6 +194,13 @@ def upsamplers() -> Comparison:
     return Comparison(size=256, batch=1, channels=6, reference="ours, ADM plan", networks=networks)
 
 
+def reduced(comparison: Comparison) -> Comparison:
+    """The first network and the reference, on one image of a quarter the side: to try this script with."""
+    kept = {name: build for name, build in comparison.networks.items() if name == comparison.reference}
+    kept |= dict([next(iter(comparison.networks.items()))])
+    return replace(comparison, size=comparison.size // 4, batch=1, probed=1, networks=kept)
+
+
 def awake(net: nn.Module) -> nn.Module:
     """Zero-initialised ends would make the gradients before them zero."""
     for parameter in net.parameters():
@@ -231,12 +239,12 @@ def gigaflops(net: nn.Module, comparison: Comparison, direction: str) -> float:
     return counter.get_total_flops() / comparison.batch / 1e9
 
 
-def convolution_rate(dtype: torch.dtype, device: torch.device) -> float:
+def convolution_rate(dtype: torch.dtype, device: torch.device, b: int) -> float:
     """GFLOP/s of a 3 x 3 convolution from 384 to 384 channels at 32 x 32."""
-    x, weight = torch.randn(4, 384, 32, 32, device=device), torch.randn(384, 384, 3, 3, device=device)
+    x, weight = torch.randn(b, 384, 32, 32, device=device), torch.randn(384, 384, 3, 3, device=device)
     x, weight = (t.to(dtype, memory_format=torch.channels_last) for t in (x, weight))
     F.conv2d(x, weight, padding=1)
-    return 2 * 4 * 384 * 384 * 9 * 32 * 32 / seconds(lambda: F.conv2d(x, weight, padding=1), device) / 1e9
+    return 2 * b * 384 * 384 * 9 * 32 * 32 / seconds(lambda: F.conv2d(x, weight, padding=1), device) / 1e9
 
 
 def measure(comparison: Comparison, rounds: int, device: torch.device) -> list[Row]:
@@ -248,7 +256,7 @@ def measure(comparison: Comparison, rounds: int, device: torch.device) -> list[R
         for label, dtype in DTYPES.items():
             for direction in DIRECTIONS:
                 for name, net in nets.items():
-                    rates[label].append(convolution_rate(dtype, device))
+                    rates[label].append(convolution_rate(dtype, device, comparison.probed))
                     s = seconds(lambda n=net, t=dtype, d=direction: run(n, inputs, t, d), device)
                     taken[name, label, direction].append(s / comparison.batch)
     rows = []
@@ -294,11 +302,14 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 256], choices=[64, 256], help="which tables")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that the medians are over")
     parser.add_argument("--device", default="cpu", help="cpu (one thread) or cuda")
+    parser.add_argument("--quick", action="store_true", help="two networks, one image of a quarter the side")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     rows = []
     for comparison in (c() for size, c in ((64, bases), (256, upsamplers)) if size in args.sizes):
+        if args.quick:
+            comparison = reduced(comparison)
         part = measure(comparison, args.rounds, torch.device(args.device))
         show(part, comparison.reference)
         rows += part

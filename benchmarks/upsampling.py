@@ -102,7 +102,7 @@ def main() -> None:
     if o.picture:
         columns = ["64 px", "bicubic", "ours", "true render"]
         images = [*shown, last, true[:SHOWN]]
-        save_png(o.picture, sheet([[c[i] for c in images] for i in range(SHOWN)], columns=columns))
+        save_png(o.picture, sheet([[c[i] for c in images] for i in range(len(last))], columns=columns))
 
 
 if __name__ == "__main__":

@@ -94,14 +94,19 @@ def cascade():
 
 
 @pytest.fixture(scope="session")
-def eight(tmp_path_factory):
-    """A tiny untrained model of all eight conditions, saved and loaded."""
+def eight_folder(tmp_path_factory):
+    """A tiny untrained model of all eight conditions, saved."""
     full = shipped()
     conditions = {name: small(condition) for name, condition in full["stages"][0]["conditions"].items()}
     stage = {**TINY["stages"][0], "conditions": conditions}
     folder = tmp_path_factory.mktemp("models") / "eight"
     talkative({**full, "name": "eight", "stages": [stage]}).save(folder, "# eight\n")
-    return Cascade.load(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def eight(eight_folder):
+    return Cascade.load(eight_folder)
 
 
 @pytest.fixture
