@@ -25,7 +25,7 @@ import torch
 import variations
 from rich.progress import Progress
 
-from composer import Cascade
+from composer import Cascade, SampleOptions
 from composer.storage.files import write_atomically
 from composer.studio import Example, Studio, table
 
