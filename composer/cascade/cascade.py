@@ -12,8 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from composer.cascade.composition import Composition
+from composer.cascade.images import Images
 from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
+from composer.cascade.recipe import Origin
 from composer.cascade.stage import Sampling, Stage, run_sampler, sizes_of
 from composer.cascade.start import InitialNoise, SmallImage
 from composer.cascade.taking import Picture, open_pictures, to_batch, to_representations
@@ -287,6 +289,15 @@ class Cascade:
         return Parts(self.readers(batch, names))
 
     @property
+    def _named(self) -> dict[str, str]:
+        return {"name": self.spec.get("name", ""), "sha256": self.sha256}
+
+    @property
+    def autoguidance(self) -> dict[str, str] | None:
+        """Name and SHA-256 of the model that guidance leads away from, if there is one."""
+        return None if self.weaker is None else self.weaker._named
+
+    @property
     def identity(self) -> str:
         """Names this model's exact state: its SHA-256, or for one that was never saved this very object."""
         return self.sha256 or f"unsaved-{id(self)}"
@@ -300,7 +311,7 @@ class Cascade:
         *,
         progress: Progress | None = None,
         **conditions: Tensor | str,
-    ) -> Float[Tensor, "b 3 h w"]:
+    ) -> Float[Images, "b 3 h w"]:
         """Draws images, one stage after the other.
 
         ``model.sample(caption="a red cube", palette="#aa3311", seeds=[0, 1])`` asks by words, ``model.sample(shapes |
@@ -315,7 +326,7 @@ class Cascade:
             **conditions: Further representations, or words, by the name of their condition.
 
         Returns:
-            Images in [-1, 1], a row per seed.
+            Images in [-1, 1], a row per seed. They are a tensor, and ``images.save("out.png")`` saves them.
 
         Raises:
             KeyError: A condition that no stage has, a strength of a condition that is not given, or no stage's name.
@@ -330,7 +341,31 @@ class Cascade:
         for stage, size in zip(chain, sizes_of(chain, how.size, image), strict=True):
             image = self._draw(stage, size, settings[stage.name], asked, seeds, image, progress).clamp(-1, 1)
         assert image is not None
-        return image
+        return Images.of(image, self._origin(asked, seeds, settings, how), tuple(range(len(seeds))))
+
+    def origin(self, what: Composition, seeds: Sequence[int], options: SampleOptions | None = None) -> Origin:
+        """What `sample` writes down about the pictures of a composition.
+
+        Args:
+            what: What is asked, resolved, of one row or of one per seed.
+            seeds: One per picture.
+            options: As in `sample`.
+        """
+        return self._origin(what, seeds, self.settings(what, options), what.options | options)
+
+    def _origin(
+        self, asked: Composition, seeds: Sequence[int], settings: Mapping[str, Sampling], how: SampleOptions
+    ) -> Origin:
+        return Origin(
+            model=self._named,
+            autoguidance=self.autoguidance,
+            composition=asked,
+            seeds=tuple(seeds),
+            settings=settings,
+            size=how.size,
+            precision=self.precision,
+            device=self.device.type,
+        )
 
     def _draw(
         self,
