@@ -1,7 +1,7 @@
 """Recombination: representations in, image out, through one or more stages."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from composer.cascade.asking import require_names, require_options, to_composition, to_seeds
 from composer.cascade.composition import Composition
 from composer.cascade.images import Images
 from composer.cascade.options import SampleOptions
@@ -33,9 +34,6 @@ from composer.storage.loading import load_strictly, require_fit
 from composer.storage.pretrained import fetching
 
 STREAM = 800  # of `draw`, and the numbers above it
-
-SAMPLING_NAMES = {field.name for field in fields(SampleOptions)}
-COMPOSITION_NAMES = {field.name for field in fields(Composition)}
 
 
 class Cascade:
@@ -256,14 +254,14 @@ class Cascade:
         """
         return open_pictures(paths, self.stages[0].size).to(self.device)
 
-    def decompose(self, what: Batch | Picture | Sequence[Picture], caption: str | None = None) -> Parts:
+    def decompose(self, what: Batch | Picture | Sequence[Picture], caption: str | Sequence[str] | None = None) -> Parts:
         """Takes images apart: every representation of this model that they allow.
 
         Args:
             what: A picture or several: image files, pictures of Pillow, arrays (h w 3) of uint8, tensors (3 h w) in
                 [-1, 1]; they are cropped to squares of the first stage's size. Or a batch: ``image`` (b 3 h w) in
                 [-1, 1], best of that size; ``caption`` and ``region`` if known.
-            caption: What the pictures show, if known.
+            caption: What the pictures show, if known: one text for all, or one each.
 
         Raises:
             Refused: A file is no picture that can be read.
@@ -333,8 +331,9 @@ class Cascade:
             ValueError: Representations of other rows, a stage that cannot draw that size, initial noise of another
                 model or size, or guidance that is to lead away from two things.
         """
-        seeds = [seeds] if isinstance(seeds, int) else list(seeds)
-        asked = self._compose(what, conditions, seeds)
+        seeds = to_seeds(seeds)
+        require_options(options)
+        asked = self._resolved(self.ask(what, **conditions), seeds)
         how = asked.options | options
         image = self._small(asked, len(seeds))
         chain, settings = self._chain(how.until, image), self._settings(how, image)
@@ -475,28 +474,55 @@ class Cascade:
         extra: dict[str, Any] = {} if progress is None else {"progress": progress}
         return InitialNoise(samplers.heun(denoise, image.to(self.device), sigmas, **extra) / sigmas[-1], self.identity)
 
-    def _compose(
-        self,
-        what: Composition | Mapping[str, Tensor | str] | None,
-        conditions: Mapping[str, Tensor | str],
-        seeds: Sequence[int],
+    def ask(
+        self, what: Composition | Mapping[str, Tensor | str] | None = None, **conditions: Tensor | str
     ) -> Composition:
+        """Makes a composition of what `sample` takes: words become representations, and what to measure is noted.
+
+        Args:
+            what: As in `sample`.
+            **conditions: As in `sample`.
+
+        Raises:
+            KeyError: A condition that no stage has.
+            ValueError: Something is neither a representation nor words that give it.
+        """
+        asked = to_composition(what)
+        given: dict[str, Tensor | str] = {**asked.parts, **conditions}
+        require_names(given, self.names)
+        parts = Parts(to_representations(given, self.decomposition))
+        mine = asked.drop(*conditions)
+        to_measure = conditions if asked.wanted else given
+        words = {name: value for name, value in given.items() if isinstance(value, str)}
+        draw_parts = asked.draw_parts
+        return replace(
+            asked,
+            parts=parts,
+            wanted=mine.wanted | self._as_read(to_measure, parts),
+            sources={**mine.sources, **words},
+            draw_parts=draw_parts and (lambda seeds: draw_parts(seeds).drop(*conditions)),
+        )
+
+    @torch.no_grad()
+    def _as_read(self, given: Mapping[str, Tensor | str], parts: Parts) -> Parts:
+        """The given representations as the readers have them, as far as that is known without the image."""
+        own, readers = dict(self.decomposition.named()), dict(self.readers.named())
+        read: dict[str, Tensor] = {}
+        for name, value in given.items():
+            if name in own and readers[name] is own[name]:
+                read[name] = parts[name]
+            elif name in readers and isinstance(value, str):
+                read[name] = readers[name].from_text(value)
+        return Parts(read)
+
+    def _resolved(self, asked: Composition, seeds: Sequence[int]) -> Composition:
         """What is asked, resolved, with all its representations checked.
 
         Raises:
             KeyError: See `sample`.
             ValueError: See `sample`.
         """
-        for name in conditions:
-            if name in SAMPLING_NAMES:
-                raise KeyError(f"{name} is no condition but says how to sample: options=SampleOptions({name}=...)")
-            if name in COMPOSITION_NAMES:
-                raise KeyError(f"{name} is no condition but a part of what is asked: Composition(..., {name}=...)")
-        asked = what if isinstance(what, Composition) else Composition()
-        given: dict[str, Tensor | str] = {**asked.resolve(seeds).parts, **conditions}
-        if what is not None and not isinstance(what, Composition):
-            given = {**what, **conditions}
-        parts = self._checked(given, len(seeds))
+        parts = self._checked(asked.resolve(seeds).parts, len(seeds))
         if unknown := sorted(asked.strengths.keys() - parts.keys()):
             raise KeyError(f"a strength for {', '.join(unknown)}, but what is given is {', '.join(parts) or 'nothing'}")
         if isinstance(asked.start, InitialNoise):
@@ -511,9 +537,7 @@ class Cascade:
 
     def _checked(self, given: Mapping[str, Tensor | str], rows: int) -> Parts:
         """The same representations, all of one row or all of as many as there are pictures."""
-        if unknown := sorted(given.keys() - set(self.names)):
-            has = ", ".join(sorted(self.names)) or "none"
-            raise KeyError(f"this model has no condition {', '.join(unknown)}; it has {has}")
+        require_names(given, self.names)
         reps = to_representations(given, self.decomposition)
         wrong = {name: len(value) for name, value in reps.items() if len(value) not in (1, rows)}
         if wrong:

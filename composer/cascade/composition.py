@@ -28,6 +28,9 @@ class Composition:
         kept: What of an image has to stay.
         options: How to sample; what the caller says wins.
         draw_parts: Makes parts of the seeds, one row each, such as semantics by a prior.
+
+    Raises:
+        ValueError: A strength is no `Strength`, or the start no such start.
     """
 
     parts: Parts = field(default_factory=Parts)
@@ -40,6 +43,19 @@ class Composition:
     kept: Kept | None = None
     options: SampleOptions = field(default_factory=SampleOptions)
     draw_parts: Callable[[Sequence[int]], Parts] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.parts, Parts):
+            object.__setattr__(self, "parts", Parts(self.parts))
+        for name, given in dict[str, Any](self.strengths).items():
+            if not isinstance(given, Strength):
+                raise ValueError(f"expected a strength of {name} such as Strength(0.5), found {given!r}")
+        start: Any = self.start
+        if not isinstance(start, Start | None):
+            raise ValueError(
+                "expected a start such as NoisyImage(image, 0.7), SmallImage(image) or model.invert(...), found "
+                f"{type(start).__name__}"
+            )
 
     def pick(self, *names: str) -> "Composition":
         """Keeps the named representations.
