@@ -6,9 +6,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from composer.cascade.composition import Composition
 from composer.cascade.options import SampleOptions
-from composer.cascade.parts import Parts
 from composer.mistakes import did_you_mean
 
 INSTEAD = {
@@ -47,16 +48,16 @@ def to_seeds(seeds: Any) -> list[int]:
     return found
 
 
-def to_composition(what: Any) -> Composition:
-    """A composition of what was asked, words not yet read.
+def to_composition(what: Any) -> tuple[Composition, dict[str, Tensor | str]]:
+    """What was asked as a composition, and its representations, of which some may be words still.
 
     Raises:
         ValueError: It is none of what `Cascade.sample` takes.
     """
-    if what is None or isinstance(what, Composition):
-        return what or Composition()
-    if isinstance(what, Mapping):
-        return Composition(parts=what if isinstance(what, Parts) else Parts(what))
+    if isinstance(what, Composition):
+        return what, dict(what.parts)
+    if what is None or isinstance(what, Mapping):
+        return Composition(), dict(what or {})
     if names_picture(what):
         raise ValueError(f'a picture is taken apart first: model.decompose("{what}"), of which pick(...) keeps some')
     if isinstance(what, str):

@@ -270,7 +270,7 @@ class Cascade:
         batch = to_batch(what, caption, self.stages[0].size)
         if not isinstance(what, Mapping):
             batch["image"] = batch["image"].to(self.device)
-        return Parts(self.decomposition(batch))
+        return Parts.of(self.decomposition(batch), self.decomposition)
 
     def read(self, batch: Batch, names: Collection[str] | None = None) -> Parts:
         """Reads images, or what was asked of them, in the space that adherence is measured in.
@@ -487,10 +487,10 @@ class Cascade:
             KeyError: A condition that no stage has.
             ValueError: Something is neither a representation nor words that give it.
         """
-        asked = to_composition(what)
-        given: dict[str, Tensor | str] = {**asked.parts, **conditions}
+        asked, given = to_composition(what)
+        given |= conditions
         require_names(given, self.names)
-        parts = Parts(to_representations(given, self.decomposition))
+        parts = Parts.of(to_representations(given, self.decomposition), self.decomposition)
         mine = asked.drop(*conditions)
         to_measure = conditions if asked.wanted else given
         words = {name: value for name, value in given.items() if isinstance(value, str)}
@@ -543,7 +543,7 @@ class Cascade:
         if wrong:
             raise ValueError(f"expected representations of 1 or {rows} rows (one per seed), found {wrong}")
         most = max(map(len, reps.values()), default=1)
-        return Parts({name: value.expand(most, *value.shape[1:]) for name, value in reps.items()})
+        return Parts.of({n: value.expand(most, *value.shape[1:]) for n, value in reps.items()}, self.decomposition)
 
 
 def _network_of(spec: Mapping[str, Any], plugins: Collection[str], folder: Path | None) -> nn.Module:

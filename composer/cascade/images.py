@@ -1,6 +1,5 @@
 """What a cascade draws: tensors that can be saved with their recipes, and that show themselves in a notebook."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from composer.cascade.recipe import Origin
-from composer.images.sheet import save_png, sheet, to_pil
+from composer.images.sheet import png, save_png, sheet, to_pil
 from composer.storage.files import reserved
 
 ACROSS = 4
@@ -87,10 +86,10 @@ class Images(Tensor):
                 f"{path.with_suffix('.png').name}, or in other formats by images[0].pil().save({path.name!r})"
             )
         names = [f"{path.stem}.png"] if len(self.rows) == 1 else [f"{path.stem}_seed{seed}.png" for seed in self.seeds]
-        recipes = (self.recipes() if recipe else None) or [None] * len(names)
+        recipes = (self.recipes() if recipe else None) or []
         with reserved(path.parent, names) as paths:
-            for file, image, own in zip(paths, self._listed(), recipes, strict=True):
-                save_png(file, image, own)
+            for i, (file, image) in enumerate(zip(paths, self._listed(), strict=True)):
+                save_png(file, image, recipes[i] if recipes else None)
         return paths
 
     def pil(self) -> Any:
@@ -128,9 +127,10 @@ class Images(Tensor):
         return self._same(self.as_subclass(Tensor).clone())
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.as_subclass(Tensor).__reduce_ex__(protocol)  # files that any PyTorch reads: a plain tensor
+        plain: Any = self.as_subclass(Tensor)  # so that files hold what any PyTorch reads
+        return plain.__reduce_ex__(protocol)
 
-    def __repr__(self, **_: Any) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         h, w = self.shape[-2:]
         seeds = ", ".join(map(str, self.seeds[:8])) + (", ..." if len(self.rows) > 8 else "")
         return f"Images({' x '.join(map(str, self.shape))}: {w} x {h} px, seed{'s' * (len(self.rows) > 1)} {seeds})"
@@ -140,10 +140,7 @@ class Images(Tensor):
         images, seeds = self._listed(), self.seeds
         rows = [slice(i, i + ACROSS) for i in range(0, len(images), ACROSS)]
         labels = [f"seed{'s' * (len(seeds[row]) > 1)} {', '.join(map(str, seeds[row]))}" for row in rows]
-        data = io.BytesIO()
-        shown = to_pil(images[0]) if len(images) == 1 else sheet([images[row] for row in rows], labels)
-        shown.save(data, "PNG")
-        return data.getvalue()
+        return png(to_pil(images[0]) if len(images) == 1 else sheet([images[row] for row in rows], labels))
 
 
 def _version(tensor: Tensor) -> int:

@@ -25,10 +25,20 @@ def open_pictures(pictures: Iterable[Picture], size: int) -> Float[Tensor, "b 3 
         Refused: A file is no picture that can be read.
         ValueError: Something is no picture.
     """
-    return torch.stack([resize_and_crop(_open(picture, size), size) for picture in pictures])
+    return torch.stack([resize_and_crop(open_picture(picture, size), size) for picture in pictures])
 
 
-def _open(picture: Picture, size: int) -> Float[Tensor, "3 h w"]:
+def open_picture(picture: Picture, size: int | None = None) -> Float[Tensor, "3 h w"]:
+    """Reads a picture upright, in sRGB, in [-1, 1].
+
+    Args:
+        picture: What people hand over.
+        size: Shorter side that the caller will reduce it to, see `load_rgb`.
+
+    Raises:
+        Refused: A file is no picture that can be read.
+        ValueError: It is no picture.
+    """
     if isinstance(picture, File):
         return load_rgb(picture, size).image
     if isinstance(picture, Image.Image):

@@ -65,6 +65,13 @@ def to_pil(image: Float[Tensor, "3 h w"]) -> Image.Image:
     return Image.fromarray(levels.permute(1, 2, 0).numpy())
 
 
+def png(picture: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG, as notebooks take it."""
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    return data.getvalue()
+
+
 def from_pil(picture: Image.Image) -> Float[Tensor, "3 h w"]:
     """Takes a picture that is already right (see `load_rgb` for files of any origin) to [-1, 1]."""
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
@@ -136,7 +143,8 @@ def sheet(
     Raises:
         ValueError: There is no image, or labels and images do not match in number.
     """
-    if any(isinstance(row, Tensor) and row.ndim == 3 for row in images):
+    given: Sequence[Any] = images
+    if any(isinstance(row, Tensor) and row.ndim == 3 for row in given):
         raise ValueError("expected rows of images: sheet([images])")
     width = max((len(row) for row in images), default=0)
     present = [image for row in images for image in row if image is not None]
