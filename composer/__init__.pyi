@@ -1,6 +1,7 @@
 from .cascade.cascade import Cascade as Cascade
 from .cascade.composition import Composition as Composition
 from .cascade.degradation import Degradation as Degradation
+from .cascade.images import Images as Images
 from .cascade.options import SampleOptions as SampleOptions
 from .cascade.parts import Parts as Parts
 from .cascade.stage import Sampling as Sampling
@@ -37,6 +38,10 @@ from .diffusion.samplers import heun as heun
 from .diffusion.samplers import karras_sigmas as karras_sigmas
 from .diffusion.samplers import latents as latents
 from .diffusion.strength import Strength as Strength
+from .evaluation.best_of import Best as Best
+from .evaluation.best_of import best_of as best_of
+from .evaluation.report import Report as Report
+from .evaluation.report import report as report
 from .images.reading import load_rgb as load_rgb
 from .images.reading import resize_and_crop as resize_and_crop
 from .images.sheet import save_png as save_png
@@ -47,6 +52,7 @@ from .prior import AutoregressivePrior as AutoregressivePrior
 from .prior import DiffusionPrior as DiffusionPrior
 from .prior import Prior as Prior
 from .tasks.composition import Source as Source
+from .tasks.composition import preview as preview
 from .tasks.editing import Original as Original
 from .tasks.editing import edit as edit
 from .tasks.editing import open_region as open_region

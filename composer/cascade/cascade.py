@@ -1,7 +1,7 @@
 """Recombination: representations in, image out, through one or more stages."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -11,9 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from composer.cascade.asking import require_names, require_options, to_composition, to_seeds
 from composer.cascade.composition import Composition
+from composer.cascade.images import Images
 from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
+from composer.cascade.recipe import Origin
 from composer.cascade.stage import Sampling, Stage, run_sampler, sizes_of
 from composer.cascade.start import InitialNoise, SmallImage
 from composer.cascade.taking import Picture, open_pictures, to_batch, to_representations
@@ -31,9 +34,6 @@ from composer.storage.loading import load_strictly, require_fit
 from composer.storage.pretrained import fetching
 
 STREAM = 800  # of `draw`, and the numbers above it
-
-SAMPLING_NAMES = {field.name for field in fields(SampleOptions)}
-COMPOSITION_NAMES = {field.name for field in fields(Composition)}
 
 
 class Cascade:
@@ -260,14 +260,14 @@ class Cascade:
         """
         return open_pictures(paths, self.stages[0].size).to(self.device)
 
-    def decompose(self, what: Batch | Picture | Sequence[Picture], caption: str | None = None) -> Parts:
+    def decompose(self, what: Batch | Picture | Sequence[Picture], caption: str | Sequence[str] | None = None) -> Parts:
         """Takes images apart: every representation of this model that they allow.
 
         Args:
             what: A picture or several: image files, pictures of Pillow, arrays (h w 3) of uint8, tensors (3 h w) in
                 [-1, 1]; they are cropped to squares of the first stage's size. Or a batch: ``image`` (b 3 h w) in
                 [-1, 1], best of that size; ``caption`` and ``region`` if known.
-            caption: What the pictures show, if known.
+            caption: What the pictures show, if known: one text for all, or one each.
 
         Raises:
             Refused: A file is no picture that can be read.
@@ -276,7 +276,7 @@ class Cascade:
         batch = to_batch(what, caption, self.stages[0].size)
         if not isinstance(what, Mapping):
             batch["image"] = batch["image"].to(self.device)
-        return Parts(self.decomposition(batch))
+        return Parts.of(self.decomposition(batch), self.decomposition)
 
     def read(self, batch: Batch, names: Collection[str] | None = None) -> Parts:
         """Reads images, or what was asked of them, in the space that adherence is measured in.
@@ -293,6 +293,15 @@ class Cascade:
         return Parts(self.readers(batch, names))
 
     @property
+    def _named(self) -> dict[str, str]:
+        return {"name": self.spec.get("name", ""), "sha256": self.sha256}
+
+    @property
+    def autoguidance(self) -> dict[str, str] | None:
+        """Name and SHA-256 of the model that guidance leads away from, if there is one."""
+        return None if self.weaker is None else self.weaker._named
+
+    @property
     def identity(self) -> str:
         """Names this model's exact state: its SHA-256, or for one that was never saved this very object."""
         return self.sha256 or f"unsaved-{id(self)}"
@@ -306,7 +315,7 @@ class Cascade:
         *,
         progress: Progress | None = None,
         **conditions: Tensor | str,
-    ) -> Float[Tensor, "b 3 h w"]:
+    ) -> Float[Images, "b 3 h w"]:
         """Draws images, one stage after the other.
 
         ``model.sample(caption="a red cube", palette="#aa3311", seeds=[0, 1])`` asks by words, ``model.sample(shapes |
@@ -321,22 +330,47 @@ class Cascade:
             **conditions: Further representations, or words, by the name of their condition.
 
         Returns:
-            Images in [-1, 1], a row per seed.
+            Images in [-1, 1], a row per seed. They are a tensor, and ``images.save("out.png")`` saves them.
 
         Raises:
             KeyError: A condition that no stage has, a strength of a condition that is not given, or no stage's name.
             ValueError: Representations of other rows, a stage that cannot draw that size, initial noise of another
                 model or size, or guidance that is to lead away from two things.
         """
-        seeds = [seeds] if isinstance(seeds, int) else list(seeds)
-        asked = self._compose(what, conditions, seeds)
+        seeds = to_seeds(seeds)
+        require_options(options)
+        asked = self._resolved(self.ask(what, **conditions), seeds)
         how = asked.options | options
         image = self._small(asked, len(seeds))
         chain, settings = self._chain(how.until, image), self._settings(how, image)
         for stage, size in zip(chain, sizes_of(chain, how.size, image), strict=True):
             image = self._draw(stage, size, settings[stage.name], asked, seeds, image, progress).clamp(-1, 1)
         assert image is not None
-        return image
+        return Images.of(image, self._origin(asked, seeds, settings, how), tuple(range(len(seeds))))
+
+    def origin(self, what: Composition, seeds: Sequence[int], options: SampleOptions | None = None) -> Origin:
+        """What `sample` writes down about the pictures of a composition.
+
+        Args:
+            what: What is asked, resolved, of one row or of one per seed.
+            seeds: One per picture.
+            options: As in `sample`.
+        """
+        return self._origin(what, seeds, self.settings(what, options), what.options | options)
+
+    def _origin(
+        self, asked: Composition, seeds: Sequence[int], settings: Mapping[str, Sampling], how: SampleOptions
+    ) -> Origin:
+        return Origin(
+            model=self._named,
+            autoguidance=self.autoguidance,
+            composition=asked,
+            seeds=tuple(seeds),
+            settings=settings,
+            size=how.size,
+            precision=self.precision,
+            device=self.device.type,
+        )
 
     def _draw(
         self,
@@ -446,28 +480,55 @@ class Cascade:
         extra: dict[str, Any] = {} if progress is None else {"progress": progress}
         return InitialNoise(samplers.heun(denoise, image.to(self.device), sigmas, **extra) / sigmas[-1], self.identity)
 
-    def _compose(
-        self,
-        what: Composition | Mapping[str, Tensor | str] | None,
-        conditions: Mapping[str, Tensor | str],
-        seeds: Sequence[int],
+    def ask(
+        self, what: Composition | Mapping[str, Tensor | str] | None = None, **conditions: Tensor | str
     ) -> Composition:
+        """Makes a composition of what `sample` takes: words become representations, and what to measure is noted.
+
+        Args:
+            what: As in `sample`.
+            **conditions: As in `sample`.
+
+        Raises:
+            KeyError: A condition that no stage has.
+            ValueError: Something is neither a representation nor words that give it.
+        """
+        asked, given = to_composition(what)
+        given |= conditions
+        require_names(given, self.names)
+        parts = Parts.of(to_representations(given, self.decomposition), self.decomposition)
+        mine = asked.drop(*conditions)
+        to_measure = conditions if asked.wanted else given
+        words = {name: value for name, value in given.items() if isinstance(value, str)}
+        draw_parts = asked.draw_parts
+        return replace(
+            asked,
+            parts=parts,
+            wanted=mine.wanted | self._as_read(to_measure, parts),
+            sources={**mine.sources, **words},
+            draw_parts=draw_parts and (lambda seeds: draw_parts(seeds).drop(*conditions)),
+        )
+
+    @torch.no_grad()
+    def _as_read(self, given: Mapping[str, Tensor | str], parts: Parts) -> Parts:
+        """The given representations as the readers have them, as far as that is known without the image."""
+        own, readers = dict(self.decomposition.named()), dict(self.readers.named())
+        read: dict[str, Tensor] = {}
+        for name, value in given.items():
+            if name in own and readers[name] is own[name]:
+                read[name] = parts[name]
+            elif name in readers and isinstance(value, str):
+                read[name] = readers[name].from_text(value)
+        return Parts(read)
+
+    def _resolved(self, asked: Composition, seeds: Sequence[int]) -> Composition:
         """What is asked, resolved, with all its representations checked.
 
         Raises:
             KeyError: See `sample`.
             ValueError: See `sample`.
         """
-        for name in conditions:
-            if name in SAMPLING_NAMES:
-                raise KeyError(f"{name} is no condition but says how to sample: options=SampleOptions({name}=...)")
-            if name in COMPOSITION_NAMES:
-                raise KeyError(f"{name} is no condition but a part of what is asked: Composition(..., {name}=...)")
-        asked = what if isinstance(what, Composition) else Composition()
-        given: dict[str, Tensor | str] = {**asked.resolve(seeds).parts, **conditions}
-        if what is not None and not isinstance(what, Composition):
-            given = {**what, **conditions}
-        parts = self._checked(given, len(seeds))
+        parts = self._checked(asked.resolve(seeds).parts, len(seeds))
         if unknown := sorted(asked.strengths.keys() - parts.keys()):
             raise KeyError(f"a strength for {', '.join(unknown)}, but what is given is {', '.join(parts) or 'nothing'}")
         if isinstance(asked.start, InitialNoise):
@@ -482,15 +543,13 @@ class Cascade:
 
     def _checked(self, given: Mapping[str, Tensor | str], rows: int) -> Parts:
         """The same representations, all of one row or all of as many as there are pictures."""
-        if unknown := sorted(given.keys() - set(self.names)):
-            has = ", ".join(sorted(self.names)) or "none"
-            raise KeyError(f"this model has no condition {', '.join(unknown)}; it has {has}")
+        require_names(given, self.names)
         reps = to_representations(given, self.decomposition)
         wrong = {name: len(value) for name, value in reps.items() if len(value) not in (1, rows)}
         if wrong:
             raise ValueError(f"expected representations of 1 or {rows} rows (one per seed), found {wrong}")
         most = max(map(len, reps.values()), default=1)
-        return Parts({name: value.expand(most, *value.shape[1:]) for name, value in reps.items()})
+        return Parts.of({n: value.expand(most, *value.shape[1:]) for n, value in reps.items()}, self.decomposition)
 
 
 def _network_of(spec: Mapping[str, Any], plugins: Collection[str], folder: Path | None) -> nn.Module:

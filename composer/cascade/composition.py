@@ -1,18 +1,20 @@
 """What a picture is to be composed of: representations, how much each counts, and where the drawing begins."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from composer.cascade.options import SampleOptions
-from composer.cascade.parts import Parts
+from composer.cascade.parts import Parts, described
 from composer.cascade.start import Kept, Start
 from composer.diffusion.strength import Strength
+from composer.images.sheet import png
 
 BY_NAME = ("parts", "wanted", "sources", "strengths")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Composition:
     """Everything that says what to draw, but for the seeds. Compositions combine as parts do; the right side wins.
 
@@ -28,6 +30,9 @@ class Composition:
         kept: What of an image has to stay.
         options: How to sample; what the caller says wins.
         draw_parts: Makes parts of the seeds, one row each, such as semantics by a prior.
+
+    Raises:
+        ValueError: A strength is no `Strength`, or the start no such start.
     """
 
     parts: Parts = field(default_factory=Parts)
@@ -40,6 +45,42 @@ class Composition:
     kept: Kept | None = None
     options: SampleOptions = field(default_factory=SampleOptions)
     draw_parts: Callable[[Sequence[int]], Parts] | None = None
+
+    def __post_init__(self) -> None:
+        parts: Any = self.parts
+        if not isinstance(parts, Parts):
+            object.__setattr__(self, "parts", Parts(parts))
+        for name, given in dict[str, Any](self.strengths).items():
+            if not isinstance(given, Strength):
+                raise ValueError(f"expected a strength of {name} such as Strength(0.5), found {given!r}")
+        start: Any = self.start
+        if not isinstance(start, Start | None):
+            raise ValueError(
+                "expected a start such as NoisyImage(image, 0.7), SmallImage(image) or model.invert(...), found "
+                f"{type(start).__name__}"
+            )
+
+    def __repr__(self) -> str:
+        parts = [f"{self._label(name)}: {self._source(name) or described(self.parts[name])}" for name in self.parts]
+        told = [f"away from {', '.join(self.away) or 'nothing'}"] if self.away is not None else []
+        told += [f"{weight:+g} {', '.join(other)}" for other, weight in self.also]
+        told += [f"starts at {self.start!r}"] if self.start is not None else []
+        told += [f"keeps {self.kept!r}"] if self.kept is not None else []
+        told += [f"{name}={value!r}" for name, value in self.options.said().items()]
+        told += ["parts drawn for each seed"] if self.draw_parts is not None else []
+        return f"Composition({'; '.join([', '.join(parts) or 'nothing', *told])})"
+
+    def _label(self, name: str) -> str:
+        return f"{name} at {self.strengths[name].weight:g}" if name in self.strengths else name
+
+    def _source(self, name: str) -> str:
+        """The words or the file that a representation came from, without the file's hash."""
+        return re.sub("^sha256:[0-9a-f]+ ?", "", self.sources.get(name, ""))
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: a preview of each representation, with its strength."""
+        shown = self.parts.preview({name: self._label(name) for name in self.parts})
+        return None if shown is None else png(shown)
 
     def pick(self, *names: str) -> "Composition":
         """Keeps the named representations.
@@ -58,7 +99,8 @@ class Composition:
         def kept(values: Mapping[str, Any]) -> dict[str, Any]:
             return {name: value for name, value in values.items() if keep(name)}
 
-        parts, wanted = Parts(kept(self.parts)), Parts(kept(self.wanted))
+        parts = Parts.of(kept(self.parts), self.parts.shown_by)
+        wanted = Parts(kept(self.wanted))
         return replace(self, parts=parts, wanted=wanted, sources=kept(self.sources), strengths=kept(self.strengths))
 
     def __or__(self, other: "Composition") -> "Composition":

@@ -37,6 +37,15 @@ class SampleOptions:
     size: tuple[int, int] | None = None
     until: str | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "guidance", "eta", "percentile", "augmentation", "tile"):
+            value = getattr(self, name)
+            if not isinstance(value, float | int | None):
+                raise ValueError(f"expected a number, such as SampleOptions({name}=10), found {value!r}")
+        size: Any = self.size
+        if size is not None and (not isinstance(size, Sequence) or len(size) != 2):
+            raise ValueError(f"expected a height and a width, such as SampleOptions(size=(256, 256)), found {size!r}")
+
     def __or__(self, other: "SampleOptions | None") -> "SampleOptions":
         """Both; what the right side says wins."""
         return self if other is None else replace(self, **other.said())

@@ -4,14 +4,34 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Shaped
+from PIL import Image
 from torch import Tensor
 
-from composer.decomposition import Representations
+from composer.decomposition import Decomposition, Representations
 from composer.devices import to_float64
+from composer.images.sheet import png, previews, sheet
+from composer.mistakes import did_you_mean
+
+ROWS, SIDE = 8, 128
+"""Images of which a notebook shows the parts, at most, and the side of each preview in pixels."""
 
 
 class Parts(Representations):
-    """Representations that combine: ``a.pick("sketch", "depth") | b.pick("palette")``. The right side wins."""
+    """Representations that combine: ``a.pick("sketch", "depth") | b.pick("palette")``. The right side wins.
+
+    Attributes:
+        shown_by: The decomposers that show them in a notebook; None where nobody knows, or both sides of ``|`` were of
+            different models.
+    """
+
+    shown_by: Decomposition | None = None
+
+    @classmethod
+    def of(cls, values: Mapping[str, Tensor], shown_by: Decomposition | None) -> "Parts":
+        """Parts that show themselves in a notebook."""
+        made = cls(values)
+        made.shown_by = shown_by
+        return made
 
     def pick(self, *names: str) -> "Parts":
         """Keeps the named representations.
@@ -21,23 +41,59 @@ class Parts(Representations):
         """
         missing = sorted(set(names) - self.keys())
         if missing:
-            raise KeyError(f"no {', '.join(missing)} among these parts; they hold {', '.join(sorted(self))}")
-        return Parts({name: self[name] for name in names})
+            near = did_you_mean(missing[0], self)
+            raise KeyError(f"no {', '.join(missing)} among these parts{near}; they hold {', '.join(sorted(self))}")
+        return Parts.of({name: self[name] for name in names}, self.shown_by)
 
     def drop(self, *names: str) -> "Parts":
         """Leaves out the named representations."""
-        return Parts({name: value for name, value in self.items() if name not in names})
+        return Parts.of({name: value for name, value in self.items() if name not in names}, self.shown_by)
 
     def rows(self, index: Sequence[int] | slice) -> "Parts":
         """Keeps some rows of each representation."""
-        return Parts({name: value[index] for name, value in self.items()})
+        return Parts.of({name: value[index] for name, value in self.items()}, self.shown_by)
 
     def row(self, i: int) -> "Parts":
         """Keeps row i, of representations of a single row that one."""
-        return Parts({name: row(value, i) for name, value in self.items()})
+        return Parts.of({name: row(value, i) for name, value in self.items()}, self.shown_by)
 
     def __or__(self, other: Mapping[str, Tensor]) -> "Parts":  # type: ignore[override]
-        return Parts({**self, **other})
+        known = [by for by in (self.shown_by, getattr(other, "shown_by", None)) if by is not None]
+        return Parts.of({**self, **other}, known[0] if known and known[0] is known[-1] else None)
+
+    def __reduce__(self) -> tuple[type, tuple[dict[str, Tensor]]]:
+        return Parts, (dict(self),)  # copies and files hold the values alone, no networks
+
+    def __repr__(self) -> str:
+        return f"Parts({', '.join(f'{name}: {described(value)}' for name, value in self.items())})"
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: a preview of each representation, a row per image."""
+        shown = self.preview()
+        return None if shown is None else png(shown)
+
+    def preview(self, labels: Mapping[str, str] | None = None) -> Image.Image | None:
+        """Draws the representations as their decomposers show them, a row per image, `ROWS` at most.
+
+        Args:
+            labels: Name -> what stands above its column; the name itself unless it is here.
+
+        Returns:
+            None where no decomposer is known, or there is nothing to show.
+        """
+        by = dict(() if self.shown_by is None else self.shown_by.named())
+        tensors = {name: value[:ROWS] for name, value in self.items() if name in by and isinstance(value, Tensor)}
+        if not tensors or self.shown_by is None:
+            return None
+        columns = previews(self.shown_by, tensors, SIDE)
+        count = max(map(len, columns.values()))
+        rows = [[column[min(i, len(column) - 1)] for column in columns.values()] for i in range(count)]
+        return sheet(rows, columns=[(labels or {}).get(name, name) for name in columns])
+
+
+def described(value: Tensor | str) -> str:
+    """A representation in few words: its shape, or the words that are to give it."""
+    return repr(value) if isinstance(value, str) else " x ".join(map(str, value.shape))
 
 
 def row(value: Shaped[Tensor, "b *d"], i: int) -> Shaped[Tensor, "1 *d"]:

@@ -1,6 +1,6 @@
 """Where a drawing begins, when not at the seeds' noise, and what stays of an image while it is drawn."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,7 @@ class InitialNoise:
         model: Names the model that found it, for another one makes something else of it; None fits any model.
     """
 
-    noise: Float[Tensor, "b 3 h w"]
+    noise: Float[Tensor, "b 3 h w"] = field(repr=False)
     model: str | None = None
 
     def interpolate(self, other: "InitialNoise", share: float) -> "InitialNoise":
@@ -69,7 +69,7 @@ class NoisyImage:
         ValueError: The time is out of range.
     """
 
-    image: Float[Tensor, "b 3 h w"]
+    image: Float[Tensor, "b 3 h w"] = field(repr=False)
     time: float
 
     def __post_init__(self) -> None:
@@ -89,7 +89,7 @@ class SmallImage:
         image: In [-1, 1]; a row per seed, or one for all.
     """
 
-    image: Float[Tensor, "b 3 h w"]
+    image: Float[Tensor, "b 3 h w"] = field(repr=False)
 
     def row(self, i: int) -> "SmallImage":
         """Keeps row i, of a single row that one."""
@@ -108,8 +108,8 @@ class Kept:
         where: 1 where it stays.
     """
 
-    image: Float[Tensor, "b 3 h w"]
-    where: Float[Tensor, "#b 1 h2 w2"]
+    image: Float[Tensor, "b 3 h w"] = field(repr=False)
+    where: Float[Tensor, "#b 1 h2 w2"] = field(repr=False)
 
     def row(self, i: int) -> "Kept":
         """Keeps row i, of a single row that one."""

@@ -1,6 +1,7 @@
 """What people hand to a model as it is: files, Pillow's pictures, arrays, tensors, words."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from composer.decomposition import Batch, Decomposition, Representations
+from composer.cascade.asking import names_picture
+from composer.decomposition import Batch, Decomposer, Decomposition, Representations
 from composer.images.pixels import Pixels
 from composer.images.reading import File, load_rgb, resize_and_crop
 
@@ -23,10 +25,20 @@ def open_pictures(pictures: Iterable[Picture], size: int) -> Float[Tensor, "b 3 
         Refused: A file is no picture that can be read.
         ValueError: Something is no picture.
     """
-    return torch.stack([resize_and_crop(_open(picture, size), size) for picture in pictures])
+    return torch.stack([resize_and_crop(open_picture(picture, size), size) for picture in pictures])
 
 
-def _open(picture: Picture, size: int) -> Float[Tensor, "3 h w"]:
+def open_picture(picture: Picture, size: int | None = None) -> Float[Tensor, "3 h w"]:
+    """Reads a picture upright, in sRGB, in [-1, 1].
+
+    Args:
+        picture: What people hand over.
+        size: Shorter side that the caller will reduce it to, see `load_rgb`.
+
+    Raises:
+        Refused: A file is no picture that can be read.
+        ValueError: It is no picture.
+    """
     if isinstance(picture, File):
         return load_rgb(picture, size).image
     if isinstance(picture, Image.Image):
@@ -47,12 +59,12 @@ def _open(picture: Picture, size: int) -> Float[Tensor, "3 h w"]:
     )
 
 
-def to_batch(what: Batch | Picture | Sequence[Picture], caption: str | None, size: int) -> Batch:
+def to_batch(what: Batch | Picture | Sequence[Picture], caption: str | Sequence[str] | None, size: int) -> Batch:
     """Makes a batch of what people hand over; one that is a batch already stays as it is.
 
     Args:
         what: A batch, a picture, or several pictures; a tensor may be (b 3 h w).
-        caption: What each picture shows.
+        caption: What they show: one text for all, or one each.
         size: Side of the images.
 
     Raises:
@@ -62,7 +74,12 @@ def to_batch(what: Batch | Picture | Sequence[Picture], caption: str | None, siz
     if isinstance(what, Mapping):
         return dict(what)
     image = open_pictures(_listed(what), size)
-    return {"image": image} | ({} if caption is None else {"caption": [caption] * len(image)})
+    if caption is None:
+        return {"image": image}
+    captions = [caption] * len(image) if isinstance(caption, str) else list(caption)
+    if len(captions) != len(image):
+        raise ValueError(f"expected a caption, or one for each of {len(image)} pictures, found {len(captions)}")
+    return {"image": image, "caption": captions}
 
 
 def _listed(what: Picture | Sequence[Picture]) -> Sequence[Picture]:
@@ -80,11 +97,17 @@ def to_representations(given: Mapping[str, Tensor | str], decomposition: Decompo
     Raises:
         ValueError: A value is neither words nor a tensor, or the condition is not given by words.
     """
-    by, made = dict(decomposition.named()), Representations()
-    for name, value in given.items():
-        if isinstance(value, str) and name in by:
-            value = by[name].from_text(value)
-        if not isinstance(value, Tensor):
-            raise ValueError(f"expected a tensor or words for {name}, found {type(value).__name__}")
-        made[name] = value
-    return made
+    by = dict(decomposition.named())
+    return {name: value if isinstance(value, Tensor) else _from_words(name, value, by) for name, value in given.items()}
+
+
+def _from_words(name: str, value: Any, by: Mapping[str, Decomposer]) -> Tensor:
+    reads_images = name in by and by[name].can_read({"image": None})
+    picture_meant = isinstance(value, Image.Image) or (reads_images and names_picture(value))
+    if isinstance(value, str) and name in by and not picture_meant:
+        return by[name].from_text(value)
+    if picture_meant:
+        picture = f'"{value}"' if names_picture(value) else "picture"
+        raise ValueError(f'an image gives {name} when it is taken apart: {name}=model.decompose({picture})["{name}"]')
+    says = f'parts["{name}"]' if isinstance(value, Mapping) else "a tensor or words"
+    raise ValueError(f"expected {says} for {name}, found {type(value).__name__}")

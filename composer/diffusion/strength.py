@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -40,6 +41,15 @@ class Strength:
     region: Float[Tensor, "1 1 h w"] | None = None
 
     def __post_init__(self) -> None:
+        weight: Any = self.weight
+        if not isinstance(weight, float | int):
+            raise ValueError(f"expected a weight such as Strength(0.5), found {weight!r}")
+        ends: Any = self.interval
+        if not isinstance(ends, Sequence) or len(ends) != 2 or isinstance(ends, str):
+            raise ValueError(f"expected an interval of two times such as (0.2, 0.8), found {ends!r}")
+        region: Any = self.region
+        if not isinstance(region, Tensor | None):
+            raise ValueError(f'expected a region of numbers such as open_region("0.1,0.2,0.6,0.9"), found {region!r}')
         low, high = self.interval
         if self.weight < 0 or not 0 <= low < high <= 1:
             raise ValueError(

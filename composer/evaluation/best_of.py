@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from composer.cascade.asking import to_seeds
 from composer.cascade.cascade import Cascade
+from composer.cascade.images import Images
 from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.decomposition import Batch
@@ -36,7 +38,7 @@ class Best:
             or as they were before further stages drew on them.
     """
 
-    images: Float[Tensor, "b 3 h w"]
+    images: Float[Images, "b 3 h w"]
     seeds: list[int]
     compositions: list[Composition]
     scores: Float[Tensor, "b n"]
@@ -45,31 +47,36 @@ class Best:
 
 def best_of(
     cascade: Cascade,
-    composition: Composition,
-    seeds: Sequence[int],
-    n: int = 1,
+    what: Composition | Mapping[str, Tensor | str] | None = None,
+    seeds: Sequence[int] | int = 0,
+    n: int = 8,
     weights: Mapping[str, float] | None = None,
     options: SampleOptions | None = None,
     progress: Progress | None = None,
+    **conditions: Tensor | str,
 ) -> Best:
-    """Draws n pictures for each seed and keeps the one that adheres best.
+    """Draws n pictures for each seed and keeps the one that adheres best: ``best_of(model, parts, n=8).images``.
 
     Candidates are drawn by the first stage alone; the chosen ones are drawn again, by all of them.
 
     Args:
         cascade: The model.
-        composition: What to draw.
+        what: What to draw, as in `Cascade.sample`.
         seeds: Seed s has the candidates s n to s n + n - 1; of one candidate it is the seed itself.
         n: Number of candidates.
         weights: Name -> how much a condition counts; 1 where it is not named.
         options: How to sample, as in `Cascade.sample`.
         progress: Wraps the steps.
+        **conditions: Further representations, or words, by the name of their condition.
 
     Raises:
         KeyError: `weights` names what was not asked, or cannot be measured.
         ValueError: `n` is below 1, there are weights but no choice, nothing was asked that can be measured, or the
             candidates would be one picture n times, since they begin with one noise.
     """
+    if not isinstance(cascade, Cascade):
+        raise ValueError("expected a model, then what to draw: best_of(model, parts, n=8)")
+    seeds, composition = to_seeds(seeds), cascade.ask(what, **conditions)
     if n < 1 or (n == 1 and weights):
         raise ValueError(f"expected the best of at least {2 if weights else 1}, found {n}")
     if n == 1:
@@ -82,7 +89,7 @@ def best_of(
     whole = composition.options | options
     first = whole | _first_alone(cascade, whole)
     candidates = [seed * n + k for seed in seeds for k in range(n)]
-    drawn = [
+    drawn: list[Tensor] = [
         cascade.sample(composition, candidates[start + i : start + min(i + ROWS, n)], first, progress=progress).cpu()
         for start in range(0, len(candidates), n)
         for i in range(0, n, ROWS)

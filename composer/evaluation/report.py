@@ -15,7 +15,7 @@ from composer.cascade.start import InitialNoise, NoisyImage
 from composer.diffusion.strength import Strength
 from composer.evaluation.reading import Reading
 from composer.images.reading import File, PictureFile
-from composer.images.sheet import as_written, from_pil, read_recipe, sheet
+from composer.images.sheet import as_written, from_pil, png, read_recipe, sheet
 from composer.images.table import Table
 from composer.tasks.composition import Composition
 from composer.tasks.editing import Frame, Original
@@ -48,7 +48,7 @@ class Row:
     back: Float[Tensor, "3 h w"] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """What is to be said about one picture.
 
@@ -61,6 +61,19 @@ class Report:
     settings: dict[str, str]
     pictures: list[tuple[str, Tensor | None, Tensor]]
     rows: list[Row]
+
+    @property
+    def closed(self) -> dict[str, float]:
+        """How much of the way from chance (0) to what was asked (1) the picture goes, where that can be measured."""
+        return {row.name: row.closed for row in self.rows if row.closed is not None}
+
+    def __repr__(self) -> str:
+        measured = ", ".join(f"{value:.2f} ({name})" for name, value in self.closed.items())
+        return f"Report(closed {measured or 'nothing that can be measured'})"
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        return png(self.picture())
 
     def picture(self) -> Image.Image:
         """Draws the picture, then a row a condition: what was asked, and what came back."""
@@ -77,6 +90,22 @@ class Report:
         ]
         conditions = Table(("condition", "from", "strength", "distance", "closed"), rows)
         return [Table(("how it was drawn", ""), list(self.settings.items())), conditions]
+
+
+def report(path: File, cascade: Cascade, original: File | None = None) -> Report:
+    """Measures how far a saved picture follows what was asked of it: ``report("out.png", model)``; see `examine`.
+
+    Args:
+        path: A PNG that carries its recipe, as ``images.save("out.png")`` writes it.
+        cascade: The model that drew it.
+        original: For an edit, the picture that was edited.
+
+    Raises:
+        ValueError: See `examine`.
+    """
+    if not isinstance(cascade, Cascade):
+        raise ValueError('expected a picture, then the model that drew it: report("out.png", model)')
+    return examine(cascade, path, original)
 
 
 def examine(cascade: Cascade, path: File, original: File | None = None) -> Report:

@@ -59,10 +59,19 @@ def to_pil(image: Float[Tensor, "3 h w"]) -> Image.Image:
     Raises:
         ValueError: The image holds NaN.
     """
+    if image.ndim != 3 or len(image) != 3:
+        raise ValueError(f"expected a single image (3 h w), such as images[0], found {tuple(image.shape)}")
     if image.isnan().any():
         raise ValueError("expected an image in [-1, 1], found NaN in it")
     levels = ((image.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).byte()
     return Image.fromarray(levels.permute(1, 2, 0).numpy())
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as the bytes of a PNG, as notebooks take it."""
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    return data.getvalue()
 
 
 def from_pil(picture: Image.Image) -> Float[Tensor, "3 h w"]:
@@ -136,6 +145,9 @@ def sheet(
     Raises:
         ValueError: There is no image, or labels and images do not match in number.
     """
+    given: Sequence[Any] = images
+    if any(isinstance(row, Tensor) and row.ndim == 3 for row in given):
+        raise ValueError("expected rows of images: sheet([images])")
     width = max((len(row) for row in images), default=0)
     present = [image for row in images for image in row if image is not None]
     if not present:
@@ -227,6 +239,8 @@ def save_png(path: str | Path, image: Tensor | Image.Image, recipe: Mapping[str,
         ValueError: The recipe is not JSON, or too long.
         OSError: The disk is full or the folder cannot be written.
     """
+    if isinstance(path, Tensor | Image.Image):
+        raise ValueError('expected a file, then an image: save_png("out.png", image)')
     picture = to_pil(image) if isinstance(image, Tensor) else image
     info = PngInfo()
     if recipe is not None:

@@ -1,19 +1,24 @@
 """Compositions made of pictures and words."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
 from composer.cascade.composition import Composition as Composition
 from composer.cascade.parts import Parts
 from composer.cascade.start import InitialNoise
+from composer.cascade.taking import Picture
 from composer.decomposition import Batch, Decomposer
 from composer.diffusion.samplers import Progress
 from composer.images.reading import File, PictureFile, resize
+from composer.images.sheet import decomposed, png
 from composer.names import Kind
 from composer.storage.files import require_utf8
 
@@ -27,7 +32,7 @@ class Source:
         has: All that the model reads from it.
     """
 
-    image: Float[Tensor, "1 3 h w"]
+    image: Float[Tensor, "1 3 h w"] = field(repr=False)
     has: Composition
     _inversions: "list[_Inversion]" = field(init=False, repr=False, compare=False, default_factory=list)
 
@@ -58,6 +63,14 @@ class Source:
         """
         file = PictureFile.of(path)
         return cls.of(cascade, cascade.open(file)[0], caption, file.source)
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows: the picture, and a preview of each representation."""
+        parts = self.has.parts
+        if parts.shown_by is None:
+            return None
+        shown = Parts({name: value for name, value in parts.items() if name in parts.shown_by})
+        return png(decomposed(self.image, parts.shown_by, shown))
 
     def pick(self, *names: str) -> Composition:
         """Takes the named representations.
@@ -121,8 +134,36 @@ def _single(cascade: Cascade, name: str, source: str, read: Callable[[Decomposer
     """One representation, and the same as the model's reader of that name has it."""
     decomposer, reader = dict(cascade.decomposition.named())[name], dict(cascade.readers.named())[name]
     return Composition(
-        parts=Parts({name: read(decomposer)}), wanted=Parts({name: read(reader)}), sources={name: source}
+        parts=Parts.of({name: read(decomposer)}, cascade.decomposition),
+        wanted=Parts({name: read(reader)}),
+        sources={name: source},
     )
+
+
+def preview(
+    cascade: Cascade,
+    what: Composition | Mapping[str, Tensor | str] | Source | Picture | Sequence[Picture] | None = None,
+    **conditions: Tensor | str,
+) -> Image.Image:
+    """Draws what a model reads from pictures or words, a labelled picture of each representation.
+
+    Args:
+        cascade: The model.
+        what: A picture or several, as `Cascade.decompose` takes them; a `Source`; or what `Cascade.sample` takes.
+        **conditions: Further representations, or words, by the name of their condition.
+
+    Raises:
+        KeyError: The model has no such condition.
+        ValueError: There is nothing to show, or something cannot be read.
+        Refused: A file is no picture that can be read.
+    """
+    given: Any = what.has if isinstance(what, Source) else what
+    if isinstance(given, Tensor | np.ndarray | File | Image.Image | Sequence):
+        given = cascade.decompose(given)
+    drawn = cascade.ask(given, **conditions).parts.preview()
+    if drawn is None:
+        raise ValueError('expected something to show: preview(model, "photo.png"), preview(model, palette="#aa3311")')
+    return drawn
 
 
 def require(cascade: Cascade, *names: str, task: str = "this") -> None:

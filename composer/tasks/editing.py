@@ -1,7 +1,7 @@
 """Edits within a region that keep every pixel outside it: the file's own, at its own size, depth and transparency."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,19 +11,24 @@ from PIL import Image, ImageCms
 from torch import Tensor
 from torch.nn import functional as F
 
+from composer.cascade.asking import to_seeds
 from composer.cascade.cascade import Cascade
 from composer.cascade.composition import Composition
 from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.cascade.start import Kept
+from composer.cascade.taking import Picture, open_picture
 from composer.diffusion.samplers import Progress
-from composer.images.fidelity import loss, spelled_out
+from composer.images.fidelity import MODES, loss, spelled_out
 from composer.images.masks import read_mask
 from composer.images.pixels import BAND, Pixels, profile_transform
 from composer.images.reading import File, PictureFile, Reason, Refused, converting, fit, opened, path_of, read_pixels
-from composer.images.sheet import COLOUR_CHUNKS
+from composer.images.sheet import COLOUR_CHUNKS, to_pil
 from composer.names import Kind
 from composer.tasks.composition import Source, of_kind
+
+Region = File | Sequence[float] | Image.Image | np.ndarray | Tensor
+"""Where an edit may change a picture, see `to_region`."""
 
 BOXED = 256
 """Side of the map that a box becomes where no picture gives a size."""
@@ -58,8 +63,18 @@ class Original:
             return cls(spelled_out(pixels.picture), pixels.rgb().image)
 
     @classmethod
-    def of(cls, picture: Image.Image) -> "Original":
-        """Takes a picture that was made here, of one of `MODES`."""
+    def of(cls, picture: Picture) -> "Original":
+        """Takes a picture as `Cascade.decompose` does: a file, a picture of Pillow, an array or a tensor.
+
+        Raises:
+            Refused: See `open`.
+            ValueError: It is no picture.
+        """
+        if isinstance(picture, File):
+            return cls.open(picture)
+        if not isinstance(picture, Image.Image):
+            picture = to_pil(open_picture(picture))
+        picture = picture if picture.mode in MODES else spelled_out(picture)
         return cls(picture, Pixels(picture).rgb().image)
 
 
@@ -226,44 +241,88 @@ class Frame:
         return picture
 
 
+def to_region(region: Region, size: tuple[int, int]) -> Float[Tensor, "1 1 h w"]:
+    """Makes a region of whatever says one.
+
+    Args:
+        region: What `open_region` reads; four numbers left, top, right, bottom; or a mask of the picture's size, as a
+            picture of Pillow, an array or a tensor: true, 1 or white where the picture may change.
+        size: Height and width of the picture.
+
+    Raises:
+        ValueError: It is none of these, or does not fit the picture.
+        Refused: A mask's file cannot be read, or not in one way alone.
+        FileNotFoundError: Words are neither a box nor a file.
+    """
+    if isinstance(region, File):
+        return open_region(region, size)
+    if isinstance(region, Image.Image):
+        region = np.array(region.convert("L"))
+    if isinstance(region, Sequence) and len(region) == 4:
+        return open_region(",".join(map(str, region)), size)
+    if not isinstance(region, np.ndarray | Tensor):
+        raise ValueError(
+            f'expected a region such as "0.1,0.2,0.6,0.9" (left,top,right,bottom), the file of a mask, or an array '
+            f"(h w); found {region!r}"
+        )
+    mask = torch.as_tensor(region)
+    if mask.dtype == torch.uint8 and mask.max() > 1:
+        mask = mask > 127
+    if mask.ndim not in (2, 3, 4) or mask.shape[:-2].numel() != 1:
+        raise ValueError(f"expected a region (h w), one for all results, found {tuple(mask.shape)}")
+    return mask.float().reshape(1, 1, *mask.shape[-2:]).cpu()
+
+
 @torch.no_grad()
 def edit(
     cascade: Cascade,
-    original: Original,
-    region: Float[Tensor, "1 1 h w"],
-    reps: Parts,
+    original: Original | Picture,
+    region: Region,
+    reps: Composition | Mapping[str, Tensor | str] | None = None,
     *,
     keep: Sequence[str] = (),
-    caption: str = "",
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] | int = 0,
     soften: int = 2,
     options: SampleOptions | None = None,
     progress: Progress | None = None,
+    **conditions: Tensor | str,
 ) -> list[Image.Image]:
     """Redraws a region of a picture under new conditions. All pixels outside it are the file's own, bit for bit.
 
+    ``edit(model, "photo.png", "0.1,0.2,0.6,0.9", caption="a large red cube")`` returns a list with one picture.
+
     Args:
         cascade: The model.
-        original: The picture.
-        region: 1 where it may change, at the picture's size.
-        reps: What the region should follow, one row (or one a seed).
+        original: The picture: its file, or what `Original.of` takes.
+        region: Where it may change: ``"left,top,right,bottom"``, the file of a mask, or what `to_region` takes.
+        reps: What the region should follow, as in `Cascade.sample`.
         keep: Conditions to take from the picture itself, such as its sketch.
-        caption: The picture's caption, if `keep` names a condition that reads one.
-        seeds: One a result.
+        seeds: One per result.
         soften: Pixels over which the edit fades in, inside the region.
         options: How to sample, as in `Cascade.sample`.
         progress: Wraps the steps.
+        **conditions: Further representations, or words, by the name of their condition.
 
     Returns:
         Pictures of the original's size and mode. An empty region gives the picture back.
 
     Raises:
-        ValueError: The region's size is not the picture's.
+        KeyError: See `Cascade.sample`.
+        ValueError: The region's size is not the picture's, or something cannot be read.
+        Refused: The picture or the mask cannot be read, or its pixels cannot be kept as they are.
     """
-    if not region.any() and region.shape[2:] == original.image.shape[1:]:
+    if not isinstance(cascade, Cascade):
+        raise ValueError('expected a model, then a picture: edit(model, "photo.png", "0.1,0.2,0.6,0.9", ...)')
+    seeds, asked = to_seeds(seeds), cascade.ask(reps, **conditions)
+    original = original if isinstance(original, Original) else Original.of(original)
+    size = original.image.shape[1], original.image.shape[2]
+    where = to_region(region, size)
+    if not where.any() and where.shape[2:] == size:
         return [original.picture.copy() for _ in seeds]
-    frame = Frame.around(original, region)
-    asked = frame.source(cascade, caption).pick(*keep) | Composition(parts=reps)
+    frame = Frame.around(original, where)
+    words = conditions.get("caption")
+    own = frame.source(cascade, words if isinstance(words, str) else "")
+    asked = own.pick(*(name for name in keep if name not in asked.parts)) | asked
     images = cascade.sample(frame.restrict(cascade, asked), seeds, options, progress=progress)
     return frame.paste(images, soften)
 

@@ -1,22 +1,20 @@
 """What a picture carries so that it can be made again: seed, settings, versions, and the representations themselves."""
 
 import base64
-import hashlib
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from jaxtyping import Float
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
 from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
+from composer.cascade.recipe import FORMAT, PRECISIONS, pack, versions
 from composer.cascade.start import InitialNoise, NoisyImage, Start
 from composer.diffusion.samplers import Progress
 from composer.diffusion.strength import Strength, weigh
@@ -25,12 +23,6 @@ from composer.storage.files import brief, printable
 from composer.storage.formats import check_edit, check_recipe
 from composer.tasks.composition import Composition
 from composer.tasks.editing import Frame, Original, extend
-
-FORMAT = 2
-"""Of the recipes that are written. Those before had no number; each number can do all that the ones below it can."""
-
-PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What recipes call the precisions inside the networks."""
 
 MAX_BYTES = 64_000_000
 """Size of the representations in a recipe, once unpacked; more is refused."""
@@ -47,69 +39,19 @@ def recipe(
         seed: Its seed.
         options: What `Cascade.sample` was told besides.
     """
-    size = (composition.options | options).size
-    start, away = composition.start, composition.away
-    tensors: dict[str, Tensor] = {}  # each once, however often it is used
-
-    def held(reps: Mapping[str, Tensor]) -> dict[str, str]:
-        return {name: hold(value) for name, value in reps.items()}
-
-    def hold(value: Tensor) -> str:
-        own = value.detach().cpu().contiguous()
-        key = hashlib.sha256(save({"": own})).hexdigest()[:16]
-        tensors[key] = own
-        return key
-
-    def strength(given: Strength) -> dict[str, Any]:
-        region = None if given.region is None else hold(given.region)
-        return {"weight": given.weight, "interval": list(given.interval), "region": region}
-
-    return {
-        "format": FORMAT,
-        "model": {"name": cascade.spec.get("name", ""), "sha256": cascade.sha256},
-        "autoguidance": _weaker(cascade),
-        "seed": seed,
-        "stages": {name: asdict(setting) for name, setting in cascade.settings(composition, options).items()},
-        "size": None if size is None else list(size),
-        "sources": dict(composition.sources),
-        "representations": held(composition.parts),
-        "wanted": held(composition.wanted),
-        "strengths": {name: strength(given) for name, given in composition.strengths.items()},
-        "away": None if away is None else held(away),
-        "also": [[held(parts), weight] for parts, weight in composition.also],
-        "latent": hold(start.noise) if isinstance(start, InitialNoise) else None,
-        "start": [hold(start.image), start.time] if isinstance(start, NoisyImage) else None,
-        "tensors": pack(tensors),
-        "precision": {dtype: name for name, dtype in PRECISIONS.items()}[cascade.precision],
-        "device": cascade.device.type,
-        "versions": _versions(),
-    }
-
-
-def _weaker(cascade: Cascade) -> dict[str, str] | None:
-    weaker = cascade.weaker
-    return None if weaker is None else {"name": weaker.spec.get("name", ""), "sha256": weaker.sha256}
-
-
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("composer-diffusion", "torch")}
+    return cascade.origin(composition, [seed], options).recipe()
 
 
 def changes_since(cascade: Cascade, found: Mapping[str, Any]) -> list[str]:
     """What is not as it was when a recipe's picture was drawn, so that its values may differ; a phrase each."""
-    versions = found.get("versions")
-    then = {**(versions if isinstance(versions, Mapping) else {}), "device": found.get("device")}
-    now = {**_versions(), "device": cascade.device.type}
+    written = found.get("versions")
+    then = {**(written if isinstance(written, Mapping) else {}), "device": found.get("device")}
+    now = {**versions(), "device": cascade.device.type}
     return [
         f"{name} {printable(str(then[name]))} then, {here} now"
         for name, here in now.items()
         if then.get(name) not in (None, here)
     ]
-
-
-def pack(reps: Mapping[str, Tensor]) -> str:
-    """Packs tensors to text, exactly."""
-    return base64.b64encode(zlib.compress(save({k: v.cpu() for k, v in reps.items()}), 9)).decode()
 
 
 def unpack(text: str) -> Parts:
@@ -354,7 +296,7 @@ def again(
         ValueError: The recipe is another model's, was drawn away from another model, or is not whole.
     """
     redo = read(cascade, found, limited)
-    if (then := found.get("autoguidance")) != (now := _weaker(cascade)):
+    if (then := found.get("autoguidance")) != (now := cascade.autoguidance):
         told = [
             printable(f"{one.get('name')!r} (SHA-256 {one.get('sha256', '')[:12]}...)") if one else "nothing"
             for one in (then, now)
