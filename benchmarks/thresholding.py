@@ -140,8 +140,8 @@ def adherence(evaluation: Held, images: Tensor) -> dict[str, float]:
     """What the pictures close, and the standard error of the caption's figure."""
     scores = evaluation.score(images, ["caption", "palette"], evaluation.whole)
     off = Reading(evaluation.cascade, images).distances(evaluation.whole.wanted.pick("caption"))["caption"]
-    error = float(off.std()) / len(off) ** 0.5 / scores["caption"]["chance"]
-    return {name: round(score["closed"], 3) for name, score in scores.items()} | {"caption_error": round(error, 3)}
+    error = float(off.std()) / len(off) ** 0.5 / scores["caption"].chance
+    return {name: round(score.closed, 3) for name, score in scores.items()} | {"caption_error": round(error, 3)}
 
 
 def plot(rows: Rows, true: dict[str, float], path: Path) -> None:

@@ -41,6 +41,7 @@ from .images.reading import load_rgb as load_rgb
 from .images.reading import resize_and_crop as resize_and_crop
 from .images.sheet import save_png as save_png
 from .images.sheet import sheet as sheet
+from .names import Kind as Kind
 from .networks.unet import UNet as UNet
 from .prior import AutoregressivePrior as AutoregressivePrior
 from .prior import DiffusionPrior as DiffusionPrior

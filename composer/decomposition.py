@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from composer.devices import with_float64
+from composer.names import Kind
 from composer.storage.building import Buildable
 from composer.storage.files import require_utf8
 
@@ -34,8 +35,12 @@ class Decomposer(nn.Module, Buildable, ABC):
     Attributes:
         code_licence: Of the code that extracts.
         weights_licence: Of the weights that it needs, as their authors state it.
+        kind: What the representation says of an image. Tasks and evaluations choose conditions by it: `style_transfer`
+            keeps one picture's layout and takes another's appearance. A condition without a kind takes part in them
+            where it is named.
     """
 
+    kind: Kind | None = None
     code_licence = "Apache-2.0"
     weights_licence = "needs none"
 

@@ -41,7 +41,7 @@ MOVED = {
     "composer.guidance": "composer.diffusion.guidance",
     "composer.locking": "composer.training.locking",
     "composer.low_res": "composer.cascade.low_res",
-    "composer.markdown": "composer.evaluation.markdown",
+    "composer.markdown": "composer.images.table",
     "composer.masks": "composer.images.masks",
     "composer.metrics": "composer.evaluation.metrics",
     "composer.muon": "composer.training.muon",

@@ -1,5 +1,6 @@
 """Names that the command line needs before anything heavy is imported."""
 
+from enum import StrEnum
 from typing import Literal
 
 SHIPPED = "scenes256"
@@ -17,11 +18,34 @@ SamplerName = Literal["euler", "heun", "dpmpp_2m", "ancestral"]
 CLOSED = "closed: 1 is exactly what was asked, 0 no nearer to it than other pictures are by chance"
 """What the figures that `evaluation.reading.Reading` gives mean, for people."""
 
-LOCAL = ("sketch", "depth", "instances")
-"""Conditions that say where things are."""
 
-GLOBAL = ("semantics", "palette")
-"""Conditions that say what things are, and how they look."""
+class Kind(StrEnum):
+    """What a representation says of an image; see `composer.Decomposer.kind`."""
+
+    STRUCTURE = "structure"
+    """Where edges and surfaces are, place by place: a sketch, depth."""
+
+    SEGMENTATION = "segmentation"
+    """Which things are where."""
+
+    APPEARANCE = "appearance"
+    """What the image shows and how it looks: semantics, colours."""
+
+    TEXT = "text"
+    """What its caption says."""
+
+    LUMINANCE = "luminance"
+    """The image itself, in grey."""
+
+    MASK = "mask"
+    """The pixels that an edit keeps."""
+
+
+LAYOUT = (Kind.STRUCTURE, Kind.SEGMENTATION)
+"""Kinds that say where things are; Composer calls such conditions local."""
+
+LOCAL, GLOBAL = ("sketch", "depth", "instances"), ("semantics", "palette")
+"""Names that included models give conditions of `LAYOUT` and of `Kind.APPEARANCE`; a loaded model knows its own."""
 
 TEXT, SEMANTICS = "text", "semantics"
 """Names of what a prior's data has to give: captions as `decomposers.Caption` encodes them, and image embeddings."""

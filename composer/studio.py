@@ -21,10 +21,10 @@ from composer.devices import pick_device
 from composer.diffusion.samplers import Progress
 from composer.evaluation.adherence import quantise
 from composer.evaluation.best_of import best_of
-from composer.evaluation.markdown import plain
 from composer.evaluation.reading import Reading
 from composer.images.reading import PictureFile
 from composer.images.sheet import PAPER, from_pil, previews, save_gif, sheet, to_pil
+from composer.images.table import Table
 from composer.scenes import render_batch
 from composer.tasks.composition import Composition, Source
 from composer.tasks.editing import Frame, Original, extend, open_region
@@ -105,10 +105,8 @@ class Row:
 def table(closed: Closed) -> str:
     """Markdown: a column a result, a line a condition."""
     names = list(dict.fromkeys(name for row in closed.values() for name in row))
-    head = ["| closed | " + " | ".join(map(plain, closed)) + " |", "|---" * (len(closed) + 1) + "|"]
-    cells = [[f"{row[name]:.2f}" if name in row else "" for row in closed.values()] for name in names]
-    lines = [f"| {name} | " + " | ".join(line) + " |" for name, line in zip(names, cells, strict=True)]
-    return "\n".join([*head, *lines]) if names else ""
+    rows = [[name, *(f"{row[name]:.2f}" if name in row else "" for row in closed.values())] for name in names]
+    return Table(["closed", *closed], rows).markdown().removesuffix("\n") if names else ""
 
 
 class Studio:

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from composer.cascade.parts import slerp
 from composer.decomposition import Batch
+from composer.names import Kind
 
 from ._clip import ClipDecomposer, barcode, cosine_distance
 from .tokens import captions_device
@@ -23,6 +24,8 @@ class Agreement(ClipDecomposer):
         model: See `ClipDecomposer`.
         weights: See `ClipDecomposer`.
     """
+
+    kind = Kind.TEXT
 
     def can_read(self, batch: Batch) -> bool:
         return "image" in batch or "caption" in batch

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.decomposition import Batch
+from composer.names import Kind
 
 from ._clip import ClipDecomposer, barcode, cosine_distance
 from .tokens import captions_device
@@ -21,6 +22,8 @@ class Caption(ClipDecomposer):
         model: See `ClipDecomposer`.
         weights: See `ClipDecomposer`.
     """
+
+    kind = Kind.TEXT
 
     def can_read(self, batch: Batch) -> bool:
         return "caption" in batch

@@ -8,11 +8,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.decomposition import Batch, Decomposer, robust_normalise
+from composer.names import Kind
 from composer.storage.pretrained import locate, sealed
 
 
 class DepthMaps(Decomposer):
     """Decomposers to (b 1 h w), relative inverse depth in [0, 1], near = 1."""
+
+    kind = Kind.STRUCTURE
 
     def preview(self, value: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Grey, near bright."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.decomposition import Decomposer
+from composer.names import Kind
 
 
 class InstanceMaps(Decomposer):
@@ -16,6 +17,8 @@ class InstanceMaps(Decomposer):
     Attributes:
         names: Names of the categories 1, 2, ...; empty where unknown.
     """
+
+    kind = Kind.SEGMENTATION
 
     names: tuple[str, ...] = ()
 

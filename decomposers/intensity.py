@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from composer.decomposition import Batch, Decomposer, draw
+from composer.names import Kind
 
 STREAM = 301  # of `draw`
 
@@ -18,6 +19,8 @@ class Intensity(Decomposer):
 
     kornia's `rgb_to_grayscale` agrees to 1e-7 and takes 1.4 times as long, with one weighting for all rows.
     """
+
+    kind = Kind.LUMINANCE
 
     WEIGHTS = (
         (0.2126, 0.7152, 0.0722),  # luma, ITU-R BT.709

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.decomposition import Batch, Decomposer, draw
+from composer.names import Kind
 
 STREAM = 320  # of `draw`: the first of seven
 SIDE = 64  # of a mask in the bank of strokes
@@ -23,6 +24,8 @@ class Mask(Decomposer):
     themselves are our own. Strokes come from a bank drawn once, turned, mirrored and shifted at random. Without region
     and seed there is nothing to read.
     """
+
+    kind = Kind.MASK
 
     def can_read(self, batch: Batch) -> bool:
         return "image" in batch and ("region" in batch or "seed" in batch)

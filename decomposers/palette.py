@@ -14,6 +14,7 @@ from torch import Tensor
 from composer.cascade.parts import lerp
 from composer.decomposition import Batch, Decomposer
 from composer.devices import with_float64
+from composer.names import Kind
 from composer.storage.files import write_atomically
 
 HUES = (0.0, 0.0833, 0.166, 0.25, 0.333, 0.5, 0.56333, 0.666, 0.73, 0.803, 0.916)
@@ -44,6 +45,8 @@ class Palette(Decomposer):
     Raises:
         ValueError: A number below 1, or more than 256 colours.
     """
+
+    kind = Kind.APPEARANCE
 
     rgb: Float[Tensor, "k 3"]
     spread: Float[Tensor, "k k"]

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from composer.cascade.parts import slerp
 from composer.decomposition import Batch
+from composer.names import Kind
 
 from ._clip import ClipDecomposer, barcode, cosine_distance
 
@@ -22,6 +23,8 @@ class Semantics(ClipDecomposer):
         model: See `ClipDecomposer`.
         weights: See `ClipDecomposer`.
     """
+
+    kind = Kind.APPEARANCE
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Float[Tensor, "b d"]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.decomposition import Batch, Decomposer
+from composer.names import Kind
 
 WIDTH = 0.65  # sigma of the inner Gaussian, in widths of the pen
 PASSES, STEP = 2, 1.5  # of smoothing along a line; in widths of the pen
@@ -18,6 +19,8 @@ THRESHOLD, GAIN = 0.022, 3.5  # contrast that leaves no ink, and how fast ink gr
 
 class Lines(Decomposer):
     """Decomposers to (b 1 h w), lines in [0, 1], 1 where there is ink."""
+
+    kind = Kind.STRUCTURE
 
     def preview(self, value: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Shows dark lines on white paper."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.decomposition import Batch, Decomposer
+from composer.names import Kind
 from composer.storage.pretrained import locate, sealed, unconnected
 
 from ._clip import barcode, cosine_distance
@@ -38,6 +39,7 @@ class T5(Decomposer):
         precision: Of the weights and of the computation. In 16 bits it is bf16, as T5 exceeds float16's range.
     """
 
+    kind = Kind.TEXT
     code_licence = "Apache-2.0 (transformers)"
     weights_licence = "Apache-2.0 (T5 v1.1)"
     weights_arguments = ("weights",)

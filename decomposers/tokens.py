@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from composer.decomposition import Batch, Decomposer
+from composer.names import Kind
 from composer.storage.pretrained import locate
 
 _START, _END, _UNKNOWN = 49406, 49407, -1
@@ -46,6 +47,7 @@ class Tokens(Decomposer):
             embedding of 49,408 rows. None keeps CLIP's ids.
     """
 
+    kind = Kind.TEXT
     code_licence = "MIT (open_clip)"
     weights_licence = "MIT (CLIP's vocabulary)"
     weights_arguments = ("words",)

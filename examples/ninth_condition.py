@@ -7,11 +7,13 @@ this decomposer and one entry each under `conditions` and `decomposers` of ninth
 import torch
 from torch import Tensor
 
-from composer import Batch, Decomposer
+from composer import Batch, Decomposer, Kind
 
 
 class Saturation(Decomposer):
     """Saturation of the colours, (b 1 h w) in [0, 1]: 0 is grey, 1 is as strong as a colour gets (Smith 1978)."""
+
+    kind = Kind.APPEARANCE
 
     def forward(self, batch: Batch) -> Tensor:
         """Reads `batch["image"]`."""
@@ -26,6 +28,10 @@ class Saturation(Decomposer):
     def distance(self, wanted: Tensor, got: Tensor) -> Tensor:
         """Mean absolute difference, 0 to 1."""
         return (wanted - got).abs().mean((1, 2, 3))
+
+    def interpolate(self, a: Tensor, b: Tensor, share: float) -> Tensor:
+        """Goes linearly from one map to the other."""
+        return torch.lerp(a, b, share)
 
     def from_text(self, text: str) -> Tensor:
         """Reads one number for the whole image, such as ``0.8``: a map of one pixel, which fits every size."""

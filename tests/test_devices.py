@@ -181,7 +181,7 @@ def test_a_model_is_measured_there(saved):
 
     def table(cascade):
         sample = Sample(len(images), lambda index: {"image": images[list(index)]})
-        return Evaluation(cascade, sample, options=SampleOptions(steps=1)).table()
+        return Evaluation(cascade, sample, options=SampleOptions(steps=1)).table().json()
 
     expected = table(Cascade.load(saved))
     with stand_in() as device:

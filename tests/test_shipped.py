@@ -53,11 +53,11 @@ def test_it_follows_a_condition_alone(evaluation, name, least):
     every = range(6)
     whole = evaluation.block(every)
     images = evaluation.draw(whole.parts.pick(name), every)
-    assert evaluation.score(images, [name], whole)[name]["closed"] > least
+    assert evaluation.score(images, [name], whole)[name].closed > least
 
 
 def test_an_edit_changes_nothing_outside(evaluation):
-    assert evaluation.masked()["outside"] == 0
+    assert evaluation.masked().outside == 0
 
 
 def test_the_upsampler_keeps_the_image_and_sharpens_it(shipped):
@@ -94,9 +94,9 @@ def test_a_shipped_prior_draws_what_the_caption_says_in_more_than_one_way(name):
     retold = render_retold("val", range(count), 2, 64)
     table = measure_embeddings(prior, prior.image_reader(), true, draws=3, retold=retold)
     drawn, others = table["prior, guidance 1"], table["other images of the caption"]
-    assert drawn["to_image"] > 0.85 and drawn["found"] > 0.7
-    assert table["image of another caption"]["to_image"] < 0.3
-    assert (1 - others["among_draws"]) / 3 < 1 - drawn["among_draws"] < 5 * (1 - others["among_draws"])
+    assert drawn.to_image > 0.85 and drawn.found > 0.7
+    assert table["image of another caption"].to_image < 0.3
+    assert (1 - others.among_draws) / 3 < 1 - drawn.among_draws < 5 * (1 - others.among_draws)
     assert torch.equal(prior.sample(["a red cube on sand"], seeds=[4]), prior.sample(["a red cube on sand"], seeds=[4]))
 
 

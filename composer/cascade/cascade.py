@@ -24,7 +24,7 @@ from composer.diffusion.samplers import Progress
 from composer.images.reading import File, fit
 from composer.storage.building import build
 from composer.storage.finding import find_model
-from composer.storage.folder import read_model, write_model
+from composer.storage.folder import STRANGERS_FILE, read_model, read_strangers, write_model
 from composer.storage.formats import check_model
 from composer.storage.loading import load_strictly, require_fit
 from composer.storage.pretrained import fetching
@@ -40,6 +40,8 @@ class Cascade:
 
     Attributes:
         weaker: What guidance leads away from, see `lead_away_from`; None is nothing at all.
+        strangers: What the readers made of held-out images, which results are compared with; empty where the model's
+            folder has none.
 
     Args:
         stages: From the smallest to the largest; each later one reads the image before it as ``low_res``.
@@ -58,6 +60,7 @@ class Cascade:
                     f"stage {stage.name} ({stage.size} px) cannot follow {before.name} ({before.size} px): it {found}"
                 )
         self.stages, self.decomposition, self.sha256 = tuple(stages), decomposition, sha256
+        self.strangers = Parts()
         self.readers = Decomposition({**dict(decomposition.named()), **dict(readers.named())})
         self.spec: dict[str, Any] = {}
         self.weaker: Cascade | None = None
@@ -124,7 +127,9 @@ class Cascade:
         """
         path = find_model(folder)
         config, weights, sha256 = read_model(path)
-        return cls.from_weights(config, weights, plugins, path, sha256, network)
+        cascade = cls.from_weights(config, weights, plugins, path, sha256, network)
+        cascade.strangers = Parts(read_strangers(path))
+        return cascade
 
     @classmethod
     def from_weights(
@@ -179,7 +184,8 @@ class Cascade:
             stage.spec["file"]: {k: v.to(dtype) for k, v in stage.weights().state_dict().items()}
             for stage in self.stages
         }
-        write_model(Path(folder), self.spec, weights, card)
+        more = {STRANGERS_FILE: dict(self.strangers)} if self.strangers else {}
+        write_model(Path(folder), self.spec, weights | more, card)
 
     def to(self, device: torch.device | str, precision: torch.dtype | None = None) -> "Cascade":
         """Moves the model.

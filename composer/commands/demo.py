@@ -13,10 +13,10 @@ from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.data.datasets import Photographs, SceneImages, collate
 from composer.decomposition import Batch
-from composer.evaluation.adherence import Evaluation, markdown
+from composer.evaluation.adherence import Evaluation
 from composer.evaluation.samples import Sample
 from composer.images.reading import resize
-from composer.images.sheet import Section, decomposed, from_pil, html_index, save_png, sheet, table_rows, to_pil
+from composer.images.sheet import Section, decomposed, from_pil, html_index, save_png, sheet, to_pil
 from composer.storage.files import write_atomically
 from composer.tasks.composition import from_words
 from composer.tasks.editing import Original, edit, open_region
@@ -137,10 +137,10 @@ def measure(cascade: Cascade, batch: Batch, out: Path) -> Section:
     """Measures adherence on a small sample."""
     scenes = SceneImages("val", cascade.stages[0].size, 64)
     sample = Sample(SAMPLE, lambda index: collate([scenes.row(32 + i, 0) for i in index]))
-    table = markdown(Evaluation(cascade, sample, options=SampleOptions(steps=15)).table())
+    found = Evaluation(cascade, sample, options=SampleOptions(steps=15)).table()
     text = (
         f"How much of the way from chance (0) to perfect (1) each condition closes, on {SAMPLE} Scenes and 15 steps "
         "only; the model's card has the figures of 256."
     )
-    write_atomically(out / "adherence.md", f"# Adherence\n\n{text}\n\n{table}".encode())
-    return Section(title="Measured", text=text, table=table_rows(table.partition("\n\n")[0]))
+    write_atomically(out / "adherence.md", f"# Adherence\n\n{text}\n\n{found.markdown()}".encode())
+    return Section(title="Measured", text=text, table=found.table())

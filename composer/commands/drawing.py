@@ -21,7 +21,7 @@ from composer.commands.priors import require_caption
 from composer.commands.sheets import Drawn, arrange
 from composer.evaluation.adherence import quantise
 from composer.evaluation.best_of import best_of
-from composer.evaluation.reading import Reading
+from composer.evaluation.reading import Reading, strangers_note
 from composer.images.reading import File, PictureFile
 from composer.images.sheet import as_written, read_recipe, save_gif, save_png, sheet, thumbnail, to_pil
 from composer.storage.files import reserved, written
@@ -297,6 +297,8 @@ def _save(
         near = Reading(cascade, torch.cat(squares)).closed(composition.wanted)
     for i, path in enumerate(paths if near else []):
         say(f"{path.stem}: closed " + ", ".join(f"{float(share[i]):.2f} ({name})" for name, share in near.items()))
+    if near and (missing := strangers_note(cascade)):
+        note(missing)
     return shown, plan.frames_of(pictures)
 
 

@@ -18,7 +18,7 @@ from composer.commands.parsers import (
 )
 from composer.names import CLOSED, SHIPPED
 from composer.storage.finding import find_model
-from composer.terminal import say, show
+from composer.terminal import note, say, show
 
 
 def report(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -31,6 +31,7 @@ def report(args: Sequence[str], plugins: Sequence[str]) -> None:
     add_out(parser, "out/report")
     o = parser.parse_args(args)
     from composer.commands.options import load
+    from composer.evaluation.reading import strangers_note
     from composer.evaluation.report import examine
     from composer.images.reading import PictureFile
     from composer.images.sheet import read_recipe, save_png
@@ -40,9 +41,12 @@ def report(args: Sequence[str], plugins: Sequence[str]) -> None:
 
     picture = PictureFile(o.picture)
     check_model(read_recipe(picture), digest_of(find_model(o.model)))  # before anything is loaded or fetched
-    found = examine(load(o, plugins), picture, o.image)
-    show(*found.tables())
+    cascade = load(o, plugins)
+    found = examine(cascade, picture, o.image)
+    show(*(table.rich() for table in found.tables()))
     say(CLOSED)
+    if missing := strangers_note(cascade):
+        note(missing)
     with reserved(o.out, [f"report_{o.picture.stem}.png"]) as paths:
         save_png(paths[0], found.picture())
     say(written(paths))

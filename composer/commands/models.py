@@ -10,11 +10,11 @@ from composer.commands.parsers import (
     add_network,
     make_parser,
 )
-from composer.evaluation.markdown import plain
+from composer.images.table import plain
 from composer.names import SamplerName
 from composer.storage.files import read_text
 from composer.storage.finding import find_model
-from composer.terminal import say
+from composer.terminal import note, say
 
 
 def export(args: Sequence[str], plugins: Sequence[str]) -> None:
@@ -40,6 +40,8 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     )
     about = "a file or folder of weights or words that others may have; those in this folder and the run's need no word"
     parser.add_argument("--carry", type=Path, action="append", default=[], metavar="PATH", help=about)
+    about = "scenes:SPLIT or a folder of 32 images that no training saw, to compare results with (default: Scenes)"
+    parser.add_argument("--held-out", metavar="DATA", help=about)
     add_network(parser)
     o = parser.parse_args(args)
     from dataclasses import asdict
@@ -48,8 +50,10 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
 
     from composer.cascade.assembling import carried_files, carry_weights, from_run
     from composer.cascade.cascade import Cascade
+    from composer.cascade.parts import Parts
     from composer.cascade.stage import Sampling
     from composer.commands.priors import export_prior
+    from composer.evaluation.reading import read_held_out, strangers_note
     from composer.storage.files import replacing_all
     from composer.storage.formats import check_run
     from composer.storage.pretrained import noting_files
@@ -64,6 +68,8 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     card = _card(o, f"# {plain(name)}\n")
     within = [Path.cwd(), path.parent, *([o.run] if o.run.is_dir() else []), *o.carry]
     if "prior" in config["model"]["init_args"]:
+        if o.held_out is not None:
+            raise ValueError("--held-out is for models that draw: a prior's embeddings are compared with no images")
         spec = export_prior(config, weights, o.out, name, card, dtype, given, plugins, within, o.allow_network)
         say(f"prior in {o.out}", *carried_files(spec))
         return
@@ -71,10 +77,13 @@ def export(args: Sequence[str], plugins: Sequence[str]) -> None:
     with noting_files() as read:
         own_weights = {spec["stages"][0]["file"]: weights}
         cascade = Cascade.from_weights(spec, own_weights, plugins, network=o.allow_network)
+    cascade.strangers = Parts() if o.held_out is None else read_held_out(cascade, o.held_out)
     with replacing_all(o.out) as new:
         cascade.spec = carry_weights(spec, new, plugins, read, within)
         cascade.save(new, card, dtype)
     say(f"model in {o.out}", *carried_files(cascade.spec))
+    if missing := strangers_note(cascade):
+        note(missing)
 
 
 def _card(o: argparse.Namespace, default: str) -> str:
@@ -104,7 +113,7 @@ def assemble(args: Sequence[str], plugins: Sequence[str]) -> None:
     from composer.cascade.assembling import carried_files, carry_weights
     from composer.cascade.cascade import Cascade
     from composer.storage.files import replacing_all
-    from composer.storage.folder import write_model
+    from composer.storage.folder import STRANGERS_FILE, read_strangers, write_model
     from composer.storage.pretrained import noting_files
 
     spec, weights = join(parts, o.name or o.out.name, plugins)
@@ -116,6 +125,8 @@ def assemble(args: Sequence[str], plugins: Sequence[str]) -> None:
     ]
     with replacing_all(o.out) as new:
         spec = carry_weights(spec, new, plugins, read, [path.resolve() for path in parts.values()])
-        write_model(new, spec, weights, _card(o, "\n".join(cards)))
+        strangers = read_strangers(next(iter(parts.values())))  # results are read at the size of the first stage
+        more = {STRANGERS_FILE: strangers} if strangers else {}
+        write_model(new, spec, weights | more, _card(o, "\n".join(cards)))
     sizes = " -> ".join(str(stage.size) for stage in cascade.stages)
     say(f"model of {len(parts)} stages, {sizes} px, in {o.out}", *carried_files(spec))

@@ -18,7 +18,7 @@ from composer.commands.options import load
 from composer.data.datasets import collate
 from composer.data.embeddings import write_embeddings
 from composer.devices import pick_device
-from composer.evaluation.prior import markdown, measure_embeddings, measure_pictures
+from composer.evaluation.prior import PictureScore, as_json, markdown, measure_embeddings, measure_pictures
 from composer.evaluation.samples import sample_of
 from composer.images.sheet import save_png, sheet
 from composer.prior.autoregressive import AutoregressivePrior
@@ -73,7 +73,7 @@ def evaluate_prior(o: argparse.Namespace, plugins: Sequence[str]) -> None:
     prior = Prior.load(o.prior, plugins, o.allow_network).to(cascade.device)
     batch, guidances = sample_of(o.data, o.count, cascade.stages[0].size), o.guidance or [prior.guidance]
     images = prior.image_reader(plugins)
-    tables = {}
+    tables: dict[str, Any] = {}
     with bar(transient=True) as progress:
         task = progress.add_task("drawing embeddings", total=o.count * o.draws * len(guidances))
         advance = partial(progress.advance, task)
@@ -85,7 +85,13 @@ def evaluate_prior(o: argparse.Namespace, plugins: Sequence[str]) -> None:
     if o.json is not None:
         about = {name: getattr(o, name) for name in ("data", "count", "draws", "pictures")}
         about |= {"prior": prior.sha256, "model": cascade.sha256, "guidance": guidances}
-        write_atomically(o.json, (json.dumps({**tables, "about": about}, indent=2) + "\n").encode())
+        write_atomically(
+            o.json,
+            (
+                json.dumps({**{name: as_json(table) for name, table in tables.items()}, "about": about}, indent=2)
+                + "\n"
+            ).encode(),
+        )
 
 
 def _retold(o: argparse.Namespace, batch: dict[str, Any]) -> Tensor | None:
@@ -98,7 +104,7 @@ def _retold(o: argparse.Namespace, batch: dict[str, Any]) -> Tensor | None:
 
 def _pictures(
     o: argparse.Namespace, prior: Prior, cascade: Cascade, batch: dict[str, Any], guidance: float
-) -> dict[str, dict[str, float]]:
+) -> dict[str, PictureScore]:
     few = max(2, o.pictures // o.draws)
     some = {"image": batch["image"][:few], "caption": batch["caption"][:few]}
     with bar(transient=True) as progress:

@@ -2,7 +2,7 @@
 
 from composer.commands.drawing_parser import DrawingParser
 from composer.commands.parsers import MAX_PICTURES, number, several, whole
-from composer.names import AUTOREGRESSIVE_PRIOR, GLOBAL, LOCAL
+from composer.names import AUTOREGRESSIVE_PRIOR, LAYOUT, Kind
 
 
 def compose() -> DrawingParser:
@@ -83,7 +83,7 @@ def interpolate() -> DrawingParser:
         pictures=["the first picture", "the last one"],
         between=True,
     )
-    drawing.names("--between", GLOBAL, "conditions to interpolate")
+    drawing.names("--between", [Kind.APPEARANCE], "conditions to interpolate")
     drawing.names("--keep", [], "conditions of the first picture that stay")
     drawing.parser.add_argument(
         "--frames", type=whole(2, MAX_PICTURES), default=5, help="how many pictures (default 5)"
@@ -116,7 +116,7 @@ def translate() -> DrawingParser:
         pictures=["the picture"],
     )
     drawing.parser.add_argument("--to", metavar="WORDS", default="", help="what it is to show")
-    drawing.names("--keep", LOCAL, "conditions of the picture that stay")
+    drawing.names("--keep", LAYOUT, "conditions of the picture that stay")
     return drawing
 
 
@@ -129,8 +129,8 @@ def repose() -> DrawingParser:
         "photo.png pose.png --take instances sketch --region 0.2,0.2,0.8,1",
         pictures=["the picture", "the one whose shapes to take"],
     )
-    drawing.names("--keep", GLOBAL, "conditions of the picture that stay")
-    drawing.names("--take", ["instances"], "conditions of the other one")
+    drawing.names("--keep", [Kind.APPEARANCE], "conditions of the picture that stay")
+    drawing.names("--take", [Kind.SEGMENTATION], "conditions of the other one")
     return drawing
 
 
@@ -163,8 +163,8 @@ def restyle() -> DrawingParser:
     drawing.parser.add_argument(
         "--strength", type=number(0, 1), default=1.0, help="0 is the picture's own style (default 1)"
     )
-    drawing.names("--keep", LOCAL, "conditions of the first picture")
-    drawing.names("--take", GLOBAL, "conditions of the second")
+    drawing.names("--keep", LAYOUT, "conditions of the first picture")
+    drawing.names("--take", [Kind.APPEARANCE], "conditions of the second")
     return drawing
 
 

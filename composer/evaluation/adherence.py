@@ -5,8 +5,9 @@ first: 1 is perfect, 0 is chance.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import torch
@@ -20,17 +21,87 @@ from composer.cascade.parts import Parts
 from composer.cascade.start import Kept
 from composer.decomposition import Batch
 from composer.evaluation.samples import Sample
+from composer.images.table import Table
+from composer.names import Kind
 from composer.prior import Prior
 from composer.prior.interface import SEMANTICS
+from composer.tasks.composition import of_kind
 
-CROSS = tuple((local, other) for local in ("sketch", "depth") for other in ("palette", "semantics", "caption"))
-"""Pairs whose first condition comes from one image and whose second from another."""
 
-Row = dict[str, float]
-"""``closed``, ``distance``, ``chance``, ``ceiling`` of one condition."""
+@dataclass(frozen=True)
+class Score:
+    """How well pictures follow one condition.
 
-Table = dict[str, Any]
-"""``{"alone": {name: Row}, "all": {name: Row}, "cross": {"a+b": {name: Row}}, "mask": {"outside", "inside"}}``."""
+    Attributes:
+        closed: ``1 - distance / chance``.
+        distance: The mean from what was asked, in the reader's unit.
+        chance: That of other images.
+        ceiling: What the true images themselves close.
+    """
+
+    closed: float
+    distance: float
+    chance: float
+    ceiling: float
+
+
+@dataclass(frozen=True)
+class MaskedScore:
+    """How well edits within a region stay in it and follow another image's intensity.
+
+    Attributes:
+        outside: The largest change of any value outside the region, in [0, 2].
+        inside: How much of the way from the image as it was (0) to the other's intensity within the region (1) the
+            results go.
+    """
+
+    outside: float
+    inside: float
+
+
+@dataclass(frozen=True)
+class Adherence:
+    """What `Evaluation` measures.
+
+    Attributes:
+        alone: Score of each condition that is asked for alone.
+        together: Of each when all are asked for at once; None where that was not measured.
+        cross: Of both conditions of each cross pair, by ``a+b``; None where that was not measured.
+        mask: Of edits within a region; None where that was not measured.
+    """
+
+    alone: dict[str, Score]
+    together: dict[str, Score] | None = None
+    cross: dict[str, dict[str, Score]] | None = None
+    mask: MaskedScore | None = None
+
+    def json(self) -> dict[str, Any]:
+        """Plain JSON values by ``alone``, ``all``, ``cross`` and ``mask``, without what was not measured."""
+        found = asdict(self)
+        found = {"alone": found.pop("alone"), "all": found.pop("together"), **found}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def table(self) -> Table:
+        """How much of the way from chance to perfect each condition closes."""
+        rows = []
+        for name, score in self.alone.items():
+            every = "-" if self.together is None else f"{self.together[name].closed:.2f}"
+            shares = (f"{score.closed:.2f}", every, f"{score.ceiling:.2f}")
+            rows.append((name, *shares, f"{score.distance:.3f}", f"{score.chance:.3f}"))
+        return Table(("condition", "alone", "all together", "ceiling", "distance alone", "chance"), rows)
+
+    def markdown(self) -> str:
+        """All that was measured, as Markdown."""
+        blocks = [self.table().markdown()]
+        if self.cross:
+            rows = [(pair, *(f"{score.closed:.2f}" for score in two.values())) for pair, two in self.cross.items()]
+            blocks.append(Table(("pair (one image's + another's)", "first", "second"), rows).markdown())
+        if self.mask is not None:
+            blocks.append(
+                f"Edits within a region: largest change outside {self.mask.outside:g}; "
+                f"intensity closed inside {self.mask.inside:.2f}.\n"
+            )
+        return "\n".join(blocks)
 
 
 def quantise(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
@@ -145,32 +216,26 @@ class Evaluation:
         first = self.block(range(1))
         return [n for n, _ in self.cascade.readers.named() if n in first.wanted and n in first.true]
 
-    def table(self) -> Table:
+    def table(self) -> Adherence:
         """Measures every condition alone, all together, the cross pairs, and edits within a region."""
         alone: list[Asked] = [([name], []) for name in self.scored]
         every: Asked = (self.scored, [])
         cross: list[Asked] = [([a], [b]) for a, b in self.pairs()]
         rows = self._measure([*alone, every, *cross])
         n = len(alone)
-        table: Table = {"alone": _joined(rows[:n]), "all": rows[n]}
-        table["cross"] = {f"{a}+{b}": row for (a, b), row in zip(self.pairs(), rows[n + 1 :], strict=True)}
-        return table | ({"mask": self.masked()} if self.can_mask() else {})
+        paired = {f"{a}+{b}": row for (a, b), row in zip(self.pairs(), rows[n + 1 :], strict=True)}
+        return Adherence(_joined(rows[:n]), rows[n], paired, self.masked() if self.can_mask() else None)
 
-    def singles(self) -> Table:
+    def singles(self) -> Adherence:
         """Measures every condition alone; half the work of `table`."""
-        return {"alone": _joined(self._measure([([name], []) for name in self.scored]))}
+        return Adherence(_joined(self._measure([([name], []) for name in self.scored])))
 
     def can_mask(self) -> bool:
         """Whether this model can be asked for edits within a region."""
         return {"mask", "intensity"} <= set(self.cascade.names) and "intensity" in self.scored
 
-    def masked(self) -> Row:
-        """Redraws the middle of each image after another image's intensity.
-
-        Returns:
-            ``outside``: the largest change of any value outside the region, in [0, 2]. ``inside``: how much of the way
-            from the image as it was (0) to the other's intensity within the region (1) the results go.
-        """
+    def masked(self) -> MaskedScore:
+        """Redraws the middle of each image after another image's intensity."""
         distance = dict(self.cascade.readers.named())["intensity"].distance
         outside, totals = 0.0, torch.zeros(2, dtype=torch.float64)
         for span in self.spans():
@@ -185,11 +250,13 @@ class Evaluation:
             wanted, before, got = (self.cascade.read({"image": x})["intensity"] for x in (goal, image, images))
             totals += torch.stack([distance(wanted, x).cpu().double().sum() for x in (got, before)])
             outside = max(outside, float(((images - quantise(image)).abs() * (1 - region)).max()))
-        return {"outside": outside, "inside": 1 - float(totals[0] / totals[1])}
+        return MaskedScore(outside, inside=1 - float(totals[0] / totals[1]))
 
     def pairs(self) -> list[tuple[str, str]]:
-        """The cross pairs that this model and sample allow."""
-        return [(a, b) for a, b in CROSS if a in self.scored and b in self.scored]
+        """The cross pairs that this sample allows: one image's structure with another's appearance, or its text."""
+        first = of_kind(self.cascade, Kind.STRUCTURE)
+        second = reversed(of_kind(self.cascade, Kind.TEXT, Kind.APPEARANCE))
+        return [(a, b) for a, b in product(first, second) if a in self.scored and b in self.scored]
 
     def count(self) -> int:
         """How many pictures `table` draws."""
@@ -208,7 +275,7 @@ class Evaluation:
         self.progress(len(span))
         return quantise(images)
 
-    def score(self, images: Float[Tensor, "b 3 h w"], names: Sequence[str], block: Block) -> dict[str, Row]:
+    def score(self, images: Float[Tensor, "b 3 h w"], names: Sequence[str], block: Block) -> dict[str, Score]:
         """Scores pictures on some conditions.
 
         Args:
@@ -216,9 +283,9 @@ class Evaluation:
             names: Conditions.
             block: What was asked of the pictures.
         """
-        return {name: _row(far.mean(0)) for name, far in self._compare(images, names, block).items()}
+        return {name: _score(far.mean(0)) for name, far in self._compare(images, names, block).items()}
 
-    def _measure(self, asked: Sequence[Asked]) -> list[dict[str, Row]]:
+    def _measure(self, asked: Sequence[Asked]) -> list[dict[str, Score]]:
         """Draws every row of the sample once for each of `asked`, and scores what was asked."""
         totals: list[dict[str, Tensor]] = [{} for _ in asked]
         for span in self.spans():
@@ -231,7 +298,7 @@ class Evaluation:
                 found = self._compare(images, first, own) | self._compare(images, second, other)
                 for name, far in found.items():
                     total[name] = total.get(name, 0) + far.sum(0)
-        return [{name: _row(far / self.sample.count) for name, far in total.items()} for total in totals]
+        return [{name: _score(far / self.sample.count) for name, far in total.items()} for total in totals]
 
     def _compare(self, images: Tensor, names: Sequence[str], block: Block) -> dict[str, Float[Tensor, "b 3"]]:
         """How far the pictures, strangers and the true images are from what was asked, row by row."""
@@ -250,39 +317,16 @@ class Evaluation:
         }
 
 
-def _joined(rows: Sequence[dict[str, Row]]) -> dict[str, Row]:
+def _joined(rows: Sequence[dict[str, Score]]) -> dict[str, Score]:
     return {name: row for part in rows for name, row in part.items()}
 
 
-def _row(means: Float[Tensor, "3"]) -> Row:
-    """Scores of the mean distances that `Evaluation._compare` gives."""
+def _score(means: Float[Tensor, "3"]) -> Score:
+    """The score of the mean distances that `Evaluation._compare` gives."""
     distance, chance, true = means.tolist()
-    return {
-        "closed": 1 - distance / chance if chance > 0 else 0.0,
-        "distance": distance,
-        "chance": chance,
-        "ceiling": 1 - true / chance if chance > 0 else 0.0,
-    }
-
-
-def markdown(table: Table) -> str:
-    """The table as Markdown: how much of the way from chance to perfect each condition closes."""
-    lines = ["| condition | alone | all together | ceiling | distance alone | chance |", "|---|---|---|---|---|---|"]
-    for name, row in table["alone"].items():
-        every = f"{table['all'][name]['closed']:.2f}" if "all" in table else "-"
-        lines.append(
-            f"| {name} | {row['closed']:.2f} | {every} | {row['ceiling']:.2f} "
-            f"| {row['distance']:.3f} | {row['chance']:.3f} |"
-        )
-    if table.get("cross"):
-        lines += ["", "| pair (one image's + another's) | first | second |", "|---|---|---|"]
-        for pair, rows in table["cross"].items():
-            first, second = rows.values()
-            lines.append(f"| {pair} | {first['closed']:.2f} | {second['closed']:.2f} |")
-    if "mask" in table:
-        outside, inside = table["mask"]["outside"], table["mask"]["inside"]
-        lines += [
-            "",
-            f"Edits within a region: largest change outside {outside:g}; intensity closed inside {inside:.2f}.",
-        ]
-    return "\n".join(lines) + "\n"
+    return Score(
+        closed=1 - distance / chance if chance > 0 else 0.0,
+        distance=distance,
+        chance=chance,
+        ceiling=1 - true / chance if chance > 0 else 0.0,
+    )

@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from composer.cascade.options import SampleOptions
 from composer.evaluation.adherence import quantise
 from composer.evaluation.prompts import from_captions
 from composer.images.reading import resize
+from composer.images.table import Table
 from composer.scenes import describe, render_batch
 from composer.scenes.reader import READ_SIZE
 from composer.scenes.things import QUESTIONS, Judge, asked_of, load_judge, mark, see, tabulate
@@ -28,6 +30,19 @@ SHARES = {"short": 0.0, "complete": 1.0}
 """Kinds of captions, as shares of complete ones."""
 
 
+@dataclass(frozen=True)
+class Counted:
+    """How many pictures show what was asked, as shares by each of `QUESTIONS`.
+
+    Attributes:
+        drawn: Of the pictures that the model drew.
+        true: Of the true ones, which fall short of 1 by the judge's own error.
+    """
+
+    drawn: dict[str, float]
+    true: dict[str, float]
+
+
 def count_things(
     cascade: Cascade,
     judge: Judge,
@@ -37,7 +52,7 @@ def count_things(
     rows: int = 32,
     progress: Callable[[int], None] = lambda count: None,
     options: SampleOptions | None = None,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Counted]:
     """Draws Scenes of `val` from their captions, and lets a judge see what they show, beside the true pictures.
 
     Args:
@@ -51,8 +66,7 @@ def count_things(
         options: How `Cascade.sample` differs from the model's own.
 
     Returns:
-        By number of things: ``drawn`` and ``true``, the shares of the pictures that are right by each of `QUESTIONS`.
-        The latter fall short of 1 by the judge's own error.
+        By number of things.
 
     Raises:
         ValueError: The model reads no captions.
@@ -62,7 +76,7 @@ def count_things(
             f"counting things wants a model that reads captions; this one reads {', '.join(cascade.names)}"
         )
     first = cascade.stages[0]
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Counted] = {}
     for number in NUMBERS:
         index = scenes_with(number, count)
         told = [describe("val", i, complete=SHARES[captions]) for i in index]
@@ -74,9 +88,7 @@ def count_things(
             true.append(quantise(render_batch("val", index[at : at + rows], READ_SIZE)["image"]))
             progress(len(seeds))
         asked = [asked_of(tabulate(scene)) for scene, _ in told]
-        found[str(number)] = {
-            name: shares(judge, torch.cat(images), asked) for name, images in (("drawn", drawn), ("true", true))
-        }
+        found[str(number)] = Counted(*(shares(judge, torch.cat(images), asked) for images in (drawn, true)))
     return found
 
 
@@ -99,13 +111,14 @@ def shares(judge: Judge, images: Float[Tensor, "b 3 h w"], asked: Sequence[Any])
     return {name: sum(row[name] for row in right) / len(right) for name in QUESTIONS}
 
 
-def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
+def markdown(found: Mapping[str, Counted]) -> str:
     """What `count_things` gave, as Markdown: the drawn pictures, and the true ones in brackets."""
-    lines = [f"| things | {' | '.join(QUESTIONS)} |", "|---" * (len(QUESTIONS) + 1) + "|"]
-    for number, row in found.items():
-        cells = (f"{row['drawn'][name]:.2f} ({row['true'][name]:.2f})" for name in QUESTIONS)
-        lines.append(f"| {number} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n\nShare of the pictures; in brackets, of the true ones: the judge's own error.\n"
+    rows = [
+        [number, *(f"{row.drawn[name]:.2f} ({row.true[name]:.2f})" for name in QUESTIONS)]
+        for number, row in found.items()
+    ]
+    legend = "Share of the pictures; in brackets, of the true ones: the judge's own error."
+    return f"{Table(['things', *QUESTIONS], rows).markdown()}\n{legend}\n"
 
 
 def evaluate_things(o: argparse.Namespace, cascade: Cascade, about: Mapping[str, Any], options: SampleOptions) -> None:
@@ -118,5 +131,6 @@ def evaluate_things(o: argparse.Namespace, cascade: Cascade, about: Mapping[str,
         )
     say(markdown(found))
     if o.json is not None:
+        things = {number: asdict(row) for number, row in found.items()}
         about = {**about, "model": cascade.sha256, "captions": o.captions, "count": o.count}
-        write_atomically(o.json, (json.dumps({"things": found, "about": about}, indent=2) + "\n").encode())
+        write_atomically(o.json, (json.dumps({"things": things, "about": about}, indent=2) + "\n").encode())

@@ -1,6 +1,7 @@
 """How good a prior is: its embeddings beside the true images', and pictures drawn with and without it."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import combinations
 
 import torch
@@ -13,10 +14,42 @@ from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.decomposition import Batch, Decomposer
 from composer.evaluation.adherence import quantise
+from composer.images.table import Table
 from composer.prior.interface import SEMANTICS, Prior, text_embedding
 
-Table = dict[str, dict[str, float]]
-"""Way -> measure -> value."""
+
+@dataclass(frozen=True)
+class EmbeddingScore:
+    """Embeddings of captions, in one way of making them.
+
+    Attributes:
+        to_image: Their mean cosine with the true image's.
+        to_text: With the text embedding.
+        found: The share whose nearest true image is their own.
+        among_draws: The mean cosine of two of a caption; None where there is one.
+    """
+
+    to_image: float
+    to_text: float
+    found: float
+    among_draws: float | None = None
+
+
+@dataclass(frozen=True)
+class PictureScore:
+    """Pictures of captions, in one way of asking.
+
+    Attributes:
+        adherence: The mean cosine of picture and caption as the model's reader of captions has it.
+        spread: 1 less the mean cosine of two pictures of a caption as its reader of semantics has it; None where there
+            is one picture.
+        pixels: The root mean square difference of two such pictures, in [0, 2].
+    """
+
+    adherence: float
+    spread: float | None = None
+    pixels: float | None = None
+
 
 ROWS = 64
 """Embeddings or pictures drawn at a time."""
@@ -41,7 +74,7 @@ def measure_embeddings(
     guidances: Sequence[float] = (1.0,),
     progress: Callable[[int], object] = lambda done: None,
     retold: Float[Tensor, "n k 3 h w"] | None = None,
-) -> Table:
+) -> dict[str, EmbeddingScore]:
     """Compares drawn embeddings with those of the true images.
 
     Were a prior perfect at guidance 1, with neither choice among candidates nor a percentile, the true image would be
@@ -58,10 +91,7 @@ def measure_embeddings(
 
     Returns:
         For draws at each guidance, the middle of the draws, other images of the caption where they are known, the text
-        embedding itself and another caption's image:
-        ``to_image`` and ``to_text``, the mean cosine with the true image's and with the text embedding;
-        ``among_draws``, the mean cosine of two draws of a caption; ``found``, the share whose nearest true image is
-        their own.
+        embedding itself and another caption's image.
 
     Raises:
         ValueError: There are too few images or draws, or something has no caption.
@@ -76,16 +106,16 @@ def measure_embeddings(
         raise ValueError("this prior cannot read captions: load it with Prior.load, or tell it by prior.reads(...)")
     true = images({"image": batch["image"]}).float().cpu()
     text = text_embedding(prior.encode({"caption": captions}), prior.dim).cpu()
-    table: Table = {}
+    table: dict[str, EmbeddingScore] = {}
     for w in guidances:
         drawn = torch.cat([_draw(prior, captions, k, w, progress) for k in range(draws)], dim=1)
-        table[f"prior, guidance {w:g}"] = _row(drawn, true, text)
-        table[f"prior, guidance {w:g}, middle of {draws}"] = _row(F.normalize(drawn, dim=2).mean(1, True), true, text)
+        table[f"prior, guidance {w:g}"] = _score(drawn, true, text)
+        table[f"prior, guidance {w:g}, middle of {draws}"] = _score(F.normalize(drawn, dim=2).mean(1, True), true, text)
     if retold is not None:
         others = images({"image": retold.flatten(0, 1)}).float().cpu().unflatten(0, retold.shape[:2])
-        table["other images of the caption"] = _row(others, true, text)
-    table["text embedding itself"] = _row(text[:, None], true, text)
-    table["image of another caption"] = _row(true.roll(1, 0)[:, None], true, text)
+        table["other images of the caption"] = _score(others, true, text)
+    table["text embedding itself"] = _score(text[:, None], true, text)
+    table["image of another caption"] = _score(true.roll(1, 0)[:, None], true, text)
     return table
 
 
@@ -101,14 +131,14 @@ def _draw(
     return torch.cat(done)[:, None]
 
 
-def _row(drawn: Float[Tensor, "n k d"], true: Float[Tensor, "n d"], text: Float[Tensor, "n d"]) -> dict[str, float]:
+def _score(drawn: Float[Tensor, "n k d"], true: Float[Tensor, "n d"], text: Float[Tensor, "n d"]) -> EmbeddingScore:
     nearest = (F.normalize(drawn, dim=2) @ F.normalize(true, dim=1).T).argmax(2)
-    row = {
-        "to_image": float(F.cosine_similarity(drawn, true[:, None], dim=2).mean()),
-        "to_text": float(F.cosine_similarity(drawn, text[:, None], dim=2).mean()),
-        "found": float((nearest == torch.arange(len(true))[:, None]).float().mean()),
-    }
-    return row | ({"among_draws": mean_pairwise_cosine(drawn)} if drawn.shape[1] > 1 else {})
+    return EmbeddingScore(
+        to_image=float(F.cosine_similarity(drawn, true[:, None], dim=2).mean()),
+        to_text=float(F.cosine_similarity(drawn, text[:, None], dim=2).mean()),
+        found=float((nearest == torch.arange(len(true))[:, None]).float().mean()),
+        among_draws=mean_pairwise_cosine(drawn) if drawn.shape[1] > 1 else None,
+    )
 
 
 def measure_pictures(
@@ -119,7 +149,7 @@ def measure_pictures(
     guidance: float | None = None,
     progress: Callable[[int], object] = lambda done: None,
     options: SampleOptions | None = None,
-) -> tuple[Table, dict[str, Float[Tensor, "n k 3 h w"]]]:
+) -> tuple[dict[str, PictureScore], dict[str, Float[Tensor, "n k 3 h w"]]]:
     """Draws pictures of captions with and without the prior, by a model that reads ``caption`` and ``semantics``.
 
     Args:
@@ -132,10 +162,7 @@ def measure_pictures(
         options: How `Cascade.sample` differs from the model's own.
 
     Returns:
-        For each way of asking: ``adherence``, the mean cosine of picture and caption as the model's reader of captions
-        has it; ``spread``, 1 less the mean cosine of two pictures of a caption as its reader of semantics has it;
-        ``pixels``, the root mean square difference of two such pictures, in [0, 2]. The true images and another image's
-        caption stand beside them. And the pictures.
+        The score of each way of asking, of the true images and of another image's caption; and the pictures.
 
     Raises:
         ValueError: The model lacks one of the conditions, or reads embeddings of another width.
@@ -160,7 +187,7 @@ def measure_pictures(
         "caption + true embedding": _each(parts.pick("caption", SEMANTICS), draws),
     }
     wanted = cascade.read({"caption": captions})["caption"]
-    table, pictures = {}, {}
+    table, pictures = dict[str, PictureScore](), {}
     for way, asked in ways.items():
         done = []
         for i in range(n):
@@ -170,8 +197,8 @@ def measure_pictures(
         pictures[way] = torch.stack(done)
         table[way] = _look(cascade, pictures[way], wanted)
     true = batch["image"][:, None]
-    table["true image"] = {"adherence": _adherence(cascade, true, wanted)}
-    table["true image of another caption"] = {"adherence": _adherence(cascade, true.roll(1, 0), wanted)}
+    table["true image"] = PictureScore(_adherence(cascade, true, wanted))
+    table["true image of another caption"] = PictureScore(_adherence(cascade, true.roll(1, 0), wanted))
     return table, pictures
 
 
@@ -179,15 +206,15 @@ def _each(parts: Mapping[str, Tensor], times: int) -> Parts:
     return Parts({name: value.repeat_interleave(times, 0) for name, value in parts.items()})
 
 
-def _look(cascade: Cascade, pictures: Float[Tensor, "n k 3 h w"], wanted: Tensor) -> dict[str, float]:
+def _look(cascade: Cascade, pictures: Float[Tensor, "n k 3 h w"], wanted: Tensor) -> PictureScore:
     seen = cascade.read({"image": pictures.flatten(0, 1)})[SEMANTICS].view(*pictures.shape[:2], -1)
     pairs = combinations(range(pictures.shape[1]), 2)
     apart = torch.stack([(pictures[:, i] - pictures[:, j]).square().mean((1, 2, 3)).sqrt() for i, j in pairs])
-    return {
-        "adherence": _adherence(cascade, pictures, wanted),
-        "spread": 1 - mean_pairwise_cosine(seen),
-        "pixels": float(apart.mean()),
-    }
+    return PictureScore(
+        adherence=_adherence(cascade, pictures, wanted),
+        spread=1 - mean_pairwise_cosine(seen),
+        pixels=float(apart.mean()),
+    )
 
 
 def _adherence(cascade: Cascade, pictures: Float[Tensor, "n k 3 h w"], wanted: Tensor) -> float:
@@ -196,11 +223,15 @@ def _adherence(cascade: Cascade, pictures: Float[Tensor, "n k 3 h w"], wanted: T
     return 1 - float(reader.distance(wanted.repeat_interleave(pictures.shape[1], 0), got).mean())
 
 
-def markdown(table: Table) -> str:
+def as_json(table: Mapping[str, EmbeddingScore | PictureScore]) -> dict[str, dict[str, float]]:
+    """Way -> measure -> value, without what means nothing."""
+    rows = {way: asdict(score) for way, score in table.items()}
+    return {way: {name: value for name, value in row.items() if value is not None} for way, row in rows.items()}
+
+
+def markdown(table: Mapping[str, EmbeddingScore | PictureScore]) -> str:
     """A table as Markdown; a dash where a measure means nothing."""
-    columns = list(dict.fromkeys(name for row in table.values() for name in row))
-    lines = ["| | " + " | ".join(name.replace("_", " ") for name in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for way, row in table.items():
-        values = [f"{row[name]:.3f}" if name in row else "-" for name in columns]
-        lines.append(f"| {way} | " + " | ".join(values) + " |")
-    return "\n".join(lines) + "\n"
+    found = as_json(table)
+    columns = list(dict.fromkeys(name for row in found.values() for name in row))
+    rows = [[way, *(f"{row[name]:.3f}" if name in row else "-" for name in columns)] for way, row in found.items()]
+    return Table(["", *(name.replace("_", " ") for name in columns)], rows).markdown()

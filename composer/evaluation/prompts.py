@@ -18,20 +18,17 @@ from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.decomposition import Decomposer
 from composer.evaluation.adherence import quantise, with_prior
-from composer.evaluation.markdown import plain
 from composer.evaluation.metrics import clip_score
 from composer.evaluation.vote import Pair, vote_page
 from composer.images.reading import fit
 from composer.images.sheet import Section, html_index, save_png, sheet
+from composer.images.table import Table, plain
 from composer.prior import Prior
 from composer.storage.files import read_text, write_atomically
 from composer.storage.pretrained import locate
 
 LARGEST = 512
 """Side in pixels at which pictures are kept, for sheets and votes."""
-
-Row = dict[str, float]
-"""``prompts``, ``score`` and its standard ``error``, ``another``, ``words``, ``unread``, ``unread_by_clip``."""
 
 _LABEL = 110
 """Characters of a prompt beside its row of a sheet; tables and pages have it whole."""
@@ -195,8 +192,39 @@ def by_category(prompts: Sequence[Prompt]) -> dict[str, list[int]]:
     return groups
 
 
-def summary(prompts: Sequence[Prompt], answers: Answers, reader: Decomposer) -> dict[str, Any]:
-    """Sums up what a model made of the prompts: ``categories``, a `Row` each, and ``all``.
+@dataclass(frozen=True)
+class PromptScore:
+    """What came of some prompts.
+
+    Attributes:
+        prompts: How many they are.
+        score: Their mean CLIP score.
+        error: Its standard error over the prompts.
+        another: The score of the same pictures with another prompt.
+        words: How many words the prompts have.
+        unread: How many of these the model does not read.
+        unread_by_clip: How many words of the meanings the CLIP that scores does not read.
+    """
+
+    prompts: int
+    score: float
+    error: float
+    another: float
+    words: int
+    unread: int
+    unread_by_clip: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a model made of the prompts, by category and of all together."""
+
+    categories: dict[str, PromptScore]
+    all: PromptScore
+
+
+def summary(prompts: Sequence[Prompt], answers: Answers, reader: Decomposer) -> Summary:
+    """Sums up what a model made of the prompts.
 
     Args:
         prompts: What was asked.
@@ -204,20 +232,20 @@ def summary(prompts: Sequence[Prompt], answers: Answers, reader: Decomposer) -> 
         reader: Which scored it.
     """
 
-    def row(index: list[int]) -> Row:
+    def of(index: list[int]) -> PromptScore:
         mean, error = _mean(answers.scores[index])
-        return {
-            "prompts": len(index),
-            "score": mean,
-            "error": error,
-            "another": float(answers.strangers[index].mean()),
-            "words": sum(len(prompts[i].text.split()) for i in index),
-            "unread": sum(len(answers.unread[i]) for i in index),
-            "unread_by_clip": sum(len(reader.unread(prompts[i].meaning)) for i in index),
-        }
+        return PromptScore(
+            prompts=len(index),
+            score=mean,
+            error=error,
+            another=float(answers.strangers[index].mean()),
+            words=sum(len(prompts[i].text.split()) for i in index),
+            unread=sum(len(answers.unread[i]) for i in index),
+            unread_by_clip=sum(len(reader.unread(prompts[i].meaning)) for i in index),
+        )
 
-    categories = {category: row(index) for category, index in by_category(prompts).items()}
-    return {"categories": categories, "all": row(list(range(len(prompts))))}
+    categories = {category: of(index) for category, index in by_category(prompts).items()}
+    return Summary(categories, of(list(range(len(prompts)))))
 
 
 def _mean(scores: Float[Tensor, "p n"]) -> tuple[float, float]:
@@ -245,30 +273,29 @@ def tables(prompts: Sequence[Prompt], answers: Mapping[str, Answers], reader: De
     made: list[Section] = []
     for name, answer in answers.items():
         found = summary(prompts, answer, reader)
-        rows = [_cells(category, row) for category, row in [*found["categories"].items(), ("all", found["all"])]]
-        made.append(Section(title=name, text="" if made else LEGEND, table=[HEAD, *rows]))
+        rows = [_cells(category, score) for category, score in [*found.categories.items(), ("all", found.all)]]
+        made.append(Section(title=name, text="" if made else LEGEND, table=Table(HEAD, rows)))
     if len(answers) == 2:
         (first, a), (second, b) = answers.items()
-        rows = [["category", first, second, "difference"]]
+        rows = []
         for category, index in [*by_category(prompts).items(), ("all", list(range(len(prompts))))]:
             one, two, apart = (_mean(scores[index]) for scores in (a.scores, b.scores, a.scores - b.scores))
             rows.append([category, f"{one[0]:.1f}", f"{two[0]:.1f}", f"{apart[0]:+.1f} ± {apart[1]:.1f}"])
-        made.append(Section(title="Difference", table=rows))
+        made.append(Section(title="Difference", table=Table(["category", first, second, "difference"], rows)))
     return made
 
 
-def _cells(category: str, row: Row) -> list[str]:
-    scores = [f"{row['score']:.1f} ± {row['error']:.1f}", f"{row['another']:.1f}"]
-    return [category, f"{row['prompts']}", *scores, f"{row['unread']} of {row['words']}", f"{row['unread_by_clip']}"]
+def _cells(category: str, of: PromptScore) -> list[str]:
+    scores = [f"{of.score:.1f} ± {of.error:.1f}", f"{of.another:.1f}"]
+    return [category, f"{of.prompts}", *scores, f"{of.unread} of {of.words}", f"{of.unread_by_clip}"]
 
 
 def markdown(sections: Sequence[Section]) -> str:
     """Titles, texts and tables as Markdown."""
     blocks = []
     for section in sections:
-        head, *rows = ["| " + " | ".join(map(plain, row)) + " |" for row in section.table]
-        lines = [f"## {plain(section.title)}", *([plain(section.text)] if section.text else [])]
-        blocks.append("\n\n".join([*lines, "\n".join([head, "|---" * len(section.table[0]) + "|", *rows])]) + "\n")
+        lines = [f"## {plain(section.title)}\n", *([f"{plain(section.text)}\n"] if section.text else [])]
+        blocks.append("\n".join([*lines, *([section.table.markdown()] if section.table else [])]))
     return "\n".join(blocks)
 
 
@@ -306,4 +333,4 @@ def write_report(
         | {name: {"scores": a.scores[i].tolist(), "unread": a.unread[i]} for name, a in answers.items()}
         for i, prompt in enumerate(prompts)
     ]
-    return {"models": {name: summary(prompts, a, reader) for name, a in answers.items()}, "prompts": single}
+    return {"models": {name: asdict(summary(prompts, a, reader)) for name, a in answers.items()}, "prompts": single}

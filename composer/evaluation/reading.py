@@ -12,10 +12,12 @@ from torch import Tensor
 from composer.cascade.cascade import Cascade
 from composer.cascade.parts import Parts
 from composer.decomposition import Batch
+from composer.evaluation.samples import open_sample
 from composer.images.reading import fit
+from composer.names import SHIPPED
 
 STRANGERS = 32
-"""Scenes that results are compared with, so that a distance becomes a share of the way."""
+"""Images that results are compared with, so that a distance becomes a share of the way."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +79,26 @@ class Reading:
     def measure(self, wanted: Parts) -> dict[str, Measured]:
         """How near the pictures come to what was asked, by condition, on the CPU.
 
-        How much of the way is closed is 1 - d(asked, got) / d(asked, stranger), the latter a mean over Scenes of the
-        split ``novel`` that the package renders: the same for every result, so that results compare.
+        How much of the way is closed is 1 - d(asked, got) / d(asked, stranger), the latter a mean over the held-out
+        images that the model was exported with, else over Scenes of the split ``novel`` that the package renders: the
+        same for every result of a model, so that results compare.
 
         Args:
             wanted: What was asked, as the readers read it; of one row or b rows.
+
+        Raises:
+            ValueError: What the model has of held-out images is of another shape than its readers give.
         """
         far, found = self.distances(wanted), {}
         strange = _strangers_read(self.cascade, far) if far else Parts()
         readers = dict(self.cascade.readers.named())
         for name, distance in far.items():
             strangers = strange[name]
+            if strangers.shape[1:] != self._parts[name].shape[1:]:
+                raise ValueError(
+                    f"the model's readings of held-out images have another shape of {name} than its readers give, "
+                    f"{tuple(strangers.shape[1:])} and not {tuple(self._parts[name].shape[1:])}: export it again"
+                )
             chance = [readers[name].distance(row.expand_as(strangers), strangers).mean() for row in wanted[name]]
             shares = 1 - distance.cpu() / torch.stack(chance).cpu().clamp(min=1e-6)
             found[name] = Measured(distance.cpu(), shares)
@@ -117,10 +128,40 @@ _READ: WeakKeyDictionary[Cascade, Parts] = WeakKeyDictionary()
 def _strangers_read(cascade: Cascade, names: Collection[str]) -> Parts:
     """What a model's readers make of the strangers; they are frozen, so that each reads them once."""
     known = _READ.setdefault(cascade, Parts())
+    known.update({name: value for name, value in cascade.strangers.items() if name not in known})
     if missing := [name for name in names if name not in known]:
         strangers = _strangers(cascade.stages[0].size).to(cascade.device)
         known.update(cascade.read({"image": strangers}, missing))
     return Parts({name: known[name].to(cascade.device) for name in names})
+
+
+@torch.no_grad()
+def read_held_out(cascade: Cascade, data: str) -> Parts:
+    """What a model's readers make of held-out images, for `Cascade.strangers`.
+
+    Args:
+        cascade: The model.
+        data: ``scenes:SPLIT``, or the path of a folder with at least `STRANGERS` images that no training saw.
+
+    Raises:
+        ValueError: There are fewer images.
+    """
+    images = open_sample(data, STRANGERS, cascade.stages[0].size).read(range(STRANGERS))["image"]
+    read = cascade.read({"image": images.to(cascade.device)})
+    return Parts({name: value.cpu() for name, value in read.items()})
+
+
+def strangers_note(cascade: Cascade) -> str:
+    """Says that results are compared with Scenes for want of held-out images; empty where they need not be.
+
+    The included model learned from Scenes, so for it these are the right ones.
+    """
+    if cascade.strangers or cascade.spec.get("name") == SHIPPED:
+        return ""
+    return (
+        f"note: chance is taken from {STRANGERS} Scenes, for this model has no readings of held-out images of its own; "
+        "export it with --held-out for these"
+    )
 
 
 @lru_cache(maxsize=2)

@@ -16,6 +16,7 @@ from composer.diffusion.strength import Strength
 from composer.evaluation.reading import Reading
 from composer.images.reading import File, PictureFile
 from composer.images.sheet import as_written, from_pil, read_recipe, sheet
+from composer.images.table import Table
 from composer.tasks.composition import Composition
 from composer.tasks.editing import Frame, Original
 from composer.tasks.recipe import edited, frame_of, read
@@ -68,18 +69,14 @@ class Report:
         title = f"{self.settings['model']}, seed {self.settings['seed']}"
         return sheet(cells, labels, ["asked", "came back"], title)
 
-    def tables(self) -> list[Any]:
-        """Says it in tables of rich."""
-        from rich.table import Table
-
-        conditions = Table("condition", "from", "strength", "distance", "closed")
-        for row in self.rows:
-            cells = (row.name, row.source, row.strength or "1", _number(row.distance, 4), _number(row.closed, 2))
-            conditions.add_row(*cells)
-        settings = Table("how it was drawn", "")
-        for name, says in self.settings.items():
-            settings.add_row(name, says)
-        return [settings, conditions]
+    def tables(self) -> list[Table]:
+        """How it was drawn, and what came back of each condition."""
+        rows = [
+            (row.name, row.source, row.strength or "1", _number(row.distance, 4), _number(row.closed, 2))
+            for row in self.rows
+        ]
+        conditions = Table(("condition", "from", "strength", "distance", "closed"), rows)
+        return [Table(("how it was drawn", ""), list(self.settings.items())), conditions]
 
 
 def examine(cascade: Cascade, path: File, original: File | None = None) -> Report:

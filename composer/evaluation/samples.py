@@ -42,7 +42,7 @@ def open_sample(data: str, count: int, size: int, min_side: int | None = None) -
         return Sample(count, partial(_scenes, data.removeprefix("scenes:"), size))
     folder = ImageFolder(data, size, captions="empty", min_side=min_side)
     if len(folder) < count:
-        raise ValueError(f"{data} holds {len(folder)} images, fewer than --count {count}")
+        raise ValueError(f"{data} holds {len(folder)} images, fewer than the {count} asked for")
     captioned = any(folder.caption(i) for i in range(count))
 
     def read(index: Sequence[int]) -> Batch:

@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import html
 import io
 import json
 import math
@@ -26,7 +25,8 @@ from torch.nn import functional as F
 
 from composer.decomposition import Decomposition, Representations
 from composer.images.reading import File, Reason, Refused, opened, read_pixels
-from composer.storage.files import printable, replacing, write_atomically
+from composer.images.table import Table, escaped
+from composer.storage.files import replacing, write_atomically
 
 RECIPE_KEY = "composer"
 MAX_RECIPE = 8_000_000
@@ -288,20 +288,13 @@ class Section:
         title: Its heading.
         text: A paragraph beneath it.
         pictures: File and caption of each picture.
-        table: Rows of cells, the first one the heading; `table_rows` reads them from Markdown.
+        table: What it says in rows and columns.
     """
 
     title: str
     text: str = ""
     pictures: Sequence[tuple[Path, str]] = ()
-    table: Sequence[Sequence[str]] = ()
-
-
-def table_rows(markdown: str) -> list[list[str]]:
-    """Reads the rows of the Markdown tables in a text, without the line that separates the heading."""
-    lines = [line.strip() for line in markdown.splitlines()]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
-    return [row for row in rows if not all(cell and set(cell) <= set("-:") for cell in row)]
+    table: Table | None = None
 
 
 def html_index(folder: str | Path, sections: Sequence[Section], title: str = "Composer") -> Path:
@@ -319,15 +312,15 @@ def html_index(folder: str | Path, sections: Sequence[Section], title: str = "Co
         FileNotFoundError: A picture is not there.
     """
     folder = Path(folder)
-    parts = [f"<h1>{_text(title)}</h1>"]
+    parts = [f"<h1>{escaped(title)}</h1>"]
     for section in sections:
-        parts.append(f"<h2>{_text(section.title)}</h2>")
+        parts.append(f"<h2>{escaped(section.title)}</h2>")
         if section.text:
-            parts.append(f"<p>{_text(section.text)}</p>")
+            parts.append(f"<p>{escaped(section.text)}</p>")
         parts += [_figure(folder, path, caption) for path, caption in section.pictures]
-        if section.table:
-            parts.append(_table(section.table))
-    page = _PAGE.format(policy=_POLICY, title=_text(title), style=_STYLE, body="\n".join(parts))
+        if section.table is not None:
+            parts.append(section.table.html())
+    page = _PAGE.format(policy=_POLICY, title=escaped(title), style=_STYLE, body="\n".join(parts))
     write_atomically(folder / "index.html", page.encode())
     return folder / "index.html"
 
@@ -336,19 +329,8 @@ def _figure(folder: Path, path: Path, caption: str) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"expected a picture for {folder / 'index.html'}, found none at {path}")
     place = Path(os.path.relpath(path, folder)).as_posix()
-    link, caption = quote(os.fsencode(place)), _text(caption)  # the bytes of a file's name, UTF-8 or not
+    link, caption = quote(os.fsencode(place)), escaped(caption)  # the bytes of a file's name, UTF-8 or not
     return f'<figure><img src="{link}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{_text(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-    return "\n".join(["<table>", line(rows[0], "th"), *(line(row, "td") for row in rows[1:]), "</table>"])
-
-
-def _text(text: object) -> str:
-    return html.escape(printable(str(text)))
 
 
 _STYLE = """

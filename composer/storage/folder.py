@@ -22,6 +22,12 @@ from composer.storage.schema import read_json
 PRIOR_FILE = "prior.safetensors"
 """The weights of a prior; a stage's file is named in its configuration."""
 
+STRANGERS_FILE = "strangers_v1.safetensors"
+"""What a model's readers made of held-out images, by condition; its own results are compared with them.
+
+A folder without it loads as well. Another layout of this file would take another name.
+"""
+
 
 def digest(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
@@ -45,7 +51,8 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, d
     Args:
         folder: Where to; files of the same names are replaced, all others stay and belong to the model.
         config: What `build` needs, as plain JSON values.
-        weights: File name -> tensors.
+        weights: File name -> tensors. Without `STRANGERS_FILE` among them, one that is there no longer belongs to the
+            model, since it was read for the model before.
         card: The model card, Markdown; an empty one leaves a card that is there.
 
     Raises:
@@ -60,7 +67,8 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, d
         if card or not (folder / "README.md").exists():
             write_atomically(new / "README.md", card.encode())
         places = _files(folder) | _files(new)
-        manifest = {name: digest(places[name]) for name in sorted(places.keys() - {"manifest.json", "README.md"})}
+        others = {"manifest.json", "README.md", *({STRANGERS_FILE} - weights.keys())}
+        manifest = {name: digest(places[name]) for name in sorted(places.keys() - others)}
         write_atomically(new / "manifest.json", (json.dumps(manifest, indent=2) + "\n").encode())
 
 
@@ -100,3 +108,9 @@ def read_model(
     if unlisted := [name for name in ("config.json", *files) if name not in manifest]:
         raise ValueError(f"{folder / 'manifest.json'} does not list {', '.join(unlisted)}: copy or export it again")
     return config, {name: load_tensors(folder / name) for name in files}, digest(folder / "manifest.json")
+
+
+def read_strangers(folder: Path) -> dict[str, Tensor]:
+    """What a model's readers made of held-out images, by condition; nothing where the manifest lists no such file."""
+    manifest = read_json(folder / "manifest.json", MAX_JSON)
+    return load_tensors(folder / STRANGERS_FILE) if STRANGERS_FILE in manifest else {}

@@ -1,6 +1,6 @@
 """Compositions made of pictures and words."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -14,6 +14,7 @@ from composer.cascade.start import InitialNoise
 from composer.decomposition import Batch, Decomposer
 from composer.diffusion.samplers import Progress
 from composer.images.reading import File, PictureFile, resize
+from composer.names import Kind
 from composer.storage.files import require_utf8
 
 
@@ -135,6 +136,32 @@ def require(cascade: Cascade, *names: str, task: str = "this") -> None:
             f"{task} needs {', '.join(missing)}, for which this model has no condition; it has "
             f"{', '.join(cascade.names) or 'none'}. Choose another model, or train one with them"
         )
+
+
+def of_kind(cascade: Cascade, *kinds: Kind) -> list[str]:
+    """The model's conditions of these kinds, in the order of the kinds."""
+    by = dict(cascade.decomposition.named())
+    return [name for kind in kinds for name in cascade.names if name in by and by[name].kind == kind]
+
+
+def chosen(cascade: Cascade, names: Sequence[str], task: str = "this") -> list[str]:
+    """Names of conditions, in which a kind stands for all that the model has of it.
+
+    Args:
+        cascade: The model.
+        names: Names and kinds; a word that is both is the model's name, unless it is a `Kind` itself.
+        task: Who asks, for the error.
+
+    Raises:
+        KeyError: The model has none of all these kinds.
+    """
+    known = set(Kind)
+    kinds = [Kind(n) for n in names if isinstance(n, Kind) or (n in known and n not in cascade.names)]
+    found = [name for name in names if name not in kinds]
+    found += [name for name in of_kind(cascade, *kinds) if name not in found]
+    if kinds and not found:
+        require(cascade, " or ".join(kinds), task=task)
+    return found
 
 
 def interpolate(cascade: Cascade, a: Composition, b: Composition, share: float) -> Composition:

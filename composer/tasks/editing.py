@@ -22,7 +22,8 @@ from composer.images.masks import read_mask
 from composer.images.pixels import BAND, Pixels, profile_transform
 from composer.images.reading import File, PictureFile, Reason, Refused, converting, fit, opened, path_of, read_pixels
 from composer.images.sheet import COLOUR_CHUNKS
-from composer.tasks.composition import Source
+from composer.names import Kind
+from composer.tasks.composition import Source, of_kind
 
 BOXED = 256
 """Side of the map that a box becomes where no picture gives a size."""
@@ -190,9 +191,9 @@ class Frame:
         small, free = self.seen(cascade.stages[0].size)
         if free.all():
             return composition
-        if "mask" in cascade.names:
+        if kept := of_kind(cascade, Kind.MASK):
             batch = {"image": small.to(cascade.device), "region": free.to(cascade.device)}
-            mask = cascade.decompose(batch).pick("mask")
+            mask = cascade.decompose(batch).pick(*kept)
             away, also = composition.away or Parts(), [(parts | mask, weight) for parts, weight in composition.also]
             composition = replace(composition, parts=composition.parts | mask, away=away | mask, also=tuple(also))
         large, free = self.seen(cascade.stages[-1].size)

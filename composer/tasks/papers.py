@@ -2,7 +2,7 @@
 
 A task gives a `Composition` (or several, labelled); ``cascade.sample(composition, seeds)`` draws it, `editing.Frame`
 restricts it to a region, `best_of` draws the best of several. Each works on any model that has the conditions it names,
-and refuses others.
+and refuses others. Where the default is a `Kind`, that stands for all conditions that the model has of it.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,10 @@ from composer.cascade.parts import Parts, slerp
 from composer.cascade.start import NoisyImage
 from composer.diffusion.samplers import Progress
 from composer.names import GLOBAL as GLOBAL
+from composer.names import LAYOUT, Kind
 from composer.names import LOCAL as LOCAL
 from composer.prior import Prior
-from composer.tasks.composition import Composition, Source, from_words, interpolate, require
+from composer.tasks.composition import Composition, Source, chosen, from_words, interpolate, of_kind, require
 
 INVERTED = 50
 """Steps of an inversion and of the drawing that follows; on the shipped model they give an image back to 60 dB."""
@@ -99,7 +100,7 @@ def interpolations(
     a: Source,
     b: Source,
     count: int = 5,
-    between: Sequence[str] = GLOBAL,
+    between: Sequence[str] = (Kind.APPEARANCE,),
     keep: Sequence[str] = (),
     latents: bool = False,
     steps: int = INVERTED,
@@ -124,6 +125,7 @@ def interpolations(
     if count < 2 or not between:
         found = f"{count} and {', '.join(between) or 'nothing'}"
         raise ValueError(f"expected at least 2 pictures and something to interpolate, found {found}")
+    between = chosen(cascade, between, "this interpolation")
     require(cascade, *between, *keep, task="this interpolation")
     kept = a.pick(*(name for name in keep if name not in between))
     ends = [source.pick(*between) for source in (a, b)]
@@ -159,8 +161,9 @@ def reconfigure(
         steps: Of the inversion and of the drawing.
         progress: Wraps the steps of the inversion.
     """
-    known = [name for name in source.has.parts if name != "mask"]
-    staying = [name for name in (known if keep is None else keep) if name not in changed.parts]
+    known = [name for name in source.has.parts if name not in of_kind(cascade, Kind.MASK)]
+    asked = known if keep is None else chosen(cascade, keep, "this reconfiguration")
+    staying = [name for name in asked if name not in changed.parts]
     require(cascade, *staying, task="this reconfiguration")
     kept = source.pick(*staying)
     before = kept | source.pick(*(name for name in changed.parts if name in known))
@@ -173,7 +176,7 @@ def translate(
     cascade: Cascade,
     source: Source,
     caption: str,
-    keep: Sequence[str] | None = LOCAL,
+    keep: Sequence[str] | None = LAYOUT,
     steps: int = INVERTED,
     progress: Progress | None = None,
 ) -> Composition:
@@ -189,8 +192,8 @@ def pose_transfer(
     cascade: Cascade,
     source: Source,
     pose: Source,
-    keep: Sequence[str] = GLOBAL,
-    take: Sequence[str] = ("instances",),
+    keep: Sequence[str] = (Kind.APPEARANCE,),
+    take: Sequence[str] = (Kind.SEGMENTATION,),
     steps: int = INVERTED,
     progress: Progress | None = None,
 ) -> Composition:
@@ -205,6 +208,7 @@ def pose_transfer(
         steps: Of the inversion and of the drawing.
         progress: Wraps the steps of the inversion.
     """
+    keep, take = (chosen(cascade, names, "pose transfer") for names in (keep, take))
     require(cascade, *keep, *take, task="pose transfer")
     return reconfigure(cascade, source, pose.pick(*take), keep, steps, progress)
 
@@ -234,8 +238,8 @@ def style_transfer(
     content: Source,
     style: Source,
     strength: float = 1.0,
-    keep: Sequence[str] = LOCAL,
-    take: Sequence[str] = GLOBAL,
+    keep: Sequence[str] = LAYOUT,
+    take: Sequence[str] = (Kind.APPEARANCE,),
 ) -> Composition:
     """Draws a picture's content in another's style (Composer, section 3.3).
 
@@ -247,6 +251,7 @@ def style_transfer(
         keep: Representations of `content`.
         take: Representations that are interpolated towards those of `style`.
     """
+    keep, take = (chosen(cascade, names, "style transfer") for names in (keep, take))
     require(cascade, *keep, *take, task="style transfer")
     return content.pick(*keep) | interpolate(cascade, content.pick(*take), style.pick(*take), strength)
 
@@ -261,7 +266,7 @@ def try_on(cascade: Cascade, wearer: Source, garment: Source, keep: Sequence[str
         keep: Representations of `wearer` that stay, such as the depth of its folds.
     """
     require(cascade, "mask", "semantics", *keep, task="try-on")
-    return wearer.pick(*keep) | garment.pick(*(name for name in GLOBAL if name in cascade.names))
+    return wearer.pick(*keep) | garment.pick(*of_kind(cascade, Kind.APPEARANCE))
 
 
 def redraw(cascade: Cascade, source: Source, asked: Composition, time: float) -> Composition:

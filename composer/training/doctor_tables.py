@@ -1,11 +1,12 @@
-"""The doctor's report in tables of rich."""
+"""The doctor's report in tables."""
 
 import math
 from collections.abc import Iterator
 
-from rich.table import Table
+import rich.table
 from rich.text import Text
 
+from composer.images.table import Table
 from composer.training.doctor import Disk, Report
 
 SPACES = (16, 24, 40, 80)
@@ -21,41 +22,38 @@ MEMORY_ROWS = {
 }
 
 
-def tables(report: Report) -> Iterator[Table | Text]:
-    """Says it all in tables, with a warning where the disk is too small."""
-    yield _parameters(report)
-    yield _flops(report)
-    yield _memory(report)
+def tables(report: Report) -> Iterator[rich.table.Table | Text]:
+    """Says it all in tables for a terminal, with a warning where the disk is too small."""
+    yield _parameters(report).rich()
+    yield _flops(report).rich()
+    yield _memory(report).rich()
     if report.decomposers:
-        yield _decomposers(report)
+        yield _decomposers(report).rich()
     if report.disk is not None:
-        yield _disk(report.disk)
+        yield _disk(report.disk).rich()
         if not report.disk.fits:
             yield Text(_warning(report.disk), style="bold red")
 
 
 def _parameters(report: Report) -> Table:
-    table = Table("parameters", "")
-    for name, count in {"network": report.network, **report.conditions, "in total": report.parameters}.items():
-        table.add_row(name, f"{count:,}")
-    table.add_row("share that is trained", f"{report.trainable / report.parameters:.1%}")
-    return table
+    counts = {"network": report.network, **report.conditions, "in total": report.parameters}
+    rows = [(name, f"{count:,}") for name, count in counts.items()]
+    return Table(("parameters", ""), [*rows, ("share that is trained", f"{report.trainable / report.parameters:.1%}")])
 
 
 def _flops(report: Report) -> Table:
-    table = Table("FLOPs (a multiply-add is two)", "billions")
     plan = report.configured
     again = ", computing blocks again" if plan.checkpointing else ""
-    for row, flops in {
+    counts = {
         f"training, per image of {report.side} px: forward pass": plan.forward_flops,
         f"in total{again}": plan.flops,
         f"per step of a device: {report.batch} images x {report.accumulate}": (
             plan.flops * report.batch * report.accumulate
         ),
         f"sampling, per step of an image of {report.size} px{_guided(report)}": report.sampling.flops,
-    }.items():
-        table.add_row(row, _rounded(flops / 1e9))
-    return table
+    }
+    rows = [(name, _rounded(flops / 1e9)) for name, flops in counts.items()]
+    return Table(("FLOPs (a multiply-add is two)", "billions"), rows)
 
 
 def _memory(report: Report) -> Table:
@@ -64,37 +62,39 @@ def _memory(report: Report) -> Table:
         f"{'with' if p.checkpointing else 'no'} checkpointing{' (configured)' * (p is report.configured)}"
         for p in plans
     ]
-    table = Table(f"memory of a device in GB ({report.device}, {report.precision})", *heads)
-    for name, row in MEMORY_ROWS.items():
-        table.add_row(row, *(_gigabytes(getattr(p.memory, name)) for p in plans))
-    table.add_row(f"training on {report.batch} images", *(_gigabytes(p.memory.total) for p in plans), style="bold")
-    table.add_row("per further image", *(_gigabytes(p.per_image) for p in plans))
-    for space in SPACES:
-        table.add_row(f"images that fit in {space} GB", *(f"{p.largest_batch(space * 1e9):,}" for p in plans))
     sampling = _gigabytes(report.sampling.weights + report.sampling.transient)
-    table.add_row(f"sampling an image of {report.size} px{_guided(report)}", sampling, sampling)
-    return table
+    rows = [
+        *([row, *(_gigabytes(getattr(p.memory, name)) for p in plans)] for name, row in MEMORY_ROWS.items()),
+        [f"training on {report.batch} images", *(_gigabytes(p.memory.total) for p in plans)],
+        ["per further image", *(_gigabytes(p.per_image) for p in plans)],
+        *([f"images that fit in {n} GB", *(f"{p.largest_batch(n * 1e9):,}" for p in plans)] for n in SPACES),
+        [f"sampling an image of {report.size} px{_guided(report)}", sampling, sampling],
+    ]
+    head = [f"memory of a device in GB ({report.device}, {report.precision})", *heads]
+    return Table(head, rows, bold=[len(MEMORY_ROWS)])
 
 
 def _decomposers(report: Report) -> Table:
-    table = Table("decomposer (beside the memory above)", "parameters", "GB of weights", "billion FLOPs an image", "")
+    rows = []
     for name, cost in report.decomposers.items():
         parameters = "?" if cost.parameters is None else f"{cost.parameters:,}"
         weights = "?" if cost.weights is None else _gigabytes(cost.weights)
         flops = "?" if cost.flops is None else _rounded(cost.flops / 1e9)
-        table.add_row(name, parameters, weights, flops, cost.remark)
-    table.add_row("counted, shared weights once", "", _gigabytes(report.decomposer_weights), "", "", style="bold")
-    return table
+        rows.append((name, parameters, weights, flops, cost.remark))
+    total = ("counted, shared weights once", "", _gigabytes(report.decomposer_weights), "", "")
+    head = ("decomposer (beside the memory above)", "parameters", "GB of weights", "billion FLOPs an image", "")
+    return Table(head, [*rows, total], bold=[len(rows)])
 
 
 def _disk(disk: Disk) -> Table:
-    table = Table("disk", "GB")
-    table.add_row("one checkpoint", _gigabytes(disk.checkpoint))
     count = "no bound: a run without end keeps ever more" if disk.most is None else str(disk.most)
-    table.add_row("most checkpoints at once", count)
-    table.add_row("needed for those to come", _gigabytes(disk.needed))
-    table.add_row(f"free in {disk.folder}", _gigabytes(disk.free))
-    return table
+    rows = [
+        ("one checkpoint", _gigabytes(disk.checkpoint)),
+        ("most checkpoints at once", count),
+        ("needed for those to come", _gigabytes(disk.needed)),
+        (f"free in {disk.folder}", _gigabytes(disk.free)),
+    ]
+    return Table(("disk", "GB"), rows)
 
 
 def _warning(disk: Disk) -> str:

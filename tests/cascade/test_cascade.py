@@ -14,7 +14,7 @@ from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.cascade.stage import Sampling
 from composer.decomposition import Decomposer
-from composer.evaluation.adherence import Evaluation, markdown, quantise
+from composer.evaluation.adherence import Evaluation, quantise
 from composer.evaluation.reading import Reading
 from composer.evaluation.samples import Sample
 from composer.images.sheet import from_pil, read_recipe, save_png, to_pil
@@ -255,23 +255,24 @@ def test_adherence_of_the_true_images_is_perfect_and_of_others_chance(cascade, i
     evaluation = Evaluation(cascade, sample_of(quantise(images)))
     whole = evaluation.block(range(3))
     perfect = evaluation.score(quantise(images), ["palette", "intensity"], whole)
-    assert all(row["closed"] == pytest.approx(1) and row["ceiling"] == pytest.approx(1) for row in perfect.values())
+    assert all(row.closed == pytest.approx(1) and row.ceiling == pytest.approx(1) for row in perfect.values())
     others = evaluation.score(quantise(images).roll(1, 0), ["palette"], whole)  # each is the stranger of chance
-    assert others["palette"]["closed"] == pytest.approx(0, abs=1e-6)
+    assert others["palette"].closed == pytest.approx(0, abs=1e-6)
     stranger = whole.true["palette"].roll(1, 0)
     reader = dict(cascade.readers.named())["palette"]
     chance = reader.distance(whole.wanted["palette"], stranger).mean()
-    assert perfect["palette"]["chance"] == pytest.approx(float(chance))
+    assert perfect["palette"].chance == pytest.approx(float(chance))
 
 
 def test_adherence_table(cascade, images):
     drawn = []
     evaluation = Evaluation(cascade, sample_of(images), progress=drawn.append, rows=2)
     table = evaluation.table()
-    assert set(table["alone"]) == {"palette", "intensity"} and table["cross"] == {}
+    assert set(table.alone) == {"palette", "intensity"} and table.cross == {}
     assert sum(drawn) == evaluation.count() == 12 and max(drawn) == 2
-    assert set(table["alone"]["palette"]) == {"closed", "distance", "chance", "ceiling"}
-    assert "| palette |" in markdown(table)
+    assert list(table.json()) == ["alone", "all", "cross", "mask"]
+    assert list(table.json()["alone"]["palette"]) == ["closed", "distance", "chance", "ceiling"]
+    assert list(evaluation.singles().json()) == ["alone"]
     far = Reading(cascade, images).distances(evaluation.block([0]).wanted)
     assert far["intensity"].shape == (3,) and far["intensity"][0] < 0.01
     for count, rows in ((1, 2), (3, 0)):

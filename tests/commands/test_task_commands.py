@@ -195,9 +195,10 @@ def test_a_model_without_the_conditions_says_so(saved, photos, out, capsys):
     a, b = photos
     for words, missing in (
         (["vary", a], "semantics"),
-        (["restyle", a, b], "sketch, depth, instances, semantics"),
+        (["restyle", a, b], "structure or segmentation"),
         (["try-on", a, b, *REGION], "semantics"),
-        (["interpolate", a, b], "semantics"),
+        (["interpolate", a, b, "--between", "semantics"], "semantics"),
+        (["repose", a, b], "segmentation"),
         (["reconstruct", a], "semantics"),
         (["compose", "--and", "a cube"], "caption"),
     ):

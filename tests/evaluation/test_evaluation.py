@@ -13,14 +13,15 @@ from composer.cascade.composition import Composition
 from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.cascade.start import Kept
-from composer.commands.evaluating import measure
-from composer.evaluation.adherence import CROSS, Evaluation, quantise
+from composer.evaluation.adherence import Adherence, Evaluation, MaskedScore, Score, quantise
+from composer.evaluation.distribution import measure
 from composer.evaluation.metrics import Comparison, clip_score, fid, kid
 from composer.evaluation.samples import Sample, open_sample, sample_of
 from tests.conftest import SIZE
 from tests.evaluation.test_metrics import Toy
 
 COUNT, ROWS = 5, 3
+CROSS = [(a, b) for a in ("sketch", "depth") for b in ("palette", "semantics", "caption")]
 
 
 def at_once(cascade, batch, shift):
@@ -84,10 +85,42 @@ def flat(table, path=""):
 
 def test_in_rows_is_all_at_once(eight):
     evaluation = Evaluation(eight, open_sample("scenes:val", COUNT, SIZE), 5, ROWS, options=SampleOptions(steps=1))
-    found = flat(evaluation.table())
+    found = flat(evaluation.table().json())
     want = flat(at_once(eight, sample_of("scenes:val", COUNT, SIZE), evaluation.shift))
     assert found == pytest.approx(want, abs=2e-4)  # the readers round otherwise in another batch
     assert {"/cross/sketch+caption/caption/closed", "/mask/inside", "/all/semantics/ceiling"} <= set(found)
+
+
+SCORED = Adherence(
+    alone={"palette": Score(0.714, 0.1234, 0.4321, 0.996), "sketch": Score(-0.25, 0.5, 0.4, 1.0)},
+    together={"palette": Score(0.5, 0, 1, 1), "sketch": Score(0.6, 0, 1, 1)},
+    cross={"sketch+palette": {"sketch": Score(0.1, 0, 1, 1), "palette": Score(0.2, 0, 1, 1)}},
+    mask=MaskedScore(0.0, 0.456),
+)
+SAID = """\
+| condition | alone | all together | ceiling | distance alone | chance |
+|---|---|---|---|---|---|
+| palette | 0.71 | 0.50 | 1.00 | 0.123 | 0.432 |
+| sketch | -0.25 | 0.60 | 1.00 | 0.500 | 0.400 |
+
+| pair (one image's + another's) | first | second |
+|---|---|---|
+| sketch+palette | 0.10 | 0.20 |
+
+Edits within a region: largest change outside 0; intensity closed inside 0.46.
+"""
+
+
+def test_adherence_as_markdown_and_json():
+    assert SCORED.markdown() == SAID
+    assert Adherence({"palette": SCORED.alone["palette"]}).markdown().splitlines() == [
+        *SAID.splitlines()[:2],
+        "| palette | 0.71 | - | 1.00 | 0.123 | 0.432 |",
+    ]
+    found = SCORED.json()
+    assert list(found) == ["alone", "all", "cross", "mask"] and found["mask"] == {"outside": 0.0, "inside": 0.456}
+    assert found["alone"]["sketch"] == {"closed": -0.25, "distance": 0.5, "chance": 0.4, "ceiling": 1.0}
+    assert found["cross"]["sketch+palette"]["palette"]["closed"] == 0.2
 
 
 def test_a_sample_is_the_same_in_any_rows():
@@ -104,7 +137,7 @@ def test_captions_of_a_folder_that_has_none(photos, tmp_path):
     assert "caption" not in open_sample(str(tmp_path), 2, SIZE).read([1])
     (tmp_path / "b.txt").write_text("noise")
     assert open_sample(str(tmp_path), 2, SIZE).read([0, 1])["caption"] == ["", "noise"]
-    with pytest.raises(ValueError, match="holds 2 images, fewer than --count 3"):
+    with pytest.raises(ValueError, match="holds 2 images, fewer than the 3 asked for"):
         open_sample(str(tmp_path), 3, SIZE)
 
 

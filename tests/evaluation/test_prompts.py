@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -179,8 +180,8 @@ def test_tables_by_hand(answers):
     reader = Agreement(weights="asset:scenes_clip")
     found = summary(ASKED, answers["first"], reader)
     want = {"prompts": 2, "score": 25.0, "error": 10.0, "another": 1.5, "words": 7, "unread": 1, "unread_by_clip": 2}
-    assert found["categories"]["Colors"] == pytest.approx(want)
-    assert found["categories"]["Counting"]["error"] == 0 and found["all"]["prompts"] == 3
+    assert asdict(found.categories["Colors"]) == pytest.approx(want)
+    assert found.categories["Counting"].error == 0 and found.all.prompts == 3
     text = markdown(tables(ASKED, answers, reader))
     assert "| Colors | 2 | 25.0 ± 10.0 | 1.5 | 1 of 7 | 2 |" in text
     # Means 15, 35, 50 and 10, 32, 40: differences 5, 3, 10

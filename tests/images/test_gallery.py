@@ -25,9 +25,9 @@ from composer.images.sheet import (
     read_recipe,
     save_png,
     sheet,
-    table_rows,
     to_pil,
 )
+from composer.images.table import Table
 
 RECIPE = {
     "seed": 3,
@@ -223,11 +223,9 @@ class Page(HTMLParser):
 def test_the_page_shows_pictures_and_tables_and_needs_nothing_else(tmp_path):
     picture = tmp_path / "shots" / "a #1.png"
     save_png(picture, plain((8, 8), 0.0))
-    markdown = "Numbers:\n\n| name | closed |\n|:---|---:|\n| <b>palette</b> | -0.8 |\n| - | 1 |\n"
-    assert table_rows(markdown) == [["name", "closed"], ["<b>palette</b>", "-0.8"], ["-", "1"]]
     sections = [
         Section(title="<script>", text="a & b", pictures=[(picture, 'a "quoted" caption')]),
-        Section(title="Adherence", table=table_rows(markdown)),
+        Section(title="Adherence", table=Table(["name", "closed"], [["<b>palette</b>", "-0.8"], ["-", "1"]])),
     ]
     path = html_index(tmp_path, sections, "Demo")
     text = path.read_text()

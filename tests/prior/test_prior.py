@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -798,18 +799,18 @@ def test_a_prior_that_knows_the_images_is_found_perfect_and_one_that_mistakes_th
     twice = torch.stack([image, image.roll(1, 0)], dim=1)  # of which the second is another caption's
     table = measure_embeddings(prior, Known(), batch, draws=3, retold=twice)
     others = table["other images of the caption"]
-    assert others["to_image"] == pytest.approx(0.5) and others["among_draws"] == pytest.approx(0)
-    assert table["prior, guidance 1"] == {
+    assert others.to_image == pytest.approx(0.5) and others.among_draws == pytest.approx(0)
+    assert asdict(table["prior, guidance 1"]) == {
         "to_image": pytest.approx(1),
-        "to_text": pytest.approx(table["text embedding itself"]["to_image"]),
+        "to_text": pytest.approx(table["text embedding itself"].to_image),
         "found": 1,
         "among_draws": pytest.approx(1),
     }
-    assert table["text embedding itself"]["to_text"] == pytest.approx(1)
+    assert table["text embedding itself"].to_text == pytest.approx(1)
     stranger = table["image of another caption"]
-    assert stranger["to_image"] == pytest.approx(0) and stranger["found"] == 0
+    assert stranger.to_image == pytest.approx(0) and stranger.found == 0
     prior.drawn = z.roll(1, 0)
-    assert measure_embeddings(prior, Known(), batch)["prior, guidance 1"]["found"] == 0
+    assert measure_embeddings(prior, Known(), batch)["prior, guidance 1"].found == 0
     with pytest.raises(ValueError, match="each with a caption"):
         measure_embeddings(prior, Known(), {**batch, "caption": ["a", "", "", ""]})
 
@@ -885,7 +886,7 @@ def test_evaluate_draws_captions_through_a_prior(draws_pictures, photos, tmp_pat
     whole, every = evaluation.block(range(4)), range(4)
     semantics = prior.sample(whole.captions, seeds=evaluation.seeds_of(every))
     parts = whole.parts.pick("caption") | {"semantics": semantics}
-    want = evaluation.score(evaluation.draw(parts, every), ["caption"], whole)["caption"]
+    want = asdict(evaluation.score(evaluation.draw(parts, every), ["caption"], whole)["caption"])
     assert table["alone"].pop("caption") == pytest.approx(want, abs=1e-5) != pytest.approx(plain.pop("caption"))
     assert table["alone"] == plain  # other rows ask for no caption, or for the true semantics
     metrics = ("--metrics", "clip", "--prior", name)
@@ -923,10 +924,10 @@ def test_pictures_with_and_without_a_prior(draws_pictures):
         pictures["prior"][1], cascade.sample(asked, seeds=[0, 1], options=SampleOptions(steps=2)), atol=1e-2, rtol=0
     )
     apart = (pictures["prior"][:, 0] - pictures["prior"][:, 1]).square().mean((1, 2, 3)).sqrt().mean()
-    assert table["prior"]["pixels"] == pytest.approx(float(apart)) and 0 <= table["prior"]["spread"] <= 2
+    assert table["prior"].pixels == pytest.approx(float(apart)) and 0 <= table["prior"].spread <= 2
     agreement = Agreement(weights="asset:scenes_clip")
     cosine = F.cosine_similarity(agreement({"image": batch["image"]}), agreement({"caption": batch["caption"]}))
-    assert table["true image"]["adherence"] == pytest.approx(float(cosine.mean()), abs=1e-5)
+    assert table["true image"].adherence == pytest.approx(float(cosine.mean()), abs=1e-5)
     assert "| caption + prior |" in markdown(table) and "| true image |" in markdown(table)
     with pytest.raises(ValueError, match="belong to different CLIPs"):
         measure_pictures(Prior.load(draws_pictures / "narrow"), cascade, batch, draws=2)

@@ -1,9 +1,9 @@
-"""Texts of strangers in Markdown, as a reader of another make shows them."""
+"""Tables in each of their forms; texts of strangers in Markdown, as a reader of another make shows them."""
 
 import pytest
 from markdown_it import MarkdownIt
 
-from composer.evaluation.markdown import plain
+from composer.images.table import Table, plain
 from composer.studio import table
 
 TEXTS = [
@@ -28,3 +28,21 @@ def test_a_text_is_one_cell(text):
     html = MarkdownIt("gfm-like", {"linkify": False}).render(table({text: {"palette": 0.5}}))
     assert html.count("<th>") == 2 and html.count("<td>") == 2
     assert "<script" not in html and "<img" not in html and "<a " not in html
+
+
+def test_a_table_in_each_form():
+    found = Table(["name", "a | b"], [["<b>", "1"], ["in total", ""]], bold=[1])
+    assert found.markdown() == "| name | a \\| b |\n|---|---|\n| &lt;b&gt; | 1 |\n| in total |  |\n"
+    assert found.html().splitlines() == [
+        "<table>",
+        "<tr><th>name</th><th>a | b</th></tr>",
+        "<tr><td>&lt;b&gt;</td><td>1</td></tr>",
+        "<tr><td>in total</td><td></td></tr>",
+        "</table>",
+    ]
+    shown = found.rich()
+    assert [(column.header, *column.cells) for column in shown.columns] == [
+        ("name", "<b>", "in total"),
+        ("a | b", "1", ""),
+    ]
+    assert [row.style for row in shown.rows] == [None, "bold"]

@@ -1,0 +1,62 @@
+"""Tables as Markdown, HTML or for a terminal: texts of strangers stand in them as they are, never as markup."""
+
+import html
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from composer.storage.files import printable
+
+if TYPE_CHECKING:
+    import rich.table
+
+_MARKUP = re.compile(r"[\\`\[\]|]")
+
+
+def plain(text: str) -> str:
+    """A text as Markdown that shows just this text, also in a cell of a table: one line, without HTML or links."""
+    shown = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKUP.sub(r"\\\g<0>", shown)
+
+
+def escaped(text: object) -> str:
+    """A text as HTML that shows just this text."""
+    return html.escape(printable(str(text)))
+
+
+@dataclass(frozen=True)
+class Table:
+    """A heading and rows of cells, all as texts.
+
+    Attributes:
+        head: A text per column.
+        rows: As many cells each.
+        bold: Numbers of the rows that a terminal shows in bold.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    bold: Collection[int] = ()
+
+    def markdown(self) -> str:
+        """The table as Markdown, a line per row."""
+        lines = ["| " + " | ".join(map(plain, row)) + " |" for row in (self.head, *self.rows)]
+        return "\n".join([lines[0], "|---" * len(self.head) + "|", *lines[1:]]) + "\n"
+
+    def html(self) -> str:
+        """The table as an element of HTML."""
+
+        def line(cells: Sequence[str], tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{escaped(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+        return "\n".join(["<table>", line(self.head, "th"), *(line(row, "td") for row in self.rows), "</table>"])
+
+    def rich(self) -> "rich.table.Table":
+        """The table for a terminal, see `composer.terminal.show`."""
+        from rich.table import Table as RichTable
+
+        table = RichTable(*self.head)
+        for number, row in enumerate(self.rows):
+            table.add_row(*row, style="bold" if number in self.bold else None)
+        return table
