@@ -1,6 +1,7 @@
 """Decomposers: an image or caption in, one representation out; frozen, batched, one public class a file."""
 
 from .agreement import Agreement as Agreement
+from .canny import Canny as Canny
 from .caption import Caption as Caption
 from .captioner import Captioner as Captioner
 from .depth import Depth as Depth
@@ -14,5 +15,6 @@ from .rfdetr import RFDETR as RFDETR
 from .semantics import Semantics as Semantics
 from .sketch import Sketch as Sketch
 from .t5 import T5 as T5
+from .timm_features import TimmFeatures as TimmFeatures
 from .tokens import Tokens as Tokens
 from .yolo import YOLO as YOLO

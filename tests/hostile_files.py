@@ -210,11 +210,12 @@ def configurations(config: dict) -> Iterator[tuple[str, Any]]:
             named = {"class_path": f"decomposers.{kind}", "init_args": {"weights": weights}}
             yield f"{kind} {weights}"[:60], but(("readers", "intensity"), named)
     for model in ("hf-hub:a/b", "local-dir:/", "roberta-ViT-B-32", "ViT-H-14", "\x1b[2J", 3, None):
-        named = {
-            "class_path": "decomposers.Semantics",
-            "init_args": {"model": model, "weights": "model:base.safetensors"},
-        }
-        yield f"a CLIP {model!r}", but(("readers", "intensity"), named)
+        for kind in ("Semantics", "TimmFeatures"):
+            named = {
+                "class_path": f"decomposers.{kind}",
+                "init_args": {"model": model, "weights": "model:base.safetensors"},
+            }
+            yield f"{kind} {model!r}", but(("readers", "intensity"), named)
     for length in (10**6, -1, 1, "x", None):
         named = {"class_path": "decomposers.Tokens", "init_args": {"length": length}}
         yield f"captions of {length!r} pieces", but(("readers", "intensity"), named)
