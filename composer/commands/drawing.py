@@ -15,7 +15,7 @@ from composer.commands.inputs import Inputs, Place
 from composer.commands.redrawing import redraw
 from composer.commands.request import Request, Setting
 from composer.commands.sheets import Drawn, arrange
-from composer.commands.values import MAX_PICTURES, box
+from composer.commands.values import MAX_PICTURES, read_box
 from composer.evaluation.adherence import quantise
 from composer.evaluation.best_of import best_of
 from composer.evaluation.reading import Reading, strangers_note
@@ -149,7 +149,7 @@ def _places(settings: Sequence[Setting], file: Callable[[str], PictureFile]) -> 
     @cache
     def place(path: str, where: str, grows: bool) -> Place:
         if grows:
-            return Place(file(path), *extend(original(path), box(where)), box(where))
+            return Place(file(path), *extend(original(path), read_box(where)), read_box(where))
         h, w = original(path).image.shape[1:]
         return Place(file(path), original(path), open_region(file(where), (h, w)))
 

@@ -1,7 +1,6 @@
 """Groups of options: a model, how it runs and samples, what is measured; light."""
 
-from __future__ import annotations
-
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,16 +16,14 @@ from composer.commands.values import (
     Rows,
     Seed,
     Steps,
-    interval,
-    size,
-    stage,
+    read_interval,
+    read_size,
+    read_stage,
     whole,
 )
 from composer.names import SHIPPED, SamplerName
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from composer.cascade.cascade import Cascade
 
 Device = Literal["cuda", "mps", "cpu"]
@@ -48,7 +45,7 @@ class Machine:
     precision: Literal["fp32", "bf16"] | None = None
     device: Device | None = None
 
-    def load(self, model: str, plugins: Sequence[str], weaker: str | None = None) -> Cascade:
+    def load(self, model: str, plugins: Sequence[str], weaker: str | None = None) -> "Cascade":
         """Loads a model onto the device.
 
         Args:
@@ -107,15 +104,15 @@ class Sampling:
 
     steps: Steps | None = None
     guidance: Guidance | None = None
-    guidance_interval: Annotated[tuple[float, float], Value(interval, "LOW-HIGH")] | None = None
+    guidance_interval: Annotated[tuple[float, float], Value(read_interval, "LOW-HIGH")] | None = None
     autoguidance: ModelName | None = None
     sampler: SamplerName | None = None
     eta: Annotated[float, Value(FIELDS["eta"], "E")] | None = None
     percentile: Percentile | None = None
     tile: Annotated[int, Value(FIELDS["tile"], "N")] | None = None
-    stages: Annotated[tuple[Any, ...], Value(stage, "NAME:FIELD=VALUE,...", ("--stage",), repeats=True)] = ()
+    stages: Annotated[tuple[Any, ...], Value(read_stage, "NAME:FIELD=VALUE,...", ("--stage",), repeats=True)] = ()
     until: Annotated[str, Value(metavar="STAGE")] | None = None
-    size: Annotated[tuple[int, int], Value(size, "WxH")] | None = None
+    size: Annotated[tuple[int, int], Value(read_size, "WxH")] | None = None
 
     @property
     def options(self) -> SampleOptions:

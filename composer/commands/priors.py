@@ -1,7 +1,5 @@
 """Commands around priors: ``embed``, ``pca``, ``evaluate-prior``; light."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -158,7 +156,7 @@ def evaluate_prior(
         write_json(json, {**{name: as_json(table) for name, table in tables.items()}, "about": about})
 
 
-def _retold(data: str, draws: int, batch: Batch) -> Tensor | None:
+def _retold(data: str, draws: int, batch: Batch) -> "Tensor | None":
     """Other true pictures of the same captions, which Scenes alone can make."""
     from composer.scenes import render_retold
 
@@ -169,8 +167,8 @@ def _retold(data: str, draws: int, batch: Batch) -> Tensor | None:
 
 
 def _pictures(
-    prior: Prior, cascade: Cascade, batch: Batch, draws: int, few: int, guidance: float, out: Path | None
-) -> dict[str, PictureScore]:
+    prior: "Prior", cascade: "Cascade", batch: Batch, draws: int, few: int, guidance: float, out: Path | None
+) -> "dict[str, PictureScore]":
     """Measures pictures of a few captions, and saves them where there is a folder."""
     from composer.cascade.options import SampleOptions
     from composer.evaluation.prior import measure_pictures

@@ -1,7 +1,5 @@
 """What a person asks a task for: made from a command line, varied by a sheet, and carried out by `commands.drawing`."""
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +10,7 @@ from typing import Annotated, Any
 
 from composer.commands.groups import Model, Sampling
 from composer.commands.signature import Line, Option, Parser, Value, explain_group, line_of
-from composer.commands.values import Seeds, quote, weights, whole
+from composer.commands.values import Seeds, quote, read_weights, whole
 from composer.names import SHIPPED
 from composer.storage.finding import askable_conditions
 
@@ -57,7 +55,7 @@ class Drawing:
 
     seeds: Seeds = (0,)
     best_of: Annotated[int, Value(whole(1, 1000), "N")] = 1
-    weights: Annotated[Mapping[str, float], Value(weights, "NAME=W,...")] = field(default_factory=dict)
+    weights: Annotated[Mapping[str, float], Value(read_weights, "NAME=W,...")] = field(default_factory=dict)
     strengths: Annotated[tuple[str, ...], Value(metavar="NAME=S", nargs="+", repeats=True)] = ()
     sheet: Annotated[tuple[str, ...], Value(metavar="OPTION=V,V", nargs="+", repeats=True)] = ()
 
@@ -112,7 +110,7 @@ class Task:
         names = askable_conditions(model, network)
         return line.with_options(*(Option(("conditions", name), CONDITION, "", ()) for name in names))
 
-    def read(self, args: Sequence[str]) -> Request:
+    def read(self, args: Sequence[str]) -> "Request":
         """Reads a command line; nothing is loaded.
 
         Args:
@@ -136,7 +134,7 @@ class Task:
             request.settings()  # a mistake in a sheet shows at once, too
         return request
 
-    def _check(self, request: Request, parser: Parser) -> None:
+    def _check(self, request: "Request", parser: Parser) -> None:
         if len(request.images) != len(self.pictures):
             found = " ".join(request.images) or "no picture"
             parser.error(f"expected {' and '.join(self.pictures)} before all options, found {found}")
@@ -179,7 +177,7 @@ class Request:
     files: Files = field(default_factory=Files)
     model: Model = field(default_factory=Model)
 
-    def vary(self, path: tuple[str, ...], value: Any) -> Request:
+    def vary(self, path: tuple[str, ...], value: Any) -> "Request":
         """The same with another value at a place, as `Option.path` names it."""
         if path[0] == "conditions":
             return replace(self, conditions={**self.conditions, path[1]: value})
@@ -187,7 +185,7 @@ class Request:
             return replace(self, arguments={**self.arguments, path[0]: value})
         return replace(self, **{path[0]: replace(getattr(self, path[0]), **{path[1]: value})})
 
-    def settings(self) -> list[Setting]:
+    def settings(self) -> "list[Setting]":
         """The requests of a sheet; one where there is none.
 
         Raises:
@@ -205,7 +203,7 @@ class Request:
             found.append(Setting(request, tuple(axes), values))
         return found
 
-    def _axis(self, text: str) -> Axis:
+    def _axis(self, text: str) -> "Axis":
         line = self.task.line(self.model.model, self.model.allow_network)
         name, equals, given = text.partition("=")
         name = name.removeprefix("--")
@@ -262,7 +260,7 @@ class Setting:
         values: The values here, one per axis.
     """
 
-    request: Request
+    request: "Request"
     axes: tuple[Axis, ...]
     values: tuple[str, ...]
 

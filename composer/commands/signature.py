@@ -188,12 +188,21 @@ class Line:
             Mistake: Something is wrong with it.
         """
         parser = self.parser()
-        mixed = self.rest is None and not any(o.positional and o.value.nargs == "..." for o in self.options)
-        found, unknown = parser.parse_known_intermixed_args(args) if mixed else parser.parse_known_args(args)
         if self.rest is None:
+            found, unknown = parser.parse_known_intermixed_args(args)
             parser.refuse(unknown, hint)
+        else:
+            found, unknown = self._read_some(parser, args)
         values = vars(found)
         return self.build({o.path: self._value(o, values[".".join(o.path)]) for o in self.options}, unknown)
+
+    def _read_some(self, parser: Parser, args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+        """Reads what the options take; a word at its place that may be left out stands first, or else is a value."""
+        optional = [".".join(o.path) for o in self.options if o.positional and not o.required]
+        if not optional or (args and not args[0].startswith("-")):
+            return parser.parse_known_args(args)
+        without = replace(self, options=tuple(o for o in self.options if ".".join(o.path) not in optional)).parser()
+        return without.parse_known_args(args, argparse.Namespace(**dict.fromkeys(optional)))
 
     def build(self, values: Mapping[tuple[str, ...], Any], rest: Sequence[str] = ()) -> dict[str, Any]:
         """Makes the function's arguments of the values of its options, by their paths."""

@@ -3,8 +3,6 @@
 Light: what is heavy is imported when a task is done.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,16 +22,19 @@ MAX_TERMS = 64
 TASKS: dict[str, Task] = {}
 """Name of a command -> its task."""
 
+Make = Callable[..., "Labelled"]
 Prompts = tuple[str, ...]
+LOOKS = (Kind.APPEARANCE,)
+HALF = "0,0,0.5,0"
 Words = Annotated[str, Value(metavar="WORDS")]
 
 
 def task(
     *pictures: str, name: str = "", needs_region: bool = False, grows: bool = False, between: bool = False
-) -> Callable[[Callable[..., Labelled]], Callable[..., Labelled]]:
+) -> Callable[[Make], Make]:
     """Makes a function a command; see `Task`."""
 
-    def register(make: Callable[..., Labelled]) -> Callable[..., Labelled]:
+    def register(make: Make) -> Make:
         own = name or make.__name__.replace("_", "-")
         TASKS[own] = Task(own, make, pictures, needs_region, grows, between)
         return make
@@ -43,13 +44,13 @@ def task(
 
 @task()
 def compose(
-    given: Given,
+    given: "Given",
     *,
     prior: Annotated[str, Value(metavar="NAME")] | None = None,
     also: Annotated[Prompts, Value(metavar="WORDS[:W]", flags=("--and",), nargs="+")] = (),
     never: Annotated[Prompts, Value(metavar="WORDS[:W]", flags=("--not",), nargs="+")] = (),
     start: Annotated[str, Value(metavar="IMAGE:T")] | None = None,
-) -> Labelled:
+) -> "Labelled":
     """Recombine conditions of different images, palettes and captions into new images.
 
     Args:
@@ -105,7 +106,7 @@ def _weigh(text: str, weight: float, sign: int) -> tuple[str, float]:
 
 
 @task("the picture to edit", needs_region=True)
-def edit(given: Given, *, keep: Names = ()) -> Labelled:
+def edit(given: "Given", *, keep: Names = ()) -> "Labelled":
     """Redraw a region of a picture under new conditions; all pixels outside it stay the file's own.
 
     Args:
@@ -121,7 +122,9 @@ def edit(given: Given, *, keep: Names = ()) -> Labelled:
 
 
 @task("the picture to continue", grows=True)
-def outpaint(given: Given, *, by: Annotated[str, Value(metavar="L,T,R,B")] = "0,0,0.5,0", keep: Names = ()) -> Labelled:
+def outpaint(
+    given: "Given", *, by: Annotated[str, Value(metavar="L,T,R,B")] = "0,0,0.5,0", keep: Names = ()
+) -> "Labelled":
     """Continue a picture beyond its border; all of its own pixels stay.
 
     Args:
@@ -140,7 +143,7 @@ FromNoise = Annotated[float, Value(number(0, 1), "ETA", ("--from-noise", "--from
 
 
 @task("the picture")
-def vary(given: Given, *, keep: Names = ("semantics",), from_noise: FromNoise | None = None) -> Labelled:
+def vary(given: "Given", *, keep: Names = ("semantics",), from_noise: FromNoise | None = None) -> "Labelled":
     """Draw variations of a picture: what is kept of it stays, the rest is new.
 
     Args:
@@ -159,13 +162,13 @@ def vary(given: Given, *, keep: Names = ("semantics",), from_noise: FromNoise | 
 
 @task("the first picture", "the last one", between=True)
 def interpolate(
-    given: Given,
+    given: "Given",
     *,
-    between: Names = (Kind.APPEARANCE,),
+    between: Names = LOOKS,
     keep: Names = (),
     frames: Annotated[int, Value(whole(2, MAX_PICTURES), "N")] = 5,
     from_noises: Annotated[bool, Value(flags=("--from-noises", "--from-latents"))] = False,
-) -> Labelled:
+) -> "Labelled":
     """Go from one picture to another, as frames and a GIF.
 
     Args:
@@ -186,7 +189,7 @@ def interpolate(
 
 
 @task("the picture")
-def reconfigure(given: Given, *, keep: Names | None = None) -> Labelled:
+def reconfigure(given: "Given", *, keep: Names | None = None) -> "Labelled":
     """Change some conditions of a picture, such as its sketch, and keep the picture otherwise.
 
     Args:
@@ -204,7 +207,7 @@ def reconfigure(given: Given, *, keep: Names | None = None) -> Labelled:
 
 
 @task("the picture")
-def translate(given: Given, *, to: Words = "", keep: Names = LAYOUT) -> Labelled:
+def translate(given: "Given", *, to: Words = "", keep: Names = LAYOUT) -> "Labelled":
     """Make a picture show what a caption says, keeping its shapes: image translation.
 
     Args:
@@ -222,7 +225,7 @@ def translate(given: Given, *, to: Words = "", keep: Names = LAYOUT) -> Labelled
 
 
 @task("the picture", "the one whose shapes to take")
-def repose(given: Given, *, keep: Names = (Kind.APPEARANCE,), take: Names = (Kind.SEGMENTATION,)) -> Labelled:
+def repose(given: "Given", *, keep: Names = LOOKS, take: Names = (Kind.SEGMENTATION,)) -> "Labelled":
     """Give a picture's things the shapes of another one's: pose transfer.
 
     Args:
@@ -240,8 +243,8 @@ def repose(given: Given, *, keep: Names = (Kind.APPEARANCE,), take: Names = (Kin
 
 @task("the picture")
 def colorize(
-    given: Given, *, keep: Names = (), frames: Annotated[int, Value(whole(1, MAX_PICTURES), "N")] = 1
-) -> Labelled:
+    given: "Given", *, keep: Names = (), frames: Annotated[int, Value(whole(1, MAX_PICTURES), "N")] = 1
+) -> "Labelled":
     """Colour a picture anew, by colours or by other pictures' palettes.
 
     Args:
@@ -263,7 +266,7 @@ def colorize(
 
 
 @task("the picture whose content stays", "the one whose style to take")
-def restyle(given: Given, *, strength: Share = 1.0, keep: Names = LAYOUT, take: Names = (Kind.APPEARANCE,)) -> Labelled:
+def restyle(given: "Given", *, strength: Share = 1.0, keep: Names = LAYOUT, take: Names = LOOKS) -> "Labelled":
     """Draw a picture's content in another one's style.
 
     Args:
@@ -281,7 +284,7 @@ def restyle(given: Given, *, strength: Share = 1.0, keep: Names = LAYOUT, take: 
 
 
 @task("who wears it", "the garment", needs_region=True)
-def try_on(given: Given, *, keep: Names = ()) -> Labelled:
+def try_on(given: "Given", *, keep: Names = ()) -> "Labelled":
     """Put one picture's looks where another one's clothes are: virtual try-on.
 
     Args:
@@ -298,13 +301,13 @@ def try_on(given: Given, *, keep: Names = ()) -> Labelled:
 
 @task("the picture")
 def turn(
-    given: Given,
+    given: "Given",
     *,
     before: Words = "",
     after: Words = "",
     shares: Annotated[tuple[float, ...], Value(several(number(-100, 100)), "S,...")] = (0, 0.125, 0.25, 0.375, 0.5),
     keep: Names = (),
-) -> Labelled:
+) -> "Labelled":
     """Turn a picture from what one caption says towards what another says: text differences.
 
     Args:
@@ -327,12 +330,12 @@ def turn(
 
 @task("the picture")
 def reconstruct(
-    given: Given,
+    given: "Given",
     *,
     components: Annotated[tuple[int, ...], Value(several(whole(0, 1_000_000)), "N,...")] = (1, 2, 4, 8, 16, 32),
     pca: Annotated[str, Value(metavar="FILE|PRIOR")] = AUTOREGRESSIVE_PRIOR,
     keep: Names = (),
-) -> Labelled:
+) -> "Labelled":
     """Draw what the first principal components of a picture's semantics hold.
 
     Args:

@@ -67,7 +67,7 @@ def several(read_one: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
     return read
 
 
-def interval(text: str) -> tuple[float, float]:
+def read_interval(text: str) -> tuple[float, float]:
     """``0.2-0.8`` -> (0.2, 0.8)."""
     found = re.fullmatch(r"(\d*\.?\d+)-(\d*\.?\d+)", text)
     if found is None or not 0 <= float(found[1]) < float(found[2]) <= 1:
@@ -75,7 +75,7 @@ def interval(text: str) -> tuple[float, float]:
     return float(found[1]), float(found[2])
 
 
-def size(text: str) -> tuple[int, int]:
+def read_size(text: str) -> tuple[int, int]:
     """``384x256``, width first as people say it -> (256, 384)."""
     found = re.fullmatch(r"(\d{1,9})x(\d{1,9})", text, re.ASCII)
     width, height = (int(side) for side in found.groups()) if found else (0, 0)
@@ -87,7 +87,7 @@ def size(text: str) -> tuple[int, int]:
     return height, width
 
 
-def box(text: str) -> tuple[float, float, float, float]:
+def read_box(text: str) -> tuple[float, float, float, float]:
     """Reads ``left,top,right,bottom``.
 
     Raises:
@@ -102,7 +102,7 @@ def box(text: str) -> tuple[float, float, float, float]:
     return left, top, right, bottom
 
 
-def weights(text: str) -> dict[str, float]:
+def read_weights(text: str) -> dict[str, float]:
     """``palette=2,sketch=0.5`` -> {"palette": 2.0, "sketch": 0.5}."""
     pairs = [pair.partition("=") for pair in text.split(",")]
     if not all(name and equals for name, equals, _ in pairs):
@@ -118,7 +118,7 @@ def _sampler(text: str) -> str:
     return text
 
 
-def stage(text: str) -> tuple[str, dict[str, Any]]:
+def read_stage(text: str) -> tuple[str, dict[str, Any]]:
     """``up256:steps=20,sampler=heun`` -> ("up256", {"steps": 20, "sampler": "heun"})."""
     name, colon, rest = text.partition(":")
     pairs = [pair.partition("=") for pair in rest.split(",")]
@@ -130,7 +130,7 @@ def stage(text: str) -> tuple[str, dict[str, Any]]:
 FIELDS: dict[str, Callable[[str], Any]] = {
     "steps": whole(1, MAX_STEPS),
     "guidance": number(-1000, 1000),
-    "guidance_interval": interval,
+    "guidance_interval": read_interval,
     "sampler": _sampler,
     "eta": number(0, 1),
     "percentile": number(0, 1),
