@@ -33,6 +33,11 @@ class There(torch.Tensor):
     def __repr__(self):
         return f"There({self.here})"
 
+    def as_subclass(self, cls):
+        """Tensors of that class, on the device."""
+        both = There if cls is torch.Tensor else type(f"There{cls.__name__}", (cls, There), {})
+        return both(self.here)
+
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @classmethod

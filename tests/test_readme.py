@@ -55,7 +55,7 @@ def test_every_block_says_what_it_is():
 @pytest.mark.parametrize("block", [block for kind, block in BLOCKS if kind == "python"])
 def test_python_runs_as_printed(block, here):
     exec(compile(block, "<page>", "exec"), {})
-    assert {path.name for path in (here / "out").glob("*.png")} & {"recombined.png", "edited.png", "restyled.png"}
+    assert {path.name for path in (here / "out").glob("*.png")} & {"recombined_seed0.png", "edited.png", "restyled.png"}
 
 
 def test_commands_run_as_printed(here):

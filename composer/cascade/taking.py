@@ -13,6 +13,7 @@ from composer.cascade.asking import names_picture
 from composer.decomposition import Batch, Decomposer, Decomposition, Representations
 from composer.images.pixels import Pixels
 from composer.images.reading import File, load_rgb, resize_and_crop
+from composer.storage.files import require_utf8
 
 Picture = File | Image.Image | np.ndarray | Tensor
 """An image's file, a picture of Pillow, (h w 3) of uint8, or (3 h w) in [-1, 1]."""
@@ -105,6 +106,7 @@ def _from_words(name: str, value: Any, by: Mapping[str, Decomposer]) -> Tensor:
     reads_images = name in by and by[name].can_read({"image": None})
     picture_meant = isinstance(value, Image.Image) or (reads_images and names_picture(value))
     if isinstance(value, str) and name in by and not picture_meant:
+        require_utf8(value)
         return by[name].from_text(value)
     if picture_meant:
         picture = f'"{value}"' if names_picture(value) else "picture"

@@ -175,7 +175,7 @@ def test_things_are_counted_beside_true_pictures(monkeypatch, capsys, tmp_path):
         return see(lambda _: drawn(torch.stack([known.get(i[None].numpy().tobytes(), empty) for i in images])), images)
 
     monkeypatch.setattr(counting, "see", oracle)
-    monkeypatch.setattr(counting, "load_judge", lambda folder: Judge(width=16))
+    monkeypatch.setattr("composer.commands.evaluating.load_judge", lambda folder: Judge(width=16))
     out = tmp_path / "things.json"
     options = ["--count", "2", "--steps", "1", "--until", "base", "--rows", "2", "--json", str(out)]
     assert main(["evaluate", "scenes256", "--things", str(tmp_path), *options]) == 0

@@ -298,13 +298,13 @@ def test_a_prior_draws_for_each_seed(eight):
     pictures = eight.sample(composition, [4, 5], options=SampleOptions(steps=2))
     alone = eight.sample(composition, [5], options=SampleOptions(steps=2))
     torch.testing.assert_close(pictures[1:], alone)
-    found = best_of(eight, composition, [4, 5], options=SampleOptions(steps=2))
+    found = best_of(eight, composition, [4, 5], 1, options=SampleOptions(steps=2))
     assert [float(one.parts["semantics"][0, 0]) for one in found.compositions] == [4, 5]
 
 
 def test_the_best_of_several(eight, pair):
     asked = pair[0].pick("palette", "sketch")
-    one = best_of(eight, asked, [7], options=SampleOptions(steps=2))
+    one = best_of(eight, asked, [7], 1, options=SampleOptions(steps=2))
     assert torch.equal(one.images, eight.sample(asked, [7], options=SampleOptions(steps=2))) and one.seeds == [7]
     found = best_of(eight, asked, [2, 3], 4, options=SampleOptions(steps=2))
     drawn = torch.cat(
