@@ -1,6 +1,7 @@
 """What the examples share: pictures to take from, rows to show, and a command line.
 
-An example is a few functions from a `Studio` to a `Row`. `run` makes them a script, `gallery.py` a page of all of them.
+An example is a few functions from a `Studio` to an `ExampleRow`. `run` makes a script of them, `gallery.py` a page of
+all examples.
 """
 
 import argparse
@@ -59,7 +60,7 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Row:
+class ExampleRow:
     """What an example shows.
 
     Attributes:
@@ -101,7 +102,7 @@ class Row:
             save_gif(path.with_suffix(".gif"), frames)
 
 
-def table(closed: Closed) -> str:
+def make_table(closed: Closed) -> str:
     """Markdown: a column a result, a line a condition."""
     names = list(dict.fromkeys(name for row in closed.values() for name in row))
     rows = [[name, *(f"{row[name]:.2f}" if name in row else "" for row in closed.values())] for name in names]
@@ -197,19 +198,19 @@ class Studio:
         best: int = 1,
         frame: Frame | None = None,
         moving: bool = False,
-    ) -> Row:
+    ) -> ExampleRow:
         """Draws, and measures how near it came.
 
         Args:
-            title: See `Row`.
-            claim: See `Row`.
+            title: See `ExampleRow`.
+            claim: See `ExampleRow`.
             commands: Without seeds and the best of several; one for each of `made`, or one for all of them.
-            inputs: See `Row`.
+            inputs: See `ExampleRow`.
             made: What to draw, with labels.
             count: Pictures of each, with seeds that follow each other.
             best: Draws as many for each seed and keeps the one that follows best.
             frame: Where in a picture to draw.
-            moving: See `Row`.
+            moving: See `ExampleRow`.
         """
         made = [("", made)] if isinstance(made, Composition) else list(made)
         commands = [commands] if isinstance(commands, str) else list(commands)
@@ -228,7 +229,7 @@ class Studio:
         if len(commands) != len(made):
             drawn = [[shown for one in drawn for shown in one]]
         commands = [f"composer {command}{told}" for command in commands]
-        return Row(title, claim, commands, inputs, drawn, far, moving)
+        return ExampleRow(title, claim, commands, inputs, drawn, far, moving)
 
     def _draw(
         self, composition: Composition, seeds: Sequence[int], best: int, frame: Frame | None
@@ -266,7 +267,7 @@ def _drawing() -> Tensor:
     return image * 2 - 1
 
 
-Example = Callable[[Studio], Row]
+Example = Callable[[Studio], ExampleRow]
 
 
 def run(about: str | None, *examples: Example, args: Sequence[str] | None = None) -> None:
@@ -285,5 +286,5 @@ def run(about: str | None, *examples: Example, args: Sequence[str] | None = None
     for make in examples:
         row = make(studio)
         row.save(o.out / make.__name__)
-        say(f"{row.title}: {row.claim}", *row.commands, table(row.closed))
+        say(f"{row.title}: {row.claim}", *row.commands, make_table(row.closed))
         say(f"see {o.out / make.__name__}.jpg")

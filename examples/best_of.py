@@ -4,7 +4,7 @@ python examples/best_of.py
 python examples/best_of.py --model models/mine --seed 3
 """
 
-from composer.studio import Row, Studio, run
+from composer.studio import ExampleRow, Studio, run
 from composer.tasks.papers import text_to_image
 
 CAPTIONS = (
@@ -13,17 +13,17 @@ CAPTIONS = (
 )
 
 
-def best_of_eight(studio: Studio) -> Row:
+def best_of_eight(studio: Studio) -> ExampleRow:
     """Draws captions once, then the best of eight."""
     return _row(studio, "The best of eight", 8)
 
 
-def only_one(studio: Studio) -> Row:
+def only_one(studio: Studio) -> ExampleRow:
     """Draws captions once."""
     return _row(studio, "One picture a caption", 1)
 
 
-def _row(studio: Studio, title: str, best: int) -> Row:
+def _row(studio: Studio, title: str, best: int) -> ExampleRow:
     many = f"the best of {best}, by adherence" if best > 1 else "without a choice"
     return studio.row(
         title,

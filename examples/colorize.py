@@ -4,14 +4,14 @@ python examples/colorize.py                                      # a photograph
 python examples/colorize.py photo.jpg colours.jpg others.jpg
 """
 
-from composer.studio import Row, Studio, run
+from composer.studio import ExampleRow, Studio, run
 from composer.tasks.composition import from_words
 from composer.tasks.papers import colorize
 
 COLOURS = "#d9a441 3, #3b6ea5 2, #f2efe6 1"
 
 
-def by_a_picture(studio: Studio) -> Row:
+def by_a_picture(studio: Studio) -> ExampleRow:
     """Takes the palette of another picture."""
     photo, colours = studio.pictures("chelsea", "scene03")
     return studio.row(
@@ -23,7 +23,7 @@ def by_a_picture(studio: Studio) -> Row:
     )
 
 
-def by_a_person(studio: Studio) -> Row:
+def by_a_person(studio: Studio) -> ExampleRow:
     """Takes colours and their shares from words."""
     (photo,) = studio.pictures("coffee")
     palette = from_words(studio.model, "palette", COLOURS)
@@ -37,7 +37,7 @@ def by_a_person(studio: Studio) -> Row:
     )
 
 
-def between_palettes(studio: Studio) -> Row:
+def between_palettes(studio: Studio) -> ExampleRow:
     """Goes from one picture's palette to another one's."""
     picture, a, b = studio.pictures("scene01", "scene12", "scene15")
     drawn = colorize(studio.model, picture.source, [a.source.has, b.source.has], 4, ("sketch",))

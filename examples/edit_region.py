@@ -5,12 +5,12 @@ python examples/edit_region.py photo.jpg
 """
 
 from composer import Composition
-from composer.studio import Row, Studio, run
+from composer.studio import ExampleRow, Studio, run
 from composer.tasks.composition import from_words
 from composer.tasks.papers import colorize, variations
 
 
-def inpainted(studio: Studio) -> Row:
+def inpainted(studio: Studio) -> ExampleRow:
     """Puts into a region what a caption says."""
     caption, box = "a large red cube, on stone under a dawn sky", "0.42,0.3,0.95,0.85"
     (picture,) = studio.pictures("scene00")
@@ -26,7 +26,7 @@ def inpainted(studio: Studio) -> Row:
     )
 
 
-def outpainted(studio: Studio) -> Row:
+def outpainted(studio: Studio) -> ExampleRow:
     """Continues a picture to the right."""
     (picture,) = studio.pictures("scene23")
     _, frame = studio.beyond(picture, 0, 0, 0.5, 0)
@@ -41,7 +41,7 @@ def outpainted(studio: Studio) -> Row:
     )
 
 
-def colorized(studio: Studio) -> Row:
+def colorized(studio: Studio) -> ExampleRow:
     """Colours a region anew."""
     colours, box = "#2244aa 2, #88bbee 1", "0.05,0.05,0.6,0.95"
     (picture,) = studio.pictures("coffee")
@@ -57,7 +57,7 @@ def colorized(studio: Studio) -> Row:
     )
 
 
-def varied(studio: Studio) -> Row:
+def varied(studio: Studio) -> ExampleRow:
     """Draws a region's variations."""
     box = "0.05,0.3,0.6,0.95"
     (picture,) = studio.pictures("scene10")

@@ -5,14 +5,14 @@ python examples/embeddings.py photo.jpg other.jpg
 """
 
 from composer.prior.taking import principal_components
-from composer.studio import Row, Studio, run
+from composer.studio import ExampleRow, Studio, run
 from composer.tasks.papers import interpolations, text_difference, truncated, variations
 
 ETAS = (0.0, 0.3, 0.6, 1.0)
 COMPONENTS = (1, 2, 4, 8, 16)
 
 
-def from_the_latent(studio: Studio) -> Row:
+def from_the_latent(studio: Studio) -> ExampleRow:
     """Varies a picture from its own latent."""
     (picture,) = studio.pictures("scene16")
     model, inverting = studio.model, studio.inverting
@@ -25,7 +25,7 @@ def from_the_latent(studio: Studio) -> Row:
     )
 
 
-def between_latents(studio: Studio) -> Row:
+def between_latents(studio: Studio) -> ExampleRow:
     """Interpolates embedding and latent."""
     a, b = studio.pictures("scene18", "scene06")
     return studio.row(
@@ -37,7 +37,7 @@ def between_latents(studio: Studio) -> Row:
     )
 
 
-def turned(studio: Studio) -> Row:
+def turned(studio: Studio) -> ExampleRow:
     """Turns a picture from one caption to another."""
     before, after = "under a dawn sky", "under a night sky"
     shares = (0.0, 0.125, 0.25, 0.375, 0.5)
@@ -51,7 +51,7 @@ def turned(studio: Studio) -> Row:
     )
 
 
-def components(studio: Studio) -> Row:
+def components(studio: Studio) -> ExampleRow:
     """Draws what the first principal components of an embedding hold."""
     (picture,) = studio.pictures("scene09")
     mean, axes = principal_components("scenes_prior_ar", [])

@@ -27,7 +27,7 @@ from rich.progress import Progress
 
 from composer import Cascade, SampleOptions
 from composer.storage.files import write_atomically
-from composer.studio import Example, Studio, table
+from composer.studio import Example, Studio, make_table
 
 FAMILIES = (
     *(text_to_image, best_of, recombine, variations, interpolation, reconfigure),
@@ -155,7 +155,8 @@ def _section(name: str, row: dict[str, Any]) -> str:
     pictures = [f"![{row['title']}]({name}.jpg)"] + ([f"![As a film]({name}.gif)"] if row["moving"] else [])
     commands = "\n".join(["```bash", *row["commands"], "```"])
     remark = [f"**Seen:** {REMARKS[name]}"] if name in REMARKS else []
-    return "\n\n".join([f"### {row['title']}", row["claim"], *remark, *pictures, commands, table(row["closed"])]) + "\n"
+    parts = [f"### {row['title']}", row["claim"], *remark, *pictures, commands, make_table(row["closed"])]
+    return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@ python examples/interpolation.py                                 # two Scenes
 python examples/interpolation.py a.jpg b.jpg
 """
 
-from composer.studio import Row, Studio, run
+from composer.studio import ExampleRow, Studio, run
 from composer.tasks.papers import LOCAL, interpolations
 
 FRAMES = 10
 
 
-def from_one_to_another(studio: Studio) -> Row:
+def from_one_to_another(studio: Studio) -> ExampleRow:
     """Interpolates what has in-betweens, and holds nothing."""
     a, b = studio.pictures("scene17", "scene07")
     return studio.row(
@@ -23,7 +23,7 @@ def from_one_to_another(studio: Studio) -> Row:
     )
 
 
-def in_place(studio: Studio) -> Row:
+def in_place(studio: Studio) -> ExampleRow:
     """Interpolates how things look, and holds where they are."""
     a, b = studio.pictures("scene09", "scene19")
     return studio.row(

@@ -4,11 +4,11 @@ python examples/pose_and_try_on.py                               # Scenes, a pho
 python examples/pose_and_try_on.py person.jpg other.jpg
 """
 
-from composer.studio import Row, Studio, run
+from composer.studio import ExampleRow, Studio, run
 from composer.tasks.papers import pose_transfer, try_on
 
 
-def other_pose(studio: Studio) -> Row:
+def other_pose(studio: Studio) -> ExampleRow:
     """Gives a picture's things the shapes of another one's."""
     picture, pose = studio.pictures("scene04", "scene05")
     take = ("instances", "sketch")
@@ -21,7 +21,7 @@ def other_pose(studio: Studio) -> Row:
     )
 
 
-def worn(studio: Studio) -> Row:
+def worn(studio: Studio) -> ExampleRow:
     """Puts a garment's looks where clothes are."""
     box = "0.3,0.45,0.85,1"
     wearer, garment = studio.pictures("astronaut", "scene19")

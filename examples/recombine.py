@@ -4,13 +4,13 @@ python examples/recombine.py                                     # two Scenes th
 python examples/recombine.py photo.jpg painting.jpg --seed 1
 """
 
-from composer.studio import Row, Studio, run
+from composer.studio import ExampleRow, Studio, run
 from composer.tasks.papers import redraw
 
 WHERE, HOW = ("sketch", "depth", "instances"), ("palette", "semantics")
 
 
-def recombined(studio: Studio) -> Row:
+def recombined(studio: Studio) -> ExampleRow:
     """Takes the layout of one picture and the looks of another."""
     a, b = studio.pictures("scene08", "scene16")
     return studio.row(
@@ -23,7 +23,7 @@ def recombined(studio: Studio) -> Row:
     )
 
 
-def from_a_drawing(studio: Studio) -> Row:
+def from_a_drawing(studio: Studio) -> ExampleRow:
     """Starts from a rough drawing, made noisy."""
     drawing, scene = studio.pictures("drawing", "scene22")
     times = (0.5, 0.65, 0.8)

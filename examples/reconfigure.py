@@ -4,11 +4,11 @@ python examples/reconfigure.py                                   # two Scenes
 python examples/reconfigure.py photo.jpg edited.jpg
 """
 
-from composer.studio import Row, Studio, run
+from composer.studio import ExampleRow, Studio, run
 from composer.tasks.papers import reconfigure, translate
 
 
-def other_shapes(studio: Studio) -> Row:
+def other_shapes(studio: Studio) -> ExampleRow:
     """Changes sketch, depth and instances, keeps palette and semantics."""
     picture, edited = studio.pictures("scene13", "scene17")
     names, keep = ("sketch", "depth", "instances"), ("semantics", "palette")
@@ -22,7 +22,7 @@ def other_shapes(studio: Studio) -> Row:
     )
 
 
-def in_other_words(studio: Studio) -> Row:
+def in_other_words(studio: Studio) -> ExampleRow:
     """Translates a picture to what captions say."""
     before = "a shiny orange cylinder in the middle, on stone under a dawn sky"
     after = ("a shiny blue cylinder in the middle, on grass under a clear sky", "a shiny orange cone, on snow")

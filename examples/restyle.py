@@ -4,23 +4,23 @@ python examples/restyle.py                                       # two photograp
 python examples/restyle.py photo.jpg painting.jpg
 """
 
-from composer.studio import Row, Studio, run
+from composer.studio import ExampleRow, Studio, run
 from composer.tasks.papers import style_transfer
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def photograph(studio: Studio) -> Row:
+def photograph(studio: Studio) -> ExampleRow:
     """Goes from a photograph's own looks to those of another one."""
     return _row(studio, "Style transfer, photographs", *("chelsea", "retina"))
 
 
-def scene(studio: Studio) -> Row:
+def scene(studio: Studio) -> ExampleRow:
     """Goes from a Scene's own looks to those of another one."""
     return _row(studio, "Style transfer, Scenes", *("scene21", "scene14"))
 
 
-def _row(studio: Studio, title: str, *names: str) -> Row:
+def _row(studio: Studio, title: str, *names: str) -> ExampleRow:
     content, style = studio.pictures(*names)
     model = studio.model
     return studio.row(

@@ -7,13 +7,13 @@ python examples/strengths.py sketch.jpg palette.jpg
 from dataclasses import replace
 
 from composer import Strength, open_region
-from composer.studio import Row, Studio, run
+from composer.studio import ExampleRow, Studio, run
 
 WEIGHTS = (0.0, 0.5, 1.0, 2.0)
 HALVES = {"left half": "0,0,0.5,1", "right half": "0.5,0,1,1"}
 
 
-def how_much(studio: Studio) -> Row:
+def how_much(studio: Studio) -> ExampleRow:
     """Gives a palette other weights."""
     a, b = studio.pictures("scene02", "scene19")
     asked = a.source.pick("sketch", "depth") | b.source.pick("palette")
@@ -26,7 +26,7 @@ def how_much(studio: Studio) -> Row:
     )
 
 
-def when(studio: Studio) -> Row:
+def when(studio: Studio) -> ExampleRow:
     """Lets a sketch count at some noise levels only."""
     a, b = studio.pictures("scene02", "scene19")
     asked = a.source.pick("sketch") | b.source.pick("semantics")
@@ -40,7 +40,7 @@ def when(studio: Studio) -> Row:
     )
 
 
-def where(studio: Studio) -> Row:
+def where(studio: Studio) -> ExampleRow:
     """Lets shapes count in one half of the picture."""
     a, b = studio.pictures("scene02", "scene19")
     names = ("sketch", "depth", "instances")

@@ -5,7 +5,7 @@ python examples/text_to_image.py --model models/mine --seed 7
 """
 
 from composer import Prior
-from composer.studio import Row, Studio, run
+from composer.studio import ExampleRow, Studio, run
 from composer.tasks.composition import from_words
 from composer.tasks.papers import combine, text_to_image
 
@@ -13,7 +13,7 @@ CAPTION = "a large shiny red sphere, on grass under a clear sky"
 PRIOR = "scenes_prior_diffusion"
 
 
-def caption_alone(studio: Studio) -> Row:
+def caption_alone(studio: Studio) -> ExampleRow:
     """Draws a caption with several seeds."""
     return studio.row(
         "A caption alone",
@@ -25,7 +25,7 @@ def caption_alone(studio: Studio) -> Row:
     )
 
 
-def caption_and_prior(studio: Studio) -> Row:
+def caption_and_prior(studio: Studio) -> ExampleRow:
     """Draws the same with image embeddings that a prior draws for the caption."""
     prior = Prior.load(PRIOR).to(studio.model.device)
     return studio.row(
@@ -38,7 +38,7 @@ def caption_and_prior(studio: Studio) -> Row:
     )
 
 
-def and_not(studio: Studio) -> Row:
+def and_not(studio: Studio) -> ExampleRow:
     """Adds a caption to another one, and leads away from one."""
     model = studio.model
     also, never = "a large blue torus, on sand under a night sky", "under a clear sky on stone"

@@ -4,13 +4,13 @@ python examples/variations.py                                    # a photograph,
 python examples/variations.py photo.jpg --seed 5
 """
 
-from composer.studio import Row, Studio, run
+from composer.studio import ExampleRow, Studio, run
 from composer.tasks.papers import variations
 
 KEPT = (("semantics",), ("sketch",), ("sketch", "depth", "palette"), ("semantics", "sketch", "depth", "palette"))
 
 
-def of_semantics(studio: Studio) -> Row:
+def of_semantics(studio: Studio) -> ExampleRow:
     """Keeps the CLIP embedding alone."""
     (picture,) = studio.pictures("scene12")
     return studio.row(
@@ -23,7 +23,7 @@ def of_semantics(studio: Studio) -> Row:
     )
 
 
-def of_subsets(studio: Studio) -> Row:
+def of_subsets(studio: Studio) -> ExampleRow:
     """Keeps more and more."""
     (picture,) = studio.pictures("chelsea")
     return studio.row(

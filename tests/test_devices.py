@@ -16,7 +16,7 @@ from composer.diffusion.samplers import ancestral, cosine_sigmas, dpmpp_2m, eule
 from composer.evaluation.adherence import Evaluation
 from composer.evaluation.metrics import embed
 from composer.evaluation.samples import Sample
-from composer.prior.pca import dimensions_for, fit
+from composer.prior.pca import dimensions_for, fit_pca
 from composer.tasks.editing import Original, edit
 from decomposers import Palette
 from tests.prior.test_prior import autoregressive, corrected, diffusion, embeddings
@@ -91,9 +91,9 @@ def test_great_circles():
 
 def test_principal_components():
     z = embeddings()
-    expected = fit(z, z.flip(1))
+    expected = fit_pca(z, z.flip(1))
     with stand_in() as device:
-        found = fit(z.to(device), z.flip(1).to(device))
+        found = fit_pca(z.to(device), z.flip(1).to(device))
         assert all(torch.allclose(found[name], value, atol=1e-5) for name, value in expected.items())
         variance = expected["variance"]
         assert dimensions_for(variance.to(device), 0.9) == dimensions_for(variance, 0.9)
@@ -181,7 +181,7 @@ def test_a_model_is_measured_there(saved):
 
     def table(cascade):
         sample = Sample(len(images), lambda index: {"image": images[list(index)]})
-        return Evaluation(cascade, sample, options=SampleOptions(steps=1)).table().json()
+        return Evaluation(cascade, sample, options=SampleOptions(steps=1)).measure().json()
 
     expected = table(Cascade.load(saved))
     with stand_in() as device:

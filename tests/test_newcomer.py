@@ -28,7 +28,7 @@ from composer.evaluation.report import examine
 from composer.images.sheet import previews, read_recipe, sheet, to_pil
 from composer.tasks.composition import from_words, preview
 from composer.tasks.editing import Original, open_region, to_region
-from composer.tasks.recipe import again
+from composer.tasks.recipe import draw_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/python.md").read_text()
@@ -195,12 +195,12 @@ def test_each_result_is_drawn_again_from_the_recipe_that_was_saved(eight, tmp_pa
     assert [path.name for path in files] == ["x_seed3.png", "x_seed8.png"]
     for path, image in zip(files, images, strict=True):
         torch.testing.assert_close(
-            again(eight, read_recipe(path))[0], image.as_subclass(torch.Tensor), atol=1e-5, rtol=0
+            draw_recipe(eight, read_recipe(path))[0], image.as_subclass(torch.Tensor), atol=1e-5, rtol=0
         )
     (alone,) = eight.sample(caption="a red cube", seeds=3, options=FAST).save(tmp_path / "y")
     found = read_recipe(alone)
     assert found["sources"] == {"caption": "a red cube"} and found["wanted"].keys() == {"caption"}
-    assert torch.equal(again(eight, found), eight.sample(caption="a red cube", seeds=3, options=FAST))
+    assert torch.equal(draw_recipe(eight, found), eight.sample(caption="a red cube", seeds=3, options=FAST))
 
 
 def test_saving_overwrites_nothing_and_leaves_no_recipe_where_none_would_do(eight, tmp_path):

@@ -57,7 +57,7 @@ def test_it_follows_a_condition_alone(evaluation, name, least):
 
 
 def test_an_edit_changes_nothing_outside(evaluation):
-    assert evaluation.masked().outside == 0
+    assert evaluation.measure_mask().outside == 0
 
 
 def test_the_upsampler_keeps_the_image_and_sharpens_it(shipped):

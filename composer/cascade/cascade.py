@@ -383,7 +383,7 @@ class Cascade:
         progress: Progress | None,
     ) -> Tensor:
         """Draws the images of one stage; `image` is that of the stage before."""
-        noise_seeds, corruption_seeds = (_salted(seeds, 2 * self.stages.index(stage) + k) for k in (0, 1))
+        noise_seeds, corruption_seeds = (_salt(seeds, 2 * self.stages.index(stage) + k) for k in (0, 1))
         own: Representations = {}
         if stage.low_res is not None:
             if image is None:
@@ -557,6 +557,6 @@ def _network_of(spec: Mapping[str, Any], plugins: Collection[str], folder: Path 
     return Stage.from_spec(spec, plugins, folder).weights()
 
 
-def _salted(seeds: Sequence[int], stream: int) -> list[int]:
+def _salt(seeds: Sequence[int], stream: int) -> list[int]:
     """Seeds for what is drawn besides the first stage's noise, which is drawn from the seeds themselves."""
     return list(seeds) if stream == 0 else draw(torch.tensor(seeds), STREAM + stream, 1 << 62).tolist()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from composer.cascade.options import SampleOptions
-from composer.cascade.parts import Parts, described
+from composer.cascade.parts import Parts, describe
 from composer.cascade.start import Kept, Start
 from composer.diffusion.strength import Strength
 from composer.images.sheet import png
@@ -61,7 +61,7 @@ class Composition:
             )
 
     def __repr__(self) -> str:
-        parts = [f"{self._label(name)}: {self._source(name) or described(self.parts[name])}" for name in self.parts]
+        parts = [f"{self._label(name)}: {self._source(name) or describe(self.parts[name])}" for name in self.parts]
         told = [f"away from {', '.join(self.away) or 'nothing'}"] if self.away is not None else []
         told += [f"{weight:+g} {', '.join(other)}" for other, weight in self.also]
         told += [f"starts at {self.start!r}"] if self.start is not None else []

@@ -65,7 +65,7 @@ class Parts(Representations):
         return Parts, (dict(self),)  # copies and files hold the values alone, no networks
 
     def __repr__(self) -> str:
-        return f"Parts({', '.join(f'{name}: {described(value)}' for name, value in self.items())})"
+        return f"Parts({', '.join(f'{name}: {describe(value)}' for name, value in self.items())})"
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows: a preview of each representation, a row per image."""
@@ -91,7 +91,7 @@ class Parts(Representations):
         return sheet(rows, columns=[(labels or {}).get(name, name) for name in columns])
 
 
-def described(value: Tensor | str) -> str:
+def describe(value: Tensor | str) -> str:
     """A representation in few words: its shape, or the words that are to give it."""
     return repr(value) if isinstance(value, str) else " x ".join(map(str, value.shape))
 

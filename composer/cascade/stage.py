@@ -214,7 +214,7 @@ class Stage:
         def further(weight: float) -> Callable[[float], float]:
             return lambda sigma: weight if how.guides(sigma) else 0.0
 
-        def chosen(subset: frozenset[str]) -> Representations:
+        def pick(subset: frozenset[str]) -> Representations:
             return {**{n: reps[n] for n in reps if n in subset}, **own}
 
         others = [Term(self.encode({**other, **own}, size), further(weight)) for other, weight in also]
@@ -225,8 +225,8 @@ class Stage:
                 raise ValueError("autoguidance leads away from a weaker model: leave out what else to lead away from")
             by = weaker.estimator(how.tile)
             pairs = [(subset, share) for subset, share in weights.items()]
-            terms = [Term(self.encode(chosen(s), size), _product(guidance, share)) for s, share in pairs]
-            terms += [Term(weaker.encode(chosen(s), size), _product(left, share), by) for s, share in pairs]
+            terms = [Term(self.encode(pick(s), size), _product(guidance, share)) for s, share in pairs]
+            terms += [Term(weaker.encode(pick(s), size), _product(left, share), by) for s, share in pairs]
             return [*terms, *others]
         start = frozenset(behind) if within else None  # often a set that counts besides: the network reads it once
 
@@ -237,7 +237,7 @@ class Stage:
             return lambda sigma: guidance(sigma) * share(sigma) + (left(sigma) if subset == start else 0.0)
 
         subsets = dict.fromkeys([*weights, *([] if start is None else [start])])
-        terms = [Term(self.encode(chosen(s), size), total(s)) for s in subsets]
+        terms = [Term(self.encode(pick(s), size), total(s)) for s in subsets]
         return [*terms, *others] + ([] if within else [Term(self.encode({**behind, **own}, size), left)])
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from composer.commands.groups import Device, Model
+from composer.commands.groups import Device, ModelOptions
 from composer.commands.signature import Value
 from composer.commands.values import Config, Count, Rows, Seed, Share, whole
 from composer.terminal import bar, say, show
@@ -91,7 +91,7 @@ def decompose(
     caption: Annotated[str, Value(metavar="WORDS")] | None = None,
     preview: bool = False,
     out: Path = Path("out"),
-    model: Model,
+    model: ModelOptions,
     plugins: Sequence[str],
 ) -> None:
     """Take images apart and show every representation.
@@ -167,9 +167,9 @@ def cache(
     """
     from composer.data.columns import incomplete, write_columns
     from composer.devices import pick_device
-    from composer.training.configured_data import chosen
+    from composer.training.configured_data import build_folders
 
-    folders, decomposition = chosen(["-c", str(config), *rest], names, plugins)
+    folders, decomposition = build_folders(["-c", str(config), *rest], names, plugins)
     device_ = pick_device(device)
     for folder in folders:
         total = len(incomplete(folder, names))

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from composer.commands.groups import Model
+from composer.commands.groups import ModelOptions
 from composer.terminal import say
 
 
-def demo(*, out: Path = Path("out/demo"), model: Model, plugins: Sequence[str]) -> None:
+def demo(*, out: Path = Path("out/demo"), model: ModelOptions, plugins: Sequence[str]) -> None:
     """Show everything on the shipped model: take apart, recombine, edit, measure.
 
     Args:

@@ -137,7 +137,7 @@ def measure(cascade: Cascade, batch: Batch, out: Path) -> Section:
     """Measures adherence on a small sample."""
     scenes = SceneImages("val", cascade.stages[0].size, 64)
     sample = Sample(SAMPLE, lambda index: collate([scenes.row(32 + i, 0) for i in index]))
-    found = Evaluation(cascade, sample, options=SampleOptions(steps=15)).table()
+    found = Evaluation(cascade, sample, options=SampleOptions(steps=15)).measure()
     text = (
         f"How much of the way from chance (0) to perfect (1) each condition closes, on {SAMPLE} Scenes and 15 steps "
         "only; the model's card has the figures of 256."

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from composer.cascade.cascade import Cascade
 from composer.commands.inputs import Inputs, Place
-from composer.commands.redrawing import redraw
+from composer.commands.redrawing import redraw_png
 from composer.commands.request import Request, Setting
 from composer.commands.sheets import Drawn, arrange
 from composer.commands.values import MAX_PICTURES, read_box
@@ -119,7 +119,7 @@ def draw(request: Request, plugins: Sequence[str]) -> None:
         check_model(
             read_recipe(png), digest_of(find_model(request.model.model, request.model.allow_network))
         )  # before anything is loaded
-        redraw(load(), request, png)
+        redraw_png(load(), request, png)
         return
     settings = request.settings()
     places = _places(settings, file)  # before the work: some are refused

@@ -10,7 +10,14 @@ import rich.progress
 
 from composer.cascade.cascade import Cascade
 from composer.cascade.options import SampleOptions
-from composer.commands.groups import Distributions, Machine, Prompts, Sample, Sampling, Things
+from composer.commands.groups import (
+    DataOptions,
+    DistributionOptions,
+    MachineOptions,
+    PromptOptions,
+    SamplingOptions,
+    ThingOptions,
+)
 from composer.data.folder import summarise
 from composer.decomposition import Decomposer
 from composer.evaluation import counting, distribution
@@ -31,12 +38,12 @@ class Measuring:
     """One call of ``evaluate``; for its fields see `commands.measure.evaluate`."""
 
     model: str
-    sample: Sample
-    distributions: Distributions
-    prompts: Prompts
-    things: Things
-    sampling: Sampling
-    machine: Machine
+    sample: DataOptions
+    distributions: DistributionOptions
+    prompts: PromptOptions
+    things: ThingOptions
+    sampling: SamplingOptions
+    machine: MachineOptions
     plugins: Sequence[str]
 
     def run(self) -> None:
@@ -93,7 +100,7 @@ class Measuring:
                 evaluation = Evaluation(cascade, samples[0], **shared, options=self.options)
                 total = asked.count * len(evaluation.scored) if asked.alone else evaluation.count()
                 progress.update(task, total=total)
-                adherence = evaluation.singles() if asked.alone else evaluation.table()
+                adherence = evaluation.measure_alone() if asked.alone else evaluation.measure()
                 table |= adherence.json()
                 texts.append(adherence.markdown())
             if others:

@@ -31,7 +31,7 @@ ModelName = Annotated[str, Value(metavar="MODEL")]
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineOptions:
     """Machine
 
     Attributes:
@@ -69,7 +69,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Model(Machine):
+class ModelOptions(MachineOptions):
     """Model
 
     Attributes:
@@ -84,7 +84,7 @@ class Model(Machine):
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingOptions:
     """Sampling: as far as it is to differ from the model's own.
 
     Attributes:
@@ -122,7 +122,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Distributions:
+class DistributionOptions:
     """Distributions: pictures drawn from the captions, compared with the images as a whole. None is kept: 30,000 take
     no more memory than 256, but for KID, which keeps the features of both, 246 MB each for 30,000 and Inception's 2048.
 
@@ -138,7 +138,7 @@ class Distributions:
 
 
 @dataclass(frozen=True)
-class Prompts:
+class PromptOptions:
     """Prompts
 
     Attributes:
@@ -155,7 +155,7 @@ class Prompts:
 
 
 @dataclass(frozen=True)
-class Things:
+class ThingOptions:
     """Things
 
     Attributes:
@@ -168,7 +168,7 @@ class Things:
 
 
 @dataclass(frozen=True)
-class Sample:
+class DataOptions:
     """What is measured, and on what
 
     Attributes:

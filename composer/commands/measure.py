@@ -3,7 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from composer.commands.groups import Distributions, Machine, Model, ModelName, Prompts, Sample, Sampling, Things
+from composer.commands.groups import (
+    DataOptions,
+    DistributionOptions,
+    MachineOptions,
+    ModelName,
+    ModelOptions,
+    PromptOptions,
+    SamplingOptions,
+    ThingOptions,
+)
 from composer.names import CLOSED, SHIPPED
 from composer.storage.finding import find_model
 from composer.terminal import note, say, show
@@ -14,7 +23,7 @@ def report(
     *,
     image: Path | None = None,
     out: Path = Path("out/report"),
-    model: Model,
+    model: ModelOptions,
     plugins: Sequence[str],
 ) -> None:
     """Compare a picture with what its recipe asked for, condition by condition: what was asked, what came back.
@@ -57,12 +66,12 @@ def report(
 def evaluate(
     model: ModelName = SHIPPED,
     *,
-    sample: Sample,
-    distributions: Distributions,
-    prompts: Prompts,
-    things: Things,
-    sampling: Sampling,
-    machine: Machine,
+    sample: DataOptions,
+    distributions: DistributionOptions,
+    prompts: PromptOptions,
+    things: ThingOptions,
+    sampling: SamplingOptions,
+    machine: MachineOptions,
     plugins: Sequence[str],
 ) -> None:
     """Measure adherence, whole distributions (FID, KID, CLIP score), or what comes of a list of prompts.

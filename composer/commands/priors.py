@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from composer.commands.groups import Device, Model
+from composer.commands.groups import Device, ModelOptions
 from composer.commands.signature import Value
 from composer.commands.values import Config, Guidance, Pair, Rows, whole
 from composer.names import DIFFUSION_PRIOR, SEMANTICS, TEXT
@@ -49,10 +49,10 @@ def embed(
     """
     from composer.data.embeddings import write_embeddings
     from composer.devices import pick_device
-    from composer.training.configured_data import data_of
+    from composer.training.configured_data import build_data
 
     train = ["--data.train=composer.data.ImageFolder", f"--data.train.path={images}", f"--data.train.size={size}"]
-    data = data_of(["-c", str(config), *train], names, plugins)
+    data = build_data(["-c", str(config), *train], names, plugins)
     with bar(transient=True) as progress:
         task = progress.add_task(str(images), total=len(data.train))
         advance = partial(progress.advance, task)
@@ -81,11 +81,11 @@ def pca(
 
     from composer.data.datasets import collate
     from composer.prior.interface import text_embedding
-    from composer.prior.pca import dimensions_for, fit
+    from composer.prior.pca import dimensions_for, fit_pca
     from composer.storage.files import write_atomically
-    from composer.training.configured_data import data_of
+    from composer.training.configured_data import build_data
 
-    data = data_of(["-c", str(config), *rest], [SEMANTICS, TEXT], plugins)
+    data = build_data(["-c", str(config), *rest], [SEMANTICS, TEXT], plugins)
     count = min(count, len(data.train))
     indices = [i * len(data.train) // count for i in range(count)]
     semantics, text = [], []
@@ -94,7 +94,7 @@ def pca(
         found = batch["representations"][SEMANTICS].float()
         semantics.append(found)
         text.append(text_embedding(batch["representations"][TEXT].float(), found.shape[1]))
-    statistics = fit(torch.cat(semantics), torch.cat(text))
+    statistics = fit_pca(torch.cat(semantics), torch.cat(text))
     write_atomically(out, save({name: value.contiguous() for name, value in statistics.items()}))
     needed = {share: dimensions_for(statistics["variance"], share) for share in (0.9, 0.95, 0.99, 0.999)}
     say(f"{len(statistics['mean'])} components of {count} embeddings in {out}")
@@ -111,7 +111,7 @@ def evaluate_prior(
     pictures: Annotated[int, Value(whole(0, 100_000), "N")] = 32,
     json: Path | None = None,
     out: Path | None = None,
-    model: Model,
+    model: ModelOptions,
     plugins: Sequence[str],
 ) -> None:
     """Measure a prior: its embeddings beside the true images', and pictures drawn with and without it.

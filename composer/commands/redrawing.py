@@ -9,11 +9,11 @@ from composer.commands.request import Request
 from composer.images.reading import File, PictureFile
 from composer.images.sheet import as_written, read_recipe, save_png
 from composer.storage.files import reserved, written
-from composer.tasks.recipe import again, changes_since, edited, frame_of
+from composer.tasks.recipe import changes_since, draw_recipe, edited, frame_of
 from composer.terminal import note, say, steps_bar
 
 
-def redraw(model: Cascade, request: Request, png: PictureFile) -> None:
+def redraw_png(model: Cascade, request: Request, png: PictureFile) -> None:
     """Draws a recipe's picture again.
 
     Args:
@@ -33,9 +33,9 @@ def redraw(model: Cascade, request: Request, png: PictureFile) -> None:
         if not request.images:
             raise ValueError(f"{files.from_png} is an edit of {edited(found)}: give the picture that was edited, too")
         frame, soften = frame_of(found, PictureFile(request.images[0]), limited)
-        picture = frame.paste(again(model, found, steps_bar("drawing"), frame, limited), soften)[0]
+        picture = frame.paste(draw_recipe(model, found, steps_bar("drawing"), frame, limited), soften)[0]
     else:
-        picture = again(model, found, steps_bar("drawing"), limited=limited)[0].cpu()
+        picture = draw_recipe(model, found, steps_bar("drawing"), limited=limited)[0].cpu()
     with reserved(files.out, [png.path.name]) as (path,):
         save_png(path, picture, None if files.no_recipe else found)
     same, says = compare(before, _pixels(path))

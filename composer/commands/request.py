@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
-from composer.commands.groups import Model, Sampling
+from composer.commands.groups import ModelOptions, SamplingOptions
 from composer.commands.signature import Line, Option, Parser, Value, explain_group, line_of
 from composer.commands.values import Seeds, quote, read_weights, whole
 from composer.names import SHIPPED
@@ -24,7 +24,7 @@ IMAGES = Value(metavar="IMAGE", nargs="*")
 
 
 @dataclass(frozen=True)
-class Pictures:
+class PictureOptions:
     """Pictures
 
     Attributes:
@@ -40,7 +40,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class DrawingOptions:
     """Drawing: each picture is compared with what was asked of it; closed: 1 is exactly what was asked, 0 no nearer to
     it than other pictures are by chance
 
@@ -61,7 +61,7 @@ class Drawing:
 
 
 @dataclass(frozen=True)
-class Files:
+class FileOptions:
     """Files
 
     Attributes:
@@ -142,7 +142,13 @@ class Task:
             parser.error("this needs --region: a mask's file, or a box left,top,right,bottom")
 
 
-GROUPS = {"pictures": Pictures, "drawing": Drawing, "sampling": Sampling, "files": Files, "model": Model}
+GROUPS = {
+    "pictures": PictureOptions,
+    "drawing": DrawingOptions,
+    "sampling": SamplingOptions,
+    "files": FileOptions,
+    "model": ModelOptions,
+}
 """Options of every task; those of pictures only where it takes some."""
 
 CONDITIONS = (
@@ -171,11 +177,11 @@ class Request:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     images: tuple[str, ...] = ()
     conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    pictures: Pictures = field(default_factory=Pictures)
-    drawing: Drawing = field(default_factory=Drawing)
-    sampling: Sampling = field(default_factory=Sampling)
-    files: Files = field(default_factory=Files)
-    model: Model = field(default_factory=Model)
+    pictures: PictureOptions = field(default_factory=PictureOptions)
+    drawing: DrawingOptions = field(default_factory=DrawingOptions)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    files: FileOptions = field(default_factory=FileOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
 
     def vary(self, path: tuple[str, ...], value: Any) -> "Request":
         """The same with another value at a place, as `Option.path` names it."""

@@ -6,9 +6,17 @@ from pathlib import Path
 
 from composer.commands.drawing import draw
 from composer.commands.evaluating import Measuring
-from composer.commands.groups import Distributions, Machine, Model, Prompts, Sample, Sampling, Things
+from composer.commands.groups import (
+    DataOptions,
+    DistributionOptions,
+    MachineOptions,
+    ModelOptions,
+    PromptOptions,
+    SamplingOptions,
+    ThingOptions,
+)
 from composer.commands.models import export
-from composer.commands.request import Drawing, Files, Request
+from composer.commands.request import DrawingOptions, FileOptions, Request
 from composer.commands.tasks import TASKS
 from composer.commands.training import fit
 from composer.data.folder import ImageFolder
@@ -57,8 +65,17 @@ def train_on_folder(
         words += [f"{key}.size", str(size), f"{key}.captions", "empty"]
     fit([*words, *changes], plugins)
     export(run, model, plugins=plugins)
-    measured = Sample(str(folder / "val"), count=min(len(held_out), MEASURED), json=table)
-    Measuring(str(model), measured, Distributions(), Prompts(), Things(), Sampling(), Machine(), plugins).run()
+    measured = DataOptions(str(folder / "val"), count=min(len(held_out), MEASURED), json=table)
+    Measuring(
+        str(model),
+        measured,
+        DistributionOptions(),
+        PromptOptions(),
+        ThingOptions(),
+        SamplingOptions(),
+        MachineOptions(),
+        plugins,
+    ).run()
     _recombine(model, held_out[:2], pictures, plugins)
     say(f"run in {run}, model in {model}, table in {table}, pictures in {pictures}")
 
@@ -96,6 +113,6 @@ def _recombine(model: Path, images: Sequence[str], out: Path, plugins: Sequence[
         say(f"note: nothing to recombine, the model reads {', '.join(names)}")
         return
     conditions = dict.fromkeys(names, ()) | asked
-    drawing, files = Drawing(seeds=(0, 1, 2)), Files(out)
-    which = Model(model=str(model))
+    drawing, files = DrawingOptions(seeds=(0, 1, 2)), FileOptions(out)
+    which = ModelOptions(model=str(model))
     draw(Request(TASKS["compose"], conditions=conditions, drawing=drawing, files=files, model=which), plugins)

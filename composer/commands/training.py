@@ -77,14 +77,14 @@ def doctor(
         configs/imagen1024.yaml --batch 4 --json doctor.json
     """
     from composer.storage.files import write_json
-    from composer.training.doctor import RUNS, examine_training
-    from composer.training.doctor_tables import tables
+    from composer.training.doctor import RUNS, estimate_training_needs
+    from composer.training.doctor_tables import make_tables
 
     with bar(transient=True) as progress:
         task = progress.add_task("trying it out without memory", total=RUNS + 1)
         advance = partial(progress.advance, task)
-        found = examine_training(["-c", str(config), *rest], plugins, batch, device, advance)
-    show(*tables(found))
+        found = estimate_training_needs(["-c", str(config), *rest], plugins, batch, device, advance)
+    show(*make_tables(found))
     if json is not None:
         write_json(json, found.as_json())
 

@@ -117,7 +117,7 @@ def with_prior(parts: Parts, prior: Prior | None, captions: Sequence[str], seeds
 
 
 @dataclass(frozen=True)
-class Block:
+class DecomposedRows:
     """Consecutive rows of a sample, taken apart.
 
     Attributes:
@@ -137,7 +137,7 @@ class Block:
     strangers: Parts
 
 
-Asked = tuple[Sequence[str], Sequence[str]]
+Selection = tuple[Sequence[str], Sequence[str]]
 """The conditions that come from an image, and those that come from the one that it is paired with."""
 
 
@@ -197,11 +197,11 @@ class Evaluation:
         batch = self.sample.read(index)
         return {key: x.to(self.cascade.device) if isinstance(x, Tensor) else x for key, x in batch.items()}
 
-    def block(self, index: Sequence[int]) -> Block:
+    def block(self, index: Sequence[int]) -> DecomposedRows:
         """Takes some rows apart; each follows the one before it, and the sample's first row its last."""
         own, before = self.read(index), self.read([(index[0] - 1) % self.sample.count])["image"]
         true = self.cascade.read({"image": quantise(torch.cat([before, own["image"]]))})
-        return Block(
+        return DecomposedRows(
             image=own["image"],
             captions=own.get("caption", []),
             parts=self.cascade.decompose(own),
@@ -216,25 +216,25 @@ class Evaluation:
         first = self.block(range(1))
         return [n for n, _ in self.cascade.readers.named() if n in first.wanted and n in first.true]
 
-    def table(self) -> Adherence:
+    def measure(self) -> Adherence:
         """Measures every condition alone, all together, the cross pairs, and edits within a region."""
-        alone: list[Asked] = [([name], []) for name in self.scored]
-        every: Asked = (self.scored, [])
-        cross: list[Asked] = [([a], [b]) for a, b in self.pairs()]
+        alone: list[Selection] = [([name], []) for name in self.scored]
+        every: Selection = (self.scored, [])
+        cross: list[Selection] = [([a], [b]) for a, b in self.pairs()]
         rows = self._measure([*alone, every, *cross])
         n = len(alone)
         paired = {f"{a}+{b}": row for (a, b), row in zip(self.pairs(), rows[n + 1 :], strict=True)}
-        return Adherence(_joined(rows[:n]), rows[n], paired, self.masked() if self.can_mask() else None)
+        return Adherence(_joined(rows[:n]), rows[n], paired, self.measure_mask() if self.can_mask() else None)
 
-    def singles(self) -> Adherence:
-        """Measures every condition alone; half the work of `table`."""
+    def measure_alone(self) -> Adherence:
+        """Measures every condition alone; half the work of `measure`."""
         return Adherence(_joined(self._measure([([name], []) for name in self.scored])))
 
     def can_mask(self) -> bool:
         """Whether this model can be asked for edits within a region."""
         return {"mask", "intensity"} <= set(self.cascade.names) and "intensity" in self.scored
 
-    def masked(self) -> MaskedScore:
+    def measure_mask(self) -> MaskedScore:
         """Redraws the middle of each image after another image's intensity."""
         distance = dict(self.cascade.readers.named())["intensity"].distance
         outside, totals = 0.0, torch.zeros(2, dtype=torch.float64)
@@ -259,7 +259,7 @@ class Evaluation:
         return [(a, b) for a, b in product(first, second) if a in self.scored and b in self.scored]
 
     def count(self) -> int:
-        """How many pictures `table` draws."""
+        """How many pictures `measure` draws."""
         return self.sample.count * (len(self.scored) + 1 + len(self.pairs()) + self.can_mask())
 
     def draw(self, what: Composition | Parts, span: range) -> Float[Tensor, "b 3 h w"]:
@@ -275,7 +275,7 @@ class Evaluation:
         self.progress(len(span))
         return quantise(images)
 
-    def score(self, images: Float[Tensor, "b 3 h w"], names: Sequence[str], block: Block) -> dict[str, Score]:
+    def score(self, images: Float[Tensor, "b 3 h w"], names: Sequence[str], block: DecomposedRows) -> dict[str, Score]:
         """Scores pictures on some conditions.
 
         Args:
@@ -285,7 +285,7 @@ class Evaluation:
         """
         return {name: _score(far.mean(0)) for name, far in self._compare(images, names, block).items()}
 
-    def _measure(self, asked: Sequence[Asked]) -> list[dict[str, Score]]:
+    def _measure(self, asked: Sequence[Selection]) -> list[dict[str, Score]]:
         """Draws every row of the sample once for each of `asked`, and scores what was asked."""
         totals: list[dict[str, Tensor]] = [{} for _ in asked]
         for span in self.spans():
@@ -300,7 +300,7 @@ class Evaluation:
                     total[name] = total.get(name, 0) + far.sum(0)
         return [{name: _score(far / self.sample.count) for name, far in total.items()} for total in totals]
 
-    def _compare(self, images: Tensor, names: Sequence[str], block: Block) -> dict[str, Float[Tensor, "b 3"]]:
+    def _compare(self, images: Tensor, names: Sequence[str], block: DecomposedRows) -> dict[str, Float[Tensor, "b 3"]]:
         """How far the pictures, strangers and the true images are from what was asked, row by row."""
         if not names:
             return {}

@@ -83,7 +83,7 @@ def count_things(
             true.append(quantise(render_batch("val", index[at : at + rows], READ_SIZE)["image"]))
             progress(len(seeds))
         asked = [asked_of(tabulate(scene)) for scene, _ in told]
-        found[str(number)] = Counted(*(shares(judge, torch.cat(images), asked) for images in (drawn, true)))
+        found[str(number)] = Counted(*(measure_shares(judge, torch.cat(images), asked) for images in (drawn, true)))
     return found
 
 
@@ -98,7 +98,7 @@ def scenes_with(number: int, count: int) -> list[int]:
     return found
 
 
-def shares(judge: Judge, images: Float[Tensor, "b 3 h w"], asked: Sequence[Any]) -> dict[str, float]:
+def measure_shares(judge: Judge, images: Float[Tensor, "b 3 h w"], asked: Sequence[Any]) -> dict[str, float]:
     """Share of the pictures that are right, by each of `QUESTIONS`."""
     if images.shape[-1] != READ_SIZE:
         images = torch.stack([resize(image, READ_SIZE) for image in images])

@@ -100,7 +100,7 @@ class Answers:
     strangers: Float[Tensor, "p n"]
     unread: list[tuple[str, ...]]
 
-    def shown(self, i: int) -> Float[Tensor, "n 3 h w"]:
+    def images_of(self, i: int) -> Float[Tensor, "n 3 h w"]:
         """The images of one prompt, in [-1, 1]."""
         return self.images[i].float() / 127.5 - 1
 
@@ -262,7 +262,7 @@ LEGEND = (
 HEAD = ["category", "prompts", "CLIP score", "with another prompt", "words unread", "by CLIP"]
 
 
-def tables(prompts: Sequence[Prompt], answers: Mapping[str, Answers], reader: Decomposer) -> list[Section]:
+def make_tables(prompts: Sequence[Prompt], answers: Mapping[str, Answers], reader: Decomposer) -> list[Section]:
     """A table a model; of two models also their difference, prompt by prompt.
 
     Args:
@@ -314,18 +314,18 @@ def write_report(
     Returns:
         Tables and single scores as plain JSON values.
     """
-    sections = tables(prompts, answers, reader)
+    sections = make_tables(prompts, answers, reader)
     write_atomically(out / "prompts.md", markdown(sections).encode())
     n = next(iter(answers.values())).images.shape[1]
     for number, (category, index) in enumerate(by_category(prompts).items(), start=1):
-        grid = [[image for answer in answers.values() for image in answer.shown(i)] for i in index]
+        grid = [[image for answer in answers.values() for image in answer.images_of(i)] for i in index]
         labels = [shorten(prompts[i].text, _LABEL, placeholder="...") for i in index]
         path = out / f"{number:02d}_{re.sub(r'[^a-z0-9]+', '_', category.lower()).strip('_')}.png"
         save_png(path, sheet(grid, labels, [f"{name}: {k + 1}" for name in answers for k in range(n)], category))
         sections.append(Section(title=category, pictures=[(path, "; ".join(prompts[i].text for i in index))]))
     if len(answers) == 2:
         (first, a), (second, b) = answers.items()
-        pairs = [Pair(p.text, p.category, a.shown(i), b.shown(i)) for i, p in enumerate(prompts)]
+        pairs = [Pair(p.text, p.category, a.images_of(i), b.images_of(i)) for i, p in enumerate(prompts)]
         vote_page(out / "vote.html", pairs, (first, second), seed)
     html_index(out, sections, "Prompts: " + " and ".join(answers))
     single = [

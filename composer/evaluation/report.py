@@ -19,14 +19,14 @@ from composer.images.sheet import as_written, from_pil, png, read_recipe, sheet
 from composer.images.table import Table
 from composer.tasks.composition import Composition
 from composer.tasks.editing import Frame, Original
-from composer.tasks.recipe import edited, frame_of, read
+from composer.tasks.recipe import edited, frame_of, parse_recipe
 
 LONGEST = 500
 """Characters of words in a table; they are a stranger's."""
 
 
 @dataclass(frozen=True)
-class Row:
+class ConditionRow:
     """One condition.
 
     Attributes:
@@ -60,7 +60,7 @@ class Report:
 
     settings: dict[str, str]
     pictures: list[tuple[str, Tensor | None, Tensor]]
-    rows: list[Row]
+    rows: list[ConditionRow]
 
     @property
     def closed(self) -> dict[str, float]:
@@ -122,7 +122,7 @@ def examine(cascade: Cascade, path: File, original: File | None = None) -> Repor
     """
     path = PictureFile.of(path)
     found = read_recipe(path)
-    asked = read(cascade, found, limited=False).composition
+    asked = parse_recipe(cascade, found, limited=False).composition
     if "edit" in found and original is None:
         raise ValueError(f"{path} is an edit of {edited(found)}: give the picture that was edited, too (--image)")
     if original is None:
@@ -153,7 +153,7 @@ def _frames(found: Mapping[str, Any], path: File, original: File) -> tuple[Frame
 
 
 @torch.no_grad()
-def _rows(asked: Composition, reading: Reading) -> list[Row]:
+def _rows(asked: Composition, reading: Reading) -> list[ConditionRow]:
     cascade = reading.cascade
     decomposers, readers = dict(cascade.decomposition.named()), dict(cascade.readers.named())
     wanted = asked.wanted.pick(*(name for name in asked.wanted if name in readers))
@@ -164,7 +164,7 @@ def _rows(asked: Composition, reading: Reading) -> list[Row]:
     near = reading.measure(wanted)
     back = {name: reading.preview(name) for name in asked.parts if name in decomposers}
     return [
-        Row(
+        ConditionRow(
             name,
             _short(asked.sources.get(name, "")),
             _strength(asked.strengths.get(name)),
@@ -215,7 +215,7 @@ def _strength(strength: Strength | None) -> str:
     return f"{strength.weight:g}{when}{where}"
 
 
-def _label(row: Row) -> str:
+def _label(row: ConditionRow) -> str:
     measured = "not measured" if row.closed is None else f"closed {row.closed:.2f}"
     return f"{row.name}: {measured}" + (f", strength {row.strength}" if row.strength else "")
 

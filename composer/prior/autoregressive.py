@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from composer.devices import to_float64
 from composer.diffusion.samplers import Progress
 from composer.networks.transformer import Memory
-from composer.prior.interface import Prior, given, text_embedding
+from composer.prior.interface import Prior, has_caption, text_embedding
 from composer.prior.pca import Codebook
 
 
@@ -123,9 +123,10 @@ class AutoregressivePrior(Prior):
     def _prefix(self, dot: Tensor, caption: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         """The tokens before the code: words, text embedding, dot product."""
         tokens, real = self.captions(caption, keep)
-        told = given(caption, keep)
-        agreed = torch.where(told[:, None], self.embed_dot(dot), self.no_dot) + self.component[0]
-        return torch.cat([tokens, agreed[:, None]], dim=1), torch.cat([real, torch.ones_like(told)[:, None]], dim=1)
+        captioned = has_caption(caption, keep)
+        agreed = torch.where(captioned[:, None], self.embed_dot(dot), self.no_dot) + self.component[0]
+        also = torch.ones_like(captioned)[:, None]
+        return torch.cat([tokens, agreed[:, None]], dim=1), torch.cat([real, also], dim=1)
 
     def loss(
         self,

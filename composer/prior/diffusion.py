@@ -12,7 +12,7 @@ from composer.diffusion.samplers import Denoise, Progress, cosine_sigmas, dpmpp_
 from composer.networks.transformer import Memory
 from composer.networks.unet import sinusoids
 from composer.prior.gaussian import Gaussian
-from composer.prior.interface import Prior, given, text_embedding
+from composer.prior.interface import Prior, has_caption, text_embedding
 
 STREAM = 900
 """Of `draw`, and the numbers above it: seeds of the candidates after the first."""
@@ -120,7 +120,7 @@ class DiffusionPrior(Prior):
             queries: Tensor = self.transformer(x, seen, branch=branch)[:, tokens.shape[1] + 2 :: 3]
             return queries
 
-        return self._estimate(z, sigma, run, text_embedding(caption, self.dim), given(caption, keep))
+        return self._estimate(z, sigma, run, text_embedding(caption, self.dim), has_caption(caption, keep))
 
     def _estimate(
         self,
@@ -128,7 +128,7 @@ class DiffusionPrior(Prior):
         sigma: Float[Tensor, "b k"],
         run: Callable[[Tensor], Tensor],
         text: Float[Tensor, "b d"],
-        told: Bool[Tensor, " b"],
+        captioned: Bool[Tensor, " b"],
     ) -> Float[Tensor, "b k d"]:
         """The clean embedding, where `run` takes the last tokens (b k 3 w) through the transformer to its queries."""
         if self.linear is None:
@@ -136,13 +136,13 @@ class DiffusionPrior(Prior):
             out: Tensor = self.out(run(torch.stack([*last, self.query.expand_as(last[0])], dim=-2)))
             return out.float()
         with torch.autocast(z.device.type, enabled=False):
-            centre = self.linear.centre(text, told)
-            seen = self.linear.read(z, sigma, centre, told)
+            centre = self.linear.centre(text, captioned)
+            seen = self.linear.read(z, sigma, centre, captioned)
         last = self._last(seen, sigma)
-        query = self.query + sum(last) + self.captions.text(text * told[:, None])[:, None]
+        query = self.query + sum(last) + self.captions.text(text * captioned[:, None])[:, None]
         out = self.out(run(torch.stack([*last, query], dim=-2))).float()
         with torch.autocast(z.device.type, enabled=False):
-            return self.linear.estimate(seen, out, sigma, centre, told)
+            return self.linear.estimate(seen, out, sigma, centre, captioned)
 
     def _last(self, seen: Float[Tensor, "*b d"], sigma: Float[Tensor, "*b"]) -> tuple[Tensor, Tensor]:
         """The two tokens before the query: noise level, noised embedding."""
@@ -169,7 +169,7 @@ class DiffusionPrior(Prior):
         noise = torch.randn(clean.shape, generator=generator).to(semantics)
         error: Tensor = (self(clean + sigma[..., None] * noise, sigma, caption, keep) - clean).square().mean(2)
         if self.linear is not None:
-            error = error / self.linear.error(sigma, given(caption, keep))
+            error = error / self.linear.error(sigma, has_caption(caption, keep))
         return error.mean(1)
 
     def denoiser(self, caption: Float[Tensor, "b n c"], guidance: float) -> Denoise:
@@ -182,7 +182,7 @@ class DiffusionPrior(Prior):
         b, k = len(caption), 1 if guidance == 1 else 2
         keep = torch.arange(k, device=caption.device).repeat_interleave(b) == 0
         caption = caption.repeat(k, 1, 1)
-        text, told = text_embedding(caption, self.dim), given(caption, keep)
+        text, captioned = text_embedding(caption, self.dim), has_caption(caption, keep)
         tokens, real = self.captions(caption, keep)
         start = tokens.shape[1]
         memory = Memory(start + 3)
@@ -195,7 +195,7 @@ class DiffusionPrior(Prior):
 
         def denoise(z: Tensor, sigma: Tensor) -> Tensor:
             z, sigma = z.repeat(k, 1)[:, None], sigma.repeat(k)[:, None]
-            estimates: tuple[Tensor, ...] = self._estimate(z, sigma, run, text, told)[:, 0].chunk(k)
+            estimates: tuple[Tensor, ...] = self._estimate(z, sigma, run, text, captioned)[:, 0].chunk(k)
             return estimates[0] if k == 1 else torch.lerp(estimates[1], estimates[0], guidance)
 
         return denoise

@@ -270,20 +270,20 @@ class CaptionTokens(nn.Module):
         Raises:
             ValueError: A caption has more words than there are positions.
         """
-        told = given(caption, keep)
-        words, real = caption[:, :-1, :-1], (caption[:, :-1, -1] > 0.5) & told[:, None]
+        captioned = has_caption(caption, keep)
+        words, real = caption[:, :-1, :-1], (caption[:, :-1, -1] > 0.5) & captioned[:, None]
         if real.device.type == "cpu":  # elsewhere a shape that depends on values would wait for the device
             longest = int((real * torch.arange(1, real.shape[1] + 1)).max())
             words, real = words[:, :longest], real[:, :longest]
         n = words.shape[1]
         if n > self.length:
             raise ValueError(f"this prior reads captions of at most {self.length} words, found {n}")
-        text = torch.where(told[:, None], self.text(text_embedding(caption, self.dim)), self.nothing)
+        text = torch.where(captioned[:, None], self.text(text_embedding(caption, self.dim)), self.nothing)
         tokens = torch.cat([self.word(words) + self.position[:n], text[:, None]], dim=1)
-        return tokens, torch.cat([real, torch.ones_like(told)[:, None]], dim=1)
+        return tokens, torch.cat([real, torch.ones_like(captioned)[:, None]], dim=1)
 
 
-def given(caption: Float[Tensor, "b n c"], keep: Bool[Tensor, " b"]) -> Bool[Tensor, " b"]:
+def has_caption(caption: Float[Tensor, "b n c"], keep: Bool[Tensor, " b"]) -> Bool[Tensor, " b"]:
     """Which rows of encoded captions have one that is kept."""
     return keep & (caption[:, -1, -1] > 0.5)
 

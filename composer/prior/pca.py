@@ -13,7 +13,7 @@ DOT_QUANTILES = 1024
 """Shares at which the distribution of the dot products is known."""
 
 
-def fit(semantics: Float[Tensor, "n d"], text: Float[Tensor, "n d"]) -> dict[str, Tensor]:
+def fit_pca(semantics: Float[Tensor, "n d"], text: Float[Tensor, "n d"]) -> dict[str, Tensor]:
     """Finds the principal components of image embeddings, and how these agree with their captions.
 
     Args:
@@ -125,7 +125,7 @@ class Codebook(nn.Module):
         self.register_buffer("dots", torch.zeros(DOT_QUANTILES + 1))
 
     def adopt(self, found: Mapping[str, Tensor]) -> None:
-        """Takes over what `fit` found.
+        """Takes over what `fit_pca` found.
 
         Raises:
             ValueError: It was found on embeddings of another width, or is something else.

@@ -185,7 +185,7 @@ def of_kind(cascade: Cascade, *kinds: Kind) -> list[str]:
     return [name for kind in kinds for name in cascade.names if name in by and by[name].kind == kind]
 
 
-def chosen(cascade: Cascade, names: Sequence[str], task: str = "this") -> list[str]:
+def resolve_names(cascade: Cascade, names: Sequence[str], task: str = "this") -> list[str]:
     """Names of conditions, in which a kind stands for all that the model has of it.
 
     Args:

@@ -20,7 +20,7 @@ from composer.names import GLOBAL as GLOBAL
 from composer.names import LAYOUT, Kind
 from composer.names import LOCAL as LOCAL
 from composer.prior import Prior
-from composer.tasks.composition import Composition, Source, chosen, from_words, interpolate, of_kind, require
+from composer.tasks.composition import Composition, Source, from_words, interpolate, of_kind, require, resolve_names
 
 INVERTED = 50
 """Steps of an inversion and of the drawing that follows; on the shipped model they give an image back to 60 dB."""
@@ -125,7 +125,7 @@ def interpolations(
     if count < 2 or not between:
         found = f"{count} and {', '.join(between) or 'nothing'}"
         raise ValueError(f"expected at least 2 pictures and something to interpolate, found {found}")
-    between = chosen(cascade, between, "this interpolation")
+    between = resolve_names(cascade, between, "this interpolation")
     require(cascade, *between, *keep, task="this interpolation")
     kept = a.pick(*(name for name in keep if name not in between))
     ends = [source.pick(*between) for source in (a, b)]
@@ -162,7 +162,7 @@ def reconfigure(
         progress: Wraps the steps of the inversion.
     """
     known = [name for name in source.has.parts if name not in of_kind(cascade, Kind.MASK)]
-    asked = known if keep is None else chosen(cascade, keep, "this reconfiguration")
+    asked = known if keep is None else resolve_names(cascade, keep, "this reconfiguration")
     staying = [name for name in asked if name not in changed.parts]
     require(cascade, *staying, task="this reconfiguration")
     kept = source.pick(*staying)
@@ -208,7 +208,7 @@ def pose_transfer(
         steps: Of the inversion and of the drawing.
         progress: Wraps the steps of the inversion.
     """
-    keep, take = (chosen(cascade, names, "pose transfer") for names in (keep, take))
+    keep, take = (resolve_names(cascade, names, "pose transfer") for names in (keep, take))
     require(cascade, *keep, *take, task="pose transfer")
     return reconfigure(cascade, source, pose.pick(*take), keep, steps, progress)
 
@@ -251,7 +251,7 @@ def style_transfer(
         keep: Representations of `content`.
         take: Representations that are interpolated towards those of `style`.
     """
-    keep, take = (chosen(cascade, names, "style transfer") for names in (keep, take))
+    keep, take = (resolve_names(cascade, names, "style transfer") for names in (keep, take))
     require(cascade, *keep, *take, task="style transfer")
     return content.pick(*keep) | interpolate(cascade, content.pick(*take), style.pick(*take), strength)
 

@@ -87,7 +87,7 @@ class Redo:
     precision: str | None
 
 
-def read(cascade: Cascade, found: Mapping[str, Any], limited: bool = True) -> Redo:
+def parse_recipe(cascade: Cascade, found: Mapping[str, Any], limited: bool = True) -> Redo:
     """Reads a recipe for the model that it names; those without a format number, too.
 
     Args:
@@ -273,7 +273,7 @@ def _check_fit(cascade: Cascade, composition: Composition) -> None:
                     raise ValueError(f"the recipe's {name} does not fit this model: {brief(error)}") from error
 
 
-def again(
+def draw_recipe(
     cascade: Cascade,
     found: Mapping[str, Any],
     progress: Progress | None = None,
@@ -295,7 +295,7 @@ def again(
     Raises:
         ValueError: The recipe is another model's, was drawn away from another model, or is not whole.
     """
-    redo = read(cascade, found, limited)
+    redo = parse_recipe(cascade, found, limited)
     if (then := found.get("autoguidance")) != (now := cascade.autoguidance):
         told = [
             printable(f"{one.get('name')!r} (SHA-256 {one.get('sha256', '')[:12]}...)") if one else "nothing"

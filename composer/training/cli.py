@@ -30,7 +30,7 @@ from composer.training.callbacks import EMA, AtomicCheckpointIO, Checkpoints
 from composer.training.checkpoint import LAST, PREVIOUS
 from composer.training.config_bounds import MAX_CHARACTERS, bound_configurations
 from composer.training.config_errors import explain
-from composer.training.locking import alone
+from composer.training.locking import lock_folder
 from composer.training.prior import PriorTraining
 from composer.training.progress import Messages, Progress
 from composer.training.reader_loss import ReaderLoss
@@ -56,7 +56,7 @@ class SaveConfig(SaveConfigCallback):
             whole.replace(path)
 
 
-class Parser(LightningArgumentParser):
+class TrainingParser(LightningArgumentParser):
     """Says what is wrong, without sixty lines of usage before it."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -92,7 +92,7 @@ class TrainingCLI(LightningCLI):
                 run=run,
                 subclass_mode_model=True,
                 seed_everything_default=0,
-                parser_class=Parser,
+                parser_class=TrainingParser,
                 save_config_callback=SaveConfig if run else None,
                 auto_configure_optimizers=False,
                 load_from_checkpoint_support=False,
@@ -127,7 +127,7 @@ class TrainingCLI(LightningCLI):
         config.trainer.default_root_dir = self.run_folder(config)
         root = Path(config.trainer.default_root_dir)
         if self.subcommand == "fit" and rank_zero_only.rank == 0:
-            self._until_the_end.enter_context(alone(root))
+            self._until_the_end.enter_context(lock_folder(root))
         last = root / "checkpoints" / LAST
         exists = last.exists() or last.with_name(PREVIOUS).exists()
         if config.ckpt_path == "last":

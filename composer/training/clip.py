@@ -106,9 +106,9 @@ class ClipTraining(SafeTraining):
         image = disturb(batch["image"], self.shift, self.noise, generator)
         features, (text, false, phrases) = self._read(image, batch)
         scale = self.network.logit_scale.exp()
-        loss = contrast(features, text, scale, false)
+        loss = contrastive_loss(features, text, scale, false)
         if len(phrases):
-            named = name(features, phrases, batch["phrases"], scale)
+            named = phrase_loss(features, phrases, batch["phrases"], scale)
             self.log("train/phrases", named)
             loss = loss + named
         self.log("train/loss", loss, prog_bar=True)
@@ -158,7 +158,7 @@ class ClipTraining(SafeTraining):
         self._sample = (image, tokens)
         if len(false):
             self.log(
-                "val/swaps", told_apart(features, text, false).float().mean(), prog_bar=True, batch_size=len(image)
+                "val/swaps", tell_apart(features, text, false).float().mean(), prog_bar=True, batch_size=len(image)
             )
 
     def on_validation_epoch_end(self) -> None:
@@ -271,7 +271,7 @@ def _changed(config: CLIPVisionCfg | CLIPTextCfg) -> dict[str, Any]:
     return {name: value for name, value in asdict(config).items() if value != getattr(type(config), name)}
 
 
-def contrast(
+def contrastive_loss(
     image: Float[Tensor, "b d"],
     text: Float[Tensor, "b d"],
     scale: Float[Tensor, ""],
@@ -291,7 +291,7 @@ def contrast(
     return (F.cross_entropy(logits, rows) + F.cross_entropy(logits[:, : len(text)].T, rows)) / 2
 
 
-def name(
+def phrase_loss(
     image: Float[Tensor, "b d"], text: Float[Tensor, "p d"], true: Bool[Tensor, "b p"], scale: Float[Tensor, ""]
 ) -> Float[Tensor, ""]:
     """Mean cross entropy of finding each phrase that is true of an image among all that are not.
@@ -308,7 +308,7 @@ def name(
     return F.softplus(others - logits)[true].mean()
 
 
-def told_apart(
+def tell_apart(
     image: Float[Tensor, "b d"], text: Float[Tensor, "b d"], false: Float[Tensor, "n d"]
 ) -> Bool[Tensor, " b"]:
     """Whether each image is nearer to its caption than to all of its false ones.

@@ -32,7 +32,7 @@ class _DataAlone(TrainingCLI):
         """Nothing is trained."""
 
 
-def data_of(words: Sequence[str], names: Sequence[str], plugins: Sequence[str]) -> ImageData:
+def build_data(words: Sequence[str], names: Sequence[str], plugins: Sequence[str]) -> ImageData:
     """Builds the data of a training's configuration, with the named decomposers alone.
 
     Args:
@@ -49,7 +49,7 @@ def data_of(words: Sequence[str], names: Sequence[str], plugins: Sequence[str]) 
     return data
 
 
-def chosen(
+def build_folders(
     words: Sequence[str], names: Sequence[str], plugins: Sequence[str]
 ) -> tuple[list[ImageFolder], Decomposition]:
     """Builds the folders of images and the named decomposers of a training's configuration.
@@ -62,7 +62,7 @@ def chosen(
     Raises:
         ValueError: There is no such decomposer, or no folder of images.
     """
-    data = data_of(words, names, plugins)
+    data = build_data(words, names, plugins)
     folders = [folder for part in (data.train, data.validation) for folder in _folders(part)]
     if not folders:
         raise ValueError("columns lie beside images: expected an ImageFolder in the configuration's data, found none")

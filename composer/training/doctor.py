@@ -20,7 +20,7 @@ PRECISIONS: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torc
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryNeed:
     """Bytes on a device at the peak of a training step.
 
     Attributes:
@@ -45,7 +45,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Training:
+class TrainingCost:
     """What training takes, with checkpointing or without.
 
     Attributes:
@@ -59,7 +59,7 @@ class Training:
     checkpointing: bool
     forward_flops: int
     flops: int
-    memory: Memory
+    memory: MemoryNeed
     totals: dict[int, int]
 
     @property
@@ -81,7 +81,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingCost:
     """What sampling one image takes, in float32.
 
     Attributes:
@@ -126,7 +126,7 @@ class Disk:
 
 
 @dataclass(frozen=True)
-class Report:
+class TrainingNeeds:
     """What a stage needs.
 
     Attributes:
@@ -156,9 +156,9 @@ class Report:
     accumulate: int
     precision: str
     device: Device
-    configured: Training
-    otherwise: Training
-    sampling: Sampling
+    configured: TrainingCost
+    otherwise: TrainingCost
+    sampling: SamplingCost
     decomposers: dict[str, DecomposerCost] = field(default_factory=dict)
     decomposer_weights: int = 0
     disk: Disk | None = None
@@ -178,10 +178,10 @@ class Report:
 
 
 RUNS = 9
-"""Runs on the meta device that `examine` makes at the most."""
+"""Runs on the meta device that `estimate_needs` makes at the most."""
 
 
-def examine(
+def estimate_needs(
     denoiser: Denoiser,
     conditions: ConditionSet,
     size: int,
@@ -192,7 +192,7 @@ def examine(
     device: Device = "cuda",
     guided: bool = True,
     progress: Callable[[], object] = lambda: None,
-) -> Report:
+) -> TrainingNeeds:
     """Examines a stage that was built on the meta device.
 
     Args:
@@ -217,24 +217,24 @@ def examine(
     stage = nn.ModuleList([denoiser, conditions])
     configured = denoiser.network.checkpointing
 
-    def train(checkpointing: bool) -> Training:
+    def train(checkpointing: bool) -> TrainingCost:
         denoiser.network.checkpointing = checkpointing
         forward_flops, flops = training_flops(denoiser, conditions, side)
         progress()
         memories = {}
         for images in sorted({1, batch, 16 * batch}):
             kept, peak = training_memory(denoiser, conditions, side, images, Kernels(device, PRECISIONS[precision]))
-            memories[images] = Memory(**_static(stage), kept=kept, transient=peak - kept)
+            memories[images] = MemoryNeed(**_static(stage), kept=kept, transient=peak - kept)
             progress()
         denoiser.network.checkpointing = configured
         totals = {images: memory.total for images, memory in memories.items()}
-        return Training(checkpointing, forward_flops, flops, memories[batch], totals)
+        return TrainingCost(checkpointing, forward_flops, flops, memories[batch], totals)
 
     as_configured, otherwise = train(configured), train(not configured)
     rows = 2 if guided else 1
     step_flops, peak = sampling_step(denoiser, conditions, size, rows, Kernels(device, None))
     progress()
-    return Report(
+    return TrainingNeeds(
         network=_count(denoiser.parameters()),
         conditions={name: _count(condition.parameters()) for name, condition in conditions.named()},
         trainable=_count(p for p in stage.parameters() if p.requires_grad),
@@ -246,17 +246,17 @@ def examine(
         device=device,
         configured=as_configured,
         otherwise=otherwise,
-        sampling=Sampling(rows, step_flops, as_configured.memory.weights, peak),
+        sampling=SamplingCost(rows, step_flops, as_configured.memory.weights, peak),
     )
 
 
-def examine_training(
+def estimate_training_needs(
     words: Sequence[str],
     plugins: Sequence[str] = (),
     batch: int | None = None,
     device: Device = "cuda",
     progress: Callable[[], object] = lambda: None,
-) -> Report:
+) -> TrainingNeeds:
     """Examines a training's configuration: its stage, its decomposers as far as they are here, its checkpoints.
 
     Args:
@@ -277,7 +277,7 @@ def examine_training(
     if not isinstance(model, StageTraining):
         raise ValueError(f"expected a configuration of StageTraining, found one of {type(model).__name__}")
     side = model.crop or model.size
-    report = examine(
+    report = estimate_needs(
         model.denoiser,
         model.conditions,
         model.size,
@@ -315,7 +315,7 @@ def _count(parameters: Iterable[Tensor]) -> int:
 
 
 def _static(stage: nn.Module) -> dict[str, int]:
-    """What lies on the device all the time, under the names of `Memory`."""
+    """What lies on the device all the time, under the names of `MemoryNeed`."""
     trained = [p for p in stage.parameters() if p.requires_grad]
     gradients = sum(p.nbytes for p in trained)
     weights = sum(t.nbytes for t in (*stage.parameters(), *stage.buffers()))

@@ -7,7 +7,7 @@ import rich.table
 from rich.text import Text
 
 from composer.images.table import Table
-from composer.training.doctor import Disk, Report
+from composer.training.doctor import Disk, TrainingNeeds
 
 SPACES = (16, 24, 40, 80)
 """Memories of usual devices, in GB. Theirs are of 2^30 bytes, 7% more: room for the allocator's gaps."""
@@ -22,7 +22,7 @@ MEMORY_ROWS = {
 }
 
 
-def tables(report: Report) -> Iterator[rich.table.Table | Text]:
+def make_tables(report: TrainingNeeds) -> Iterator[rich.table.Table | Text]:
     """Says it all in tables for a terminal, with a warning where the disk is too small."""
     yield _parameters(report).rich()
     yield _flops(report).rich()
@@ -35,13 +35,13 @@ def tables(report: Report) -> Iterator[rich.table.Table | Text]:
             yield Text(_warning(report.disk), style="bold red")
 
 
-def _parameters(report: Report) -> Table:
+def _parameters(report: TrainingNeeds) -> Table:
     counts = {"network": report.network, **report.conditions, "in total": report.parameters}
     rows = [(name, f"{count:,}") for name, count in counts.items()]
     return Table(("parameters", ""), [*rows, ("share that is trained", f"{report.trainable / report.parameters:.1%}")])
 
 
-def _flops(report: Report) -> Table:
+def _flops(report: TrainingNeeds) -> Table:
     plan = report.configured
     again = ", computing blocks again" if plan.checkpointing else ""
     counts = {
@@ -56,7 +56,7 @@ def _flops(report: Report) -> Table:
     return Table(("FLOPs (a multiply-add is two)", "billions"), rows)
 
 
-def _memory(report: Report) -> Table:
+def _memory(report: TrainingNeeds) -> Table:
     plans = sorted((report.configured, report.otherwise), key=lambda plan: plan.checkpointing)
     heads = [
         f"{'with' if p.checkpointing else 'no'} checkpointing{' (configured)' * (p is report.configured)}"
@@ -74,7 +74,7 @@ def _memory(report: Report) -> Table:
     return Table(head, rows, bold=[len(MEMORY_ROWS)])
 
 
-def _decomposers(report: Report) -> Table:
+def _decomposers(report: TrainingNeeds) -> Table:
     rows = []
     for name, cost in report.decomposers.items():
         parameters = "?" if cost.parameters is None else f"{cost.parameters:,}"
@@ -105,7 +105,7 @@ def _warning(disk: Disk) -> str:
     )
 
 
-def _guided(report: Report) -> str:
+def _guided(report: TrainingNeeds) -> str:
     return ", guided" if report.sampling.rows == 2 else ""
 
 

@@ -17,7 +17,7 @@ LOCK = ".lock"
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def lock_folder(folder: Path) -> Iterator[None]:
     """Keeps other trainings out of a run's folder while the block runs.
 
     The lock ends with the process, however that ends: what is left of the file after a kill holds nobody up. It works

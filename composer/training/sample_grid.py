@@ -20,7 +20,7 @@ from composer.storage.files import replacing
 from composer.terminal import note
 from composer.training.stage import StageTraining
 
-Row = tuple[str, dict[str, Tensor]]
+GridRow = tuple[str, dict[str, Tensor]]
 """Of a sample grid: its label, and a picture (3 h w) under the name of each of its columns."""
 
 
@@ -101,7 +101,7 @@ class SampleGrid(L.Callback):
             elif hasattr(logger, "log_image"):  # Weights & Biases'
                 logger.log_image("samples", [grid], step=trainer.global_step)
 
-    def _draw_images(self, stage: StageTraining, decomposition: Decomposition) -> list[Row]:
+    def _draw_images(self, stage: StageTraining, decomposition: Decomposition) -> list[GridRow]:
         image, by = self._batch["image"], dict(decomposition.named())
         reps = {name: value for name, value in self._batch["representations"].items() if name in stage.conditions}
         start, options = None, SampleOptions(size=(image.shape[-2], image.shape[-1]))
@@ -115,7 +115,7 @@ class SampleGrid(L.Callback):
             columns[f"sample {k}"] = cascade.sample(asked, [k * self.count + row for row in seeds], options)
         return [("", {name: column[row] for name, column in columns.items()}) for row in seeds]
 
-    def _draw_prompts(self, stage: StageTraining, decomposition: Decomposition) -> list[Row]:
+    def _draw_prompts(self, stage: StageTraining, decomposition: Decomposition) -> list[GridRow]:
         if not self.prompts:
             return []
         cascade = self._cascade(stage, decomposition)

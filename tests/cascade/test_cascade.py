@@ -21,7 +21,7 @@ from composer.images.sheet import from_pil, read_recipe, save_png, to_pil
 from composer.storage.building import Buildable, build
 from composer.tasks.composition import Composition
 from composer.tasks.editing import Original, edit, feather, open_region, window
-from composer.tasks.recipe import again, pack, recipe, unpack
+from composer.tasks.recipe import draw_recipe, pack, recipe, unpack
 from tests.conftest import SIZE, TINY
 
 
@@ -232,11 +232,11 @@ def test_a_picture_is_made_again_from_its_recipe(cascade, saved, images, tmp_pat
     image = model.sample(parts.row(1), seeds=[9], options=SampleOptions(steps=3))
     made = recipe(model, Composition(parts=parts.row(1)), 9, SampleOptions(steps=3))
     save_png(tmp_path / "x.png", image[0], made)
-    assert torch.equal(quantise(again(model, read_recipe(tmp_path / "x.png"))), quantise(image))
+    assert torch.equal(quantise(draw_recipe(model, read_recipe(tmp_path / "x.png"))), quantise(image))
     with pytest.raises(ValueError, match="drawn by the model 'tiny'"):
-        again(cascade, made)
+        draw_recipe(cascade, made)
     with pytest.raises(ValueError, match="not whole"):
-        again(model, {"model": {"sha256": ""}})
+        draw_recipe(model, {"model": {"sha256": ""}})
 
 
 def test_packed_representations_are_exact_and_bounded():
@@ -267,12 +267,12 @@ def test_adherence_of_the_true_images_is_perfect_and_of_others_chance(cascade, i
 def test_adherence_table(cascade, images):
     drawn = []
     evaluation = Evaluation(cascade, sample_of(images), progress=drawn.append, rows=2)
-    table = evaluation.table()
+    table = evaluation.measure()
     assert set(table.alone) == {"palette", "intensity"} and table.cross == {}
     assert sum(drawn) == evaluation.count() == 12 and max(drawn) == 2
     assert list(table.json()) == ["alone", "all", "cross", "mask"]
     assert list(table.json()["alone"]["palette"]) == ["closed", "distance", "chance", "ceiling"]
-    assert list(evaluation.singles().json()) == ["alone"]
+    assert list(evaluation.measure_alone().json()) == ["alone"]
     far = Reading(cascade, images).distances(evaluation.block([0]).wanted)
     assert far["intensity"].shape == (3,) and far["intensity"][0] < 0.01
     for count, rows in ((1, 2), (3, 0)):

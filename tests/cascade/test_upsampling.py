@@ -27,7 +27,7 @@ from composer.networks.unet import UNet
 from composer.storage.building import build
 from composer.tasks.composition import Composition
 from composer.tasks.editing import Original, edit
-from composer.tasks.recipe import again, recipe
+from composer.tasks.recipe import draw_recipe, recipe
 from conditions import LowRes as LowResCondition
 from conditions import Spatial
 from tests.conftest import SIZE, TINY
@@ -239,9 +239,9 @@ def test_a_recipe_repeats_all_stages(two, tmp_path):
     parts, how = palette(two), SampleOptions(steps=3, stages={"up64": {"steps": 2}}, size=(64, 96))
     image = two.sample(parts, seeds=[5], options=how)
     save_png(tmp_path / "a.png", image[0], recipe(two, Composition(parts=parts), 5, how))
-    assert torch.equal(again(two, read_recipe(tmp_path / "a.png")), image)
+    assert torch.equal(draw_recipe(two, read_recipe(tmp_path / "a.png")), image)
     small = recipe(two, Composition(parts=parts), 5, SampleOptions(until="base"))
-    assert torch.equal(again(two, small), two.sample(parts, seeds=[5], options=SampleOptions(until="base")))
+    assert torch.equal(draw_recipe(two, small), two.sample(parts, seeds=[5], options=SampleOptions(until="base")))
 
 
 def test_the_best_of_several_is_measured_by_the_last_stage(two, tmp_path, photos, capsys):

@@ -18,7 +18,7 @@ from composer.cascade.cascade import Cascade
 from composer.cascade.options import SampleOptions
 from composer.images.sheet import from_pil
 from composer.storage.files import write_atomically
-from composer.studio import Studio, table
+from composer.studio import Studio, make_table
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FAMILIES = sorted(path.stem for path in EXAMPLES.glob("*.py") if "\nEXAMPLES = (" in path.read_text())
@@ -113,6 +113,6 @@ def test_the_page_in_the_repository_is_whole():
 
 
 def test_a_table_leaves_empty_what_was_not_asked():
-    made = table({"a": {"palette": 0.5}, "b": {"palette": 0.25, "depth": torch.tensor(-1.0).item()}})
+    made = make_table({"a": {"palette": 0.5}, "b": {"palette": 0.25, "depth": torch.tensor(-1.0).item()}})
     assert made.splitlines()[2:] == ["| palette | 0.50 | 0.25 |", "| depth |  | -1.00 |"]
-    assert table({"a": {}}) == ""
+    assert make_table({"a": {}}) == ""

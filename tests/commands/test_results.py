@@ -27,7 +27,7 @@ from composer.names import CLOSED
 from composer.storage import files
 from composer.storage.files import printable, reserved, written
 from composer.tasks.composition import Composition
-from composer.tasks.recipe import FORMAT, again, read, recipe
+from composer.tasks.recipe import FORMAT, draw_recipe, parse_recipe, recipe
 
 OLD = Path(__file__).parents[1] / "data" / "before_formats"
 """A tiny model, and two pictures that it drew when recipes had no format number."""
@@ -322,7 +322,7 @@ def test_a_picture_comes_back_in_its_own_precision(saved, photos, out, tmp_path,
     assert (np.asarray(Image.open(other)) == np.asarray(Image.open(full))).all()
     assert read_recipe(other)["precision"] == "fp32"  # what it says is how it was drawn
     model = Cascade.load(saved).to("cpu", torch.float16)
-    again(model, read_recipe(half))
+    draw_recipe(model, read_recipe(half))
     assert model.precision == torch.float16  # as before
 
 
@@ -399,7 +399,7 @@ def test_strange_names_do_no_harm(saved, photos, out, tmp_path, capsys, monkeypa
     found = read_recipe(path)
     found["sources"]["palette"] = "\x1b[2J../../etc/x [link=http://a.b]here[/link]\u202e" + "x" * 10_000
     save_png(path, Image.open(path), found)
-    assert read(Cascade.load(saved), found).composition.sources["palette"].startswith(" [2J../../etc/x ")
+    assert parse_recipe(Cascade.load(saved), found).composition.sources["palette"].startswith(" [2J../../etc/x ")
     capsys.readouterr()
     assert run("report", path, "--model", saved, "--out", out) == 0
     shown = capsys.readouterr().out

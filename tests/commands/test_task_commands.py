@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from composer.__main__ import main
 from composer.commands import drawing
-from composer.commands.groups import Machine
+from composer.commands.groups import MachineOptions
 from composer.commands.tasks import TASKS
 from composer.images.sheet import read_recipe
 
@@ -23,7 +23,7 @@ def out(tmp_path):
 @pytest.fixture
 def run(monkeypatch, eight, photos, tmp_path):
     """Runs a command; A and B stand for pictures, PCA for components."""
-    monkeypatch.setattr(Machine, "load", lambda *_: eight)
+    monkeypatch.setattr(MachineOptions, "load", lambda *_: eight)
     monkeypatch.setattr(drawing, "digest_of", lambda folder: eight.sha256)
     basis = torch.linalg.qr(torch.randn(128, 16))[0].T.contiguous()
     save_file({"mean": torch.zeros(128), "components": basis}, tmp_path / "pca.safetensors")
@@ -241,7 +241,7 @@ def test_seeds_that_change_nothing_are_noted(run, out, capsys):
 
 @pytest.mark.parametrize("what", ["picture", "mask"])
 def test_an_edit_is_refused_before_a_model_is_loaded(run, out, tmp_path, monkeypatch, capsys, what):
-    monkeypatch.setattr(Machine, "load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(MachineOptions, "load", lambda *_: pytest.fail("the model was loaded"))
     if what == "picture":
         Image.new("CMYK", (50, 40)).save(tmp_path / "bad.tif")
         assert run("edit", tmp_path / "bad.tif", *REGION, out=out) == 1

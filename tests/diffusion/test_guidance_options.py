@@ -12,7 +12,7 @@ from composer.diffusion.denoiser import level
 from composer.diffusion.strength import Strength
 from composer.images.sheet import read_recipe
 from composer.tasks.composition import Composition
-from composer.tasks.recipe import again, recipe
+from composer.tasks.recipe import draw_recipe, recipe
 from tests.conftest import SIZE, TINY, talkative
 
 
@@ -130,10 +130,10 @@ def test_a_recipe_names_both_models(pair, parts, tmp_path):
     composition = Composition(parts=parts)
     made = recipe(strong, composition, 3, SampleOptions(steps=3, guidance_interval=(0.1, 0.9)))
     want = strong.sample(composition, [3], options=SampleOptions(steps=3, guidance_interval=(0.1, 0.9)))
-    assert torch.equal(again(strong, made), want)
+    assert torch.equal(draw_recipe(strong, made), want)
     strong.lead_away_from(None)
     with pytest.raises(ValueError, match=r"drawn away from 'tiny' .* from nothing: give the former"):
-        again(strong, made)
+        draw_recipe(strong, made)
 
 
 def test_on_the_command_line(pair, tmp_path, capsys):

@@ -85,7 +85,7 @@ def flat(table, path=""):
 
 def test_in_rows_is_all_at_once(eight):
     evaluation = Evaluation(eight, open_sample("scenes:val", COUNT, SIZE), 5, ROWS, options=SampleOptions(steps=1))
-    found = flat(evaluation.table().json())
+    found = flat(evaluation.measure().json())
     want = flat(at_once(eight, sample_of("scenes:val", COUNT, SIZE), evaluation.shift))
     assert found == pytest.approx(want, abs=2e-4)  # the readers round otherwise in another batch
     assert {"/cross/sketch+caption/caption/closed", "/mask/inside", "/all/semantics/ceiling"} <= set(found)
@@ -207,7 +207,7 @@ def test_adherence_holds_no_picture(cascade, monkeypatch):
     monkeypatch.setattr(
         cascade, "sample", lambda what, seeds, _: most.append(held()) or sample(what, seeds, SampleOptions(steps=1))
     )
-    Evaluation(cascade, images, rows=4).singles()
+    Evaluation(cascade, images, rows=4).measure_alone()
     assert len(most) == 2 * 6 and max(most) <= 4 * 5
 
 

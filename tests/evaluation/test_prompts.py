@@ -25,11 +25,11 @@ from composer.evaluation.prompts import (
     Answers,
     Prompt,
     answer,
+    make_tables,
     markdown,
     read_prompts,
     seeds_of,
     summary,
-    tables,
     write_report,
 )
 from composer.evaluation.vote import Pair, vote_page
@@ -146,10 +146,10 @@ def test_pictures_and_scores_are_those_of_the_seeds(talking):
     for i, prompt in enumerate(asked):
         parts = talking.decompose({"caption": [prompt.text]})
         images = quantise(talking.sample(parts, seeds=seeds_of(i, 2, 1), options=SampleOptions(steps=2)))
-        assert (found.shown(i) - images).abs().max() <= 1 / 127.5 + 1e-5  # one level, where batches round otherwise
-        assert torch.allclose(found.scores[i], clip_score(found.shown(i), [prompt.meaning] * 2, reader), atol=1.0)
+        assert (found.images_of(i) - images).abs().max() <= 1 / 127.5 + 1e-5  # one level, where batches round otherwise
+        assert torch.allclose(found.scores[i], clip_score(found.images_of(i), [prompt.meaning] * 2, reader), atol=1.0)
         other = asked[(i + 1) % 3].meaning
-        assert torch.allclose(found.strangers[i], clip_score(found.shown(i), [other] * 2, reader), atol=1.0)
+        assert torch.allclose(found.strangers[i], clip_score(found.images_of(i), [other] * 2, reader), atol=1.0)
     assert len({seed for i in range(3) for seed in (*seeds_of(i, 2, 1), *seeds_of(i, 2, 0))}) == 12
 
 
@@ -182,7 +182,7 @@ def test_tables_by_hand(answers):
     want = {"prompts": 2, "score": 25.0, "error": 10.0, "another": 1.5, "words": 7, "unread": 1, "unread_by_clip": 2}
     assert asdict(found.categories["Colors"]) == pytest.approx(want)
     assert found.categories["Counting"].error == 0 and found.all.prompts == 3
-    text = markdown(tables(ASKED, answers, reader))
+    text = markdown(make_tables(ASKED, answers, reader))
     assert "| Colors | 2 | 25.0 ± 10.0 | 1.5 | 1 of 7 | 2 |" in text
     # Means 15, 35, 50 and 10, 32, 40: differences 5, 3, 10
     assert "| Colors | 25.0 | 21.0 | +4.0 ± 1.0 |" in text and "| all | 33.3 | 27.3 | +6.0 ± 2.1 |" in text

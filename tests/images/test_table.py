@@ -4,7 +4,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from composer.images.table import Table, plain
-from composer.studio import table
+from composer.studio import make_table
 
 TEXTS = [
     "a red cube",
@@ -25,7 +25,7 @@ def test_a_text_is_shown_as_it_is(text):
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_text_is_one_cell(text):
-    html = MarkdownIt("gfm-like", {"linkify": False}).render(table({text: {"palette": 0.5}}))
+    html = MarkdownIt("gfm-like", {"linkify": False}).render(make_table({text: {"palette": 0.5}}))
     assert html.count("<th>") == 2 and html.count("<td>") == 2
     assert "<script" not in html and "<img" not in html and "<a " not in html
 

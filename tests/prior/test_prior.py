@@ -29,9 +29,9 @@ from composer.networks.transformer import CausalTransformer, Memory
 from composer.prior import AutoregressivePrior, DiffusionPrior, Embeddings, Prior
 from composer.prior.autoregressive import choose, smooth
 from composer.prior.interface import text_embedding, to_sphere
-from composer.prior.pca import DOT_QUANTILES, Codebook, dimensions_for, fit
+from composer.prior.pca import DOT_QUANTILES, Codebook, dimensions_for, fit_pca
 from composer.scenes import render_batch, write
-from composer.tasks.recipe import read
+from composer.tasks.recipe import parse_recipe
 from composer.training import checkpoint as checkpoints
 from composer.training.cli import ModelAlone
 from decomposers import Agreement, Caption, Semantics
@@ -85,14 +85,14 @@ def diffusion(**changes):
 def autoregressive(**changes):
     prior = livened(AutoregressivePrior(**TINY | {"dimensions": 3, "buckets": 8, "dot_buckets": 4} | changes))
     z = embeddings()
-    prior.adopt(fit(z, z + torch.randn(z.shape, generator=torch.Generator().manual_seed(7))))
+    prior.adopt(fit_pca(z, z + torch.randn(z.shape, generator=torch.Generator().manual_seed(7))))
     return prior.reads(Read())
 
 
 def corrected(**changes):
     """A diffusion prior that corrects the best linear estimate."""
     prior, z = diffusion(**{"linear": True} | changes), embeddings()
-    prior.adopt(fit(z, z + torch.randn(z.shape, generator=torch.Generator().manual_seed(7))))
+    prior.adopt(fit_pca(z, z + torch.randn(z.shape, generator=torch.Generator().manual_seed(7))))
     return prior
 
 
@@ -150,7 +150,7 @@ def test_padding_changes_nothing_for_others_and_memory_nothing_at_all():
 
 def test_components_are_those_of_numpys_svd():
     z = embeddings(d=9)
-    found = fit(z, z)
+    found = fit_pca(z, z)
     wide = z.double().numpy()
     _, s, vt = np.linalg.svd(wide - wide.mean(0))
     np.testing.assert_allclose(found["variance"], s**2 / len(z), rtol=1e-5)
@@ -160,12 +160,12 @@ def test_components_are_those_of_numpys_svd():
     for share in (0.5, 0.9, 0.99, 1.0):
         assert dimensions_for(found["variance"], share) == min(int(np.argmax(shares >= share - 1e-12)) + 1, 9)
     with pytest.raises(ValueError, match="more than 9 embeddings"):
-        fit(z[:9], z[:9])
+        fit_pca(z[:9], z[:9])
 
 
 def test_what_is_left_out_is_the_variance_of_the_other_components():
     z = embeddings()
-    book, found = Codebook(DIM, 3, 4096), fit(z, z)
+    book, found = Codebook(DIM, 3, 4096), fit_pca(z, z)
     book.adopt(found)
     lost = (book.decode(book.encode(z)) - z).square().sum(1).mean()
     torch.testing.assert_close(lost, found["variance"][3:].sum(), rtol=1e-3, atol=1e-6)
@@ -175,7 +175,7 @@ def test_buckets_are_as_wide_as_they_say_and_codes_come_back():
     z = embeddings()
     book = Codebook(DIM, DIM, 64)
     assert not book.fitted
-    book.adopt(fit(z, z))
+    book.adopt(fit_pca(z, z))
     assert book.fitted
     error = (book.decode(book.encode(z)) - z) @ book.components.T
     assert (error.abs() <= (book.high - book.low) / 64 / 2 + 1e-5).all()
@@ -184,13 +184,13 @@ def test_buckets_are_as_wide_as_they_say_and_codes_come_back():
     assert book.encode(z).amin() == 0 and book.encode(z).amax() == 63
     assert book.encode(100 * z).amin() == 0 and book.encode(100 * z).amax() == 63
     with pytest.raises(ValueError, match="of width 5"):
-        Codebook(5, 5, 64).adopt(fit(z, z))
+        Codebook(5, 5, 64).adopt(fit_pca(z, z))
 
 
 def test_the_rank_of_a_dot_product_is_the_share_below_it():
     z, text = embeddings(5000), embeddings(5000).roll(1, 0)
     book = Codebook(DIM, 2, 4)
-    book.adopt(fit(z, text))
+    book.adopt(fit_pca(z, text))
     cosine = F.cosine_similarity(z, text)
     expected = (cosine[:, None] > cosine).double().mean(1)
     assert (book.rank(cosine) - expected).abs().max() < 2 / DOT_QUANTILES
@@ -306,7 +306,7 @@ def test_it_learns_a_handmade_distribution():
     torch.manual_seed(0)
     prior = AutoregressivePrior(**TINY | {"dimensions": 2, "buckets": 2, "dot_buckets": 1})
     z = embeddings()
-    prior.adopt(fit(z, z))
+    prior.adopt(fit_pca(z, z))
     table = torch.tensor([[0, 0]] * 9 + [[0, 1]] + [[1, 1]] * 9 + [[1, 0]])
     optimiser = torch.optim.Adam(prior.parameters(), 5e-3)
     caption, keep = Read()({"caption": ["sky"] * 20}), torch.ones(20, dtype=torch.bool)
@@ -464,7 +464,7 @@ def test_before_any_training_it_is_the_best_linear_estimate():
     prior = DiffusionPrior(**TINY, linear=True)
     with pytest.raises(ValueError, match="composer pca"):
         prior.check_ready()
-    prior.adopt(fit(z, text))
+    prior.adopt(fit_pca(z, text))
     few, sigma = captioned(text[:2000]), torch.tensor([0.05, 0.4, 30.0]).expand(2000, 3)
     noise = torch.randn(2000, 3, DIM, generator=torch.Generator().manual_seed(4))
     noised, told = z[:2000, None] + sigma[..., None] * noise, torch.ones(2000, dtype=torch.bool)
@@ -484,7 +484,7 @@ def test_before_any_training_it_is_the_best_linear_estimate():
 def test_draws_of_an_untrained_correction_have_the_mean_and_the_spread_of_the_data():
     mixing, spread, text, z = linear_world()
     prior = DiffusionPrior(**TINY, linear=True, candidates=1, steps=32)
-    prior.adopt(fit(z, text))
+    prior.adopt(fit_pca(z, text))
     drawn = prior.draw(captioned(text[:1]).expand(4000, -1, -1), range(4000), 1.0, lambda steps: steps)
     torch.testing.assert_close(drawn.mean(0), (text[0] - 0.5) @ mixing, rtol=0, atol=0.06)
     torch.testing.assert_close(drawn.T.cov(), spread, rtol=0.1, atol=0.04)
@@ -605,7 +605,7 @@ def test_a_saved_prior_draws_the_same(kind, own, tmp_path):
     prior = livened(Prior.from_spec(spec(kind, **own)))
     if "steps" not in own or "linear" in own:
         z = embeddings(300, 128)
-        prior.adopt(fit(z, z.roll(1, 0)))
+        prior.adopt(fit_pca(z, z.roll(1, 0)))
     prior.save(tmp_path / "prior", "# card\n")
     again = Prior.load(tmp_path / "prior")
     wanted = prior.sample(["a red cube on sand"], n=2)
@@ -852,7 +852,7 @@ def test_compose_draws_semantics_for_a_caption(draws_pictures, photos, tmp_path,
     assert main(["compose", *model, *prior, "--caption", words, "--seeds", "4,5", "--out", str(out)]) == 0
     found = read_recipe(out / "compose_seed5.png")
     drawn = Prior.load(draws_pictures / "prior").sample([words], n=2, seeds=[4, 5])
-    asked = read(Cascade.load(draws_pictures / "model"), found).composition
+    asked = parse_recipe(Cascade.load(draws_pictures / "model"), found).composition
     torch.testing.assert_close(asked.parts["semantics"], drawn[1:])
     assert found["sources"]["semantics"].startswith("prior tiny ") and found["sources"]["caption"] == words
     capsys.readouterr()
@@ -907,7 +907,7 @@ def test_prompts_are_drawn_through_a_prior(draws_pictures):
         parts = cascade.decompose({"caption": [prompt.text] * 2})
         parts |= {"semantics": prior.sample([prompt.text], n=2, seeds=seeds)}
         images = quantise(cascade.sample(parts, seeds=seeds, options=SampleOptions(steps=2)))
-        assert (found.shown(i) - images).abs().max() <= 1 / 127.5 + 1e-5
+        assert (found.images_of(i) - images).abs().max() <= 1 / 127.5 + 1e-5
 
 
 def test_pictures_with_and_without_a_prior(draws_pictures):

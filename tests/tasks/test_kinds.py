@@ -14,7 +14,7 @@ from composer.evaluation.samples import open_sample
 from composer.images.sheet import read_recipe
 from composer.names import GLOBAL, LAYOUT, LOCAL
 from composer.tasks import papers as tasks
-from composer.tasks.composition import Source, chosen, of_kind
+from composer.tasks.composition import Source, of_kind, resolve_names
 from tests.conftest import SIZE, TINY, shipped, small, spatial
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -69,7 +69,7 @@ def test_a_plugins_condition_takes_part_in_restyling_pairs_and_previews(nine):
     assert "saturation" in tasks.try_on(cascade, content, style).parts
     evaluation = Evaluation(cascade, open_sample("scenes:val", 2, SIZE), options=SampleOptions(steps=1))
     assert [b for a, b in evaluation.pairs() if a == "depth"] == ["saturation", "palette", "semantics", "caption"]
-    table = evaluation.table()
+    table = evaluation.measure()
     assert set(table.cross["sketch+saturation"]) == {"sketch", "saturation"}
 
 
@@ -96,8 +96,9 @@ def test_an_old_plugins_condition_has_no_kind_and_takes_part_where_it_is_named(n
 
 
 def test_names_and_kinds_are_chosen_from(cascade, eight):
-    assert chosen(eight, ["palette", Kind.APPEARANCE]) == ["palette", "semantics"]
-    assert chosen(eight, ["structure", "mask"]) == ["mask", "sketch", "depth"]  # the model has a mask of that name
-    assert chosen(eight, ["nothing"]) == ["nothing"] and chosen(eight, []) == []
+    assert resolve_names(eight, ["palette", Kind.APPEARANCE]) == ["palette", "semantics"]
+    both = resolve_names(eight, ["structure", "mask"])
+    assert both == ["mask", "sketch", "depth"]  # the model has a mask of that name
+    assert resolve_names(eight, ["nothing"]) == ["nothing"] and resolve_names(eight, []) == []
     with pytest.raises(KeyError, match=r"restyling needs structure or segmentation, .*has palette, intensity, mask"):
-        chosen(cascade, LAYOUT, "restyling")
+        resolve_names(cascade, LAYOUT, "restyling")

@@ -25,7 +25,7 @@ from composer.evaluation.reading import Reading
 from composer.images.sheet import to_pil
 from composer.tasks.composition import Composition, Source, from_words, interpolate, require
 from composer.tasks.editing import Frame, Original, open_region
-from composer.tasks.recipe import read, recipe
+from composer.tasks.recipe import parse_recipe, recipe
 from tests.conftest import SIZE
 
 MEAN, STD = 0.1, 0.1
@@ -398,7 +398,7 @@ def test_a_recipe_restores_everything(eight, pair):
     )
     for start in (eight.invert(a.image, {}, 2), NoisyImage(b.image, 0.6)):
         made = recipe(eight, replace(given, start=start), 11, SampleOptions(steps=3))
-        redo = read(eight, made)
+        redo = parse_recipe(eight, made)
         back = redo.composition
         assert redo.seed == 11 and redo.options.stages["base"]["steps"] == 3
         for field in ("parts", "wanted", "away"):

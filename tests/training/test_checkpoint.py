@@ -212,8 +212,8 @@ HOLDER = """
 import os, runpy, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from composer.locking import alone
-with alone(Path(sys.argv[2])):
+from composer.locking import lock_folder
+with lock_folder(Path(sys.argv[2])):
     if os.fork() == 0:  # a worker of the data loader, which outlives its parent for a while
         time.sleep(3)
         os._exit(0)
@@ -235,7 +235,7 @@ def test_a_second_training_is_refused_until_the_first_is_gone(tmp_path, capsys, 
     assert (root / "config.yaml").read_text() == "the first one's" and (root / ".lock").is_file()
     holder.kill()
     holder.wait()
-    with locking.alone(root):
+    with locking.lock_folder(root):
         assert str(os.getpid()) in (root / ".lock").read_text()
     holder.stdout.close()
     assert [path.name for path in root.iterdir()] == ["config.yaml"]
@@ -244,7 +244,7 @@ def test_a_second_training_is_refused_until_the_first_is_gone(tmp_path, capsys, 
 def test_a_lock_is_no_way_to_another_file(tmp_path):
     (tmp_path / "mine").write_text("mine")
     (tmp_path / ".lock").symlink_to(tmp_path / "mine")
-    with pytest.raises(OSError), locking.alone(tmp_path):
+    with pytest.raises(OSError), locking.lock_folder(tmp_path):
         pytest.fail("it follows links")
     assert (tmp_path / "mine").read_text() == "mine"
 
@@ -254,6 +254,6 @@ def test_without_locks_it_goes_on_with_a_word(tmp_path, monkeypatch, caplog):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(locking, "_lock", refuse)
-    with locking.alone(tmp_path / "run"):
+    with locking.lock_folder(tmp_path / "run"):
         assert "No locks available" in caplog.text
     assert not (tmp_path / "run").exists()

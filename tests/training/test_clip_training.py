@@ -10,7 +10,7 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from composer.data.datasets import PHOTOGRAPHS, SceneImages
 from composer.data.loading import ImageData, ImageDataset
 from composer.scenes import WORDS, render_batch
-from composer.training.clip import HOTTEST, ClipTraining, contrast, disturb, name, retrieval, told_apart
+from composer.training.clip import HOTTEST, ClipTraining, contrastive_loss, disturb, phrase_loss, retrieval, tell_apart
 from decomposers import Agreement, Semantics, Tokens
 
 COLOURS = {"red": (1.0, -1.0, -1.0), "green": (-1.0, 1.0, -1.0), "blue": (-1.0, -1.0, 1.0), "grey": (0.0, 0.0, 0.0)}
@@ -53,16 +53,16 @@ def test_encodings_are_open_clips(words):
 def test_the_loss_is_open_clips():
     image, text = (torch.nn.functional.normalize(torch.randn(6, 8), dim=1) for _ in range(2))
     expected = open_clip.ClipLoss()(image, text, torch.tensor(7.0))
-    torch.testing.assert_close(contrast(image, text, torch.tensor(7.0)), expected)
+    torch.testing.assert_close(contrastive_loss(image, text, torch.tensor(7.0)), expected)
 
 
 def test_false_captions_are_further_candidates_for_images_alone():
     image, text, false = (torch.nn.functional.normalize(torch.randn(n, 8), dim=1) for n in (6, 6, 12))
     logits = 7 * image @ torch.cat([text, false]).T
     expected = -logits.log_softmax(1).diagonal().mean() / 2 - logits[:, :6].log_softmax(0).diagonal().mean() / 2
-    torch.testing.assert_close(contrast(image, text, torch.tensor(7.0), false), expected)
+    torch.testing.assert_close(contrastive_loss(image, text, torch.tensor(7.0), false), expected)
     torch.testing.assert_close(
-        contrast(image, text, torch.tensor(7.0), false[:0]), contrast(image, text, torch.tensor(7.0))
+        contrastive_loss(image, text, torch.tensor(7.0), false[:0]), contrastive_loss(image, text, torch.tensor(7.0))
     )
 
 
@@ -73,13 +73,13 @@ def test_true_phrases_are_found_among_the_false_ones():
     for row, phrase in true.nonzero().tolist():
         candidates = [phrase, *(~true[row]).nonzero().flatten().tolist()]
         losses.append(torch.nn.functional.cross_entropy(7 * image[row] @ text[candidates].T, torch.tensor(0)))
-    torch.testing.assert_close(name(image, text, true, torch.tensor(7.0)), torch.stack(losses).mean())
+    torch.testing.assert_close(phrase_loss(image, text, true, torch.tensor(7.0)), torch.stack(losses).mean())
 
 
 def test_a_caption_is_told_apart_when_it_beats_all_its_false_ones():
     image = torch.eye(3)
     false = torch.tensor([[0.5, 0, 0], [0.8, 0, 0], [0.9, 0, 0], [0, 0.95, 0], [0, 0, 0.1], [1, 1, 0.2]])
-    assert told_apart(image, image * 0.9, false).tolist() == [True, False, True]
+    assert tell_apart(image, image * 0.9, false).tolist() == [True, False, True]
 
 
 def test_retrieval_counts_the_nearest():

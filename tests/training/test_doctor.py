@@ -17,7 +17,7 @@ from composer.__main__ import main
 from composer.conditioning import ConditionSet
 from composer.diffusion.denoiser import Denoiser, LogNormal
 from composer.networks.unet import UNet
-from composer.training.doctor import Memory, Training, disk_of, examine
+from composer.training.doctor import MemoryNeed, TrainingCost, disk_of, estimate_needs
 from composer.training.dry_run import Kernels, LiveBytes, count_flops, sampling_step, training_flops, training_memory
 
 PLAN = {"width": 32, "multipliers": [1, 2], "blocks": 1, "attention": [2], "head_dim": 16, "vector_dim": 64}
@@ -69,7 +69,7 @@ def test_one_convolution_by_hand():
     with torch.device("meta"):
         denoiser = Denoiser(Little(), LogNormal(), target="x0")
         conds = ConditionSet({"sketch": conditions.Spatial(1, 4, hidden=8)})
-    report = examine(denoiser, conds, size=32, side=16, batch=5, accumulate=2, guided=False)
+    report = estimate_needs(denoiser, conds, size=32, side=16, batch=5, accumulate=2, guided=False)
     first, second, last = 1 * 8 * 9, 8 * 4 * 9, 7 * 3 * 9  # weights of the three convolutions
     assert report.network == last + 3 and report.conditions == {"sketch": first + 8 + second + 4}
     assert report.trainable == report.parameters
@@ -97,7 +97,7 @@ def test_one_layers_memory_by_hand():
 def test_frozen_weights_take_no_gradients():
     denoiser, conds = stage()
     conds.requires_grad_(False)
-    report = examine(denoiser, conds, 8, 8, 2)
+    report = estimate_needs(denoiser, conds, 8, 8, 2)
     assert report.trainable == report.network < report.parameters
     assert report.configured.memory.gradients == 4 * report.network < report.configured.memory.weights
 
@@ -143,13 +143,13 @@ def test_attention_is_counted_whatever_the_precision():
 
 
 def test_largest_batch_is_the_largest_that_fits():
-    plan = Training(False, 0, 0, Memory(0, 0, 0, 0, 0, 0), {1: 110, 10: 200, 160: 3200})
+    plan = TrainingCost(False, 0, 0, MemoryNeed(0, 0, 0, 0, 0, 0), {1: 110, 10: 200, 160: 3200})
     found = [plan.largest_batch(space) for space in (0, 109, 110, 119, 120, 199, 200, 219, 220, 3200, 4200)]
     assert found == [0, 0, 1, 1, 2, 9, 10, 10, 11, 160, 210] and plan.per_image == 20
 
 
 def test_memory_between_the_measured_batches_is_at_most_what_is_said():
-    report = examine(*stage(), 16, 16, 8, precision="bf16-mixed")
+    report = estimate_needs(*stage(), 16, 16, 8, precision="bf16-mixed")
     for plan in (report.configured, report.otherwise):
         _, peak = training_memory(*stage(checkpointing=plan.checkpointing), 16, 40, Kernels("cuda", torch.bfloat16))
         total = plan.memory.total - plan.memory.kept - plan.memory.transient + peak
@@ -178,7 +178,7 @@ def test_the_moments_are_adamws():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     held = sum(x.nbytes for state in optimizer.state.values() for x in state.values() if x.ndim)
-    assert held == examine(*stage(), 8, 8, 2).configured.memory.moments
+    assert held == estimate_needs(*stage(), 8, 8, 2).configured.memory.moments
 
 
 MEASURE = """
