@@ -32,7 +32,7 @@ from composer.terminal import say, steps_bar
 
 SIZE, FILM, LANCZOS = 256, 160, Image.Resampling.LANCZOS
 ACROSS = 5
-"""Pictures side by side, so that labels stay readable where a page shows a row at half its size."""
+"""Most pictures side by side, so that labels stay readable where a page shows a row at half its size."""
 
 Shown = tuple[str, Tensor]
 """A label, and a picture (3 h w)."""
@@ -43,7 +43,7 @@ Closed = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture to take from.
+    """An input picture.
 
     Attributes:
         name: How a command names its file.
@@ -61,15 +61,15 @@ class Picture:
 
 @dataclass(frozen=True)
 class ExampleRow:
-    """What an example shows.
+    """One row of an example: its inputs and results.
 
     Attributes:
         title: A few words.
         claim: What it does, in a sentence.
-        commands: What draws the same from the command line.
-        inputs: Pictures that were taken from, and previews of what was taken.
+        commands: The same as commands.
+        inputs: Input pictures, and previews of the conditions taken from them.
         results: What each command drew.
-        closed: How near each result came.
+        closed: How well each result matches what was asked.
         moving: Whether the results are frames.
     """
 
@@ -82,7 +82,7 @@ class ExampleRow:
     moving: bool = False
 
     def picture(self) -> Image.Image:
-        """All of its pictures: what was taken, below it what was made of it."""
+        """All of its pictures: the inputs, then the results."""
         drawn = [shown for made in self.results for shown in made]
         lines = [[*self.inputs, *drawn]]
         if len(lines[0]) > ACROSS:
@@ -103,7 +103,7 @@ class ExampleRow:
 
 
 def make_table(closed: Closed) -> str:
-    """Markdown: a column a result, a line a condition."""
+    """Makes a Markdown table: one column per result, one line per condition."""
     names = list(dict.fromkeys(name for row in closed.values() for name in row))
     rows = [[name, *(f"{row[name]:.2f}" if name in row else "" for row in closed.values())] for name in names]
     return Table(["closed", *closed], rows).markdown().removesuffix("\n") if names else ""
@@ -115,10 +115,10 @@ class Studio:
     Args:
         model: The model.
         folder: Pictures that no file is given for are written to its ``inputs``.
-        files: Take the place of the examples' own pictures, the first file that of the first one.
+        files: Replace the examples' own pictures, in order.
         seed: The first of the seeds.
         progress: Wraps the steps.
-        options: How `Cascade.sample` differs from the model's own.
+        options: See `Cascade.sample`.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class Studio:
         frame: Frame | None = None,
         moving: bool = False,
     ) -> ExampleRow:
-        """Draws, and measures how near it came.
+        """Draws, and measures how well the results match what was asked.
 
         Args:
             title: See `ExampleRow`.
@@ -208,7 +208,7 @@ class Studio:
             inputs: See `ExampleRow`.
             made: What to draw, with labels.
             count: Pictures of each, with seeds that follow each other.
-            best: Draws as many for each seed and keeps the one that follows best.
+            best: Draws this many per seed and keeps the one that follows best.
             frame: Where in a picture to draw.
             moving: See `ExampleRow`.
         """
@@ -271,9 +271,9 @@ Example = Callable[[Studio], ExampleRow]
 
 
 def run(about: str | None, *examples: Example, args: Sequence[str] | None = None) -> None:
-    """Draws examples' rows, saves each as a picture, and says what it is and how near it came."""
+    """Draws examples' rows, saves each as a picture, and prints what it is and how well it matches what was asked."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="*", help="files to take the place of the example's own pictures")
+    parser.add_argument("images", nargs="*", help="image files to use instead of the example's own pictures")
     parser.add_argument("--model", default="scenes256", help="a model's folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's)")

@@ -13,7 +13,7 @@ COMPONENTS = (1, 2, 4, 8, 16)
 
 
 def from_the_latent(studio: Studio) -> ExampleRow:
-    """Varies a picture from its own latent."""
+    """Varies a picture from its own initial noise."""
     (picture,) = studio.pictures("scene16")
     model, inverting = studio.model, studio.inverting
     return studio.row(
@@ -26,7 +26,7 @@ def from_the_latent(studio: Studio) -> ExampleRow:
 
 
 def between_latents(studio: Studio) -> ExampleRow:
-    """Interpolates embedding and latent."""
+    """Interpolates embedding and initial noise."""
     a, b = studio.pictures("scene18", "scene06")
     return studio.row(
         "Interpolation from the latents",

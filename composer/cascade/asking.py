@@ -27,7 +27,7 @@ INSTEAD = {
     "image": 'model.decompose("photo.png") takes an image apart, edit(model, "photo.png", ...) changes it',
     "device": 'model.to("cuda") before',
 }
-"""Arguments that other libraries take -> how it is said here."""
+"""Arguments of other libraries -> what to write here."""
 
 SAMPLING = {field.name for field in fields(SampleOptions)}
 COMPOSING = {field.name for field in fields(Composition)}
@@ -49,7 +49,7 @@ def to_seeds(seeds: Any) -> list[int]:
 
 
 def to_composition(what: Any) -> tuple[Composition, dict[str, Tensor | str]]:
-    """What was asked as a composition, and its representations, of which some may be words still.
+    """Returns what was asked as a composition, and its representations, some of which may still be words.
 
     Raises:
         ValueError: It is none of what `Cascade.sample` takes.
@@ -59,7 +59,7 @@ def to_composition(what: Any) -> tuple[Composition, dict[str, Tensor | str]]:
     if what is None or isinstance(what, Mapping):
         return Composition(), dict(what or {})
     if names_picture(what):
-        raise ValueError(f'a picture is taken apart first: model.decompose("{what}"), of which pick(...) keeps some')
+        raise ValueError(f'decompose the picture first: model.decompose("{what}"), then choose parts with pick(...)')
     if isinstance(what, str):
         raise ValueError(f'words need the name of their condition: caption="{what}"')
     raise ValueError(
@@ -75,7 +75,7 @@ def names_picture(what: Any) -> bool:
 
 
 def require_options(options: Any) -> None:
-    """Makes sure that sampling is told of by `SampleOptions`.
+    """Makes sure that options are `SampleOptions`.
 
     Raises:
         ValueError: It is not.
@@ -89,14 +89,14 @@ def require_names(given: Iterable[str], known: Collection[str]) -> None:
     """Makes sure that a model has conditions of these names.
 
     Raises:
-        KeyError: It has not; says what was probably meant.
+        KeyError: There is no such condition; the message suggests what was probably meant.
     """
     for name in [name for name in given if name not in known]:
         if name in SAMPLING:
-            raise KeyError(f"{name} is no condition but says how to sample: options=SampleOptions({name}=...)")
+            raise KeyError(f"{name} is not a condition but a sampling option: options=SampleOptions({name}=...)")
         if name in COMPOSING:
-            raise KeyError(f"{name} is no condition but a part of what is asked: Composition(..., {name}=...)")
+            raise KeyError(f"{name} is not a condition but a field of Composition: Composition(..., {name}=...)")
         if name in INSTEAD:
-            raise KeyError(f"{name} is no condition; write {INSTEAD[name]}")
+            raise KeyError(f"{name} is not a condition; write {INSTEAD[name]}")
         has = ", ".join(sorted(known)) or "none"
         raise KeyError(f"this model has no condition {name}{did_you_mean(name, known)}; it has {has}")

@@ -1,4 +1,4 @@
-"""Makes a model's configuration: of a training run, or of several models; and what the model's folder carries along."""
+"""Makes a model's configuration from a training run or from several models, and copies the files that it needs."""
 
 import shutil
 from collections.abc import Collection, Mapping
@@ -28,11 +28,11 @@ def from_run(config: Mapping[str, Any], name: str, sampling: Mapping[str, Any]) 
         sampling: Fields of `Sampling`, the model's own.
 
     Raises:
-        ValueError: The configuration is that of no stage.
+        ValueError: The configuration is not that of a stage.
     """
     check_run(config)
     if missing := {"conditions", "size", "denoiser"} - config["model"]["init_args"].keys():
-        raise ValueError(f"the checkpoint's configuration is that of no stage: it has no {', '.join(sorted(missing))}")
+        raise ValueError(f"the checkpoint is not of a stage: its configuration has no {', '.join(sorted(missing))}")
     model, data = config["model"]["init_args"], config["data"]
     conditions = model["conditions"]
     decomposers = {k: v for k, v in data["decomposers"].items() if k in conditions}

@@ -37,18 +37,18 @@ STREAM = 800  # of `draw`, and the numbers above it
 
 
 class Cascade:
-    """Stages, and how their images are taken apart.
+    """A model: its stages, and the decomposers that take images apart.
 
     Attributes:
-        weaker: What guidance leads away from, see `lead_away_from`; None is nothing at all.
+        weaker: The weaker model that guidance leads away from (see `lead_away_from`), or None.
         folder: Where it was loaded from; None for a model that was not.
-        strangers: What the readers made of held-out images, which results are compared with; empty where the model's
-            folder has none.
+        strangers: The readers' representations of held-out images, which results are compared with; empty if the
+            model's folder has none.
 
     Args:
         stages: From the smallest to the largest; each later one reads the image before it as ``low_res``.
         decomposition: Decomposers by the name of their condition.
-        readers: What reads a result again for adherence; where a name is missing here its decomposer does.
+        readers: Decomposers that measure results for adherence; a name that is missing here uses `decomposition`.
         sha256: Names the exact state that was loaded; empty for a model that was never saved.
     """
 
@@ -73,15 +73,15 @@ class Cascade:
         return f"Cascade({self.spec.get('name', 'without a name')}: {stages})"
 
     def lead_away_from(self, weaker: "Cascade | None") -> None:
-        """Lets guidance lead away from a weaker model, in place of nothing (autoguidance, Karras et al. 2024).
+        """Guides away from a weaker model, not from the unconditional estimate (autoguidance, Karras et al. 2024).
 
-        Both read the same conditions: what they differ in are the errors that the weaker one makes more often.
+        Both read the same conditions, so they differ in the errors that the weaker one makes more often.
 
         Args:
-            weaker: Of the same plan, trained less; stages of other names are guided as without it. None ends it.
+            weaker: The same architecture, trained less; stages that it lacks are guided as usual. None turns it off.
 
         Raises:
-            ValueError: Its stages are of another kind.
+            ValueError: Its stages differ in size or conditions.
         """
         pairs = [(own, s) for own in self.stages for s in (weaker.stages if weaker else ()) if own.name == s.name]
         if weaker is not None and not pairs:
@@ -121,9 +121,9 @@ class Cascade:
         Args:
             folder: The model's folder; ``scenes256``, which is shipped; or ``owner/name@revision`` on the hub, where
                 only a commit as revision names the same model for ever. Without a revision the newest commit is taken,
-                and logged. A folder here of that name goes before the hub.
+                and logged. A local folder of that name takes precedence over the hub.
             plugins: Modules that the user trusts.
-            network: A model of the hub, and weights of others that a model names, may be fetched where they are not on
+            network: Whether a model of the hub, and weights that a model names, may be downloaded if they are not on
                 this machine yet.
 
         Raises:
@@ -147,7 +147,7 @@ class Cascade:
         sha256: str = "",
         network: bool = False,
     ) -> "Cascade":
-        """Builds a cascade with its weights, of which it makes sure before it takes any memory.
+        """Builds a cascade with its weights, after checking that they fit and before it allocates memory.
 
         Args:
             spec: A model's configuration.
@@ -322,8 +322,8 @@ class Cascade:
         looks)`` by the parts of images, and a `Composition` says all that can be said.
 
         Args:
-            what: Representations to agree with, each of one row or of one row per seed, or the words that give them; or
-                a composition of them.
+            what: Representations to follow, each with one row or one row per seed, or words that give them; or a
+                composition of them.
             seeds: One per picture; a picture depends on its seed alone, not on the others.
             options: How to sample, where that differs from what the model or the composition says.
             progress: Wraps the steps of each stage.
@@ -334,8 +334,8 @@ class Cascade:
 
         Raises:
             KeyError: A condition that no stage has, a strength of a condition that is not given, or no stage's name.
-            ValueError: Representations of other rows, a stage that cannot draw that size, initial noise of another
-                model or size, or guidance that is to lead away from two things.
+            ValueError: A wrong number of rows, a stage that cannot draw that size, initial noise of another model or
+                size, or guidance away from two things at once.
         """
         seeds = to_seeds(seeds)
         require_options(options)
@@ -349,7 +349,7 @@ class Cascade:
         return Images.of(image, self._origin(asked, seeds, settings, how), tuple(range(len(seeds))))
 
     def origin(self, what: Composition, seeds: Sequence[int], options: SampleOptions | None = None) -> Origin:
-        """What `sample` writes down about the pictures of a composition.
+        """Records how `sample` draws the pictures of a composition.
 
         Args:
             what: What is asked, resolved, of one row or of one per seed.
@@ -461,17 +461,17 @@ class Cascade:
     ) -> InitialNoise:
         """Finds the noise from which `reps` gives `image` back (Composer, section 3.4), for the first stage.
 
-        Heun's method, without guidance or thresholds: at 50 steps Euler (DDIM) errs two hundred times as much.
+        Heun's method, without guidance or thresholds: at 50 steps the error of Euler (DDIM) is 200 times as large.
 
         Args:
             image: Of the first stage's size.
-            reps: What the image is under (c1), of one row or one an image.
+            reps: What is known of the image (c1), with one row or one row per image.
             steps: Of Heun's method.
             progress: Wraps the steps.
 
         Returns:
-            Noise of about unit variance, for ``Composition(start=...)``. What it is drawn with again matters: Heun's
-            method, as many steps and guidance 1 give the image back.
+            Noise of about unit variance, for ``Composition(start=...)``. Sampling by Heun's method with as many steps
+            and guidance 1 reproduces the image.
         """
         reps = self._checked(reps, len(image))
         stage = self.stages[0]

@@ -23,7 +23,8 @@ class Composition:
         wanted: The same as the model's readers read them, which is what adherence compares.
         sources: Where each representation came from: a file's SHA-256 and name, or a person's words.
         strengths: How much, when and where single representations count; one without a strength counts fully.
-        away: What guidance leads away from (c1 of two-sided guidance, Composer eq. 2); None is nothing at all.
+        away: What guidance leads away from (c1 of two-sided guidance, Composer eq. 2); None is the estimate without
+            conditions.
         also: Further representations and their weights, each against what guidance leads away from: a positive weight
             asks for them as well (AND), a negative one for something else (NOT; Liu et al. 2022, eq. 11).
         start: Where the drawing begins; None is the seeds' noise.

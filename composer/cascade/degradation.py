@@ -19,10 +19,10 @@ INTERPOLATIONS = ("bilinear", "bicubic", "area")
 class Degradation(Corruption):
     """unCLIP's corruption of its second upsampler's input, after BSR (Zhang et al. 2021, section 3).
 
-    In an order of the seed's own: an isotropic and an anisotropic Gaussian blur, a resizing down and up again, Gaussian
+    In an order drawn by the seed: an isotropic and an anisotropic Gaussian blur, a resizing down and up again, Gaussian
     noise (independent, grey or correlated over the channels), JPEG; then JPEG once more, as pictures are saved in the
-    end. Each strength is drawn evenly, from nothing to the level's share of the most; training is at full level, whose
-    draws reach from weak to strong. The paper's noise of camera sensors is left out.
+    end. Each strength is uniform from 0 to level times its maximum; training uses level 1. The paper's noise of camera
+    sensors is left out.
 
     The defaults are the moderate strengths of latent diffusion (Rombach et al. 2022, appendix D.6.1, and its code),
     which found the paper's own very strong: noise to 25 and quality down to 30.

@@ -115,7 +115,7 @@ class LowRes(Decomposer):
     def corrupt(
         self, image: Float[Tensor, "b 3 h w"], level: float | Float[Tensor, " b"], seeds: Sequence[int]
     ) -> Float[Tensor, "b 4 h w"]:
-        """Corrupts small images at a level in [0, 1], one for all or one a row, and adds it as the last channel.
+        """Corrupts small images at a level in [0, 1], one for all or one per row, and adds it as the last channel.
 
         Raises:
             ValueError: A level above 0 without a corruption, or outside [0, 1].

@@ -1,4 +1,4 @@
-"""How images are sampled, as far as the caller says otherwise than the model."""
+"""How images are sampled, where the caller overrides the model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -9,7 +9,7 @@ from composer.names import SamplerName
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions:
-    """How a cascade samples; what is None stays as the model has it.
+    """How a cascade samples; None keeps the model's setting.
 
     Attributes:
         sampler: As in `Sampling`, for the first stage that runs; so are all fields down to `tile`.
@@ -47,11 +47,11 @@ class SampleOptions:
             raise ValueError(f"expected a height and a width, such as SampleOptions(size=(256, 256)), found {size!r}")
 
     def __or__(self, other: "SampleOptions | None") -> "SampleOptions":
-        """Both; what the right side says wins."""
+        """Both; the right side wins."""
         return self if other is None else replace(self, **other.said())
 
     def said(self) -> dict[str, Any]:
-        """The fields that say something, by name."""
+        """The fields that are not None, by name."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in own.items() if value not in (None, {})}
 

@@ -20,7 +20,7 @@ class Parts(Representations):
     """Representations that combine: ``a.pick("sketch", "depth") | b.pick("palette")``. The right side wins.
 
     Attributes:
-        shown_by: The decomposers that show them in a notebook; None where nobody knows, or both sides of ``|`` were of
+        shown_by: The decomposers that show them in a notebook; None if unknown, or if the sides of ``|`` came from
             different models.
     """
 
@@ -54,7 +54,7 @@ class Parts(Representations):
         return Parts.of({name: value[index] for name, value in self.items()}, self.shown_by)
 
     def row(self, i: int) -> "Parts":
-        """Keeps row i, of representations of a single row that one."""
+        """Keeps row i, or the only row of representations that have one."""
         return Parts.of({name: row(value, i) for name, value in self.items()}, self.shown_by)
 
     def __or__(self, other: Mapping[str, Tensor]) -> "Parts":  # type: ignore[override]
@@ -92,12 +92,12 @@ class Parts(Representations):
 
 
 def describe(value: Tensor | str) -> str:
-    """A representation in few words: its shape, or the words that are to give it."""
+    """Describes a representation: its shape, or the words that give it."""
     return repr(value) if isinstance(value, str) else " x ".join(map(str, value.shape))
 
 
 def row(value: Shaped[Tensor, "b *d"], i: int) -> Shaped[Tensor, "1 *d"]:
-    """Row i, of a single row that one."""
+    """Row i, or the only row."""
     return value[i : i + 1] if len(value) > 1 else value
 
 
@@ -107,7 +107,7 @@ def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], share: float) -> F
     Args:
         a: Where `share` is 0.
         b: Where `share` is 1; of the same shape.
-        share: How far to go; beyond 0 and 1 it leads on along the circle.
+        share: How far to go; outside [0, 1] it extrapolates along the circle.
 
     Raises:
         ValueError: The shapes differ.

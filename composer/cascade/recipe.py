@@ -1,4 +1,4 @@
-"""What pictures remember of how they were drawn, and the recipe that a PNG carries of it."""
+"""How pictures were drawn, and the recipe of it that a PNG carries."""
 
 import base64
 import hashlib
@@ -18,10 +18,10 @@ from composer.cascade.start import InitialNoise, NoisyImage, SmallImage
 from composer.diffusion.strength import Strength
 
 FORMAT = 2
-"""Of the recipes that are written. Those before had no number; each number can do all that the ones below it can."""
+"""Of the recipes that are written. The oldest have no number; each format includes the earlier ones."""
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""What recipes call the precisions inside the networks."""
+"""Names in recipes of the precisions inside the networks."""
 
 
 @dataclass(frozen=True, kw_only=True)

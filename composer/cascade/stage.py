@@ -32,7 +32,7 @@ class Sampling:
 
     Attributes:
         sampler: One of `composer.diffusion.samplers`.
-        steps: Number of steps; `heun` calls the network twice a step, the others once.
+        steps: Number of steps; `heun` calls the network twice per step, the others once.
         guidance: Weight of classifier-free guidance; 1 is none.
         guidance_interval: Lowest and highest noise level at which it guides, as the cosine schedule's time in [0, 1];
             None guides at all of them. Elsewhere the weight is 1, which takes half the time.
@@ -40,7 +40,7 @@ class Sampling:
         percentile: Dynamic thresholding (Imagen: 0.995); None clips.
         augmentation: Level in [0, 1] at which a stage that enlarges corrupts the image it was given (Imagen: 0.1 to 0.3
             for the best pictures, 0 for the most faithful ones).
-        tile: Side in pixels of the tiles that the network sees one at a time, to save memory; None shows it the whole.
+        tile: Side in pixels of the tiles that the network sees one at a time, to save memory; None uses no tiles.
     """
 
     sampler: SamplerName = "dpmpp_2m"
@@ -75,7 +75,7 @@ class Sampling:
         """Replaces some fields.
 
         Raises:
-            ValueError: `changes` names something else; `what` says whose sampling this is.
+            ValueError: `changes` names something else; the message names `what`.
         """
         known = [field.name for field in fields(self)]
         if unknown := sorted(changes.keys() - set(known)):
@@ -91,7 +91,7 @@ class Stage:
         denoiser: Estimates the clean image.
         conditions: What the denoiser reads.
         size: Height and width of its images, in pixels.
-        sampling: How it samples unless the call says otherwise.
+        sampling: How it samples unless a call overrides it.
         spec: How denoiser and conditions were built, for `Cascade.save`.
         low_res: How the image of the stage before is made its condition; None for a stage that begins with noise alone.
     """
@@ -190,14 +190,15 @@ class Stage:
         """What guidance sums: a term for each set of conditions that counts somewhere, and what it leads away from.
 
         Args:
-            asked: What to agree with, how much, and what else counts; its `also` are taken from what is led away from.
+            asked: What to follow, with strengths; each of its `also` is guided away from the same as the rest.
             own: What every term reads, that is the image of the stage before.
             size: Height and width of the images.
-            how: Its guidance is the weight of what is agreed with; what is led away from has the rest.
-            weaker: What is led away from: its estimates, which agree with the same (autoguidance, Karras et al. 2024).
+            how: Its guidance is the weight of what is followed; what guidance leads away from has 1 minus that.
+            weaker: A weaker stage that guidance leads away from, under the same conditions (autoguidance, Karras et
+                al. 2024).
 
         Raises:
-            ValueError: Both `weaker` and something else is to be led away from.
+            ValueError: Guidance is to lead away both from `weaker` and from something else.
         """
         reps = asked.parts
         names = [name for name in reps if name in self.conditions]

@@ -13,11 +13,11 @@ from composer.images.reading import fit
 
 @dataclass(frozen=True)
 class InitialNoise:
-    """The noise from which a model gives an image back (x_T of Composer, section 3.4), in place of the seeds'.
+    """The noise from which a model reproduces an image (x_T of Composer, section 3.4), in place of the seeds'.
 
     Attributes:
         noise: Of about unit variance, at the size of the model's first stage; a row per seed, or one for all.
-        model: Names the model that found it, for another one makes something else of it; None fits any model.
+        model: Identity of the model that found it, as others draw something else from it; None fits any model.
     """
 
     noise: Float[Tensor, "b 3 h w"] = field(repr=False)
@@ -34,19 +34,19 @@ class InitialNoise:
         return InitialNoise(slerp(self.noise, other.noise, share), self.model)
 
     def row(self, i: int) -> "InitialNoise":
-        """Keeps row i, of a single row that one."""
+        """Keeps row i, or the only row."""
         return replace(self, noise=row(self.noise, i))
 
     def require(self, model: str, rows: int) -> None:
         """Makes sure that a model can begin with it.
 
         Raises:
-            ValueError: It is another model's, or has other rows than one or `rows`.
+            ValueError: It is another model's, or has neither 1 nor `rows` rows.
         """
         if self.model not in (None, model):
             raise ValueError(
-                "this noise was found by another model, for which it stands for another picture: invert the image "
-                f"with the model that draws (found by {str(self.model)[:12]}, this is {model[:12]})"
+                f"this noise was found by another model ({str(self.model)[:12]}, this is {model[:12]}), from which it "
+                "draws another picture: invert the image with the model that draws"
             )
         if len(self.noise) not in (1, rows):
             raise ValueError(f"expected initial noise of 1 or {rows} rows (one per seed), found {len(self.noise)}")
@@ -77,7 +77,7 @@ class NoisyImage:
             raise ValueError(f"expected to start at a time in (0, 1], found {self.time}")
 
     def row(self, i: int) -> "NoisyImage":
-        """Keeps row i, of a single row that one."""
+        """Keeps row i, or the only row."""
         return replace(self, image=row(self.image, i))
 
 
@@ -92,7 +92,7 @@ class SmallImage:
     image: Float[Tensor, "b 3 h w"] = field(repr=False)
 
     def row(self, i: int) -> "SmallImage":
-        """Keeps row i, of a single row that one."""
+        """Keeps row i, or the only row."""
         return replace(self, image=row(self.image, i))
 
 
@@ -112,11 +112,11 @@ class Kept:
     where: Float[Tensor, "#b 1 h2 w2"] = field(repr=False)
 
     def row(self, i: int) -> "Kept":
-        """Keeps row i, of a single row that one."""
+        """Keeps row i, or the only row."""
         return Kept(row(self.image, i), row(self.where, i))
 
     def at(self, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Image and map at a stage's size; where a pixel is free in part, it is free."""
+        """Image and map at a stage's size; a pixel that is partly free is free."""
         where = self.where
         if where.shape[-2:] != size:
             where = (F.interpolate(1 - where, size, mode="bilinear", antialias=True) <= 0).to(where)

@@ -1,4 +1,4 @@
-"""What people hand to a model as it is: files, Pillow's pictures, arrays, tensors, words."""
+"""Turns what people pass to a model into tensors: files, Pillow images, arrays, words."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from composer.images.reading import File, load_rgb, resize_and_crop
 from composer.storage.files import require_utf8
 
 Picture = File | Image.Image | np.ndarray | Tensor
-"""An image's file, a picture of Pillow, (h w 3) of uint8, or (3 h w) in [-1, 1]."""
+"""An image's file, a Pillow image, (h w 3) of uint8, or (3 h w) in [-1, 1]."""
 
 
 def open_pictures(pictures: Iterable[Picture], size: int) -> Float[Tensor, "b 3 {size} {size}"]:
@@ -33,7 +33,7 @@ def open_picture(picture: Picture, size: int | None = None) -> Float[Tensor, "3 
     """Reads a picture upright, in sRGB, in [-1, 1].
 
     Args:
-        picture: What people hand over.
+        picture: A file, a Pillow image, an array or a tensor.
         size: Shorter side that the caller will reduce it to, see `load_rgb`.
 
     Raises:
@@ -55,13 +55,13 @@ def open_picture(picture: Picture, size: int | None = None) -> Float[Tensor, "3 
     if isinstance(picture, np.ndarray | Tensor):
         found += f" of shape {tuple(picture.shape)} and {picture.dtype}"
     raise ValueError(
-        "expected an image's file, a picture of Pillow, an array (h w 3) of uint8 or a tensor (3 h w) in [-1, 1]; "
+        "expected an image's file, a Pillow image, an array (h w 3) of uint8 or a tensor (3 h w) in [-1, 1]; "
         f"found {found}"
     )
 
 
 def to_batch(what: Batch | Picture | Sequence[Picture], caption: str | Sequence[str] | None, size: int) -> Batch:
-    """Makes a batch of what people hand over; one that is a batch already stays as it is.
+    """Makes a batch of pictures; a batch stays as it is.
 
     Args:
         what: A batch, a picture, or several pictures; a tensor may be (b 3 h w).
@@ -110,6 +110,6 @@ def _from_words(name: str, value: Any, by: Mapping[str, Decomposer]) -> Tensor:
         return by[name].from_text(value)
     if picture_meant:
         picture = f'"{value}"' if names_picture(value) else "picture"
-        raise ValueError(f'an image gives {name} when it is taken apart: {name}=model.decompose({picture})["{name}"]')
+        raise ValueError(f'decompose the image to get its {name}: {name}=model.decompose({picture})["{name}"]')
     says = f'parts["{name}"]' if isinstance(value, Mapping) else "a tensor or words"
     raise ValueError(f"expected {says} for {name}, found {type(value).__name__}")

@@ -27,11 +27,11 @@ def scenes(
     Args:
         count: number of images
         out: folder; images that it holds already are kept
-        split: which of the three worlds
+        split: train, val, or novel, whose pairs of shape and colour occur in no other split
         size: side in pixels
-        seed: what the scenes are drawn from
-        complete: share of captions, 0 to 1, that say every thing's size, material, colour, kind and place
-        workers: processes
+        seed: seed of the scenes
+        complete: share of captions, 0 to 1, that name every thing's size, material, colour, kind and place
+        workers: number of processes
 
     Examples:
         --split train --count 50000 --size 64 --out data/scenes64
@@ -98,8 +98,8 @@ def decompose(
 
     Args:
         images: image files
-        caption: what they show
-        preview: write a labelled picture of all parts, too
+        caption: a caption of the images
+        preview: also write a labelled picture of all representations
         out: folder to write to
         model: The model, and what runs it.
         plugins: Modules that the user trusts.
@@ -154,11 +154,11 @@ def cache(
     """Compute representations once, as columns beside the images of a training.
 
     Args:
-        config: of the training: a file, or the name of one that is shipped, such as tiny; further options change it as
-            in fit
-        names: representations that it has decomposers for
-        rows: images at a time
-        device: what to run on (default: the first of them that is there)
+        config: the training's configuration: a file, or the name of an included one, such as tiny; further options
+            change its values, as in fit
+        names: representations to compute; the configuration must have their decomposers
+        rows: images per batch
+        device: what to run on (default: the first of these that is available)
         rest: Options that change the configuration.
         plugins: Modules that the user trusts.
 

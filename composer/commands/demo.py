@@ -1,4 +1,4 @@
-"""``demo``: everything on the shipped model; light, `commands.demonstration` does it."""
+"""``demo``: everything on the included model; light, `commands.demonstration` does the work."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from composer.terminal import say
 
 
 def demo(*, out: Path = Path("out/demo"), model: ModelOptions, plugins: Sequence[str]) -> None:
-    """Show everything on the shipped model: take apart, recombine, edit, measure.
+    """Show everything on the included model: decompose, recombine, edit, measure.
 
     Args:
         out: folder to write to

@@ -1,4 +1,4 @@
-"""Carries out a request: reads what it names, draws, saves, and says how near the pictures come to what was asked."""
+"""Carries out a request: reads what it names, draws, saves, and prints how well the pictures match what was asked."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from composer.storage.finding import find_model
 from composer.storage.folder import digest_of
 from composer.tasks.composition import Composition, Source, require
 from composer.tasks.editing import Frame, Original, extend, open_region
-from composer.tasks.papers import INVERTED, Labelled
+from composer.tasks.papers import INVERSION_STEPS, Labelled
 from composer.tasks.recipe import check_model, recipe, with_edit
 from composer.terminal import note, say, steps_bar
 
@@ -59,7 +59,7 @@ class Given:
             ValueError: A condition has several.
         """
         if len(self.rows) != 1:
-            raise ValueError(f"this task takes one value a condition, found {len(self.rows)}")
+            raise ValueError(f"this task takes one value per condition, found {len(self.rows)}")
         return self.rows[0][1]
 
     @property
@@ -70,7 +70,7 @@ class Given:
     @property
     def inverting(self) -> dict[str, Any]:
         """Steps of an inversion and of the drawing that follows it, and the bar."""
-        return {"steps": self.request.sampling.steps or INVERTED, "progress": steps_bar("inverting")}
+        return {"steps": self.request.sampling.steps or INVERSION_STEPS, "progress": steps_bar("inverting")}
 
     def under(self, made: Labelled) -> Labelled:
         """What a task makes, under the conditions that were given besides."""
@@ -103,7 +103,7 @@ class Given:
 
 
 def draw(request: Request, plugins: Sequence[str]) -> None:
-    """Draws, saves, and says what came of it.
+    """Draws, saves, and prints the results.
 
     Args:
         request: What is asked for.
@@ -167,7 +167,7 @@ class Plan:
 
     Attributes:
         request: What is asked for.
-        suffix: What tells its files from those of other settings.
+        suffix: Tells its files from those of other settings.
         made: Labelled compositions.
         place: Where the first picture may change; None is everywhere.
         before: What stands before the results on a sheet.
@@ -281,7 +281,7 @@ def _copy(plan: Plan, place: Place, paths: Sequence[Path]) -> tuple[list[Tensor]
 def _save(
     model: Cascade, plan: Plan, composition: Composition, title: str, paths: Sequence[Path]
 ) -> tuple[list[Tensor], list[Image.Image]]:
-    """Draws and saves the pictures of one composition; says how near they come to what was asked.
+    """Draws and saves the pictures of one composition; prints how well they match what was asked.
 
     Returns:
         The pictures as a sheet shows them, and as a film does where there is one.
@@ -289,7 +289,7 @@ def _save(
     request, frame, options = plan.request, plan.frame, plan.request.sampling.options
     drawing, soften = request.drawing, request.pictures.soften
     if len(drawing.seeds) > 1 and model.ignores_seeds(composition, options):
-        note("note: all seeds begin with the same noise; they differ in later stages alone")
+        note("note: all seeds begin with the same noise and differ only in later stages")
     bar = steps_bar(f"drawing {title}")
     drawn = best_of(model, composition, drawing.seeds, drawing.best_of, drawing.weights, options, bar)
     pictures: list[Any] = list(drawn.images) if frame is None else frame.paste(drawn.images, soften)

@@ -1,4 +1,4 @@
-"""What ``evaluate`` does: adherence, whole distributions, what comes of prompts, and things counted."""
+"""What ``evaluate`` does: adherence, distributions, prompts, and counting things."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -47,7 +47,7 @@ class Measuring:
     plugins: Sequence[str]
 
     def run(self) -> None:
-        """Measures, and says and writes what came of it."""
+        """Measures, then prints and writes the results."""
         about: dict[str, Any] = {"seed": self.sample.seed, "precision": self.machine.precision or "fp32"}
         about |= {"sampling": self.options.said()} | ({"prior": self.prior.sha256} if self.prior else {})
         about["autoguidance"] = self.cascade.weaker and self.cascade.weaker.sha256
@@ -164,5 +164,5 @@ class Measuring:
 
 
 def _bar() -> rich.progress.Progress:
-    """A bar with the time that is left; by default it forgets after 30 s, and drawing some rows may take longer."""
+    """A bar with the remaining time, averaged over more than the default 30 s, since a batch may take longer."""
     return bar(transient=True, speed_estimate_period=3600)

@@ -1,4 +1,4 @@
-"""Groups of options: a model, how it runs and samples, what is measured; light."""
+"""Groups of options: a model, how it runs and samples, what is measured; light to import."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,10 +35,9 @@ class MachineOptions:
     """Machine
 
     Attributes:
-        allow_network: fetch a model of the hub, and weights of others that it names (hub:...), where they are not here
-            yet
-        precision: inside the network (default fp32)
-        device: what to run on (default: the first of them that is there)
+        allow_network: allow downloading the model, and weights that it names (hub:...), from the Hugging Face hub
+        precision: number format inside the network (default fp32)
+        device: what to run on (default: the first of these that is available)
     """
 
     allow_network: bool = False
@@ -73,10 +72,9 @@ class ModelOptions(MachineOptions):
     """Model
 
     Attributes:
-        allow_network: fetch a model of the hub, and weights of others that it names (hub:...), where they are not here
-            yet
-        precision: inside the network (default fp32)
-        device: what to run on (default: the first of them that is there)
+        allow_network: allow downloading the model, and weights that it names (hub:...), from the Hugging Face hub
+        precision: number format inside the network (default fp32)
+        device: what to run on (default: the first of these that is available)
         model: a model's folder, or owner/name@revision on the Hugging Face hub
     """
 
@@ -85,21 +83,20 @@ class ModelOptions(MachineOptions):
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """Sampling: as far as it is to differ from the model's own.
+    """Sampling: overrides the model's own settings.
 
     Attributes:
-        steps: sampling steps
-        guidance: weight of classifier-free guidance; 1 is none
-        guidance_interval: noise levels (0 to 1) at which it guides, such as 0.2-0.8; elsewhere its weight is 1
-            (default: all)
-        autoguidance: guide away from this weaker model's estimate, not from the one without conditions
-        sampler: euler, heun, dpmpp_2m, ancestral
-        eta: share of fresh noise of --sampler ancestral, 0 to 1 (default 1)
-        percentile: dynamic thresholding, such as 0.995 (default: clip)
-        tile: side of the tiles to draw a large picture by, such as 256
-        stages: how a later stage samples, such as up256:steps=20,augmentation=0.1
-        until: stage to stop after, such as base (default: run all)
-        size: pixels of the result (default: the last stage's)
+        steps: number of sampling steps
+        guidance: weight of classifier-free guidance; 1 turns it off
+        guidance_interval: noise levels (0 to 1) at which guidance is on, such as 0.2-0.8 (default: all)
+        autoguidance: guide away from this weaker model instead of from the estimate without conditions
+        sampler: sampling method
+        eta: amount of fresh noise that --sampler ancestral adds, 0 to 1 (default 1)
+        percentile: percentile of dynamic thresholding, such as 0.995 (default: clip to the valid range)
+        tile: draw a large picture in tiles of this side in pixels, such as 256, to save memory
+        stages: sampling options of one stage, such as up256:steps=20,augmentation=0.1
+        until: stop after this stage, such as base (default: run all stages)
+        size: size of the result in pixels (default: the last stage's)
     """
 
     steps: Steps | None = None
@@ -116,19 +113,19 @@ class SamplingOptions:
 
     @property
     def options(self) -> SampleOptions:
-        """The same as `Cascade.sample` takes it; the weaker model is the loading's business."""
+        """The same for `Cascade.sample`; the weaker model is set when the model is loaded."""
         said = {name: value for name, value in vars(self).items() if name not in ("autoguidance", "stages")}
         return SampleOptions(**said, stages=dict(self.stages))
 
 
 @dataclass(frozen=True)
 class DistributionOptions:
-    """Distributions: pictures drawn from the captions, compared with the images as a whole. None is kept: 30,000 take
-    no more memory than 256, but for KID, which keeps the features of both, 246 MB each for 30,000 and Inception's 2048.
+    """Distributions: compares pictures drawn from the captions, as a set, with the images. Memory does not grow with
+    the number of images, except for KID, which keeps all features: 2 x 246 MB for 30,000 images and Inception's 2048.
 
     Attributes:
         metrics: what to measure
-        features: for FID and KID: a reader, or Inception's file
+        features: features for FID and KID: a reader of the model, or the file of Inception's weights
         clip: weights for the CLIP score (default: the model's own reader of captions)
     """
 
@@ -159,8 +156,9 @@ class ThingOptions:
     """Things
 
     Attributes:
-        things: instead of all else, count what pictures of one to three things show, by this judge's folder
-        captions: captions to count with
+        things: count whether pictures of one to three things show what was asked, and measure nothing else; the folder
+            of the judge
+        captions: captions to draw: short ones, or ones that name every property
     """
 
     things: Annotated[str, Value(metavar="JUDGE")] | None = None
@@ -174,12 +172,12 @@ class DataOptions:
     Attributes:
         data: scenes:val, scenes:novel, or a folder of images
         count: number of images
-        min_side: a folder's images with a shorter side below N pixels are refused (default: the side they are measured
+        min_side: refuse images of a folder whose shorter side is below N pixels (default: the side they are measured
             at)
-        seed: what the pictures' seeds are computed from
-        rows: images read and pictures drawn at a time
-        prior: a prior, such as scenes_prior_diffusion: wherever a caption is asked for without semantics, it draws them
-        alone: only every condition alone: half the work
+        seed: the pictures' seeds are computed from this
+        rows: batch size for reading images and drawing pictures
+        prior: a prior, such as scenes_prior_diffusion, that adds semantics to captions that are asked for without any
+        alone: measure each condition alone only, which halves the work
         json: file to write the table to
     """
 

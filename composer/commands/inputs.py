@@ -24,10 +24,10 @@ CLOCK = r"(?<!\s\d)(?<!\s\d\d)"  # "a clock at 10:30" is about the time, "16:9" 
 STRENGTH = re.compile(
     rf"(.+?)(?:(?<!{COLOUR}){CLOCK}:(\d*\.?\d+))?(?:@(\d*\.?\d+)-(\d*\.?\d+))?(?::({PLACE}))?", re.DOTALL
 )
-"""A value and how it counts: ``b.jpg:0.7@0.2-0.8:mask.png``."""
+"""A value and its strength: ``b.jpg:0.7@0.2-0.8:mask.png``."""
 
 ALONE = re.compile(rf"(\d*\.?\d+)?(?:@(\d*\.?\d+)-(\d*\.?\d+))?(?::?({PLACE}))?")
-"""How something counts, without it: ``0.7@0.2-0.8:mask.png``."""
+"""A strength alone: ``0.7@0.2-0.8:mask.png``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ class Place:
 
 
 class Inputs:
-    """Files, pictures taken apart, values of conditions, and priors. The same question has the same answer.
+    """Reads files, pictures taken apart, values of conditions, and priors; each is cached.
 
     Args:
         model: What takes pictures apart.
@@ -113,7 +113,7 @@ class Inputs:
 def read_value(
     model: Cascade, name: str, text: str, file_of: Callable[[str], PictureFile] = PictureFile
 ) -> Composition:
-    """Reads one value of a condition: an image's file or words, and how it counts (``b.jpg:0.7@0.2-0.8:mask.png``).
+    """Reads one value of a condition: an image's file or words, and its strength (``b.jpg:0.7@0.2-0.8:mask.png``).
 
     Args:
         model: The model.

@@ -26,9 +26,9 @@ def report(
     model: ModelOptions,
     plugins: Sequence[str],
 ) -> None:
-    """Compare a picture with what its recipe asked for, condition by condition: what was asked, what came back.
+    """Compare a picture with what its recipe asked for, condition by condition.
 
-    closed: 1 is exactly what was asked, 0 no nearer to it than other pictures are by chance
+    "closed" is 1 for a perfect match and 0 for no better than chance.
 
     Args:
         picture: a PNG that carries its recipe
@@ -74,7 +74,7 @@ def evaluate(
     machine: MachineOptions,
     plugins: Sequence[str],
 ) -> None:
-    """Measure adherence, whole distributions (FID, KID, CLIP score), or what comes of a list of prompts.
+    """Measure a model: adherence to its conditions, FID, KID, CLIP score, or a list of prompts.
 
     Args:
         model: a model's folder, or owner/name@revision on the Hugging Face hub

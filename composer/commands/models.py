@@ -38,16 +38,16 @@ def export(
         name: the model's name (default: the folder's)
         card: the model card, Markdown (default: the one that is there)
         half: store weights with 16 bits
-        guidance: the model's own guidance (default 2; a prior's as configured)
-        steps: its own number of steps (default 30; a prior's as configured)
-        percentile: the model's own dynamic thresholding (default: clip)
-        sampler: the model's own sampler (default dpmpp_2m)
-        augmentation: an upsampler's own level of it (default 0)
-        carry: a file or folder of weights or words that others may have; those in this folder and the run's need no
-            word
-        held_out: scenes:SPLIT or a folder of 32 images that no training saw, to compare results with (default: Scenes)
-        allow_network: fetch a model of the hub, and weights of others that it names (hub:...), where they are not here
-            yet
+        guidance: the model's default guidance weight (default 2; for a prior, as configured)
+        steps: the model's default number of sampling steps (default 30; for a prior, as configured)
+        percentile: the model's default percentile of dynamic thresholding (default: clip to the valid range)
+        sampler: the model's default sampler (default dpmpp_2m)
+        augmentation: level, 0 to 1, at which an upsampler corrupts its input by default (default 0)
+        carry: a file or folder that the decomposers need, outside the current folder and the run's: allow copying it
+            into the model
+        held_out: scenes:SPLIT or a folder of at least 32 images that no training saw, which define chance for results
+            (default: Scenes)
+        allow_network: allow downloading weights that the configuration names (hub:...) from the Hugging Face hub
         plugins: Modules that the user trusts.
 
     Examples:
@@ -110,15 +110,14 @@ def assemble(
     allow_network: bool = False,
     plugins: Sequence[str],
 ) -> None:
-    """Join models of one stage each to a cascade.
+    """Join models of one stage each into a cascade.
 
     Args:
         out: the new model's folder
-        parts: from the smallest to the largest
+        parts: the stages, from the smallest to the largest
         name: the model's name (default: the folder's)
         card: the model card, Markdown (default: the one that is there, or the parts')
-        allow_network: fetch a model of the hub, and weights of others that it names (hub:...), where they are not here
-            yet
+        allow_network: allow downloading the models, and weights that they name (hub:...), from the Hugging Face hub
         plugins: Modules that the user trusts.
 
     Examples:
@@ -129,7 +128,7 @@ def assemble(
         raise ValueError(f"expected STAGE=MODEL, such as base=models/mine64, found {' '.join(wrong)}")
     models = {stage: find_model(path, allow_network) for stage, _, path in pairs}
     if len(models) < len(pairs):
-        raise ValueError(f"expected a name of its own for each stage, found {' '.join(parts)}")
+        raise ValueError(f"expected a different name for each stage, found {' '.join(parts)}")
     from composer.cascade import assembling
     from composer.cascade.cascade import Cascade
     from composer.storage.files import replacing_all

@@ -1,4 +1,4 @@
-"""Commands around priors: ``embed``, ``pca``, ``evaluate-prior``; light."""
+"""Commands for priors: ``embed``, ``pca``, ``evaluate-prior``; light."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -32,16 +32,16 @@ def embed(
     device: Device | None = None,
     plugins: Sequence[str],
 ) -> None:
-    """Compute embeddings of images and captions once, for the training of a prior.
+    """Compute the embeddings of images and captions that a prior trains on.
 
     Args:
         images: a folder of images with captions
-        config: of the training: a file, or the name of one that is shipped; the prior's, which says what reads them
-        out: folder to write, which its data.train names
+        config: the prior's training configuration, which names the decomposers: a file, or the name of an included one
+        out: folder to write to; data.train of the configuration names it
         names: what to compute
         size: side of the images as they are read
-        rows: images at a time
-        device: what to run on (default: the first of them that is there)
+        rows: images per batch
+        device: what to run on (default: the first of these that is available)
         plugins: Modules that the user trusts.
 
     Examples:
@@ -63,13 +63,14 @@ def embed(
 def pca(
     *, config: Config, out: Path, count: Pair = 100_000, rows: Rows = 256, rest: Sequence[str], plugins: Sequence[str]
 ) -> None:
-    """Find the principal components of a training's image embeddings, for the priors that need them.
+    """Compute the principal components of image embeddings, which some priors need for training.
 
     Args:
-        config: of the training: a file, or the name of one that is shipped; the prior's; further options change it
-        out: file to write, which its `statistics` names
-        count: embeddings, evenly spread
-        rows: embeddings at a time
+        config: the prior's training configuration: a file, or the name of an included one; further options change its
+            values, as in fit
+        out: file to write; `statistics` of the configuration names it
+        count: number of embeddings, evenly spread over the data
+        rows: embeddings per batch
         rest: Options that change the configuration.
         plugins: Modules that the user trusts.
 
@@ -114,17 +115,17 @@ def evaluate_prior(
     model: ModelOptions,
     plugins: Sequence[str],
 ) -> None:
-    """Measure a prior: its embeddings beside the true images', and pictures drawn with and without it.
+    """Measure a prior: its embeddings against those of true images, and pictures drawn with and without it.
 
     Args:
-        prior: a prior's folder, or scenes_prior_diffusion or scenes_prior_ar, which are shipped
+        prior: a prior's folder, or an included one: scenes_prior_diffusion or scenes_prior_ar
         data: scenes:val, scenes:novel, or a folder of images
-        count: captions
+        count: number of captions
         draws: embeddings and pictures per caption
-        guidance: the prior's, several to compare (default: its own)
-        pictures: pictures each way; 0 draws none
+        guidance: guidance weights of the prior to compare (default: its own)
+        pictures: number of pictures to draw in each of the compared ways; 0 draws none
         json: file to write the tables to
-        out: folder for prior.png, a sheet of the pictures
+        out: folder to write the pictures to, as one sheet, prior.png
         model: The model, and what runs it.
         plugins: Modules that the user trusts.
 

@@ -110,4 +110,4 @@ def overview() -> str:
     lines = ["composer [--plugins MODULE,...] COMMAND ..."]
     for group, commands in GROUPS.items():
         lines += ["", group, *(f"  {name:<15} {run.about}" for name, run in commands.items())]
-    return "\n".join([*lines, "", "`composer COMMAND --help` says more."])
+    return "\n".join([*lines, "", "`composer COMMAND --help` explains one command."])

@@ -1,4 +1,4 @@
-"""What a person asks a task for: made from a command line, varied by a sheet, and carried out by `commands.drawing`."""
+"""A request to a task: made from a command line, varied by a sheet, and carried out by `commands.drawing`."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -28,10 +28,9 @@ class PictureOptions:
     """Pictures
 
     Attributes:
-        image_caption: what the (first) picture shows, where a task reads that
-        region: change this part of the (first) picture alone: a mask's file (white = may change) or
-            left,top,right,bottom
-        soften: pixels over which a change fades in
+        image_caption: a caption of the (first) picture, for tasks that use one
+        region: change only this part of the (first) picture: a mask file (white may change) or left,top,right,bottom
+        soften: width in pixels over which the change fades in
     """
 
     image_caption: Annotated[str, Value(metavar="WORDS")] = ""
@@ -41,16 +40,17 @@ class PictureOptions:
 
 @dataclass(frozen=True)
 class DrawingOptions:
-    """Drawing: each picture is compared with what was asked of it; closed: 1 is exactly what was asked, 0 no nearer to
-    it than other pictures are by chance
+    """Drawing: prints how well each picture matches what was asked ("closed"): 1 is a perfect match, 0 is no better
+    than chance
 
     Attributes:
-        seeds: one picture each, such as 0,1,2
-        best_of: draw N per seed and keep the one that follows best (default 1)
-        weights: what counts how much for --best-of
-        strengths: how much a condition counts, at which noise levels (0 to 1) and where: any of the three, such as
-            palette=0.7@0.2-0.8:mask.png
-        sheet: a sheet over these options, such as guidance=1,3 seed=0,1; ';' separates values that have commas
+        seeds: one picture per seed, such as 0,1,2
+        best_of: draw N per seed and keep the one that matches best (default 1)
+        weights: how much each condition counts for --best-of, such as sketch=2,palette=0.5
+        strengths: weight of a condition, noise levels (0 to 1) and region at which it counts, such as
+            palette=0.7@0.2-0.8:mask.png; each of the three may be left out
+        sheet: draw all combinations of these values as one picture, such as guidance=1,3 seed=0,1; separate values that
+            contain commas by ';'
     """
 
     seeds: Seeds = (0,)
@@ -66,9 +66,9 @@ class FileOptions:
 
     Attributes:
         out: folder to write to
-        from_png: make the picture that carries this recipe again, as it says
-        no_limits: draw what the recipe of --from-png asks for, however large a picture and however many steps
-        no_recipe: leave no trace of how a picture was made in its PNG
+        from_png: draw this PNG again from the recipe that it carries
+        no_limits: allow recipes of --from-png that ask for very large pictures or very many steps
+        no_recipe: write no recipe into the PNGs
     """
 
     out: Path = Path("out")
@@ -152,14 +152,14 @@ GROUPS = {
 """Options of every task; those of pictures only where it takes some."""
 
 CONDITIONS = (
-    "Conditions: each from an image or words, several values for several rows; VALUE:0.7@0.2-0.8:mask.png says, as "
-    "--strengths does, how much it counts, at which noise levels and where"
+    "Conditions: each is an image's file or words; several values draw several rows. VALUE:0.7@0.2-0.8:mask.png adds a "
+    "weight, noise levels and a region, as --strengths does"
 )
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a task is asked for; nothing of it is read or loaded yet.
+    """A request to a task; no file of it has been read or loaded yet.
 
     Attributes:
         task: What is to be done.

@@ -15,8 +15,8 @@ class Drawn:
 
     Attributes:
         seeds: What they were drawn from.
-        labels: One a composition.
-        rows: The pictures of each composition, one a seed.
+        labels: One per composition.
+        rows: The pictures of each composition, one per seed.
         frames: The same as a film shows them; none where there is no film.
         before: What stands before them on a sheet, such as the picture to edit, and its name.
         after: What stands after them.
@@ -36,8 +36,8 @@ class Layout:
 
     Attributes:
         images: Rows of pictures.
-        rows: A label a row, or none.
-        columns: A label a column.
+        rows: One label per row, or none.
+        columns: One label per column.
     """
 
     images: list[list[Tensor | None]]

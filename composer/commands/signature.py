@@ -1,4 +1,4 @@
-"""Command lines of typed functions: the signature says which options there are, the docstring explains them.
+"""Command lines from typed functions: the signature defines the options, the docstring explains them.
 
 A parameter before ``*`` is a word at its place, one behind it an option. ``bool`` is a flag, ``Literal`` a choice,
 ``tuple[X, ...]`` takes several words, and a frozen dataclass is a group of options, explained by its own docstring.
@@ -125,7 +125,7 @@ class Parser(argparse.ArgumentParser):
         self.error(f"no option {name}{did_you_mean(name, self._option_string_actions)}{hint}")
 
     def error(self, message: str) -> NoReturn:
-        raise Mistake(f"{message}\n`{self.prog} --help` says what it takes")
+        raise Mistake(f"{message}\n`{self.prog} --help` explains its options")
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,10 @@ def compose(
 
     Args:
         given: What the command line gives.
-        prior: a prior: it draws the semantics of --caption, others for each seed
-        also: further captions to follow (weight 3)
-        never: captions to lead away from (weight 1)
-        start: start from a picture, made noisy: time T in (0, 1], such as 0.7
+        prior: a prior, such as scenes_prior_diffusion, that draws semantics for --caption, new ones for each seed
+        also: further captions to follow (default weight 3)
+        never: captions to avoid (default weight 1)
+        start: start from this picture with noise added: time T in (0, 1], such as 0.7; less of it stays at higher T
 
     Examples:
         --sketch a.jpg --palette b.jpg --caption "a red cube on sand" --seeds 0,1,2 --out out
@@ -107,7 +107,7 @@ def _weigh(text: str, weight: float, sign: int) -> tuple[str, float]:
 
 @task("the picture to edit", needs_region=True)
 def edit(given: "Given", *, keep: Names = ()) -> "Labelled":
-    """Redraw a region of a picture under new conditions; all pixels outside it stay the file's own.
+    """Redraw a region of a picture under new conditions; all pixels outside it stay as they are.
 
     Args:
         given: What the command line gives.
@@ -129,7 +129,7 @@ def outpaint(
 
     Args:
         given: What the command line gives.
-        by: to add at left,top,right,bottom: pixels or shares
+        by: how much to add at left,top,right,bottom, in pixels or in shares of the picture's sides
         keep: conditions to take from the picture, its border mirrored
 
     Examples:
@@ -144,12 +144,13 @@ FromNoise = Annotated[float, Value(number(0, 1), "ETA", ("--from-noise", "--from
 
 @task("the picture")
 def vary(given: "Given", *, keep: Names = ("semantics",), from_noise: FromNoise | None = None) -> "Labelled":
-    """Draw variations of a picture: what is kept of it stays, the rest is new.
+    """Draw variations of a picture: the conditions that are kept stay, the rest is new.
 
     Args:
         given: What the command line gives.
         keep: conditions to take from the picture
-        from_noise: begin with the noise that gives the picture back, and vary it by that share of fresh noise, 0 to 1
+        from_noise: begin with the noise that reproduces the picture (inversion) and add this share of fresh noise, 0 to
+            1
 
     Examples:
         photo.png --seeds 0,1,2,3
@@ -176,7 +177,7 @@ def interpolate(
         between: conditions to interpolate
         keep: conditions of the first picture that stay
         frames: how many pictures
-        from_noises: begin with the noises that give the two pictures back
+        from_noises: begin with the noises that reproduce the two pictures (inversion)
 
     Examples:
         a.png b.png --frames 9
@@ -190,7 +191,7 @@ def interpolate(
 
 @task("the picture")
 def reconfigure(given: "Given", *, keep: Names | None = None) -> "Labelled":
-    """Change some conditions of a picture, such as its sketch, and keep the picture otherwise.
+    """Change some conditions of a picture, such as its sketch, and keep the rest of the picture.
 
     Args:
         given: What the command line gives.
@@ -212,7 +213,7 @@ def translate(given: "Given", *, to: Words = "", keep: Names = LAYOUT) -> "Label
 
     Args:
         given: What the command line gives.
-        to: what it is to show
+        to: a caption of the result
         keep: conditions of the picture that stay
 
     Examples:
@@ -226,12 +227,12 @@ def translate(given: "Given", *, to: Words = "", keep: Names = LAYOUT) -> "Label
 
 @task("the picture", "the one whose shapes to take")
 def repose(given: "Given", *, keep: Names = LOOKS, take: Names = (Kind.SEGMENTATION,)) -> "Labelled":
-    """Give a picture's things the shapes of another one's: pose transfer.
+    """Give the things in a picture the shapes of those in another: pose transfer.
 
     Args:
         given: What the command line gives.
         keep: conditions of the picture that stay
-        take: conditions of the other one
+        take: conditions to take from the other picture
 
     Examples:
         photo.png pose.png
@@ -245,7 +246,7 @@ def repose(given: "Given", *, keep: Names = LOOKS, take: Names = (Kind.SEGMENTAT
 def colorize(
     given: "Given", *, keep: Names = (), frames: Annotated[int, Value(whole(1, MAX_PICTURES), "N")] = 1
 ) -> "Labelled":
-    """Colour a picture anew, by colours or by other pictures' palettes.
+    """Recolour a picture with given colours or with other pictures' palettes.
 
     Args:
         given: What the command line gives.
@@ -271,7 +272,7 @@ def restyle(given: "Given", *, strength: Share = 1.0, keep: Names = LAYOUT, take
 
     Args:
         given: What the command line gives.
-        strength: 0 is the picture's own style
+        strength: 0 is the first picture's own style, 1 the second's
         keep: conditions of the first picture
         take: conditions of the second
 
@@ -285,7 +286,7 @@ def restyle(given: "Given", *, strength: Share = 1.0, keep: Names = LAYOUT, take
 
 @task("who wears it", "the garment", needs_region=True)
 def try_on(given: "Given", *, keep: Names = ()) -> "Labelled":
-    """Put one picture's looks where another one's clothes are: virtual try-on.
+    """Dress the person in one picture in the looks of another: virtual try-on.
 
     Args:
         given: What the command line gives.
@@ -308,13 +309,13 @@ def turn(
     shares: Annotated[tuple[float, ...], Value(several(number(-100, 100)), "S,...")] = (0, 0.125, 0.25, 0.375, 0.5),
     keep: Names = (),
 ) -> "Labelled":
-    """Turn a picture from what one caption says towards what another says: text differences.
+    """Move a picture from one caption towards another: text differences.
 
     Args:
         given: What the command line gives.
-        before: what it shows
-        after: what it is to show
-        shares: how far to turn
+        before: a caption of the picture
+        after: a caption of the result
+        shares: how far to go; 0 is the picture itself
         keep: conditions of the picture that stay
 
     Examples:
@@ -340,8 +341,8 @@ def reconstruct(
 
     Args:
         given: What the command line gives.
-        components: a picture for each number of them
-        pca: what `pca` wrote, or an autoregressive prior
+        components: numbers of components to keep, one picture each
+        pca: the file that `composer pca` wrote, or an autoregressive prior
         keep: conditions of the picture that stay
 
     Examples:

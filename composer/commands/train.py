@@ -15,15 +15,15 @@ def train(
     rest: Sequence[str],
     plugins: Sequence[str],
 ) -> None:
-    """Train on a folder of images from start to end: fit, export, evaluate, and draw a recombined picture.
+    """Train on a folder of images from start to finish: fit, export, evaluate, and draw recombined pictures.
 
-    FOLDER/train holds the images and FOLDER/val some others to measure with; without FOLDER it rehearses
-    on rendered Scenes. Run again, it continues where it stopped.
+    FOLDER/train holds the images and FOLDER/val some others to measure with; without FOLDER, a toy model is
+    trained on rendered Scenes. Run again, it continues where it stopped.
 
     Args:
-        folder: the images
-        config: of the training: a file, or the name of one that is shipped (default tiny, a toy of 32 px; folder64 is
-            for a GPU)
+        folder: the folder of images
+        config: the training's configuration: a file, or the name of an included one (default tiny, a toy of 32 px;
+            folder64 is for a GPU)
         out: folder to write to
         rest: Further options go to fit.
         plugins: Modules that the user trusts.

@@ -40,8 +40,8 @@ def train_on_folder(
     """Trains a model on a folder, measures it and draws with it; called again, it continues where it stopped.
 
     Args:
-        folder: Holds the images in ``train`` and some others in ``val``; None for a rehearsal on Scenes.
-        config: Of the training of a stage that begins with noise; the images take the place of its own.
+        folder: Holds the images in ``train`` and some others in ``val``; None trains a toy on Scenes.
+        config: Configuration of a stage that begins with noise; the images replace its own.
         out: Where to write the run, the model, the table and the pictures.
         changes: Further options of ``fit``.
         plugins: Modules that the user trusts.

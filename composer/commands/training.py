@@ -17,24 +17,24 @@ ALL = "--help=full"
 """Asks for the help that lists every option; Lightning takes a while to write it."""
 
 USUAL = {
-    "--ckpt_path": ("last", "continue the run where it stopped; starts it where there is none"),
+    "--ckpt_path": ("last", "continue the run where it stopped, or start it if there is none"),
     "--trainer.default_root_dir": ("FOLDER", "the run's folder (default runs/NAME)"),
     "--trainer.max_steps": ("N", "steps of the optimiser in total"),
     "--trainer.devices": ("N", "GPUs (default: all)"),
     "--trainer.precision": ("P", "32-true, bf16-mixed, ..."),
     "--data.batch_size": ("N", "images per batch and device"),
     "--data.workers": ("N", "processes that read images"),
-    "--data.train.path": ("FOLDER", "images to train on, of a configuration that reads a folder"),
-    "--model.learning_rate": ("R", "of the optimiser"),
-    "--model.start_from": ("MODEL", "begin with the weights of a model that is trained already"),
+    "--data.train.path": ("FOLDER", "images to train on, if the configuration reads a folder"),
+    "--model.learning_rate": ("R", "peak learning rate"),
+    "--model.start_from": ("MODEL", "start from the weights of a trained model"),
 }
 """The options of ``fit`` that its short help names, of hundreds."""
 
 
 def fit(words: Sequence[str], plugins: Sequence[str]) -> None:
-    """Train a network from a configuration: one YAML, whose values options may change.
+    """Train a network from a configuration, a YAML file; options change its values.
 
-    The run goes to runs/NAME.
+    The run is written to runs/NAME.
 
     Examples:
         -c tiny
@@ -62,13 +62,14 @@ def doctor(
     rest: Sequence[str],
     plugins: Sequence[str],
 ) -> None:
-    """Say what a configuration needs before anything is trained: parameters, FLOPs, memory, disk.
+    """Estimate what a training needs before it starts: parameters, FLOPs, memory, disk.
 
     Args:
-        config: of a training: a file, or the name of one that is shipped; further options change it as in fit
-        batch: images per step and device (default: the configuration's)
-        device: what trains
-        json: file to write it all to
+        config: the training's configuration: a file, or the name of an included one; further options change its values,
+            as in fit
+        batch: images per batch and device (default: the configuration's)
+        device: device to estimate for
+        json: file to write the results to
         rest: Options that change the configuration.
         plugins: Modules that the user trusts.
 
@@ -81,7 +82,7 @@ def doctor(
     from composer.training.doctor_tables import make_tables
 
     with bar(transient=True) as progress:
-        task = progress.add_task("trying it out without memory", total=RUNS + 1)
+        task = progress.add_task("dry runs", total=RUNS + 1)
         advance = partial(progress.advance, task)
         found = estimate_training_needs(["-c", str(config), *rest], plugins, batch, device, advance)
     show(*make_tables(found))
@@ -113,13 +114,13 @@ def run_lightning(command: str, words: Sequence[str], plugins: Sequence[str]) ->
 def _short_help(command: str) -> Line:
     """The command line as its short help shows it; Lightning's own reads the options, of which there are hundreds."""
     line = line_of({"fit": fit, "validate": validate}[command], command, "-c CONFIG [--KEY VALUE ...]")
-    about = "of the training: a file, or the name of one that is shipped; `composer doctor CONFIG` says what it needs"
+    about = "the configuration: a file, or the name of an included one; `composer doctor CONFIG` says what it needs"
     options = [Option(("config",), Value(find_config, "CONFIG", ("-c", "--config")), about, None)]
     options.append(
         Option(
             ("print_config",),
             Value(flags=("--print_config",)),
-            "print the complete configuration, train nothing",
+            "print the complete configuration and train nothing",
             switch=True,
         )
     )

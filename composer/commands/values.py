@@ -1,4 +1,4 @@
-"""What the words of options are read as, within limits; light."""
+"""Reads the values of options, within limits; light."""
 
 import argparse
 import re
@@ -12,7 +12,7 @@ from composer.storage.files import printable
 from composer.storage.finding import find_config
 
 MAX_STEPS, MAX_SIDE, MAX_PIXELS = 10_000, 16_384, 64_000_000
-"""Of a sampling and of what it draws: beyond them a slip of the finger would run for days."""
+"""Limits of sampling and of what it draws: beyond them a typing mistake would run for days."""
 
 MAX_PICTURES, MAX_IMAGES = 10_000, 100_000_000
 """Pictures that one command draws, and images that it reads or renders."""

@@ -126,7 +126,7 @@ class DecomposedRows:
         parts: What a model can be asked for.
         wanted: The same as the model's readers read it.
         true: What the readers read from the images alone.
-        strangers: The same of the image before each; before the first one comes the sample's last.
+        strangers: The same of the image before each; the sample's last one precedes its first.
     """
 
     image: Float[Tensor, "b 3 h w"]
@@ -180,7 +180,7 @@ class Evaluation:
         self.shift = int(torch.randint(1, sample.count, (1,), generator=torch.Generator().manual_seed(seed)))
 
     def spans(self) -> Iterator[range]:
-        """The numbers of all rows, as many at once as are drawn at a time."""
+        """The numbers of all rows, batch by batch."""
         for start in range(0, self.sample.count, self.rows):
             yield range(start, min(start + self.rows, self.sample.count))
 
@@ -266,7 +266,7 @@ class Evaluation:
         """Draws the pictures of some rows, as a PNG would keep them.
 
         Args:
-            what: What the pictures follow, a row each.
+            what: What the pictures follow, one row per picture.
             span: The rows' numbers, which say the seeds.
         """
         edits = isinstance(what, Composition) and what.kept is not None
@@ -279,7 +279,7 @@ class Evaluation:
         """Scores pictures on some conditions.
 
         Args:
-            images: One a row of the block.
+            images: One per row of the block.
             names: Conditions.
             block: What was asked of the pictures.
         """

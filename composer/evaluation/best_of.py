@@ -27,11 +27,11 @@ ROWS = 16
 
 @dataclass(frozen=True)
 class Best:
-    """What `best_of` found, a row a seed.
+    """The result of `best_of`, one row per seed.
 
     Attributes:
         images: The pictures.
-        seeds: Theirs, among the candidates'.
+        seeds: The seeds of the chosen candidates.
         compositions: What each was drawn from, resolved.
         scores: (b n) those of all candidates; empty where there was no choice.
         closed: What the choice measured of the images, as `Reading.closed` does; None where it measured none of them,
@@ -62,7 +62,7 @@ def best_of(
     Args:
         cascade: The model.
         what: What to draw, as in `Cascade.sample`.
-        seeds: Seed s has the candidates s n to s n + n - 1; of one candidate it is the seed itself.
+        seeds: Seed s draws the candidates with seeds s n to s n + n - 1; a single candidate has the seed itself.
         n: Number of candidates.
         weights: Name -> how much a condition counts; 1 where it is not named.
         options: How to sample, as in `Cascade.sample`.
@@ -84,7 +84,7 @@ def best_of(
         images = cascade.sample(ready, seeds, options, progress=progress)
         return Best(images.cpu(), list(seeds), [ready.row(i) for i in range(len(seeds))], torch.empty(len(seeds), 0))
     if cascade.ignores_seeds(composition, options):
-        raise ValueError("all candidates would be the same picture, for they begin with one noise: no best of several")
+        raise ValueError("all candidates would be the same picture, since they begin with the same noise")
     shares = _shares(cascade, composition.wanted, weights or {})
     whole = composition.options | options
     first = whole | _first_alone(cascade, whole)
@@ -113,7 +113,7 @@ def _first_alone(cascade: Cascade, whole: SampleOptions) -> SampleOptions:
 
 
 def _shares(cascade: Cascade, wanted: Parts, weights: Mapping[str, float]) -> dict[str, float]:
-    """What each condition that can be measured counts; the shares sum to 1.
+    """The weight of each condition that can be measured; the weights sum to 1.
 
     Raises:
         KeyError: `weights` names what was not asked, or cannot be measured.

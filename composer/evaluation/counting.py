@@ -1,4 +1,4 @@
-"""Things, counted: of pictures drawn from captions of one, two and three things, how many show what was asked."""
+"""Counts things: of pictures drawn from captions of one, two and three things, how many show what was asked."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from composer.scenes.reader import READ_SIZE
 from composer.scenes.things import QUESTIONS, Judge, asked_of, mark, see, tabulate
 
 NUMBERS = (1, 2, 3)
-"""Things a caption."""
+"""Numbers of things per caption."""
 
 SHARES = {"short": 0.0, "complete": 1.0}
 """Kinds of captions, as shares of complete ones."""
@@ -48,7 +48,7 @@ def count_things(
     progress: Callable[[int], None] = lambda count: None,
     options: SampleOptions | None = None,
 ) -> dict[str, Counted]:
-    """Draws Scenes of `val` from their captions, and lets a judge see what they show, beside the true pictures.
+    """Draws Scenes of `val` from their captions, and lets a judge list what they and the true pictures show.
 
     Args:
         cascade: A model that reads captions; its first stage draws.
@@ -68,7 +68,7 @@ def count_things(
     """
     if not from_captions(cascade, [""]):
         raise ValueError(
-            f"counting things wants a model that reads captions; this one reads {', '.join(cascade.names)}"
+            f"counting things needs a model that reads captions; this one reads {', '.join(cascade.names)}"
         )
     first = cascade.stages[0]
     found: dict[str, Counted] = {}

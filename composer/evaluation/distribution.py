@@ -54,9 +54,9 @@ def measure(
     features: Features | None = None,
     reader: Decomposer | None = None,
 ) -> dict[str, Any]:
-    """Draws a picture a row of a sample, from its caption where there is one, and compares the two sets.
+    """Draws one picture per row of a sample, from its caption where there is one, and compares the two sets.
 
-    Pictures are let go of as soon as they have been read; see `Comparison` for what is kept of them.
+    Pictures are discarded as soon as they have been read; see `Comparison` for what is kept of them.
 
     Args:
         metrics: Some of fid, kid, clip.
@@ -81,7 +81,7 @@ def measure(
         batch = evaluation.read(span)
         real, captions = batch["image"], batch.get("caption", [])
         if reader is not None and not captions:
-            raise ValueError("a CLIP score wants captions: these images have none")
+            raise ValueError("a CLIP score needs captions: these images have none")
         parts = from_captions(evaluation.cascade, captions) if captions else Parts()
         parts = with_prior(parts, evaluation.prior, captions, evaluation.seeds_of(span))
         fake = evaluation.draw(parts, span)
@@ -113,5 +113,5 @@ def markdown(found: dict[str, Any]) -> str:
     given = ", ".join(found["given"]) or "nothing"
     lines = [f"{found['images']} pictures, given {given}, and as many real images."]
     if found["images"] <= found.get("features", 0) and "fid" in found:
-        lines.append(f"FID says little here: it wants many more images than the {found['features']} features.")
+        lines.append(f"FID is unreliable here: it needs many more images than its {found['features']} features.")
     return f"{Table(('metric', 'value'), rows).markdown()}\n" + "\n".join(lines) + "\n"

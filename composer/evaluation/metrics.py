@@ -2,8 +2,7 @@
 
 Fréchet distance (FID, Heusel et al. 2017, eq. 6), kernel distance (KID, Binkowski et al. 2018), CLIP score (Hessel
 et al. 2021, section 3). Images are taken as their PNGs would give them back, and resized antialiased (Parmar et
-al. 2022), so that neither a file format nor a resizing library is measured. Numbers compare only where the features
-are the same.
+al. 2022), so that neither a file format nor a resizing library is measured. Only numbers of the same features compare.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -156,12 +155,12 @@ def kernel_distance(
 class Comparison:
     """Compares two sets of images that come some at a time; no image is kept.
 
-    For FID it keeps sums of the features and of their products, 8 d (d + 1) bytes a set (34 MB at Inception's 2048
-    features). For KID it keeps the features, 4 n d bytes a set (246 MB at 30,000 images and 2048 features).
+    For FID it keeps sums of the features and of their products, 8 d (d + 1) bytes per set (34 MB at Inception's 2048
+    features). For KID it keeps the features, 4 n d bytes per set (246 MB at 30,000 images and 2048 features).
 
     Args:
         features: What reads the images.
-        metrics: ``fid``, ``kid`` or both; other names mean nothing here.
+        metrics: ``fid``, ``kid`` or both; other names are ignored.
         count: Images of each set.
     """
 
@@ -197,7 +196,7 @@ def clip_score(
 
     Args:
         images: In [-1, 1].
-        captions: One an image.
+        captions: One per image.
         reader: Reads images and captions into one space, its distance 1 - cos: `decomposers.Agreement`.
         rows: How many are read at a time.
 
@@ -205,10 +204,10 @@ def clip_score(
         ValueError: The reader reads no images or no captions, or the numbers differ.
     """
     if len(images) != len(captions):
-        raise ValueError(f"expected a caption an image, found {len(images)} images and {len(captions)} captions")
+        raise ValueError(f"expected one caption per image, found {len(images)} images and {len(captions)} captions")
     if not (reader.can_read({"image": images[:1]}) and reader.can_read({"caption": captions[:1]})):
         raise ValueError(
-            f"a CLIP score wants a reader of images and captions; {type(reader).__name__} is none, Agreement is"
+            f"a CLIP score needs a reader of images and captions; {type(reader).__name__} is none, Agreement is"
         )
     scores = []
     for start in range(0, len(images), rows):

@@ -1,4 +1,4 @@
-"""How good a prior is: its embeddings beside the true images', and pictures drawn with and without it."""
+"""Measures a prior: its embeddings against those of true images, and pictures drawn with and without it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,13 +20,13 @@ from composer.prior.interface import SEMANTICS, Prior, text_embedding
 
 @dataclass(frozen=True)
 class EmbeddingScore:
-    """Embeddings of captions, in one way of making them.
+    """Embeddings of captions, made in one way.
 
     Attributes:
         to_image: Their mean cosine with the true image's.
         to_text: With the text embedding.
         found: The share whose nearest true image is their own.
-        among_draws: The mean cosine of two of a caption; None where there is one.
+        among_draws: The mean cosine of two embeddings of a caption; None where there is only one.
     """
 
     to_image: float
@@ -37,7 +37,7 @@ class EmbeddingScore:
 
 @dataclass(frozen=True)
 class PictureScore:
-    """Pictures of captions, in one way of asking.
+    """Pictures of captions, asked for in one way.
 
     Attributes:
         adherence: The mean cosine of picture and caption as the model's reader of captions has it.
@@ -84,7 +84,7 @@ def measure_embeddings(
         prior: What is measured.
         images: Reads the embeddings of images, as in the prior's training.
         batch: Images with captions, at least 2.
-        draws: Embeddings a caption, at least 2.
+        draws: Embeddings per caption, at least 2.
         guidances: Weights of guidance to measure.
         progress: Called with the number of embeddings that were just drawn.
         retold: Other true images of the same captions, at least 2 each, where the world can make such.
@@ -103,7 +103,7 @@ def measure_embeddings(
             f"{sum(map(bool, captions))} captions and {draws} draws"
         )
     if prior.encode is None:
-        raise ValueError("this prior cannot read captions: load it with Prior.load, or tell it by prior.reads(...)")
+        raise ValueError("this prior has no caption encoder: use Prior.load, or set one by prior.reads(...)")
     true = images({"image": batch["image"]}).float().cpu()
     text = text_embedding(prior.encode({"caption": captions}), prior.dim).cpu()
     table: dict[str, EmbeddingScore] = {}
@@ -156,7 +156,7 @@ def measure_pictures(
         prior: What is measured.
         cascade: What draws.
         batch: Images with captions.
-        draws: Pictures a caption, at least 2.
+        draws: Pictures per caption, at least 2.
         guidance: The prior's; None is its own.
         progress: Called with the number of pictures that were just drawn.
         options: How `Cascade.sample` differs from the model's own.
@@ -224,13 +224,13 @@ def _adherence(cascade: Cascade, pictures: Float[Tensor, "n k 3 h w"], wanted: T
 
 
 def as_json(table: Mapping[str, EmbeddingScore | PictureScore]) -> dict[str, dict[str, float]]:
-    """Way -> measure -> value, without what means nothing."""
+    """Way -> measure -> value, without measures that do not apply."""
     rows = {way: asdict(score) for way, score in table.items()}
     return {way: {name: value for name, value in row.items() if value is not None} for way, row in rows.items()}
 
 
 def markdown(table: Mapping[str, EmbeddingScore | PictureScore]) -> str:
-    """A table as Markdown; a dash where a measure means nothing."""
+    """A table as Markdown; a dash where a measure does not apply."""
     found = as_json(table)
     columns = list(dict.fromkeys(name for row in found.values() for name in row))
     rows = [[way, *(f"{row[name]:.3f}" if name in row else "-" for name in columns)] for way, row in found.items()]

@@ -53,8 +53,8 @@ class Prompt:
 def read_prompts(source: str | Path) -> list[Prompt]:
     """Reads a CSV with the columns ``Prompts`` and ``Category``, as DrawBench has them (Saharia et al. 2022).
 
-    Case does not matter, the order of the columns neither; further columns are passed over, but for ``Meaning`` (see
-    `Prompt`). Blank rows are passed over.
+    Case and the order of the columns do not matter. Blank rows and further columns are ignored, except ``Meaning``
+    (see `Prompt`).
 
     Args:
         source: A file, or ``asset:scenes_prompts.csv`` for ours.
@@ -86,7 +86,7 @@ def read_prompts(source: str | Path) -> list[Prompt]:
 
 @dataclass(frozen=True)
 class Answers:
-    """What one model made of the prompts.
+    """What one model drew for the prompts.
 
     Attributes:
         images: 8 bits; the longer side is at most `LARGEST`.
@@ -127,7 +127,7 @@ def answer(
         cascade: A model that reads captions.
         prompts: At least two, so that each has another one to be compared with.
         reader: Reads images and captions into one space.
-        n: Pictures a prompt.
+        n: Pictures per prompt.
         seed: See `seeds_of`.
         rows: About how many pictures are drawn at a time.
         progress: Called with the number of pictures that were just drawn.
@@ -146,7 +146,7 @@ def answer(
         parts = from_captions(cascade, texts)
         if not parts:
             raise ValueError(
-                f"a list of prompts wants a model that reads captions; this one reads {', '.join(cascade.names)}"
+                f"a list of prompts needs a model that reads captions; this one reads {', '.join(cascade.names)}"
             )
         seeds = [s for i in index for s in seeds_of(i, n, seed)]
         images = quantise(cascade.sample(with_prior(parts, prior, texts, seeds), seeds=seeds, options=options))
@@ -194,7 +194,7 @@ def by_category(prompts: Sequence[Prompt]) -> dict[str, list[int]]:
 
 @dataclass(frozen=True)
 class PromptScore:
-    """What came of some prompts.
+    """Scores of some prompts.
 
     Attributes:
         prompts: How many they are.
@@ -217,19 +217,19 @@ class PromptScore:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a model made of the prompts, by category and of all together."""
+    """A model's scores by category, and of all prompts together."""
 
     categories: dict[str, PromptScore]
     all: PromptScore
 
 
 def summary(prompts: Sequence[Prompt], answers: Answers, reader: Decomposer) -> Summary:
-    """Sums up what a model made of the prompts.
+    """Sums up a model's scores.
 
     Args:
-        prompts: What was asked.
-        answers: What came.
-        reader: Which scored it.
+        prompts: The prompts.
+        answers: What the model drew for them.
+        reader: The reader that scored the pictures.
     """
 
     def of(index: list[int]) -> PromptScore:
@@ -263,12 +263,12 @@ HEAD = ["category", "prompts", "CLIP score", "with another prompt", "words unrea
 
 
 def make_tables(prompts: Sequence[Prompt], answers: Mapping[str, Answers], reader: Decomposer) -> list[Section]:
-    """A table a model; of two models also their difference, prompt by prompt.
+    """Makes one table per model; for two models also one of their difference, prompt by prompt.
 
     Args:
-        prompts: What was asked.
+        prompts: The prompts.
         answers: Of one model or two, by their names.
-        reader: Which scored them.
+        reader: The reader that scored the pictures.
     """
     made: list[Section] = []
     for name, answer in answers.items():
@@ -302,13 +302,13 @@ def markdown(sections: Sequence[Section]) -> str:
 def write_report(
     out: Path, prompts: Sequence[Prompt], answers: Mapping[str, Answers], reader: Decomposer, seed: int = 0
 ) -> dict[str, Any]:
-    """Writes the tables (`prompts.md`), a contact sheet a category and `index.html`; for two models also `vote.html`.
+    """Writes the tables (`prompts.md`), one sheet per category and `index.html`; for two models also `vote.html`.
 
     Args:
         out: Folder.
-        prompts: What was asked.
+        prompts: The prompts.
         answers: Of one model or two, by their names.
-        reader: Which scored them.
+        reader: The reader that scored the pictures.
         seed: Of the pictures; shuffles the vote's sides too.
 
     Returns:

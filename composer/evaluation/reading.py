@@ -1,4 +1,4 @@
-"""Reading results: what a model's readers see in pictures, and how near that comes to what was asked."""
+"""Reads results: what a model's readers see in pictures, and how well that matches what was asked."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ STRANGERS = 32
 
 @dataclass(frozen=True)
 class Measured:
-    """How near pictures come to what was asked of them in one condition.
+    """How well pictures match what was asked of them in one condition.
 
     Attributes:
-        distance: In its reader's unit; 0 is just what was asked.
+        distance: In its reader's unit; 0 is a perfect match.
         closed: How much of the way from strangers' (0) to what was asked (1) each picture goes.
     """
 
@@ -152,15 +152,15 @@ def read_held_out(cascade: Cascade, data: str) -> Parts:
 
 
 def strangers_note(cascade: Cascade) -> str:
-    """Says that results are compared with Scenes for want of held-out images; empty where they need not be.
+    """Says that results are compared with Scenes, as the model has no held-out images; empty where it needs none.
 
     The included model learned from Scenes, so for it these are the right ones.
     """
     if cascade.strangers or cascade.spec.get("name") == SHIPPED:
         return ""
     return (
-        f"note: chance is taken from {STRANGERS} Scenes, for this model has no readings of held-out images of its own; "
-        "export it with --held-out for these"
+        f"note: chance is measured against {STRANGERS} Scenes, since this model was exported without held-out images; "
+        "export it with --held-out to use yours"
     )
 
 

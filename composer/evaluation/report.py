@@ -50,7 +50,7 @@ class ConditionRow:
 
 @dataclass(frozen=True, repr=False)
 class Report:
-    """What is to be said about one picture.
+    """How well one picture matches what was asked of it.
 
     Attributes:
         settings: How it was drawn, in words.
@@ -76,7 +76,7 @@ class Report:
         return png(self.picture())
 
     def picture(self) -> Image.Image:
-        """Draws the picture, then a row a condition: what was asked, and what came back."""
+        """Draws the picture, then one row per condition: what was asked, and what came back."""
         cells = [[before, after] for _, before, after in self.pictures] + [[row.asked, row.back] for row in self.rows]
         labels = [label for label, _, _ in self.pictures] + [_label(row) for row in self.rows]
         title = f"{self.settings['model']}, seed {self.settings['seed']}"

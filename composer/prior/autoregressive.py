@@ -19,7 +19,7 @@ class AutoregressivePrior(Prior):
     """Predicts the principal components of an image embedding one after the other (unCLIP, section 2.2; table 3).
 
     The sequence is: the caption's words, the text embedding, the quantised dot product of text and image embedding,
-    then the embedding's code: its leading principal components, in order of falling variance, each in one of 1,024
+    then the embedding's code: its leading principal components, by decreasing variance, each in one of 1,024
     buckets. When sampling, the dot product is drawn from the top half of those seen in training; the words, text and
     dot product are read once, and every component at the cost of one position.
 
@@ -36,13 +36,13 @@ class AutoregressivePrior(Prior):
         layers: See `Prior`.
         heads: See `Prior`.
         dimensions: Components that are kept; 319 of 1024 in the paper, which lose less than 1% of the variance.
-        buckets: Buckets a component.
+        buckets: Buckets per component.
         dot_buckets: Buckets of the dot product, each of which holds equally many training images. Not in the paper.
         length: See `Prior`.
-        waves: Cosines of the bucket's number that what is read of a code and the logits are made of, which a small
-            model learns sooner than a row for each bucket; None is the paper's independent rows.
+        waves: Number of cosines of the bucket's number that a bucket's embedding and logit are sums of, which a small
+            model learns sooner than a row per bucket; None is the paper's independent rows.
         guidance: See `Prior`; of the logits.
-        percentile: Share of the dot products, in [0, 1), that is too small to be drawn from. The paper tried 0.5, 0.7,
+        percentile: Percentile of the dot products, in [0, 1), above which they are drawn. The paper tried 0.5, 0.7,
             0.85 and 0.95 and found the first best.
     """
 
@@ -104,7 +104,7 @@ class AutoregressivePrior(Prior):
             codes: Bucket of each component, as `Codebook.encode` gives them.
             dot: Bucket of the dot product.
             caption: Encoded captions.
-            keep: False where a row goes without text and dot product.
+            keep: False where a row has no text and no dot product.
         """
         tokens, real = self._prefix(dot, caption, keep)
         later = self._read(codes[:, :-1]) + self.component[1:]
@@ -135,7 +135,7 @@ class AutoregressivePrior(Prior):
         keep: Bool[Tensor, " b"],
         generator: torch.Generator,
     ) -> Float[Tensor, " b"]:
-        """-ln p(code | caption), in nats a component: their mean. Draws nothing."""
+        """-ln p(code | caption), in nats, the mean over the components; draws nothing."""
         codes = self.codebook.encode(semantics)
         agreement = (semantics * text_embedding(caption, self.dim)).mean(1)
         dot = (self.codebook.rank(agreement) * self.dot_buckets).long()
@@ -146,7 +146,7 @@ class AutoregressivePrior(Prior):
         self, caption: Float[Tensor, "b n c"], seeds: Sequence[int], guidance: float, progress: Progress
     ) -> Float[Tensor, "b d"]:
         """Draws a dot product, then one component after the other; w l(caption) + (1 - w) l(nothing) are the logits."""
-        # one number in [0, 1) for each choice, whose place in the cumulative distribution is what is chosen
+        # one number in [0, 1) per choice, for inverse transform sampling
         chance = torch.stack([_uniform(seed, self.dimensions + 1) for seed in seeds])
         agreed = torch.lerp(torch.full_like(chance[:, 0], self.percentile), torch.ones_like(chance[:, 0]), chance[:, 0])
         b, k = len(caption), 1 if guidance == 1 else 2

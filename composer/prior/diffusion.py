@@ -23,7 +23,7 @@ class DiffusionPrior(Prior):
 
     The sequence is: the caption's words, the text embedding, the noise level, the noised image embedding, and a final
     query, whose output is the estimate of the embedding itself: L = |f(z + sigma noise, sigma, caption) - z|^2. As it
-    is causal, words and text are read once a sampling and not once a step.
+    is causal, words and text are read once per sampling, not once per step.
 
     Noise is sigma (see `composer.diffusion.denoiser`); the network sees the noised embedding scaled to unit variance
     and the level as the cosine schedule's time. Where the paper takes 64 steps of Analytic-DPM, this takes
@@ -44,12 +44,12 @@ class DiffusionPrior(Prior):
         length: See `Prior`.
         guidance: See `Prior`.
         noise: Distribution of the noise levels of training; None is the paper's cosine schedule.
-        steps: Steps of a sampling.
-        candidates: Embeddings that are drawn for each that is given: the one with the largest dot product with the text
-            embedding is kept. 2 in the paper.
+        steps: Sampling steps.
+        candidates: Embeddings drawn per result: the one with the largest dot product with the text embedding is kept. 2
+            in the paper.
         linear: Whether the network corrects the best linear estimate; False predicts the embedding as in the paper.
-        noises: Noised embeddings, each at its own level, that training makes of every row. The caption is read once for
-            all of them, and it is by far the longest part of the sequence. 1 in the paper.
+        noises: Noised embeddings per row of training, each at its own level. The caption, by far the longest part of
+            the sequence, is read once for all of them. 1 in the paper.
     """
 
     def __init__(
@@ -102,13 +102,13 @@ class DiffusionPrior(Prior):
         caption: Float[Tensor, "b n c"],
         keep: Bool[Tensor, " b"],
     ) -> Float[Tensor, "b k d"]:
-        """Estimates the clean embedding, for k noised ones a row that know nothing of each other.
+        """Estimates the clean embedding, for k noised ones per row that do not see each other.
 
         Args:
             z: Noised embeddings, z + sigma * noise.
             sigma: Noise levels.
             caption: Encoded captions.
-            keep: False where a row goes without its text.
+            keep: False where a row has no text.
         """
         tokens, real = self.captions(caption, keep)
         k, beside = z.shape[1], torch.zeros(tokens.shape[1], dtype=torch.long, device=z.device)
@@ -176,7 +176,7 @@ class DiffusionPrior(Prior):
         """The guided estimate as a sampler takes it; the captions are read here, once.
 
         Args:
-            caption: Encoded captions, one a row of what will be denoised.
+            caption: Encoded captions, one per row of what will be denoised.
             guidance: Weight w of w f(z, caption) + (1 - w) f(z, nothing).
         """
         b, k = len(caption), 1 if guidance == 1 else 2
@@ -203,7 +203,7 @@ class DiffusionPrior(Prior):
     def draw(
         self, caption: Float[Tensor, "b n c"], seeds: Sequence[int], guidance: float, progress: Progress
     ) -> Float[Tensor, "b d"]:
-        """Draws `candidates` embeddings a row and keeps the one that agrees best with the text."""
+        """Draws `candidates` embeddings per row and keeps the one that agrees best with the text."""
         more = [draw_number(torch.tensor(seeds), STREAM + i, 1 << 62).tolist() for i in range(1, self.candidates)]
         fresh = [seed for group in (seeds, *more) for seed in group]
         sigmas = cosine_sigmas(self.steps)

@@ -53,7 +53,7 @@ def export_prior(
         raise ValueError(f"a prior has no {', '.join(foreign)}; it has guidance and, if by diffusion, steps")
     decomposers = config["data"]["decomposers"]
     if missing := {TEXT, SEMANTICS} - decomposers.keys():
-        raise ValueError(f"the checkpoint's configuration is that of no prior: no decomposer {', '.join(missing)}")
+        raise ValueError(f"the checkpoint is not of a prior: its configuration has no decomposer {', '.join(missing)}")
     trained = config["model"]["init_args"]["prior"]
     trained = {"file": PRIOR_FILE, **trained, "init_args": {**(trained.get("init_args") or {}), **sampling}}
     made = {"name": name, "priors": [trained], "decomposers": {key: decomposers[key] for key in (TEXT, SEMANTICS)}}

@@ -44,7 +44,7 @@ class Gaussian(nn.Module):
         return bool((self.variance > 0).any())
 
     def adopt(self, found: Mapping[str, Tensor]) -> None:
-        """Takes over what `composer.prior.pca.fit` found.
+        """Takes over what `composer.prior.pca.fit_pca` found.
 
         Raises:
             ValueError: It was found on embeddings of another width, or is something else.

@@ -29,8 +29,8 @@ class Prior(nn.Module, Buildable, ABC):
     """p(semantics | caption): draws CLIP image embeddings that go with a caption (unCLIP, section 2.2).
 
     A caption arrives as the same CLIP encodes it: a sequence of words, then the sentence's embedding, its first `dim`
-    channels; the last channel is 1 where an entry is real. A row that was dropped and one without a caption are the
-    same. Embeddings are of unit length times sqrt(dim), those of images and of texts.
+    channels; the last channel is 1 where an entry is real. A dropped row and one without a caption are the same.
+    Embeddings of images and of texts have length sqrt(dim).
 
     Args:
         dim: Width of CLIP's embeddings.
@@ -38,11 +38,11 @@ class Prior(nn.Module, Buildable, ABC):
         width: Channels of the transformer.
         layers: Number of its blocks.
         heads: Attention heads of a block.
-        length: The most words of a caption.
+        length: Maximum number of words of a caption.
         guidance: Weight of classifier-free guidance while sampling; 1 is none.
 
     Attributes:
-        encode: Encodes captions, once `reads` has said how.
+        encode: Encodes captions; set by `reads`.
         spec: The configuration that it was loaded from.
         sha256: Names the exact state that was loaded; empty for a prior that was never saved.
     """
@@ -75,7 +75,7 @@ class Prior(nn.Module, Buildable, ABC):
         keep: Bool[Tensor, " b"],
         generator: torch.Generator,
     ) -> Float[Tensor, " b"]:
-        """What training makes small, a row each.
+        """The training loss, per row.
 
         Args:
             semantics: Image embeddings.
@@ -92,7 +92,7 @@ class Prior(nn.Module, Buildable, ABC):
         guidance: float,
         progress: Progress,
     ) -> Float[Tensor, "b d"]:
-        """Draws one embedding for each encoded caption, from its own seed; the length is still free."""
+        """Draws one embedding per encoded caption, each from its own seed, not normalised yet."""
 
     def adopt(self, statistics: Mapping[str, Tensor]) -> None:
         """Takes over what was measured on the training data before the training.
@@ -123,8 +123,8 @@ class Prior(nn.Module, Buildable, ABC):
 
         Args:
             captions: What the images are to show; "" asks for anything.
-            n: Embeddings a caption.
-            seeds: One a row; a row depends on its caption and its seed alone. None counts from 0.
+            n: Embeddings per caption.
+            seeds: One per row; a row depends on its caption and its seed alone. None counts from 0.
             guidance: Weight of classifier-free guidance; None is the prior's own.
             progress: Wraps the steps.
 
@@ -138,11 +138,11 @@ class Prior(nn.Module, Buildable, ABC):
         seeds = range(rows) if seeds is None else seeds
         if isinstance(captions, str) or not rows or len(seeds) != rows:
             raise ValueError(
-                f"expected a list of captions, n of at least 1 and {rows} seeds (one a row), found {captions!r}, {n} "
+                f"expected a list of captions, n of at least 1 and {rows} seeds (one per row), found {captions!r}, {n} "
                 f"and {len(seeds)} seeds"
             )
         if self.encode is None:
-            raise ValueError("this prior cannot read captions: load it with Prior.load, or tell it by prior.reads(...)")
+            raise ValueError("this prior has no caption encoder: use Prior.load, or set one by prior.reads(...)")
         self.check_ready()
         weight = next(self.parameters())
         caption = self.encode({"caption": list(captions)}).to(weight).repeat_interleave(n, dim=0)
@@ -172,7 +172,7 @@ class Prior(nn.Module, Buildable, ABC):
         Args:
             folder: The prior's folder, its name, or ``owner/name@revision`` on the Hugging Face hub.
             plugins: Modules that the user trusts.
-            network: A prior of the hub, and weights of others that it names, may be fetched where they are not on this
+            network: Whether a prior of the hub, and weights that it names, may be downloaded if they are not on this
                 machine yet.
 
         Raises:
@@ -235,7 +235,7 @@ class Prior(nn.Module, Buildable, ABC):
             ValueError: Its configuration does not say.
         """
         if SEMANTICS not in self.spec["decomposers"]:
-            raise ValueError(f"this prior has no decomposer {SEMANTICS}: it does not say what read its images")
+            raise ValueError(f"this prior's configuration has no decomposer {SEMANTICS}, which read its images")
         with fetching(self._network):
             reader = build(self.spec["decomposers"][SEMANTICS], Decomposer, plugins, self._folder)
         return reader.eval().requires_grad_(False)
@@ -244,13 +244,13 @@ class Prior(nn.Module, Buildable, ABC):
 class CaptionTokens(nn.Module):
     """The first tokens of a prior's sequence: a caption's words, then the text embedding.
 
-    Words stand at the sequence's begin, so that positions which no caption of a batch uses can be left out.
+    Words come first in the sequence, so that positions that no caption of a batch uses can be left out.
 
     Args:
         dim: Width of CLIP's embeddings.
         caption_dim: Channels of an encoded caption, without the mask.
         width: Channels of a token.
-        length: The most words.
+        length: Maximum number of words.
     """
 
     def __init__(self, dim: int, caption_dim: int, width: int, length: int):

@@ -1,4 +1,4 @@
-"""Principal components of image embeddings, and the code that they are when cut into buckets."""
+"""Principal components of image embeddings, and embeddings as codes of quantised components."""
 
 from collections.abc import Mapping
 
@@ -17,17 +17,17 @@ def fit_pca(semantics: Float[Tensor, "n d"], text: Float[Tensor, "n d"]) -> dict
     """Finds the principal components of image embeddings, and how these agree with their captions.
 
     Args:
-        semantics: Image embeddings, one an image.
+        semantics: Image embeddings, one per image.
         text: Text embeddings of the same images' captions.
 
     Returns:
-        ``mean`` (d,), ``components`` (d d), one a row, in order of falling variance; ``variance`` (d,); ``low`` and
+        ``mean`` (d,), ``components`` (d d), one per row, by decreasing variance; ``variance`` (d,); ``low`` and
         ``high`` (d,), the range of each component; ``dots``, quantiles of the cosine of image and text embedding;
         ``text_mean`` (d,) and ``regression`` (d d), for the best linear estimate mean + (text - text_mean) @
         regression, and ``rest_components`` and ``rest_variance`` of what it leaves.
 
     Raises:
-        ValueError: There are too few rows to know anything.
+        ValueError: There are too few rows.
     """
     n, d = semantics.shape
     if n <= d:
@@ -56,7 +56,7 @@ def fit_pca(semantics: Float[Tensor, "n d"], text: Float[Tensor, "n d"]) -> dict
 
 
 def _principal(centred: Float[Tensor, "n d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
-    """Variances, falling, and components, one a row: of either sign, that whose largest number is positive."""
+    """Variances, decreasing, and components, one per row, signed so that the largest number is positive."""
     variance, components = torch.linalg.eigh(centred.T @ centred / len(centred))
     components = components.T.flip(0)
     return variance.flip(0).clamp(min=0), components * components.gather(1, components.abs().argmax(1, True)).sign()
@@ -74,7 +74,7 @@ def dimensions_for(variance: Float[Tensor, " d"], share: float) -> int:
     """How many of the leading components keep a share of the variance.
 
     Args:
-        variance: Of each component, falling.
+        variance: Of each component, decreasing.
         share: In (0, 1], such as 0.99.
     """
     exact = to_float64(variance)
@@ -99,12 +99,12 @@ def take_over(module: nn.Module, found: Mapping[str, Tensor], dim: int) -> None:
 
 
 class Codebook(nn.Module):
-    """Turns embeddings into integers and back: one a component, each component's range cut into equal buckets.
+    """Quantises embeddings: one integer per component, each component's range cut into equal buckets.
 
     Args:
         dim: Width of the embeddings.
         dimensions: Leading components that are kept; 319 of 1024 in the paper.
-        buckets: Buckets a component; 1,024 in the paper.
+        buckets: Buckets per component; 1,024 in the paper.
     """
 
     mean: Tensor
@@ -136,11 +136,11 @@ class Codebook(nn.Module):
 
     @property
     def fitted(self) -> bool:
-        """Whether there is anything to code with."""
+        """Whether principal components are known."""
         return bool((self.high > self.low).all())
 
     def encode(self, semantics: Float[Tensor, "b d"]) -> Int[Tensor, "b k"]:
-        """The bucket of each component; what lies beyond the range that was seen goes to the outermost."""
+        """The bucket of each component; values outside the training's range go to the outermost."""
         share = ((semantics.float() - self.mean) @ self.components.T - self.low) / (self.high - self.low)
         return (share * self.buckets).floor().long().clamp(0, self.buckets - 1)
 

@@ -1,4 +1,4 @@
-"""Priors that a person names: loaded for a model, and their principal components."""
+"""Loads priors that a person names, for a model, and their principal components."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ def require_caption(cascade: Cascade, given: Collection[str]) -> None:
     if "caption" not in given or SEMANTICS in given:
         raise ValueError("--prior draws the semantics of a --caption: give a caption, and no --semantics beside it")
     if not {"caption", SEMANTICS} <= set(cascade.names):
-        raise ValueError(f"--prior wants a model that reads semantics; this one reads {', '.join(cascade.names)}")
+        raise ValueError(f"--prior needs a model that reads semantics; this one reads {', '.join(cascade.names)}")
 
 
 def load_prior(cascade: Cascade, folder: str, plugins: Sequence[str], network: bool = False) -> Prior:

@@ -1,6 +1,8 @@
 from .papers import GLOBAL as GLOBAL
+from .papers import INVERSION_STEPS as INVERSION_STEPS
 from .papers import INVERTED as INVERTED
 from .papers import LOCAL as LOCAL
+from .papers import RECONFIGURATION_GUIDANCE as RECONFIGURATION_GUIDANCE
 from .papers import TOWARDS as TOWARDS
 from .papers import Labelled as Labelled
 from .papers import colorize as colorize

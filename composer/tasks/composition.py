@@ -1,4 +1,4 @@
-"""Compositions made of pictures and words."""
+"""Makes compositions of pictures and words."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,7 +25,7 @@ from composer.storage.files import require_utf8
 
 @dataclass(frozen=True)
 class Source:
-    """A picture to take from.
+    """A picture, and what the model reads from it.
 
     Attributes:
         image: (1 3 h w) in [-1, 1], at the size of the model's first stage.
@@ -46,7 +46,7 @@ class Source:
             cascade: The model that reads it.
             image: In [-1, 1], square, of any size.
             caption: What it shows, if known.
-            source: What a recipe says of where it came from.
+            source: Where it came from, for recipes.
         """
         small = resize(image, cascade.stages[0].size)
         batch: Batch = {"image": small[None].to(cascade.device)} | ({"caption": [caption]} if caption else {})
@@ -81,7 +81,7 @@ class Source:
         return self.has.pick(*names)
 
     def invert(self, cascade: Cascade, parts: Parts, steps: int, progress: Progress | None = None) -> InitialNoise:
-        """Finds the noise from which `parts` give the picture back, see `Cascade.invert`; each is found once."""
+        """Finds the noise from which `parts` reproduce the picture, see `Cascade.invert`; results are cached."""
         how = (cascade.identity, cascade.precision, cascade.device, steps)
         for known in self._inversions:
             same = known.how == how and known.parts.keys() == parts.keys()
@@ -106,7 +106,7 @@ def from_words(cascade: Cascade, name: str, words: str) -> Composition:
 
     Raises:
         KeyError: The model has no such condition.
-        ValueError: It is not given by words, or these do not say it.
+        ValueError: It cannot be given by words, or not by these.
     """
     require(cascade, name)
     require_utf8(words)
@@ -167,7 +167,7 @@ def preview(
 
 
 def require(cascade: Cascade, *names: str, task: str = "this") -> None:
-    """Refuses a task that the model lacks conditions for.
+    """Makes sure that a model has the conditions that a task needs.
 
     Raises:
         KeyError: Names the ones that are missing, and what the model has.
@@ -186,12 +186,12 @@ def of_kind(cascade: Cascade, *kinds: Kind) -> list[str]:
 
 
 def resolve_names(cascade: Cascade, names: Sequence[str], task: str = "this") -> list[str]:
-    """Names of conditions, in which a kind stands for all that the model has of it.
+    """Resolves names of conditions; a kind stands for all conditions of that kind that the model has.
 
     Args:
         cascade: The model.
         names: Names and kinds; a word that is both is the model's name, unless it is a `Kind` itself.
-        task: Who asks, for the error.
+        task: The task, for the error.
 
     Raises:
         KeyError: The model has none of all these kinds.

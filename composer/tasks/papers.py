@@ -22,11 +22,14 @@ from composer.names import LOCAL as LOCAL
 from composer.prior import Prior
 from composer.tasks.composition import Composition, Source, from_words, interpolate, of_kind, require, resolve_names
 
-INVERTED = 50
+INVERSION_STEPS = 50
 """Steps of an inversion and of the drawing that follows; on the shipped model they give an image back to 60 dB."""
 
-TOWARDS = 2.0
-"""Guidance of a reconfiguration, from what was to what is to be; much more burns what is new into strong colours."""
+RECONFIGURATION_GUIDANCE = 2.0
+"""Guidance of a reconfiguration, from the old conditions to the new ones; much more oversaturates colours."""
+
+INVERTED, TOWARDS = INVERSION_STEPS, RECONFIGURATION_GUIDANCE
+"""Their names before 0.3."""
 
 Labelled = list[tuple[str, Composition]]
 
@@ -67,7 +70,7 @@ def variations(
     source: Source,
     keep: Sequence[str] = ("semantics",),
     eta: float | None = None,
-    steps: int = INVERTED,
+    steps: int = INVERSION_STEPS,
     progress: Progress | None = None,
 ) -> Composition:
     """Draws a picture's variations: what is kept of it stays, the rest is new (Composer, section 3.2).
@@ -103,7 +106,7 @@ def interpolations(
     between: Sequence[str] = (Kind.APPEARANCE,),
     keep: Sequence[str] = (),
     latents: bool = False,
-    steps: int = INVERTED,
+    steps: int = INVERSION_STEPS,
     progress: Progress | None = None,
 ) -> Labelled:
     """Goes from one picture to another in evenly spaced steps (Composer, section 3.2; DALL-E 2, section 3.2).
@@ -145,7 +148,7 @@ def reconfigure(
     source: Source,
     changed: Composition,
     keep: Sequence[str] | None = None,
-    steps: int = INVERTED,
+    steps: int = INVERSION_STEPS,
     progress: Progress | None = None,
 ) -> Composition:
     """Changes some representations of a picture and keeps the picture otherwise (Composer, section 3.4, eq. 3).
@@ -168,7 +171,7 @@ def reconfigure(
     kept = source.pick(*staying)
     before = kept | source.pick(*(name for name in changed.parts if name in known))
     noise = source.invert(cascade, before.parts, steps, progress)
-    options = SampleOptions(sampler="heun", steps=steps, guidance=TOWARDS)
+    options = SampleOptions(sampler="heun", steps=steps, guidance=RECONFIGURATION_GUIDANCE)
     return replace(kept | changed, start=noise, away=before.parts, options=options)
 
 
@@ -177,7 +180,7 @@ def translate(
     source: Source,
     caption: str,
     keep: Sequence[str] | None = LAYOUT,
-    steps: int = INVERTED,
+    steps: int = INVERSION_STEPS,
     progress: Progress | None = None,
 ) -> Composition:
     """Makes a picture show what a caption says: image translation, a reconfiguration (Composer, section 3.4).
@@ -194,7 +197,7 @@ def pose_transfer(
     pose: Source,
     keep: Sequence[str] = (Kind.APPEARANCE,),
     take: Sequence[str] = (Kind.SEGMENTATION,),
-    steps: int = INVERTED,
+    steps: int = INVERSION_STEPS,
     progress: Progress | None = None,
 ) -> Composition:
     """Gives a picture's things the shapes of another one's (Composer, section 3.4): a reconfiguration.
@@ -288,7 +291,7 @@ def text_difference(
     after: str,
     shares: Sequence[float],
     keep: Sequence[str] = (),
-    steps: int = INVERTED,
+    steps: int = INVERSION_STEPS,
     progress: Progress | None = None,
 ) -> Labelled:
     """Turns a picture's semantics towards the difference of two captions (DALL-E 2, section 3.3).

@@ -1,4 +1,4 @@
-"""What a picture carries so that it can be made again: seed, settings, versions, and the representations themselves."""
+"""Recipes, from which pictures can be drawn again: seed, settings, versions, and the representations themselves."""
 
 import base64
 import math
@@ -31,19 +31,19 @@ MAX_BYTES = 64_000_000
 def recipe(
     cascade: Cascade, composition: Composition, seed: int, options: SampleOptions | None = None
 ) -> dict[str, Any]:
-    """Writes down how one picture came about, in plain JSON values; hashes, names and texts, never paths.
+    """Records how one picture was drawn, in plain JSON values; hashes, names and texts, never paths.
 
     Args:
         cascade: The model that drew it.
         composition: What it was drawn from, resolved and of one row.
         seed: Its seed.
-        options: What `Cascade.sample` was told besides.
+        options: The options of `Cascade.sample`.
     """
     return cascade.origin(composition, [seed], options).recipe()
 
 
 def changes_since(cascade: Cascade, found: Mapping[str, Any]) -> list[str]:
-    """What is not as it was when a recipe's picture was drawn, so that its values may differ; a phrase each."""
+    """Lists what has changed since a recipe's picture was drawn, so that its values may differ; one phrase each."""
     written = found.get("versions")
     then = {**(written if isinstance(written, Mapping) else {}), "device": found.get("device")}
     now = {**versions(), "device": cascade.device.type}
@@ -55,7 +55,7 @@ def changes_since(cascade: Cascade, found: Mapping[str, Any]) -> list[str]:
 
 
 def unpack(text: str) -> Parts:
-    """Takes `pack` back. The text is a stranger's: it can hold tensors and nothing else.
+    """Reverses `pack`. The text is not trusted: it can hold tensors and nothing else.
 
     Raises:
         ValueError: It is damaged, or would unpack to more than `MAX_BYTES`.
@@ -142,7 +142,7 @@ def check_model(found: Mapping[str, Any], sha256: str) -> None:
     model = found.get("model")
     named = model.get("sha256") if isinstance(model, Mapping) else None
     if not (isinstance(model, Mapping) and isinstance(named, str)):
-        raise ValueError("the recipe is not whole, or of another version: it names no model")
+        raise ValueError("the recipe is incomplete or of another version: it names no model")
     if named != sha256:
         raise ValueError(
             f"the picture was drawn by the model {printable(str(model.get('name'))[:80])!r} with SHA-256 "
@@ -169,7 +169,7 @@ class _Tensors(dict[str, Tensor]):
             ValueError: There is none of that name, or it is another.
         """
         if key not in self:
-            raise ValueError(f"the recipe is not whole: it names the tensor {printable(key)}, which it does not hold")
+            raise ValueError(f"the recipe is incomplete: it names the tensor {printable(key)}, which it does not hold")
         value = self[key]
         if value.ndim < 2 or len(value) != 1 or value.is_complex() or not bool(value.isfinite().all()):
             raise ValueError(
@@ -206,7 +206,7 @@ class _Tensors(dict[str, Tensor]):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a recipe may ask for; a person who knows better says so.
+    """What a recipe may ask for, unless a person allows more.
 
     Attributes:
         side: Of the picture, in pixels.
@@ -256,7 +256,7 @@ def _check_limits(cascade: Cascade, composition: Composition, options: SampleOpt
 
 
 def _check_fit(cascade: Cascade, composition: Composition) -> None:
-    """Tries what a recipe holds on the conditions that are to read it: their own checks say little of foreign shapes.
+    """Runs the model's conditions on a recipe's representations, whose shapes are not trusted.
 
     Raises:
         ValueError: Something does not fit.
@@ -290,7 +290,7 @@ def draw_recipe(
         limited: Refuse what asks for more than `LIMITS`.
 
     Returns:
-        (1 3 h w) in [-1, 1], of an edit what `Frame.paste` takes.
+        (1 3 h w) in [-1, 1]; for an edit, what `Frame.paste` takes.
 
     Raises:
         ValueError: The recipe is another model's, was drawn away from another model, or is not whole.

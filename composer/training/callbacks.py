@@ -213,7 +213,7 @@ class Checkpoints(Checkpoint):
         self._signal = number
 
     def _fall_silent(self) -> None:
-        """Gives up on a terminal that was closed and on pipes, which end with it: the next word would be an error."""
+        """Stops writing to a terminal that was closed and to pipes, which end with it: the next write would fail."""
         for handle in (1, 2):
             closed = handle in self._terminals and not os.isatty(handle)
             if closed or stat.S_ISFIFO(os.fstat(handle).st_mode):

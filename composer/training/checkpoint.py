@@ -40,7 +40,7 @@ def save(checkpoint: Mapping[str, Any], path: Path, keep: Path | None = None) ->
     Args:
         checkpoint: Tensors and plain values.
         path: The file.
-        keep: Where to keep the checkpoint that stood at `path`, in the same folder; None lets it go.
+        keep: Where to keep the checkpoint that was at `path`, in the same folder; None replaces it.
 
     Raises:
         FloatingPointError: A weight, its average or a moment of the optimiser is not finite.

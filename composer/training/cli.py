@@ -193,7 +193,7 @@ class Configuration(TrainingCLI):
         super().__init__(words, plugins, run=False)
 
     def instantiate_classes(self) -> None:
-        """Leaves it at the configuration."""
+        """Builds nothing."""
 
     def after_instantiate_classes(self) -> None:
         """Nothing is trained."""

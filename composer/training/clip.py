@@ -1,4 +1,4 @@
-"""Trains a small CLIP from nothing, so that semantics and agreement with a caption need no download."""
+"""Trains a small CLIP from scratch, so that semantics and agreement with a caption need no download."""
 
 import math
 import time
@@ -51,7 +51,7 @@ class ClipTraining(SafeTraining):
             trains them by AdamW as well.
         warmup: Steps of the warm-up, of both rates.
         scale: Inverse temperature at the start; CLIP's is 1 / 0.07. Its logarithm is learnt, but moves by about a
-            learning rate a step, and swaps want a high one.
+            learning rate per step, and swaps need a high one.
         weight_decay: AdamW's weight decay, of matrices alone.
         shift: Images move by up to so many pixels in either direction, their edges repeated.
         noise: Largest standard deviation of the noise on images, in image units (the range is 2).
@@ -80,7 +80,7 @@ class ClipTraining(SafeTraining):
         self.network = CLIP(embed_dim, *towers, init_logit_scale=math.log(scale)).to(memory_format=torch.channels_last)
         self.image_size = vision.image_size
         self.architecture = {"embed_dim": embed_dim, "vision_cfg": _changed(vision), "text_cfg": _changed(text)}
-        self.words = locate(words, wanted="a text file with one word a line", who="ClipTraining")
+        self.words = locate(words, wanted="a text file with one word per line", who="ClipTraining")
         self.learning_rate, self.muon_rate = learning_rate, muon_rate
         self.warmup, self.weight_decay = warmup, weight_decay
         self.shift, self.noise, self.out = shift, noise, out
@@ -250,7 +250,7 @@ A small CLIP (Radford et al. 2021) for pictures of {size} pixels a side, in open
 of `words.txt` and nothing else of the world.
 
 {millions:.2f} million parameters, stored in {stored}.
-Trained from nothing on {images:,} rendered Scenes (split `train`) in {steps:,} steps of {batch}, {minutes:.0f} minutes
+Trained from scratch on {images:,} rendered Scenes (split `train`) in {steps:,} steps of {batch}, {minutes:.0f} minutes
 on one {device}, by `composer fit`.
 
 How often the right one of {gallery} is found, on the {count:,} Scenes of the validation (split `val`):

@@ -1,4 +1,4 @@
-"""Says in a line or two what is wrong in a training's configuration, where jsonargparse needs seventy."""
+"""Explains in one or two lines what is wrong in a training's configuration, where jsonargparse needs seventy."""
 
 import inspect
 import re

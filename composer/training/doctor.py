@@ -1,4 +1,4 @@
-"""What a training needs, before it is begun: parameters, FLOPs, memory of a device, decomposers, disk."""
+"""Estimates what a training needs before it starts: parameters, FLOPs, memory of a device, decomposers, disk."""
 
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -104,9 +104,9 @@ class Disk:
     Attributes:
         folder: The run's.
         checkpoint: Bytes of one.
-        most: The most that lie there at once; None where a run without end keeps ever more.
-        present: Bytes of those of this run that lie there already.
-        free: Bytes that are free.
+        most: The largest number at any moment; None where a run without end keeps more and more.
+        present: Bytes of this run's existing ones.
+        free: Free bytes.
     """
 
     folder: str
@@ -117,7 +117,7 @@ class Disk:
 
     @property
     def needed(self) -> int:
-        """Bytes that the checkpoints to come take; of a run without end, the last two and the next one."""
+        """Bytes that further checkpoints take; of a run without end, the last two and the next one."""
         return max(0, (self.most or AT_ONCE) * self.checkpoint - self.present)
 
     @property
@@ -135,12 +135,12 @@ class TrainingNeeds:
         trainable: Parameters that training changes.
         size: Side of the images that the stage samples, in pixels.
         side: Side of those that it trains on.
-        batch: Images a batch and device.
-        accumulate: Batches a step.
+        batch: Images per batch and device.
+        accumulate: Batches per step.
         precision: Of the training, as the trainer names it.
         device: Whose rules of mixed precision apply.
         configured: What training takes as the stage was built.
-        otherwise: The same with checkpointing if there is none, and without if there is.
+        otherwise: The same with checkpointing switched.
         sampling: What sampling an image takes.
         decomposers: What each decomposer of the training costs, which the figures above leave out.
         decomposer_weights: Bytes of the weights of those that were counted, shared ones once.
@@ -178,7 +178,7 @@ class TrainingNeeds:
 
 
 RUNS = 9
-"""Runs on the meta device that `estimate_needs` makes at the most."""
+"""The largest number of runs on the meta device that `estimate_needs` makes."""
 
 
 def estimate_needs(
@@ -193,19 +193,19 @@ def estimate_needs(
     guided: bool = True,
     progress: Callable[[], object] = lambda: None,
 ) -> TrainingNeeds:
-    """Examines a stage that was built on the meta device.
+    """Estimates the needs of a stage that was built on the meta device.
 
     Args:
         denoiser: The stage's.
         conditions: The stage's.
         size: Side of the images that it samples, in pixels.
         side: Side of those that it trains on.
-        batch: Images a batch and device.
-        accumulate: Batches a step.
+        batch: Images per batch and device.
+        accumulate: Batches per step.
         precision: Of the training, as the trainer names it.
         device: Whose rules of mixed precision apply.
         guided: Whether sampling is guided, which doubles its rows.
-        progress: Called after each run, of which there are `RUNS` at the most.
+        progress: Called after each of at most `RUNS` runs.
 
     Raises:
         ValueError: `batch` is not positive, or `precision` is none of `PRECISIONS`.
@@ -257,12 +257,12 @@ def estimate_training_needs(
     device: Device = "cuda",
     progress: Callable[[], object] = lambda: None,
 ) -> TrainingNeeds:
-    """Examines a training's configuration: its stage, its decomposers as far as they are here, its checkpoints.
+    """Estimates a training's needs: its stage, its decomposers as far as they are here, its checkpoints.
 
     Args:
         words: Of the training's command line: ``-c FILE`` and what it changes.
         plugins: Modules that the user trusts.
-        batch: Images a batch and device; None for the configuration's.
+        batch: Images per batch and device; None for the configuration's.
         device: Whose rules of mixed precision apply.
         progress: Called after each of at most `RUNS` runs, and once when the decomposers are measured.
 
@@ -303,7 +303,7 @@ def disk_of(folder: Path, checkpoint: int, most: int | None) -> Disk:
     Args:
         folder: The run's.
         checkpoint: Bytes of one.
-        most: The most that lie there at once; None for no bound.
+        most: The largest number at any moment; None for no bound.
     """
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     present = sum(file.stat().st_size for file in (folder / "checkpoints").glob("*.ckpt"))

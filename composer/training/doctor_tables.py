@@ -23,7 +23,7 @@ MEMORY_ROWS = {
 
 
 def make_tables(report: TrainingNeeds) -> Iterator[rich.table.Table | Text]:
-    """Says it all in tables for a terminal, with a warning where the disk is too small."""
+    """Makes tables for a terminal, with a warning where the disk is too small."""
     yield _parameters(report).rich()
     yield _flops(report).rich()
     yield _memory(report).rich()
@@ -82,16 +82,16 @@ def _decomposers(report: TrainingNeeds) -> Table:
         flops = "?" if cost.flops is None else _rounded(cost.flops / 1e9)
         rows.append((name, parameters, weights, flops, cost.remark))
     total = ("counted, shared weights once", "", _gigabytes(report.decomposer_weights), "", "")
-    head = ("decomposer (beside the memory above)", "parameters", "GB of weights", "billion FLOPs an image", "")
+    head = ("decomposer (beside the memory above)", "parameters", "GB of weights", "billion FLOPs per image", "")
     return Table(head, [*rows, total], bold=[len(rows)])
 
 
 def _disk(disk: Disk) -> Table:
-    count = "no bound: a run without end keeps ever more" if disk.most is None else str(disk.most)
+    count = "no bound: a run without end keeps more and more" if disk.most is None else str(disk.most)
     rows = [
         ("one checkpoint", _gigabytes(disk.checkpoint)),
         ("most checkpoints at once", count),
-        ("needed for those to come", _gigabytes(disk.needed)),
+        ("needed for further ones", _gigabytes(disk.needed)),
         (f"free in {disk.folder}", _gigabytes(disk.free)),
     ]
     return Table(("disk", "GB"), rows)

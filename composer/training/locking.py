@@ -20,12 +20,12 @@ LOCK = ".lock"
 def lock_folder(folder: Path) -> Iterator[None]:
     """Keeps other trainings out of a run's folder while the block runs.
 
-    The lock ends with the process, however that ends: what is left of the file after a kill holds nobody up. It works
+    The lock ends with the process, however that ends: a file left by a killed process blocks nobody. It works
     between processes of one machine, and on NFS between machines where the server passes locks on, as NFS 4 does.
     Where a file system has no locks, the training goes on with a warning.
 
     Args:
-        folder: The run's; it is made if it is missing, and goes again if it stays empty.
+        folder: The run's; it is made if it is missing, and removed again if it stays empty.
 
     Raises:
         BlockingIOError: A training of another process writes to the folder.

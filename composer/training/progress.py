@@ -39,7 +39,7 @@ def _say(trainer: L.Trainer, text: str) -> None:
 
 
 class Progress(ProgressBar):
-    """A bar with loss, images a second, the share of time spent waiting for the data loader, and the time left.
+    """A bar with loss, images per second, the share of time spent waiting for the data loader, and the time left.
 
     They are measured after steps 1, 3 and 10, then as often as metrics are logged. Where the output is no terminal, a
     line is printed each time. The time left is that of the steps alone, without validations.
@@ -52,7 +52,7 @@ class Progress(ProgressBar):
         self._task = rich.progress.TaskID(0)
         self._enabled = True
         self._start = 0
-        self._status, self._pace = "", 0.0  # as last measured; the latter in seconds a step
+        self._status, self._pace = "", 0.0  # as last measured; the latter in seconds per step
         self._reset(0)
 
     def _reset(self, step: int) -> None:

@@ -179,7 +179,7 @@ def describe(network: SceneReader, training: dict[str, Any]) -> str:
 Reads relative inverse depth, categories ({", ".join(CATEGORIES)}) and instance borders from a picture of 64 x
 64 pixels. `decomposers.SceneDepth` and `decomposers.SceneInstances` use it to measure what generated pictures hold.
 
-{millions:.2f} million parameters, stored in float16; trained from nothing on rendered Scenes (split `train`) for
+{millions:.2f} million parameters, stored in float16; trained from scratch on rendered Scenes (split `train`) for
 {training["steps"]} steps, {training["pictures"]} pictures, {training["minutes"]} minutes on a {training["device"]} by
 
     composer fit -c configs/scenes_reader.yaml

@@ -16,7 +16,7 @@ class ReaderLoss:
 
     Args:
         readers: Name of a condition -> what reads it from the estimate. They are frozen, and no part of the model.
-        weights: Name -> what its loss weighs beside the denoiser's own; 1 where it is missing.
+        weights: Name -> weight of its loss relative to the denoiser's own; 1 where it is missing.
         below: Noise level under which a row's estimate is read.
 
     Raises:

@@ -56,7 +56,7 @@ class SafeTraining(L.LightningModule):
     ) -> None:
         """Clips the norm of all gradients, and skips the step if it is not finite.
 
-        Ranks agree on this without a word: the gradients are already averaged over them.
+        Ranks agree on this without communication: the gradients are already averaged over them.
 
         Raises:
             FloatingPointError: So many steps in a row were skipped that the training has diverged.

@@ -36,7 +36,7 @@ class SampleGrid(L.Callback):
         steps: Steps of DPM-Solver++(2M).
         guidance: Weight of classifier-free guidance; 1 is none.
         percentile: Of dynamic thresholding (see `threshold`); None clips.
-        prompts: Captions to draw from alone, a further row each; sample k has the seed k.
+        prompts: Captions to draw from alone, one further row per caption; sample k has the seed k.
 
     Raises:
         ValueError: A number is below 1; or, once the training is set up, the model cannot draw from captions alone.

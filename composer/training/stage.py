@@ -118,7 +118,7 @@ class StageTraining(SafeTraining):
         self.muon_rate = muon_rate
         self.schedule, self.seed = Schedule(warmup_steps, decay_steps), seed
         self._origin = ""
-        self._sums = torch.zeros(2, 1 + len(conditions))  # since the last log: losses, rows; in all, then by condition
+        self._sums = torch.zeros(2, 1 + len(conditions))  # since the last log: losses, rows; all, then by condition
         self._validated = 0
 
     def setup(self, stage: str) -> None:
@@ -136,7 +136,7 @@ class StageTraining(SafeTraining):
             self._origin = f"starting from {file} of {self.start_from}{added}"
 
     def on_train_start(self) -> None:
-        """Says what the weights were begun with, unless the training is resumed."""
+        """Says what weights the training starts from, unless it is resumed."""
         if self._origin and self.trainer.global_step == 0 and self.trainer.is_global_zero:
             note(self._origin)
 
@@ -180,7 +180,7 @@ class StageTraining(SafeTraining):
         return {name: missing for name in self.conditions if name not in reps} | known
 
     def _sigma(self, u: Float[Tensor, " b"], keep: Keep, reps: Representations) -> Float[Tensor, " b"]:
-        """The noise levels that training gives to shares `u` of the draws, row by row."""
+        """The noise levels of training at quantiles `u`, row by row."""
         sigma = self.denoiser.quantile(u).to(self.device)
         if self.noise_without_maps is None:
             return sigma

@@ -179,7 +179,7 @@ Lists the things in a picture of Scenes of 64 x 64 pixels: shape, colour, size a
 pictures hold, and nothing reads or trains with it: it is another network than the reader (`../scenes_reader`), trained
 on scenes of another seed.
 
-{sum(p.numel() for p in network.parameters()) / 1e6:.2f} million parameters, stored in float16; trained from nothing for
+{sum(p.numel() for p in network.parameters()) / 1e6:.2f} million parameters, stored in float16; trained from scratch for
 {training["steps"]} steps, {training["pictures"]} pictures, {training["minutes"]} minutes on a {training["device"]} by
 
     composer fit -c configs/scenes_judge.yaml

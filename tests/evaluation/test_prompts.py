@@ -382,7 +382,7 @@ def test_mistakes_are_explained(saved, folders, capsys, tmp_path):
         ((folders[0], "--metrics", "fid", *few), "weights-inception-2015-12-05-6726825d.pth"),
         ((saved, "--metrics", "clip", *few), "name the weights of a CLIP (--clip)"),
         ((saved, "--prompts", "asset:scenes_prompts.csv"), "name the weights of a CLIP (--clip)"),
-        ((saved, "--prompts", "asset:scenes_prompts.csv", "--clip", "asset:scenes_clip"), "wants a model that reads"),
+        ((saved, "--prompts", "asset:scenes_prompts.csv", "--clip", "asset:scenes_clip"), "needs a model that reads"),
         ((folders[0], "--prompts", tmp_path / "gone.csv"), "nothing lies at"),
     ]:
         assert run("evaluate", *args) == 1

@@ -17,7 +17,7 @@ from composer.storage.folder import STRANGERS_FILE
 from tests.conftest import SIZE
 
 OLD = Path(__file__).parents[1] / "data" / "before_rooms"
-NOTE = "chance is taken from 32 Scenes"
+NOTE = "chance is measured against 32 Scenes"
 
 
 @pytest.fixture

@@ -543,7 +543,7 @@ def test_words_matter_and_their_order(make):
 @KINDS
 def test_mistakes_are_explained(make):
     prior = make()
-    with pytest.raises(ValueError, match=r"4 seeds \(one a row\), found .* 2 and 1 seeds"):
+    with pytest.raises(ValueError, match=r"4 seeds \(one per row\), found .* 2 and 1 seeds"):
         prior.sample(["a", "b"], n=2, seeds=[0])
     with pytest.raises(ValueError, match="list of captions"):
         prior.sample("a red cube")

@@ -194,5 +194,5 @@ def test_scenes_are_chosen_by_their_number_of_things():
 
 
 def test_a_model_without_captions_is_refused(saved):
-    with pytest.raises(ValueError, match="counting things wants a model that reads captions; this one reads"):
+    with pytest.raises(ValueError, match="counting things needs a model that reads captions; this one reads"):
         counting.count_things(Cascade.load(saved), Judge(width=16), 1)

@@ -338,7 +338,7 @@ def test_weights_choose(eight, pair):
     ]:
         with pytest.raises(error, match=says):
             best_of(eight, asked, [0], n, weights)
-    with pytest.raises(ValueError, match="begin with one noise"):
+    with pytest.raises(ValueError, match="begin with the same noise"):
         best_of(
             eight,
             replace(asked, start=InitialNoise(torch.zeros(1, 3, SIZE, SIZE))),
