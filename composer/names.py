@@ -15,7 +15,7 @@ DEVICES = ("cuda", "mps", "cpu")
 SamplerName = Literal["euler", "heun", "dpmpp_2m", "ancestral"]
 """Functions of `composer.diffusion.samplers`."""
 
-CLOSED = "closed: 1 is a perfect match with what was asked, 0 is no better than chance"
+CLOSED = "closed: 1 is a perfect match, 0 is no better than chance"
 """What the figures that `evaluation.reading.Reading` gives mean, for people."""
 
 

@@ -28,7 +28,7 @@ def report(
 ) -> None:
     """Compare a picture with what its recipe asked for, condition by condition.
 
-    "closed" is 1 for a perfect match and 0 for no better than chance.
+    closed: 1 is a perfect match, 0 is no better than chance
 
     Args:
         picture: a PNG that carries its recipe

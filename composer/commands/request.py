@@ -40,8 +40,8 @@ class PictureOptions:
 
 @dataclass(frozen=True)
 class DrawingOptions:
-    """Drawing: prints how well each picture matches what was asked ("closed"): 1 is a perfect match, 0 is no better
-    than chance
+    """Drawing: prints how well each picture matches what was asked; closed: 1 is a perfect match, 0 is no better than
+    chance
 
     Attributes:
         seeds: one picture per seed, such as 0,1,2

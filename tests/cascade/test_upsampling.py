@@ -285,7 +285,7 @@ def test_assembled_from_parts(two, tmp_path, capsys):
     ("names", "says"),
     [
         (["up64={up}", "base={base}"], "cannot follow"),
-        (["base={base}", "base={up}"], "a name of its own"),
+        (["base={base}", "base={up}"], "a different name"),
         (["{base}"], "expected STAGE=MODEL"),
         (["base={base}", "up64={nothing}"], "expected a model folder"),
     ],

@@ -146,7 +146,7 @@ def test_clip_score_by_hand():
     images = picture([[255, 0, 0], [0, 255, 255], [0, 0, 255]])
     got = clip_score(images, ["red", "a green thing", "red"], Toy(), rows=2)
     assert torch.allclose(got, torch.tensor([100.0, 100 / 2**0.5, 0.0]), atol=1e-4)
-    with pytest.raises(ValueError, match="a caption an image"):
+    with pytest.raises(ValueError, match="one caption per image"):
         clip_score(images, ["red"], Toy())
     with pytest.raises(ValueError, match="ImagesOnly is none"):
         clip_score(images, ["red"] * 3, ImagesOnly())

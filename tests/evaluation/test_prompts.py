@@ -369,7 +369,7 @@ def test_the_command_measures_distributions(folders, tmp_path, capsys):
     assert found["distribution"]["fid"] > 0 and set(found["distribution"]["kid"]) == {"value", "spread"}
     assert set(found["distribution"]["clip"]) == {"score", "true", "another"}
     shown = capsys.readouterr().out
-    assert "| FID |" in shown and "wants many more images than the 156 features" in shown
+    assert "| FID |" in shown and "needs many more images than its 156 features" in shown
     metrics = ("--metrics", "adherence", "kid", "--features", "palette", "--alone")
     assert run("evaluate", folders[0], *metrics, *options) == 0
     found = json.loads((tmp_path / "t.json").read_text())
