@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from composer.decomposition import Batch, Decomposition
 from decomposers import Intensity, Mask, Palette, Sketch
 
+BATCHES = {64: 32, 256: 8}  # side of the photographs -> how many at once
 LIMIT = 241  # the stride that keeps a side below it, on both sides of the comparison
 
 
@@ -135,13 +136,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="file to write the numbers to")
     parser.add_argument("--rounds", type=int, default=10, help="rounds to take the best of")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[*BATCHES], choices=BATCHES, help="of the palette's")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
     table_s = first_use()
     results = {
-        "palette": {f"{side} px": compare_palettes(side, b, args.rounds) for side, b in ((64, 32), (256, 8))},
-        "decomposers": {"64 px": time_decomposers(64, 32, args.rounds)},
+        "palette": {f"{side} px": compare_palettes(side, BATCHES[side], args.rounds) for side in args.sizes},
+        "decomposers": {"64 px": time_decomposers(64, BATCHES[64], args.rounds)},
     }
     libraries = compare(args.rounds)
     show(results, table_s)

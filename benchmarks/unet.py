@@ -21,7 +21,6 @@ probed before every call.
 """
 
 import argparse
-import copy
 import importlib.util
 import json
 import platform
@@ -231,12 +230,16 @@ def run(net: nn.Module, inputs: tuple[Tensor, Tensor, Tensor], dtype: torch.dtyp
         net.zero_grad()
 
 
-def gigaflops(net: nn.Module, comparison: Comparison, direction: str) -> float:
-    """An image's, counted in fp32 with plain matrix products, which the counter sees, whatever kernel runs later."""
-    meta = torch.device("meta")
+def gigaflops(build: Callable[[], nn.Module], comparison: Comparison) -> dict[str, float]:
+    """An image's, by direction: fp32 with plain matrix products, which the counter sees, whatever kernel runs later."""
+    with torch.device("meta"):
+        net, inputs = build(), comparison.inputs(torch.device("meta"))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        run(copy.deepcopy(net).to(meta), comparison.inputs(meta), torch.float32, direction)
-    return counter.get_total_flops() / comparison.batch / 1e9
+        loss = net(*inputs).square().mean()
+        forward = counter.get_total_flops()
+        loss.backward()
+    counts = (forward, counter.get_total_flops())
+    return {d: count / comparison.batch / 1e9 for d, count in zip(DIRECTIONS, counts, strict=True)}
 
 
 def convolution_rate(dtype: torch.dtype, device: torch.device, b: int) -> float:
@@ -250,7 +253,7 @@ def convolution_rate(dtype: torch.dtype, device: torch.device, b: int) -> float:
 def measure(comparison: Comparison, rounds: int, device: torch.device) -> list[Row]:
     nets = {name: awake(build().to(device)) for name, build in comparison.networks.items()}
     inputs = comparison.inputs(device)
-    gflop = {(name, d): gigaflops(net, comparison, d) for name, net in nets.items() for d in DIRECTIONS}
+    gflop = {name: gigaflops(build, comparison) for name, build in comparison.networks.items()}
     taken, rates = defaultdict(list), defaultdict(list)
     for _ in track(range(rounds), f"rounds at {comparison.size} px"):
         for label, dtype in DTYPES.items():
@@ -273,8 +276,8 @@ def measure(comparison: Comparison, rounds: int, device: torch.device) -> list[R
                 "direction": direction,
                 "ms_per_image": round(1000 * s, 1),
                 "spread": round((max(times) - min(times)) / s, 2),
-                "gflop": round(gflop[name, direction], 1),
-                "share": round(gflop[name, direction] / s / statistics.median(rates[label]), 2),
+                "gflop": round(gflop[name][direction], 1),
+                "share": round(gflop[name][direction] / s / statistics.median(rates[label]), 2),
                 "speed_up": round(reference / s, 2),
             }
         )
