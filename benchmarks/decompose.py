@@ -13,6 +13,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +97,7 @@ def time_decomposers(side: int, b: int, rounds: int) -> dict[str, float]:
     batch: Batch = {"image": photographs(b, side) / 127.5 - 1, "seed": torch.arange(b)}
     each = {name: Decomposition({name: decomposer}) for name, decomposer in decomposers.items()}
     each["all together"] = Decomposition(decomposers)
-    return {name: milliseconds(lambda d=d: d(batch), rounds, 5) / b for name, d in each.items()}
+    return {name: milliseconds(partial(d, batch), rounds, 5) / b for name, d in each.items()}
 
 
 def first_use() -> float:

@@ -19,7 +19,8 @@ class Saturation(Decomposer):
         """Reads `batch["image"]`."""
         unit = (batch["image"] + 1) / 2
         high, low = unit.amax(1, keepdim=True), unit.amin(1, keepdim=True)
-        return (high - low) / high.clamp(min=1e-3)
+        saturation: Tensor = (high - low) / high.clamp(min=1e-3)
+        return saturation
 
     def preview(self, value: Tensor) -> Tensor:
         """Shows strong colours bright."""
