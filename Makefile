@@ -37,6 +37,8 @@ check: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	MYPYPATH=benchmarks $(VENV)/bin/mypy benchmarks
+	MYPYPATH=examples $(VENV)/bin/mypy examples
 
 bench: $(READY)
 	$(RUN) benchmarks/unet.py --json benchmarks/results/unet.json

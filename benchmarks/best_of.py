@@ -96,9 +96,10 @@ class Requests:
     def score(self, name: str, i: int, images: Tensor) -> Scores:
         """What the candidates close, each (candidates,), and the measures that no choice sees."""
         images = images.to(self.cascade.device)
-        found = Reading(self.cascade, images).closed(self.mixed(self.wanted, name).row(i))
+        reading = Reading(self.cascade, images)
+        found = reading.closed(self.mixed(self.wanted, name).row(i))
         truth = self.batch["instances"][i : i + 1, 0].round()
-        kinds = kinds_of(self.cascade.read({"image": images})["instances"][:, 0].round().cpu())
+        kinds = kinds_of(reading.parts(["instances"])["instances"][:, 0].round().cpu())
         found["kinds"] = agreement(kinds, kinds_of(truth))
         true = self.batch["image"]
         chance = torch.cat([true[:i], true[i + 1 :]]).sub(true[i]).abs().mean()

@@ -42,10 +42,10 @@ def told_apart(reader: Agreement, image: torch.Tensor, complete: float, seed: in
                 false.append(other)
                 owner.append(index)
                 kinds.append(number)
-    rows, kind = torch.tensor(owner), torch.tensor(kinds)
+    rows, numbers = torch.tensor(owner), torch.tensor(kinds)
     own = (image * reader({"caption": true})).sum(1)
     right = own[rows] > (image[rows] * reader({"caption": false})).sum(1)
-    found = {name: _share(right[kind == number], 0.5) for number, name in enumerate(KINDS)}
+    found = {name: _share(right[numbers == number], 0.5) for number, name in enumerate(KINDS)}
     several = rows.bincount(minlength=len(image))
     every = (~right).float().new_zeros(len(image)).index_add(0, rows, (~right).float()) == 0
     return found | {"all of them": _share(every, float((1 / (1 + several)).mean()))}

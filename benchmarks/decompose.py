@@ -13,6 +13,7 @@ import json
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from torch.nn import functional as F
 from composer.decomposition import Batch, Decomposition
 from decomposers import Intensity, Mask, Palette, Sketch
 
+BATCHES = {64: 32, 256: 8}  # side of the photographs -> how many at once
 LIMIT = 241  # the stride that keeps a side below it, on both sides of the comparison
 
 
@@ -95,7 +97,7 @@ def time_decomposers(side: int, b: int, rounds: int) -> dict[str, float]:
     batch: Batch = {"image": photographs(b, side) / 127.5 - 1, "seed": torch.arange(b)}
     each = {name: Decomposition({name: decomposer}) for name, decomposer in decomposers.items()}
     each["all together"] = Decomposition(decomposers)
-    return {name: milliseconds(lambda d=d: d(batch), rounds, 5) / b for name, d in each.items()}
+    return {name: milliseconds(partial(d, batch), rounds, 5) / b for name, d in each.items()}
 
 
 def first_use() -> float:
@@ -135,13 +137,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, help="file to write the numbers to")
     parser.add_argument("--rounds", type=int, default=10, help="rounds to take the best of")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[*BATCHES], choices=BATCHES, help="of the palette's")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
     table_s = first_use()
     results = {
-        "palette": {f"{side} px": compare_palettes(side, b, args.rounds) for side, b in ((64, 32), (256, 8))},
-        "decomposers": {"64 px": time_decomposers(64, 32, args.rounds)},
+        "palette": {f"{side} px": compare_palettes(side, BATCHES[side], args.rounds) for side in args.sizes},
+        "decomposers": {"64 px": time_decomposers(64, BATCHES[64], args.rounds)},
     }
     libraries = compare(args.rounds)
     show(results, table_s)

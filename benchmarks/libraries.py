@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 from scipy import ndimage
-from skimage import color, data, measure, morphology, segmentation
+from skimage import color, data, measure, segmentation
+from skimage.morphology import skeletonize
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision import io as codecs
@@ -65,11 +66,9 @@ def compare(rounds: int) -> list[dict[str, str | float]]:
         ours = statistics.median(times["written out"])
         for name in operation.theirs:
             theirs, gap = statistics.median(times[name]), np.abs(found[name] - found["written out"])
-            rows.append(
-                {"what": operation.what, "by": name, "used": name == operation.used}
-                | {"written_out_ms": ours, "theirs_ms": theirs, "ratio": theirs / ours}
-                | {"largest_difference": float(gap.max()), "mean_difference": float(gap.mean())}
-            )
+            row: dict[str, str | float] = {"what": operation.what, "by": name, "used": name == operation.used}
+            row |= {"written_out_ms": ours, "theirs_ms": theirs, "ratio": theirs / ours}
+            rows.append(row | {"largest_difference": float(gap.max()), "mean_difference": float(gap.mean())})
     return rows
 
 
@@ -241,7 +240,7 @@ def _lines(x: Tensor) -> list[Operation]:
         Operation(
             "thinning",
             lambda: contrast >= sketch._sides(contrast, normal).amax(1, keepdim=True),
-            {"scikit-image": lambda: np.stack([morphology.skeletonize(row[0])[None] for row in thinned])},
+            {"scikit-image": lambda: np.stack([skeletonize(row[0])[None] for row in thinned])},
         ),
         Operation(
             "without flecks",
@@ -275,7 +274,8 @@ def _long_by_skimage(ink: Tensor, smallest: int) -> np.ndarray:
 
 def _flecks_by_opencv(mask: np.ndarray) -> np.ndarray:
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
-    return mask & (stats[:, cv2.CC_STAT_AREA] >= 4)[labels]
+    found: np.ndarray = mask & (stats[:, cv2.CC_STAT_AREA] >= 4)[labels]
+    return found
 
 
 def _sizes(x: Tensor) -> list[Operation]:
@@ -346,7 +346,8 @@ def _eroded(region: Tensor, radius: int) -> Tensor:
 def _nearest(labels: np.ndarray) -> np.ndarray:
     """As `group_instances` does it."""
     at = ndimage.distance_transform_edt(labels == 0, return_distances=False, return_indices=True)
-    return labels[tuple(at)]
+    nearest: np.ndarray = labels[tuple(at)]
+    return nearest
 
 
 def _walk_by_opencv(seed: int) -> np.ndarray:
@@ -365,19 +366,23 @@ def _walk_by_opencv(seed: int) -> np.ndarray:
     sheet = np.zeros((side, side), np.uint8)
     fixed = np.round((points[:, ::-1] + 64) * 16).astype(np.int32)
     cv2.polylines(sheet, [fixed], False, 1, max(1, round(float(radius) * 128)), cv2.LINE_8, 4)
-    return sheet.reshape(side // 64, 64, side // 64, 64).any((0, 2))
+    strokes: np.ndarray = sheet.reshape(side // 64, 64, side // 64, 64).max((0, 2)) > 0
+    return strokes
 
 
 def _torchvision_jpeg(image: Tensor) -> Tensor:
     byte = ((image + 1) * 127.5).round().clamp(0, 255).byte()
-    return codecs.decode_jpeg(codecs.encode_jpeg(byte, 95)).float() / 127.5 - 1
+    image = codecs.decode_jpeg(codecs.encode_jpeg(byte, 95))
+    return image.float() / 127.5 - 1
 
 
 def _opencv_jpeg(image: Tensor) -> np.ndarray:
     byte = ((image.permute(1, 2, 0).flip(2) + 1) * 127.5).round().clamp(0, 255).byte().numpy()
     _, file = cv2.imencode(".jpg", byte, [cv2.IMWRITE_JPEG_QUALITY, 95])
-    return cv2.imdecode(file, cv2.IMREAD_COLOR)[..., ::-1].transpose(2, 0, 1) / 127.5 - 1
+    bgr = np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR))
+    return bgr[..., ::-1].transpose(2, 0, 1) / 127.5 - 1
 
 
 def _kornia_jpeg(image: Tensor) -> Tensor:
-    return kornia.enhance.jpeg_codec_differentiable(image / 2 + 0.5, torch.tensor([95.0]))[0] * 2 - 1
+    unit: Tensor = kornia.enhance.jpeg_codec_differentiable(image / 2 + 0.5, torch.tensor([95.0]))
+    return unit[0] * 2 - 1

@@ -112,7 +112,7 @@ def training(model: StageTraining, crop: int) -> Callable[[], object]:
         cond = model.conditions({"low_res": low_res(batch)}, (crop, crop))
         loss = model.denoiser.loss(batch["image"], cond, model.denoiser.draw(1), torch.randn(1, 3, crop, crop))
         optimizer.zero_grad()
-        loss.mean().backward()
+        torch.autograd.backward(loss.mean())
         optimizer.step()
 
     step()

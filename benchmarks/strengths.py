@@ -51,7 +51,9 @@ class Measured(Held):
     def drawn(self, job: Job, steps: int) -> tuple[Tensor, float, float]:
         """Pictures as a PNG would keep them, the network's calls a step, and its estimates a step and picture."""
         parts, strengths = job
-        first, seen, done = self.cascade.stages[0], [], []
+        first = self.cascade.stages[0]
+        seen: list[int] = []
+        done: list[Tensor] = []
         hook = first.denoiser.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
         for start in range(0, len(self.seeds), ROWS):
             span = slice(start, start + ROWS)

@@ -17,7 +17,9 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import Held, options, save_json, save_plot, show
@@ -25,6 +27,7 @@ from rich.progress import Progress, track
 from torch import Tensor
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.parts import Parts
 from composer.diffusion.guidance import Term, guide, quantile, threshold
 from composer.diffusion.samplers import Denoise, dpmpp_2m, karras_sigmas, latents
 from composer.evaluation.adherence import quantise
@@ -47,7 +50,7 @@ LOOKS = {
 }
 ENDS = 1 - 1 / 255 - 1e-6  # what rounds to 0 or 255
 
-Rows = list[dict[str, object]]
+Rows = list[dict[str, Any]]
 
 
 def milliseconds(call: Callable[[], object]) -> float:
@@ -75,11 +78,11 @@ def time_quantiles(rounds: int, sizes: Sequence[int]) -> Rows:
             exact = torch.quantile(values.double(), SHARE, dim=1)  # the place, too, is then found in double precision
             for name, other in (("difference", theirs), ("error", exact)):
                 off[name] = max(off[name], float((found - other).abs()))
-            taken["ours"].append(milliseconds(lambda v=values: quantile(v, SHARE)))
-            taken["torch"].append(milliseconds(lambda v=values: torch.quantile(v, SHARE, dim=1)))
-            taken["topk"].append(milliseconds(lambda v=values, k=above: v.topk(k, dim=1)))
+            taken["ours"].append(milliseconds(partial(quantile, values, SHARE)))
+            taken["torch"].append(milliseconds(partial(torch.quantile, values, SHARE, dim=1)))
+            taken["topk"].append(milliseconds(partial(values.topk, above, dim=1)))
         ms = {name: statistics.median(times) for name, times in taken.items()}
-        row: dict[str, object] = {"size": side, "content": content}
+        row: dict[str, Any] = {"size": side, "content": content}
         row |= {f"{name}_ms": round(value, 3) for name, value in ms.items()}
         row |= {f"times_{name}": round(ms[name] / ms["ours"], 1) for name in ("torch", "topk")}
         rows.append(row | off)
@@ -94,7 +97,7 @@ def draw(
     size, sigmas, done, reached = (stage.size, stage.size), karras_sigmas(steps), [], []
     for start in range(0, len(evaluation.seeds), ROWS):
         span = slice(start, start + ROWS)
-        caption, nothing = (stage.encode(p, size) for p in (evaluation.whole.parts.pick("caption").rows(span), {}))
+        caption, nothing = (stage.encode(p, size) for p in (evaluation.whole.parts.pick("caption").rows(span), Parts()))
         noticed: list[Tensor] = []
         guided = noted(guide(stage.denoiser, [Term(caption, guidance), Term(nothing, 1.0 - guidance)]), noticed)
         done.append(dpmpp_2m(WAYS[way](guided), latents(evaluation.seeds[span], (3, *size)) * sigmas[0], sigmas))
@@ -182,7 +185,8 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     timed = time_quantiles(args.rounds, args.sizes)
-    drawn, about = [], {}
+    drawn: Rows = []
+    about: dict[str, Any] = {}
     if args.count:
         cascade = Cascade.load(args.model).to("cpu", torch.bfloat16)
         evaluation = Held(cascade, args.count)

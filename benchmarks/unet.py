@@ -21,7 +21,6 @@ probed before every call.
 """
 
 import argparse
-import copy
 import importlib.util
 import json
 import platform
@@ -31,7 +30,9 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -49,24 +50,25 @@ from composer.networks.unet import UNet
 TOKENS, TOKEN_DIM = 128, 512
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 DIRECTIONS = "forward", "forward+backward"
-Row = dict[str, str | int | float]
+Row = dict[str, Any]
 
 
 class Ours(nn.Module):
     """Our network behind the call that all share; an upsampler's small image comes behind the noisy one's channels."""
 
-    def __init__(self, channels: int, **plan: object):
+    def __init__(self, channels: int, **plan: Any):
         super().__init__()
         self.unet = UNet(spatial_dim=channels - 3, token_dim=TOKEN_DIM, **plan)
 
     def forward(self, x: Tensor, level: Tensor, tokens: Tensor) -> Tensor:
-        return self.unet(x[:, :3], level, Conditioning(tokens=tokens, spatial=x[:, 3:]))
+        clean: Tensor = self.unet(x[:, :3], level, Conditioning(tokens=tokens, spatial=x[:, 3:]))
+        return clean
 
 
 class Diffusers(nn.Module):
     """What the published configurations of IF's stages I and II share, narrower; the plan is the stage's."""
 
-    def __init__(self, channels: int, levels: int, attending: int, **plan: object):
+    def __init__(self, channels: int, levels: int, attending: int, **plan: Any):
         from diffusers import UNet2DConditionModel
 
         super().__init__()
@@ -91,13 +93,14 @@ class Diffusers(nn.Module):
         )
 
     def forward(self, x: Tensor, level: Tensor, tokens: Tensor) -> Tensor:
-        return self.unet(x, 1000 * level, tokens, class_labels=1000 * level).sample
+        sample: Tensor = self.unet(x, 1000 * level, tokens, class_labels=1000 * level).sample
+        return sample
 
 
 class ImagenPytorch(nn.Module):
     """Its `SRUnet256`; the lists of blocks, multipliers and attention are its defaults, which are Imagen's."""
 
-    def __init__(self, **plan: object):
+    def __init__(self, **plan: Any):
         from transformers import T5Config
 
         super().__init__()
@@ -108,7 +111,8 @@ class ImagenPytorch(nn.Module):
 
     def forward(self, x: Tensor, level: Tensor, tokens: Tensor) -> Tensor:
         small = {"lowres_cond_img": x[:, 3:], "lowres_noise_times": level}
-        return self.unet(x[:, :3], level, text_embeds=tokens, **small)
+        clean: Tensor = self.unet(x[:, :3], level, text_embeds=tokens, **small)
+        return clean
 
 
 @dataclass(frozen=True)
@@ -231,12 +235,16 @@ def run(net: nn.Module, inputs: tuple[Tensor, Tensor, Tensor], dtype: torch.dtyp
         net.zero_grad()
 
 
-def gigaflops(net: nn.Module, comparison: Comparison, direction: str) -> float:
-    """An image's, counted in fp32 with plain matrix products, which the counter sees, whatever kernel runs later."""
-    meta = torch.device("meta")
+def gigaflops(build: Callable[[], nn.Module], comparison: Comparison) -> dict[str, float]:
+    """An image's, by direction: fp32 with plain matrix products, which the counter sees, whatever kernel runs later."""
+    with torch.device("meta"):
+        net, inputs = build(), comparison.inputs(torch.device("meta"))
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        run(copy.deepcopy(net).to(meta), comparison.inputs(meta), torch.float32, direction)
-    return counter.get_total_flops() / comparison.batch / 1e9
+        loss = net(*inputs).square().mean()
+        forward = counter.get_total_flops()
+        loss.backward()
+    counts = (forward, counter.get_total_flops())
+    return {d: count / comparison.batch / 1e9 for d, count in zip(DIRECTIONS, counts, strict=True)}
 
 
 def convolution_rate(dtype: torch.dtype, device: torch.device, b: int) -> float:
@@ -250,14 +258,14 @@ def convolution_rate(dtype: torch.dtype, device: torch.device, b: int) -> float:
 def measure(comparison: Comparison, rounds: int, device: torch.device) -> list[Row]:
     nets = {name: awake(build().to(device)) for name, build in comparison.networks.items()}
     inputs = comparison.inputs(device)
-    gflop = {(name, d): gigaflops(net, comparison, d) for name, net in nets.items() for d in DIRECTIONS}
+    gflop = {name: gigaflops(build, comparison) for name, build in comparison.networks.items()}
     taken, rates = defaultdict(list), defaultdict(list)
     for _ in track(range(rounds), f"rounds at {comparison.size} px"):
         for label, dtype in DTYPES.items():
             for direction in DIRECTIONS:
                 for name, net in nets.items():
                     rates[label].append(convolution_rate(dtype, device, comparison.probed))
-                    s = seconds(lambda n=net, t=dtype, d=direction: run(n, inputs, t, d), device)
+                    s = seconds(partial(run, net, inputs, dtype, direction), device)
                     taken[name, label, direction].append(s / comparison.batch)
     rows = []
     for (name, label, direction), times in taken.items():
@@ -273,8 +281,8 @@ def measure(comparison: Comparison, rounds: int, device: torch.device) -> list[R
                 "direction": direction,
                 "ms_per_image": round(1000 * s, 1),
                 "spread": round((max(times) - min(times)) / s, 2),
-                "gflop": round(gflop[name, direction], 1),
-                "share": round(gflop[name, direction] / s / statistics.median(rates[label]), 2),
+                "gflop": round(gflop[name][direction], 1),
+                "share": round(gflop[name][direction] / s / statistics.median(rates[label]), 2),
                 "speed_up": round(reference / s, 2),
             }
         )

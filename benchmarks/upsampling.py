@@ -82,7 +82,8 @@ def main() -> None:
     for steps in o.steps or [stage.sampling.steps]:
         for level in o.augmentation or [stage.sampling.augmentation]:
             how = SampleOptions(steps=steps, augmentation=level)
-            started, done = time.process_time(), []
+            started = time.process_time()
+            done: list[Tensor] = []
             for i in track(range(0, o.count, o.rows), f"{steps} steps, augmentation {level:g}"):
                 some = small[i : i + o.rows]
                 drawn = cascade.sample(Composition(start=SmallImage(some)), range(i, i + len(some)), how)

@@ -17,7 +17,7 @@ class Saturation(Decomposer):
 
     def forward(self, batch: Batch) -> Tensor:
         """Reads `batch["image"]`."""
-        unit = (batch["image"] + 1) / 2
+        unit: Tensor = (batch["image"] + 1) / 2
         high, low = unit.amax(1, keepdim=True), unit.amin(1, keepdim=True)
         return (high - low) / high.clamp(min=1e-3)
 

@@ -26,7 +26,7 @@ STRENGTH = re.compile(
 )
 """A value and its strength: ``b.jpg:0.7@0.2-0.8:mask.png``."""
 
-ALONE = re.compile(rf"(\d*\.?\d+)?(?:@(\d*\.?\d+)-(\d*\.?\d+))?(?::?({PLACE}))?")
+ALONE = re.compile(rf"(\d*\.?\d+)?(?:@(\d*\.?\d+)-(\d*\.?\d+))?(?:(?:^|:)({PLACE}))?")
 """A strength alone: ``0.7@0.2-0.8:mask.png``."""
 
 
