@@ -73,17 +73,17 @@ class Conditioning:
         """Name -> port, of every field that is one."""
         return {f.name: f.metadata["port"] for f in fields(cls) if "port" in f.metadata}
 
-    def given(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Name -> tensor, of the ports that are not absent."""
         return {name: x for name in self.ports() if (x := getattr(self, name)) is not None}
 
     def change(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
         """Changes every port that is not absent, and forgets what was computed from them."""
-        changed: dict[str, Any] = {name: change(x) for name, x in self.given().items()}
+        changed: dict[str, Any] = {name: change(x) for name, x in self.to_dict().items()}
         return type(self)(**changed)
 
     def __add__(self, other: "Conditioning") -> "Conditioning":
-        ports, mine, others = self.ports(), self.given(), other.given()
+        ports, mine, others = self.ports(), self.to_dict(), other.to_dict()
         both: dict[str, Any] = {name: ports[name].add(mine[name], others[name]) for name in mine.keys() & others.keys()}
         return type(self)(**mine | others | both)
 
@@ -94,7 +94,7 @@ class Conditioning:
     def crop(self, rows: slice, columns: slice) -> "Conditioning":
         """Cuts a rectangle out of the maps; what belongs to no place stays."""
         ports = self.ports()
-        return replace(self, **{n: x[..., rows, columns] for n, x in self.given().items() if ports[n].placed})
+        return replace(self, **{n: x[..., rows, columns] for n, x in self.to_dict().items() if ports[n].placed})
 
 
 def _expand(x: Tensor, b: int) -> Tensor:
@@ -110,7 +110,7 @@ def stack(parts: Sequence[Conditioning], b: int) -> Conditioning:
 
     Ports that a part lacks become zeros, shorter token lists are padded with masked tokens.
     """
-    given, kind = [part.expand(b).given() for part in parts], type(parts[0])
+    given, kind = [part.expand(b).to_dict() for part in parts], type(parts[0])
     stacked: dict[str, Any] = {}
     for name, port in kind.ports().items():
         known = [rows[name] for rows in given if name in rows]

@@ -51,7 +51,7 @@ def _shortened(line: str) -> str:
     return line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}"
 
 
-def settle() -> None:
+def set_up_output() -> None:
     """Makes sure that warnings, logs and odd characters show as `say` would show them."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

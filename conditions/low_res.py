@@ -43,7 +43,7 @@ class LowRes(Condition):
         return Conditioning(
             spatial=torch.where(kept, self.encode(image), 0),
             origin=torch.where(kept, image, 0),
-            vector=self._told(level, keep),
+            vector=self._embed_level(level, keep),
         )
 
     def example(self, b: int, size: tuple[int, int]) -> Float[Tensor, "b 4 h w"]:
@@ -54,7 +54,7 @@ class LowRes(Condition):
         """Refuses: a stage that enlarges is another model, not one with a condition more."""
         raise ValueError("low_res can't be added to a trained stage: start from one that enlarges")
 
-    def _told(self, level: Float[Tensor, " b"], keep: Bool[Tensor, " b"]) -> Tensor | None:
+    def _embed_level(self, level: Float[Tensor, " b"], keep: Bool[Tensor, " b"]) -> Tensor | None:
         if self.embed is None:
             return None
         return torch.where(keep[:, None], self.embed(sinusoids(level, self.width)), 0)

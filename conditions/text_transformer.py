@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.conditioning import Condition, Conditioning, zero
-from composer.networks.transformer import Block
+from composer.networks.transformer import TransformerBlock
 
 
 class TextTransformer(Condition):
@@ -53,7 +53,7 @@ class TextTransformer(Condition):
         self.position = nn.Parameter(torch.randn(length, width) * 0.01)
         self.padding = nn.Parameter(torch.randn(length, width) * 0.02)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.to_tokens = nn.Linear(width, token_dim) if token_dim else None
         self.to_vector = nn.Linear(width, vector_dim)

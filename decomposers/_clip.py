@@ -19,7 +19,7 @@ from composer.decomposition import Decomposer
 from composer.storage.pretrained import hub_file, load_tensors, locate, network_allowed, sealed
 from composer.storage.schema import plain, read_json, record
 
-from .tokens import Tokens, write
+from .tokens import Tokens, write_texts
 
 DEFAULT_MODEL = "ViT-L-14-336-quickgelu"
 DEFAULT_WEIGHTS = (  # OpenAI's, in open_clip's layout; MIT
@@ -263,7 +263,7 @@ def barcode(value: Float[Tensor, "b *n d"], label: str) -> Float[Tensor, "b 3 h 
     x = x / x.square().mean(2, keepdim=True).sqrt().clamp(min=1e-8)
     colours = torch.stack([x.tanh(), -x.abs().tanh(), (-x).tanh()], 1)
     columns = F.interpolate(colours, (96, 128), mode="nearest")
-    words = write([label])[:, :, :32].expand(len(x), -1, -1, -1)
+    words = write_texts([label])[:, :, :32].expand(len(x), -1, -1, -1)
     return torch.cat([columns, words], 2).to(value.device)
 
 

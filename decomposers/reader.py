@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.decomposition import Batch, robust_normalise
-from composer.scenes.reader import CATEGORIES, READ_SIZE, Reading, SceneReader, load_reader, read_instances
+from composer.scenes.reader import CATEGORIES, READ_SIZE, SceneReader, SceneReading, load_reader, read_instances
 from composer.storage.pretrained import locate
 
 from .depth import DepthMaps
@@ -32,7 +32,7 @@ class SceneDepth(DepthMaps):
 
     def forward(self, batch: Batch) -> Float[Tensor, "b 1 h w"]:
         image = batch["image"]
-        depth = robust_normalise(read(self.reader, image).depth)
+        depth = robust_normalise(read_scenes(self.reader, image).depth)
         return F.interpolate(depth, image.shape[-2:], mode="bilinear", antialias=True).to(image.dtype)
 
 
@@ -57,20 +57,20 @@ class SceneInstances(InstanceMaps):
 
     def forward(self, batch: Batch) -> Float[Tensor, "b 2 h w"]:
         image = batch["image"]
-        ids = read_instances(read(self.reader, image)).to(image.dtype)
+        ids = read_instances(read_scenes(self.reader, image)).to(image.dtype)
         return F.interpolate(ids, image.shape[-2:], mode="nearest-exact")
 
     def loss(self, wanted: Shaped[Tensor, "b 2 h w"], batch: Batch) -> Float[Tensor, " b"]:
         """Cross-entropy of the categories, pixel by pixel: `forward` cuts instances, which has no gradient."""
-        logits = read(self.reader, batch["image"]).category
+        logits = read_scenes(self.reader, batch["image"]).category
         category = F.interpolate(wanted[:, :1].float(), logits.shape[-2:], mode="nearest-exact")[:, 0].long()
         return F.cross_entropy(logits, category, reduction="none").mean((1, 2))
 
 
-def read(reader: SceneReader, image: Float[Tensor, "b 3 h w"]) -> Reading:
+def read_scenes(reader: SceneReader, image: Float[Tensor, "b 3 h w"]) -> SceneReading:
     """Reads pictures of any size as the reader knows them: 64 pixels a side, in single precision."""
     small = image.float()
     if image.shape[-2:] != (READ_SIZE, READ_SIZE):
         small = F.interpolate(small, (READ_SIZE, READ_SIZE), mode="bilinear", antialias=True)
-    reading: Reading = reader(small)
+    reading: SceneReading = reader(small)
     return reading

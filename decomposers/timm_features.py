@@ -13,7 +13,7 @@ from composer.cascade.parts import slerp
 from composer.decomposition import Batch, Decomposer
 from composer.mistakes import did_you_mean
 from composer.names import Kind
-from composer.storage.files import brief
+from composer.storage.files import shorten_error
 from composer.storage.pretrained import load_tensors, locate, sealed
 
 from ._clip import barcode, cosine_distance
@@ -89,7 +89,7 @@ def _load(model: str, weights: str) -> nn.Module:
             # With its classifier, as it is stored: timm would let a network without one lack other weights too.
             network: Any = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=source)
     except RuntimeError as error:
-        raise ValueError(f"TimmFeatures: {path} holds other weights than those of {model}: {brief(error)}") from error
+        raise ValueError(f"TimmFeatures: the weights in {path} are not {model}'s: {shorten_error(error)}") from error
     network.pretrained_cfg.pop("state_dict")  # timm keeps a copy
     network.reset_classifier(0)
     frozen: nn.Module = network.eval().requires_grad_(False)

@@ -103,7 +103,7 @@ class Tokens(Decomposer):
 
     def preview(self, value: Int[Tensor, "b n 2"]) -> Float[Tensor, "b 3 h w"]:
         """Writes the caption, as far as its pieces are known."""
-        return write([self.decode(row) for row in value.cpu()]).to(value.device)
+        return write_texts([self.decode(row) for row in value.cpu()]).to(value.device)
 
     def distance(self, wanted: Int[Tensor, "b n 2"], got: Int[Tensor, "b n 2"]) -> Float[Tensor, " b"]:
         """Share of the pieces that differ, of those that either caption has."""
@@ -146,7 +146,7 @@ def _compact(words: str) -> dict[int, int]:
     return {piece: i for i, piece in enumerate([*pieces, _START, _END], start=2)}
 
 
-def write(texts: Sequence[str], size: int = 128) -> Float[Tensor, "b 3 h w"]:
+def write_texts(texts: Sequence[str], size: int = 128) -> Float[Tensor, "b 3 h w"]:
     """Writes texts in dark on light, wrapped, one picture each."""
     import textwrap
 

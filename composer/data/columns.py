@@ -16,7 +16,7 @@ from composer.images.reading import Refused, load_rgb, resize_and_crop
 from composer.storage.files import write_atomically
 
 
-def incomplete(folder: ImageFolder, names: Sequence[str]) -> list[int]:
+def find_incomplete(folder: ImageFolder, names: Sequence[str]) -> list[int]:
     """The images of a folder that lack one of the columns."""
     paths = enumerate(path for path, _ in folder.items)
     return [i for i, path in paths if not all(column_path(path, name).exists() for name in names)]
@@ -52,7 +52,7 @@ def write_columns(
             from them, or it is a map and an image has another size.
     """
     decomposition.to(device)
-    todo = incomplete(folder, [name for name, _ in decomposition.named()])
+    todo = find_incomplete(folder, [name for name, _ in decomposition.named()])
     written = 0
     for start in range(0, len(todo), rows):
         numbers = todo[start : start + rows]

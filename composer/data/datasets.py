@@ -132,14 +132,14 @@ class SceneImages(ImageDataset):
         return self.count
 
     def row(self, index: int, seed: int) -> Row:
-        from composer.scenes import describe, read, shown, swaps
+        from composer.scenes import describe, find_true_phrases, read_scene, swaps
         from composer.scenes.layout import Dice
 
-        row = self._rendered(index) if self.folder is None else read(self.folder, index)
+        row = self._rendered(index) if self.folder is None else read_scene(self.folder, index)
         if self.swaps or self.phrases:
             scene, _ = describe(self.split, index, self.seed)
             row |= {"swaps": swaps(Dice(seed), scene, row["caption"], self.swaps)} if self.swaps else {}
-            row |= {"phrases": shown(scene)} if self.phrases else {}
+            row |= {"phrases": find_true_phrases(scene)} if self.phrases else {}
         return row
 
     def _written(self, folder: Path) -> Path:

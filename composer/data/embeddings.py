@@ -12,7 +12,7 @@ from torch import Tensor
 
 from composer.data.datasets import ImageDataset, Row, collate
 from composer.decomposition import Decomposition
-from composer.storage.files import name_of, write_atomically
+from composer.storage.files import hash_content, write_atomically
 
 CAPTIONS = "captions.json"
 
@@ -54,7 +54,7 @@ class Embeddings(ImageDataset):
 
     def identity(self) -> dict[str, Any]:
         captions = "\n".join(self.captions).encode(errors="surrogatepass")
-        return super().identity() | {"hash of the captions": name_of(captions)}
+        return super().identity() | {"hash of the captions": hash_content(captions)}
 
     def caption(self, index: int) -> str:
         return self.captions[index]

@@ -19,7 +19,7 @@ from torch import Tensor
 from composer.data.datasets import ImageDataset, Row, generator
 from composer.decomposition import draw
 from composer.images.reading import SUFFIXES, Reason, Refused, load_rgb, resize_and_crop
-from composer.storage.files import name_of, read_text, require_file
+from composer.storage.files import hash_content, read_text, require_file
 
 log = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ class ImageFolder(ImageDataset):
     def identity(self) -> dict[str, Any]:
         """Knows the files by their names below the folder: the folder may move, and captions may be mended."""
         names = "\n".join(path.removeprefix(f"{self.folder}/") for path, _ in self.items)
-        return super().identity() | {"hash of the file names": name_of(names.encode(errors="surrogatepass"))}
+        return super().identity() | {"hash of the file names": hash_content(names.encode(errors="surrogatepass"))}
 
     def caption(self, index: int) -> str:
         """The caption of an image; "" where it has none."""

@@ -98,7 +98,7 @@ def _jpeg_2000(header: Image.Image) -> str | None:
     return "its values are not of 8 bits a channel: save it as a PNG with 8 bits a channel"
 
 
-def spelled_out(picture: Image.Image) -> Image.Image:
+def expand_palette(picture: Image.Image) -> Image.Image:
     """A decoded picture in one of `MODES`, its palette spelled out and a transparent colour turned into alpha."""
     clear = picture.has_transparency_data
     grey = picture.mode in ("1", "L", "LA")

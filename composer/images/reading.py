@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.images.pixels import RGB, WHITE, NotFinite, Pixels
-from composer.storage.files import name_of, printable
+from composer.storage.files import hash_content, printable
 
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"]
@@ -134,7 +134,7 @@ class PictureFile:
     @cached_property
     def sha256(self) -> str:
         """The SHA-256 of its content, as recipes name files by it."""
-        return name_of(self.data)
+        return hash_content(self.data)
 
     @property
     def source(self) -> str:

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from composer.decomposition import Decomposition, Representations
 from composer.images.reading import File, Reason, Refused, opened, read_pixels
-from composer.images.table import Table, escaped
+from composer.images.table import Table, escape_html
 from composer.storage.files import replacing, write_atomically
 
 RECIPE_KEY = "composer"
@@ -79,7 +79,7 @@ def from_pil(picture: Image.Image) -> Float[Tensor, "3 h w"]:
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def as_written(path: File) -> Image.Image:
+def read_written(path: File) -> Image.Image:
     """Reads a picture that Composer wrote: of any shape, pixel by pixel as it stands in the file.
 
     Raises:
@@ -326,15 +326,15 @@ def html_index(folder: str | Path, sections: Sequence[Section], title: str = "Co
         FileNotFoundError: A picture is not there.
     """
     folder = Path(folder)
-    parts = [f"<h1>{escaped(title)}</h1>"]
+    parts = [f"<h1>{escape_html(title)}</h1>"]
     for section in sections:
-        parts.append(f"<h2>{escaped(section.title)}</h2>")
+        parts.append(f"<h2>{escape_html(section.title)}</h2>")
         if section.text:
-            parts.append(f"<p>{escaped(section.text)}</p>")
+            parts.append(f"<p>{escape_html(section.text)}</p>")
         parts += [_figure(folder, path, caption) for path, caption in section.pictures]
         if section.table is not None:
             parts.append(section.table.html())
-    page = _PAGE.format(policy=_POLICY, title=escaped(title), style=_STYLE, body="\n".join(parts))
+    page = _PAGE.format(policy=_POLICY, title=escape_html(title), style=_STYLE, body="\n".join(parts))
     write_atomically(folder / "index.html", page.encode())
     return folder / "index.html"
 
@@ -343,7 +343,7 @@ def _figure(folder: Path, path: Path, caption: str) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"expected a picture for {folder / 'index.html'}, found none at {path}")
     place = Path(os.path.relpath(path, folder)).as_posix()
-    link, caption = quote(os.fsencode(place)), escaped(caption)  # the bytes of a file's name, UTF-8 or not
+    link, caption = quote(os.fsencode(place)), escape_html(caption)  # the bytes of a file's name, UTF-8 or not
     return f'<figure><img src="{link}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
 
 

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 _MARKUP = re.compile(r"[\\`\[\]|]")
 
 
-def plain(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """A text as Markdown that shows just this text, also in a cell of a table: one line, without HTML or links."""
     shown = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKUP.sub(r"\\\g<0>", shown)
 
 
-def escaped(text: object) -> str:
+def escape_html(text: object) -> str:
     """A text as HTML that shows just this text."""
     return html.escape(printable(str(text)))
 
@@ -41,14 +41,14 @@ class Table:
 
     def markdown(self) -> str:
         """The table as Markdown, a line per row."""
-        lines = ["| " + " | ".join(map(plain, row)) + " |" for row in (self.head, *self.rows)]
+        lines = ["| " + " | ".join(map(escape_markdown, row)) + " |" for row in (self.head, *self.rows)]
         return "\n".join([lines[0], "|---" * len(self.head) + "|", *lines[1:]]) + "\n"
 
     def html(self) -> str:
         """The table as an element of HTML."""
 
         def line(cells: Sequence[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{escaped(cell)}</{tag}>" for cell in cells) + "</tr>"
+            return "<tr>" + "".join(f"<{tag}>{escape_html(cell)}</{tag}>" for cell in cells) + "</tr>"
 
         return "\n".join(["<table>", line(self.head, "th"), *(line(row, "td") for row in self.rows), "</table>"])
 

@@ -12,7 +12,7 @@ Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Keys and values of new positions -> those of all positions so far, (b heads n c) each."""
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention and an MLP, each behind a layer norm.
 
     Args:
@@ -45,7 +45,7 @@ class Block(nn.Module):
         return x
 
 
-class Memory:
+class KVCache:
     """What a causal transformer has read of a sequence, so that each later position costs itself alone.
 
     Args:
@@ -101,14 +101,14 @@ class CausalTransformer(nn.Module):
                 f"expected layers and heads of at least 1 and a width that the heads divide, found {layers}, {heads} "
                 f"and {width}"
             )
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(
         self,
         x: Float[Tensor, "b n c"],
         real: Bool[Tensor, "b n"],
-        memory: Memory | None = None,
+        cache: KVCache | None = None,
         branch: Int[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "b n c"]:
         """Reads n positions.
@@ -116,12 +116,12 @@ class CausalTransformer(nn.Module):
         Args:
             x: Their tokens.
             real: False where a position is padding, which no other one looks at.
-            memory: What was read before, to which these positions are added; for sampling, without gradients.
+            cache: What was read before, to which these positions are added; for sampling, without gradients.
             branch: For several continuations of one beginning in one sequence: 0 at the positions that all see, else
-                the number of the continuation, which sees itself and those; without a memory. None is 0 everywhere.
+                the number of the continuation, which sees itself and those; without a cache. None is 0 everywhere.
         """
-        start = 0 if memory is None else memory.length
-        known = real if memory is None else memory.mark(real)
+        start = 0 if cache is None else cache.length
+        known = real if cache is None else cache.mark(real)
         columns = torch.arange(known.shape[1], device=x.device)
         rows = columns[start:, None]
         # a position of padding sees itself, so that its attention is a number; nobody reads it
@@ -129,8 +129,8 @@ class CausalTransformer(nn.Module):
         if branch is not None:
             attended &= (branch == 0) | (branch == branch[:, None])
         for i, block in enumerate(self.blocks):
-            x = block(x, attended, None if memory is None else partial(memory.extend, i))
-        if memory is not None:
-            memory.length += real.shape[1]
+            x = block(x, attended, None if cache is None else partial(cache.extend, i))
+        if cache is not None:
+            cache.length += real.shape[1]
         normed: Tensor = self.norm(x)
         return normed

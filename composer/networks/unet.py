@@ -87,7 +87,7 @@ class Attention(nn.Module):
         return x.view(*x.shape[:2], parts, -1, self.head_dim).permute(2, 0, 3, 1, 4)
 
 
-class Block(nn.Module):
+class ResBlock(nn.Module):
     """Residual block with scale-shift norm (ADM, section 3.1 and its AdaGN), then attention if there is any.
 
     Args:
@@ -226,12 +226,12 @@ class UNet(Network):
         self.skip_scale, self.checkpointing = skip_scale, checkpointing
         norm = partial(_norm, groups=groups, group_width=group_width)
 
-        def block(c: int, c2: int, scale: float = 1, factor: int = 0) -> Block:
+        def block(c: int, c2: int, scale: float = 1, factor: int = 0) -> ResBlock:
             """A factor of 0 attends to nothing."""
             itself = factor in attention
             attends = itself or factor in cross_attention
             layer = Attention(c2, head_dim, token_dim, norm, itself) if attends else None
-            return Block(c, c2, vector_dim, dropout, norm, scale, layer)
+            return ResBlock(c, c2, vector_dim, dropout, norm, scale, layer)
 
         def resampling(c: int, c2: int, scale: float) -> nn.Module:
             """The residual kind leaves the width to the next level's first block, as ADM does."""

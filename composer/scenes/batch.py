@@ -9,7 +9,7 @@ from torch import Tensor
 
 from composer.decomposition import Batch, robust_normalise
 from composer.scenes.captions import tell, tell_all
-from composer.scenes.layout import COLOURS, SHAPES, SIZES, Dice, Scene, Thing, draw
+from composer.scenes.layout import COLOURS, SHAPES, SIZES, Dice, Scene, Thing, draw_scene
 from composer.scenes.render import World, render
 from composer.scenes.scenery import GROUNDS, SKIES
 
@@ -36,7 +36,7 @@ def describe(split: str, index: int, seed: int = 0, complete: float = 0.0) -> tu
     if not 0 <= complete <= 1:
         raise ValueError(f"complete is the share of complete captions, in [0, 1]; found {complete}")
     dice = Dice(seed, SPLITS.index(split), index)
-    scene = draw(dice, novel=split == "novel")
+    scene = draw_scene(dice, novel=split == "novel")
     other = Dice(seed, SPLITS.index(split), index, COMPLETE)
     return scene, tell_all(other, scene) if other.chance(complete) else tell(dice, scene)
 

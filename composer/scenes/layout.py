@@ -13,7 +13,7 @@ from composer.scenes.solids import SOLIDS
 T = TypeVar("T")
 Box = tuple[float, float, float, float]
 """xyxy in [0, 1]: left, upper, right, lower."""
-Kind = tuple[str, str, Sequence[str], Sequence[str]]
+ThingKind = tuple[str, str, Sequence[str], Sequence[str]]
 """What a thing is: its shape, its colour, the sizes and the materials that it may have."""
 
 SHAPES = tuple(SOLIDS)
@@ -115,7 +115,7 @@ class Dice:
         return [options[i] for i in np.argsort([self.random() for _ in options], kind="stable")]
 
 
-def draw(dice: Dice, novel: bool) -> Scene:
+def draw_scene(dice: Dice, novel: bool) -> Scene:
     """Draws a scene. Things don't touch nor hide much of each other; no two agree in shape and colour.
 
     Args:
@@ -130,8 +130,8 @@ def draw(dice: Dice, novel: bool) -> Scene:
     return _lit(dice, things, camera, dice.pick(GROUNDS), dice.pick(SKIES))
 
 
-def redraw(dice: Dice, kinds: Sequence[Kind], ground: str, sky: str) -> Scene:
-    """Draws a scene as `draw` does, given all that is in it.
+def redraw_scene(dice: Dice, kinds: Sequence[ThingKind], ground: str, sky: str) -> Scene:
+    """Draws a scene as `draw_scene` does, given all that is in it.
 
     Args:
         dice: Where randomness comes from.
@@ -175,7 +175,7 @@ def _draw_pairs(dice: Dice, novel: bool) -> list[tuple[str, str]]:
     return [dice.pick(NOVEL_PAIRS), *drawn[1:]] if novel else drawn
 
 
-def _place(dice: Dice, camera: Camera, kinds: Sequence[Kind]) -> tuple[Thing, ...] | None:
+def _place(dice: Dice, camera: Camera, kinds: Sequence[ThingKind]) -> tuple[Thing, ...] | None:
     """Puts things where they fit, or gives up."""
     things: list[Thing] = []
     boxes: list[Box] = []

@@ -18,7 +18,7 @@ PHRASES = (
 _NUMBERS = {phrase: number for number, phrase in enumerate(PHRASES)}
 
 
-def shown(scene: Scene) -> Bool[Tensor, " n"]:
+def find_true_phrases(scene: Scene) -> Bool[Tensor, " n"]:
     """Which of `PHRASES` are true of a scene."""
     found = torch.zeros(len(PHRASES), dtype=torch.bool)
     for thing in scene.things:

@@ -24,7 +24,7 @@ SMALLEST_INSTANCE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class SceneReading:
     """What the network says about a batch of pictures, at the pictures' size.
 
     Attributes:
@@ -61,14 +61,14 @@ class SceneReader(nn.Module):
         self.head = nn.Sequential(block(width, width // 2), block(width // 2, width // 2))
         self.out = nn.Conv2d(width // 2, 1 + 1 + len(CATEGORIES) + 1, 1)
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Reading:
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> SceneReading:
         """Reads pictures in [-1, 1] whose sides are multiples of 32."""
         features = [conv(f) for conv, f in zip(self.lateral, self.backbone(image), strict=True)]
         x = features[-1]
         for finer, smooth in zip(reversed([self.fine(image), *features[:-1]]), reversed(self.smooth), strict=True):
             x = finer + F.interpolate(smooth(x), finer.shape[-2:], mode="bilinear")
         depth, category, border = self.out(self.head(x)).split((1, 1 + len(CATEGORIES), 1), dim=1)
-        return Reading(depth=depth.sigmoid(), category=category, border=border)
+        return SceneReading(depth=depth.sigmoid(), category=category, border=border)
 
 
 def block(inputs: int, outputs: int) -> nn.Sequential:
@@ -92,7 +92,7 @@ def instance_borders(ids: Int[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
     return (ids > 0) & beside.any(dim=0)
 
 
-def read_instances(reading: Reading) -> Int[Tensor, "b 2 h w"]:
+def read_instances(reading: SceneReading) -> Int[Tensor, "b 2 h w"]:
     """The likeliest categories and, cut at the likely borders, the instances."""
     categories = reading.category.argmax(1).cpu().numpy()
     borders = (reading.border[:, 0] > 0).cpu().numpy()

@@ -43,7 +43,7 @@ class World:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Rendering:
     """Rendered scenes.
 
     Args:
@@ -62,21 +62,21 @@ RAYS = 1 << 18
 
 
 @torch.no_grad()
-def render(world: World, size: int) -> Picture:
+def render(world: World, size: int) -> Rendering:
     """Renders every scene at `size` x `size`; a row does not depend on the others."""
     rows = max(1, (RAYS if world.height.device.type == "cpu" else RAYS << 8) // (2 * size) ** 2)
     parts = [_render(world.rows(slice(at, at + rows)), size) for at in range(0, len(world.height), rows)]
-    return Picture(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Picture)))
+    return Rendering(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Rendering)))
 
 
-def _render(world: World, size: int) -> Picture:
+def _render(world: World, size: int) -> Rendering:
     view = _View(world)
     colour, inverse, ids = _things(view, 2 * size)
     cover = avg_pool2d((ids > 0).float()[:, None], 2)
     back, back_inverse = _surroundings(view, size, cover[:, 0] < 1)
     light = avg_pool2d(colour, 2) + back * (1 - cover)
     depth = avg_pool2d(inverse, 2) + back_inverse * (1 - cover)
-    return Picture(light.clamp(0, 1).pow(1 / 2.2) * 2 - 1, depth, ids)
+    return Rendering(light.clamp(0, 1).pow(1 / 2.2) * 2 - 1, depth, ids)
 
 
 class _View:

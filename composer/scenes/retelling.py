@@ -9,7 +9,7 @@ from torch import Tensor
 
 from composer.scenes.batch import SPLITS, to_world
 from composer.scenes.captions import tell
-from composer.scenes.layout import MATERIALS, SIZES, Dice, Kind, Scene, Thing, draw, redraw
+from composer.scenes.layout import MATERIALS, SIZES, Dice, Scene, Thing, ThingKind, draw_scene, redraw_scene
 from composer.scenes.render import render
 
 ENOUGH = 256
@@ -36,20 +36,20 @@ def retell(split: str, index: int, count: int, seed: int = 0) -> list[Scene]:
         seed: As of `describe`.
     """
     dice = Dice(seed, SPLITS.index(split), index)
-    scene = draw(dice, novel=split == "novel")
+    scene = draw_scene(dice, novel=split == "novel")
     numbers = [float(dice.random()) for _ in range(ENOUGH)]
     caption = tell(Replay(numbers), scene)
-    kinds = [_told(scene, i, caption, numbers) for i in range(len(scene.things))]
+    kinds = [_find_kind(scene, i, caption, numbers) for i in range(len(scene.things))]
     fresh = Dice(seed, SPLITS.index(split), index, 1)
     found: list[Scene] = []
     while len(found) < count:
-        other = redraw(fresh, kinds, scene.ground, scene.sky)
+        other = redraw_scene(fresh, kinds, scene.ground, scene.sky)
         if tell(Replay(numbers), other) == caption:
             found.append(other)
     return found
 
 
-def _told(scene: Scene, i: int, caption: str, numbers: Sequence[float]) -> Kind:
+def _find_kind(scene: Scene, i: int, caption: str, numbers: Sequence[float]) -> ThingKind:
     """What a caption says of a thing: all sizes and materials with which it would be the same."""
     thing = scene.things[i]
 

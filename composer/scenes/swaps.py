@@ -46,7 +46,7 @@ def swap(dice: Dice, scene: Scene, caption: str, kind: str) -> str | None:
         start, end, words = dice.pick(places)
         return caption[:start] + words + caption[end:]
     changed = [things for things in _changes(scene.things, kind) if _possible(things, scene.things)]
-    return _retold(dice, caption, scene.things, dice.pick(changed)) if changed else None
+    return _rewrite(dice, caption, scene.things, dice.pick(changed)) if changed else None
 
 
 def swaps(dice: Dice, scene: Scene, caption: str, count: int) -> list[str]:
@@ -89,7 +89,7 @@ def _possible(changed: tuple[Thing, ...], things: tuple[Thing, ...]) -> bool:
     return len(new) == len(old) and (not new & set(NOVEL_PAIRS) or bool(old & set(NOVEL_PAIRS)))
 
 
-def _retold(dice: Dice, caption: str, things: tuple[Thing, ...], changed: tuple[Thing, ...]) -> str:
+def _rewrite(dice: Dice, caption: str, things: tuple[Thing, ...], changed: tuple[Thing, ...]) -> str:
     """The caption with other colours and shapes, wherever a thing is mentioned."""
     new = {(old.colour, old.shape): thing for old, thing in zip(things, changed, strict=True)}
 

@@ -153,7 +153,7 @@ def tabulate(scene: Scene) -> Float[Tensor, "4 6"]:
     return table
 
 
-def asked_of(things: Float[Tensor, "k 6"]) -> list[Asked]:
+def list_asked(things: Float[Tensor, "k 6"]) -> list[Asked]:
     """What a complete caption of a table of things asks for."""
     rows = [row for row in things.tolist() if row[0] >= 0]
     return [

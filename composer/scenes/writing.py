@@ -16,7 +16,7 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
-from composer.images.sheet import as_written, from_pil
+from composer.images.sheet import from_pil, read_written
 from composer.scenes.batch import SPLITS, render_batch
 from composer.terminal import bar
 
@@ -27,7 +27,7 @@ CHUNK = 32
 """Scenes rendered at once."""
 
 
-def write(
+def write_scenes(
     split: str, count: int, size: int, out: Path | str, seed: int = 0, workers: int = 2, complete: float = 0.0
 ) -> None:
     """Writes the first `count` scenes of a split as a folder of images with sidecars.
@@ -79,10 +79,10 @@ def settings_of(out: Path) -> dict[str, Any]:
     return found
 
 
-def read(out: Path, index: int) -> dict[str, Any]:
+def read_scene(out: Path, index: int) -> dict[str, Any]:
     """Reads one scene of a folder as `render_batch` gives it, but for what rounding took."""
     stem = _stem(out, index, settings_of(out)["count"])
-    image = from_pil(as_written(stem.with_suffix(".png")))
+    image = from_pil(read_written(stem.with_suffix(".png")))
     maps = {name: torch.from_numpy(np.load(f"{stem}.{name}.npy")).float() for name in ("depth", "instances")}
     return {"image": image, "caption": stem.with_suffix(".txt").read_text(encoding="utf-8")} | maps
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from composer.moved import MOVED
-from composer.storage.files import below, brief, printable
+from composer.storage.files import printable, resolve_below, shorten_error
 from composer.storage.formats import SPEC
 
 
@@ -66,7 +66,7 @@ def build(spec: Spec, expected: type[T], plugins: Collection[str] = (), folder: 
     except (OSError, ValueError):  # they say what is wrong
         raise
     except Exception as error:  # arguments of other types and sizes than a class expects fail in its every line
-        raise ValueError(f"{spec['class_path']} does not take these arguments: {brief(error)}") from error
+        raise ValueError(f"{spec['class_path']} does not take these arguments: {shorten_error(error)}") from error
 
 
 def class_of(spec: Spec, expected: type[T], plugins: Collection[str] = ()) -> type[T]:
@@ -114,7 +114,7 @@ def resolve_arguments(cls: type[Buildable], spec: Spec, folder: Path | None) -> 
         if folder is None or not isinstance(value, str):
             continue
         if value.startswith("model:"):
-            arguments[key] = str(below(folder, value.removeprefix("model:")))
+            arguments[key] = str(resolve_below(folder, value.removeprefix("model:")))
         elif key in cls.weights_arguments and not _is_elsewhere(value):
             raise ValueError(
                 f"{spec['class_path']}: expected {key} to lie in the model's folder (model:...), in the package "

@@ -70,7 +70,7 @@ def replacing_all(folder: Path) -> Iterator[Path]:
     """Makes an empty folder whose files all take their places in `folder` once the block has ended.
 
     It lies inside `folder`. A process that is killed leaves either none of the new files in place, or all of them once
-    somebody calls `settle`, as whoever reads such a folder has to. Files of other names stay as they are.
+    somebody calls `finish_replacing`, as whoever reads such a folder has to. Files of other names stay as they are.
 
     Args:
         folder: The files' folder; it is made if it is missing, and goes again if the block fails.
@@ -88,7 +88,7 @@ def replacing_all(folder: Path) -> Iterator[Path]:
         yield new
         for place in (new, *(path for path in new.rglob("*") if path.is_dir())):
             _sync_folder(place)
-        settle(folder)
+        finish_replacing(folder)
         new.rename(folder / COMPLETE)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
@@ -99,10 +99,10 @@ def replacing_all(folder: Path) -> Iterator[Path]:
     finally:
         os.close(handle)
     _sync_folder(folder)
-    settle(folder)
+    finish_replacing(folder)
 
 
-def settle(folder: Path) -> None:
+def finish_replacing(folder: Path) -> None:
     """Moves the files of `replacing_all` to their places, where a process was killed before it had done so.
 
     Raises:
@@ -225,7 +225,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 SHOWN = 12
-"""Files that `written` lists; of more it says how many."""
+"""Files that `list_written` lists; of more it says how many."""
 
 
 @contextmanager
@@ -309,20 +309,20 @@ def _create(paths: Sequence[Path]) -> bool:
     return True
 
 
-def written(paths: Sequence[Path]) -> str:
+def list_written(paths: Sequence[Path]) -> str:
     """Says which files of a folder a run has written, in short where they are many."""
     if len(paths) > SHOWN:
         return f"{len(paths)} files written to {paths[0].parent}, from {paths[0].name} to {paths[-1].name}"
     return "\n".join(f"written: {path}" for path in paths)
 
 
-def brief(error: BaseException) -> str:
+def shorten_error(error: BaseException) -> str:
     """The first line of what an error of another library says, harmless and not too long."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return printable(lines[0][:300]) if lines else type(error).__name__
 
 
-def below(folder: Path, name: str) -> Path:
+def resolve_below(folder: Path, name: str) -> Path:
     """The path of what lies in a folder; neither its name nor a link may lead out of the folder.
 
     Raises:
@@ -391,7 +391,7 @@ def require_utf8(text: str) -> None:
         raise ValueError(f"expected words in UTF-8, found {text[:60]!a}") from error
 
 
-def name_of(data: bytes) -> str:
+def hash_content(data: bytes) -> str:
     """The SHA-256 under which a recipe names a file's content."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from composer.mistakes import did_you_mean
-from composer.storage.files import printable, settle
+from composer.storage.files import finish_replacing, printable
 from composer.storage.formats import HUB_NAME, MAX_JSON, check_model, check_prior
 from composer.storage.schema import read_json
 
@@ -44,7 +44,7 @@ def require_model(folder: Path) -> None:
     Raises:
         FileNotFoundError: It does not.
     """
-    settle(folder)
+    finish_replacing(folder)
     if not (folder / "manifest.json").is_file():
         hint = "; if it is a model of the Hugging Face hub, let it be fetched: --allow-network, in Python network=True"
         raise FileNotFoundError(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from safetensors.torch import save
 from torch import Tensor
 
-from composer.storage.files import below, printable, replacing_all, write_atomically, write_json
+from composer.storage.files import printable, replacing_all, resolve_below, write_atomically, write_json
 from composer.storage.finding import FORMAT, read_config, require_model
 from composer.storage.formats import FILE, MAX_JSON, check_manifest
 from composer.storage.pretrained import load_tensors
@@ -97,7 +97,7 @@ def read_model(
     manifest = read_json(folder / "manifest.json", MAX_JSON)
     check_manifest(manifest, str(folder / "manifest.json"))
     for name, expected in manifest.items():
-        path, named = below(folder, name), printable(str(folder / name))
+        path, named = resolve_below(folder, name), printable(str(folder / name))
         if not path.is_file():
             raise FileNotFoundError(f"{named} is missing; the model is incomplete: copy or export it again")
         if digest(path) != expected:

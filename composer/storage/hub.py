@@ -11,7 +11,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from composer.storage.files import below, printable, replacing
+from composer.storage.files import printable, replacing, resolve_below
 from composer.storage.formats import HUB_NAME, MAX_JSON, check_manifest
 from composer.storage.pretrained import (
     NotFetched,
@@ -232,7 +232,7 @@ def _bring(spec: Mapping[str, Any], source: Path | None, folder: Path) -> None:
     for name in _own(spec):
         if source is None:
             raise ValueError(f"the model reads {name} in its folder, and has none: save it there, load it, push that")
-        path = below(source, name)
+        path = resolve_below(source, name)
         for file in [path] if path.is_file() else filter(Path.is_file, path.rglob("*")):
             target = folder / file.relative_to(source.resolve())
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
-from composer.storage.files import brief
+from composer.storage.files import shorten_error
 from composer.storage.schema import read_json
 
 _ASSETS = Path(__file__).parents[1] / "assets"
@@ -278,7 +278,7 @@ def load_frozen(folder: Path, build: Callable[[dict[str, Any]], Network], who: s
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        says = f"{folder}: the weights are of another network than config.json says: {brief(error)}"
+        says = f"{folder}: the weights are of another network than config.json says: {shorten_error(error)}"
         raise ValueError(says) from error
     return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
@@ -298,7 +298,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         try:
             return dict(load_file(path))
         except SafetensorError as error:
-            raise ValueError(f"{path} is no whole safetensors file: {brief(error)}") from error
+            raise ValueError(f"{path} is no whole safetensors file: {shorten_error(error)}") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

@@ -25,7 +25,7 @@ from composer.data.loading import (
 )
 from composer.decomposition import Decomposer
 from composer.images.reading import Reason, Refused
-from composer.scenes.writing import write
+from composer.scenes.writing import write_scenes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*logging interval")
 
@@ -231,7 +231,7 @@ def test_columns_that_are_no_maps_go_with_any_crop(folder):
 
 
 def test_written_scenes_are_read_with_their_truth(tmp_path):
-    write("val", 3, 32, tmp_path / "scenes", workers=0)
+    write_scenes("val", 3, 32, tmp_path / "scenes", workers=0)
     images, scenes = ImageFolder(str(tmp_path / "scenes"), 32), SceneImages("val", 32, 3)
     assert len(images) == 3 and images.columns == scenes.columns
     for i in range(3):
