@@ -1,4 +1,4 @@
-"""Depth and instances of Scenes, read back from any picture of one by the small network that ships."""
+"""Depth and instances of Scenes, predicted from an image of one by the included small network."""
 
 from jaxtyping import Float, Shaped
 from torch import Tensor
@@ -13,9 +13,9 @@ from .instances import InstanceMaps
 
 
 class SceneDepth(DepthMaps):
-    """Relative inverse depth of a picture of a Scene.
+    """Relative inverse depth of an image of a Scene.
 
-    It lies in the space of the truth: (b 1 h w), robustly normalised to [0, 1], near = 1. `SceneInstances` with the
+    In the same form as the ground truth: (b 1 h w), robustly normalised to [0, 1], near = 1. `SceneInstances` with the
     same weights shares the network within a process.
 
     Args:
@@ -37,9 +37,9 @@ class SceneDepth(DepthMaps):
 
 
 class SceneInstances(InstanceMaps):
-    """Categories and instances in a picture of a Scene.
+    """Categories and instances in an image of a Scene.
 
-    Category ids 1 to 5 are sphere, cube, cylinder, cone and torus, as in the truth; instances are numbered anew.
+    Category ids 1 to 5 are sphere, cube, cylinder, cone and torus, as in the ground truth; instances are renumbered.
     `SceneDepth` with the same weights shares the network within a process.
 
     Args:
@@ -61,14 +61,14 @@ class SceneInstances(InstanceMaps):
         return F.interpolate(ids, image.shape[-2:], mode="nearest-exact")
 
     def loss(self, wanted: Shaped[Tensor, "b 2 h w"], batch: Batch) -> Float[Tensor, " b"]:
-        """Cross-entropy of the categories, pixel by pixel: `forward` cuts instances, which has no gradient."""
+        """Cross-entropy of the categories per pixel, as splitting instances has no gradient."""
         logits = read_scenes(self.reader, batch["image"]).category
         category = F.interpolate(wanted[:, :1].float(), logits.shape[-2:], mode="nearest-exact")[:, 0].long()
         return F.cross_entropy(logits, category, reduction="none").mean((1, 2))
 
 
 def read_scenes(reader: SceneReader, image: Float[Tensor, "b 3 h w"]) -> SceneReading:
-    """Reads pictures of any size as the reader knows them: 64 pixels a side, in single precision."""
+    """Runs the reader on images of any size, resized to its 64 pixels, in float32."""
     small = image.float()
     if image.shape[-2:] != (READ_SIZE, READ_SIZE):
         small = F.interpolate(small, (READ_SIZE, READ_SIZE), mode="bilinear", antialias=True)

@@ -117,7 +117,7 @@ def examine(cascade: Cascade, path: File, original: File | None = None) -> Repor
         original: For an edit, the picture that was edited: the square that the model saw is compared.
 
     Raises:
-        ValueError: The PNG carries no recipe, the recipe is another model's or an edit's without its original, or the
+        ValueError: The PNG has no recipe, the recipe is another model's or an edit's without its original, or the
             picture has been resized since.
     """
     path = PictureFile.of(path)

@@ -1,4 +1,4 @@
-"""Scenes: a procedural world with exact truth, so that everything can be trained and measured without a download."""
+"""Scenes: a procedural world with exact ground truth, to train and measure without downloads."""
 
 from composer.scenes.batch import SPLITS, describe, render_batch
 from composer.scenes.captions import WORDS

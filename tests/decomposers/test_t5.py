@@ -278,8 +278,8 @@ def test_a_stopped_run_goes_on_and_keeps_what_is_there(config, photos, capsys):
     [
         (["t6"], [], "no decomposer named t6; the configuration has caption, intensity, palette, sketch, t5"),
         (["caption"], [], "no column may be named caption"),
-        (["intensity"], [], "intensity is drawn anew each time"),
-        (["t5", "sketch"], [], "sketch are maps, which fit images of just 32 x 32 pixels; "),
+        (["intensity"], [], "intensity is random and differs each time"),
+        (["t5", "sketch"], [], "sketch are maps, which need images of exactly 32 x 32 pixels; "),
         (["t5"], ["--data.train", "SceneImages", "--data.train.split", "val"], "expected an ImageFolder"),
     ],
 )

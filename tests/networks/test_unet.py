@@ -307,7 +307,7 @@ def test_refuses_what_does_not_fit():
         net(torch.randn(2, 3, 8, 8), level, conditioning(size=(4, 4)))
     with pytest.raises(ValueError, match="reads no tokens"):
         unet(token_dim=0)(torch.randn(2, 3, 8, 8), level, conditioning())
-    with pytest.raises(ValueError, match="one number of blocks a level"):
+    with pytest.raises(ValueError, match="one number of blocks per level"):
         unet(blocks=(1, 2, 3))
     with pytest.raises(ValueError, match="head_dim=48"):
         unet(head_dim=48)

@@ -664,7 +664,7 @@ def test_embeddings_come_back_as_they_were_computed(tmp_path):
     assert again["caption"] == batch["caption"] and "image" not in again
     for name, value in readers()(batch).items():
         torch.testing.assert_close(again[name], value, rtol=1e-3, atol=1e-3)
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="exists: remove it"):
         write_embeddings(Captioned(), readers(), tmp_path / "e")
     np.save(tmp_path / "e" / "semantics.npy", np.zeros((3, 128)))
     with pytest.raises(ValueError, match="as many rows"):

@@ -438,7 +438,7 @@ def test_scenes_that_were_written_are_read_as_they_would_be_rendered(tmp_path):
             SceneImages(**{"count": 3, **settings, **change}, folder=str(tmp_path / "scenes"))
     with pytest.raises(FileNotFoundError, match=r"found no scenes\.json there"):
         SceneImages(count=3, **settings, folder=str(tmp_path))
-    with pytest.raises(ValueError, match="expected 0 to 5 swaps a caption, found 6"):
+    with pytest.raises(ValueError, match="expected 0 to 5 swaps per caption, found 6"):
         SceneImages("train", 32, 1, swaps=6)
 
 
