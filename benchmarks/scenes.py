@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from composer.scenes import render_batch, write
+from composer.scenes import render_batch, write_scenes
 
 
 def rendered(size: int, count: int) -> float:
@@ -27,7 +27,7 @@ def rendered(size: int, count: int) -> float:
 def written(size: int, count: int, processes: int) -> float:
     with tempfile.TemporaryDirectory() as out:
         start = time.perf_counter()
-        write("train", count, size, Path(out) / "scenes", workers=processes)
+        write_scenes("train", count, size, Path(out) / "scenes", workers=processes)
         return count / (time.perf_counter() - start)
 
 

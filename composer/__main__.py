@@ -8,7 +8,7 @@ from pathlib import Path
 
 from composer.commands.registry import COMMANDS, overview
 from composer.mistakes import Mistake, did_you_mean
-from composer.terminal import complain, say, settle
+from composer.terminal import complain, say, set_up_output
 
 MORE = "(COMPOSER_TRACEBACK=1 shows where)"
 
@@ -22,7 +22,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 is success, 1 a failure and 2 a mistake in the command line, explained on stderr.
     """
-    settle()
+    set_up_output()
     try:
         plugins, rest = take_plugins(list(sys.argv[1:] if args is None else args))
         command = rest[0] if rest else "--help"

@@ -1,4 +1,4 @@
-"""From named representations to what a U-Net reads."""
+"""From named representations to a U-Net's inputs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ class Port:
     """How one field of a `Conditioning` behaves.
 
     Attributes:
-        joined: The axis along which two contributions are joined, 1 for lists of tokens; None where they add.
+        joined: The axis along which two contributions are concatenated, 1 for lists of tokens; None if they add.
         placed: Whether its last two axes are the rows and columns of the image.
     """
 
@@ -34,7 +34,7 @@ class Port:
         return a + b if self.joined is None else torch.cat([a, b], dim=self.joined)
 
     def pad(self, x: Tensor, n: int) -> Tensor:
-        """Lengthens the joined axis to n by zeros, which mask what a mask belongs to."""
+        """Pads the concatenated axis with zeros to length n; zeros in a mask mean masked."""
         if self.joined is None:
             return x
         return F.pad(x, (0, 0) * (x.ndim - 1 - self.joined) + (0, n - x.shape[self.joined]))
@@ -47,18 +47,18 @@ PLACED = {"port": Port(placed=True)}
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
-    """What a U-Net reads, through three ports. A monoid under ``+``: vectors add, tokens concatenate, maps add.
+    """The inputs of a U-Net, in three ports. A monoid under ``+``: vectors add, tokens concatenate, maps add.
 
-    And, not for the network but for a denoiser that works on a residual, the image that it starts from. A further port
-    is one more field with such metadata: how it is added, expanded, cropped, stacked and dropped follows from that.
+    A fourth port, `origin`, is read by a residual denoiser, not by the network. To add a port, add a field with such
+    metadata: how it is added, expanded, cropped, stacked and dropped follows from it.
 
     Attributes:
         vector: (b d) added to the embedding of the noise level.
-        tokens: (b n c) joined to the keys and values of attention.
+        tokens: (b n c) concatenated to the keys and values of attention.
         token_mask: (b n) True where a token may be attended to.
         spatial: (b k h w) concatenated to the noisy image.
         origin: (b 3 h w) the previous stage's image, enlarged; origins add.
-        keys_values: What `UNet.prepare` computed from `tokens`, one (2 b heads n d) a layer; not part of the sum.
+        keys_values: What `UNet.prepare` computed from `tokens`, one (2 b heads n d) per layer; not part of the sum.
     """
 
     vector: Float[Tensor, "b d"] | None = field(default=None, metadata=ADDED)
@@ -70,20 +70,20 @@ class Conditioning:
 
     @classmethod
     def ports(cls) -> dict[str, Port]:
-        """Name -> port, of every field that is one."""
+        """Name -> port, for every field that is a port."""
         return {f.name: f.metadata["port"] for f in fields(cls) if "port" in f.metadata}
 
-    def given(self) -> dict[str, Any]:
-        """Name -> tensor, of the ports that are not absent."""
+    def to_dict(self) -> dict[str, Any]:
+        """Name -> tensor, for the ports that are not None."""
         return {name: x for name in self.ports() if (x := getattr(self, name)) is not None}
 
     def change(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
-        """Changes every port that is not absent, and forgets what was computed from them."""
-        changed: dict[str, Any] = {name: change(x) for name, x in self.given().items()}
+        """Applies a function to every port that is not None; drops `keys_values`, which were computed from them."""
+        changed: dict[str, Any] = {name: change(x) for name, x in self.to_dict().items()}
         return type(self)(**changed)
 
     def __add__(self, other: "Conditioning") -> "Conditioning":
-        ports, mine, others = self.ports(), self.given(), other.given()
+        ports, mine, others = self.ports(), self.to_dict(), other.to_dict()
         both: dict[str, Any] = {name: ports[name].add(mine[name], others[name]) for name in mine.keys() & others.keys()}
         return type(self)(**mine | others | both)
 
@@ -92,9 +92,9 @@ class Conditioning:
         return self.change(lambda x: _expand(x, b))
 
     def crop(self, rows: slice, columns: slice) -> "Conditioning":
-        """Cuts a rectangle out of the maps; what belongs to no place stays."""
+        """Crops the maps to a rectangle; the other ports stay."""
         ports = self.ports()
-        return replace(self, **{n: x[..., rows, columns] for n, x in self.given().items() if ports[n].placed})
+        return replace(self, **{n: x[..., rows, columns] for n, x in self.to_dict().items() if ports[n].placed})
 
 
 def _expand(x: Tensor, b: int) -> Tensor:
@@ -108,9 +108,9 @@ def _expand(x: Tensor, b: int) -> Tensor:
 def stack(parts: Sequence[Conditioning], b: int) -> Conditioning:
     """Stacks conditionings of b rows each along the batch.
 
-    Ports that a part lacks become zeros, shorter token lists are padded with masked tokens.
+    Missing ports become zeros; shorter token lists are padded with masked tokens.
     """
-    given, kind = [part.expand(b).given() for part in parts], type(parts[0])
+    given, kind = [part.expand(b).to_dict() for part in parts], type(parts[0])
     stacked: dict[str, Any] = {}
     for name, port in kind.ports().items():
         known = [rows[name] for rows in given if name in rows]
@@ -127,7 +127,7 @@ class Condition(nn.Module, Buildable, ABC):
     The contract: a dropped row contributes exactly nothing, that is a zero vector, masked tokens, a zero map.
 
     Attributes:
-        always: Whether joint dropout spares it: a stage that enlarges is nothing without the image that it enlarges.
+        always: Whether joint dropout never drops it: an upsampler needs the image that it enlarges.
 
     Args:
         dropout: Probability that joint dropout removes this condition from a row.
@@ -143,7 +143,7 @@ class Condition(nn.Module, Buildable, ABC):
 
     @abstractmethod
     def forward(self, value: Tensor, keep: Bool[Tensor, " b"], size: tuple[int, int]) -> Conditioning:
-        """Adapts `value`.
+        """Computes the ports from a representation.
 
         Args:
             value: (b ...) the representation.
@@ -153,28 +153,28 @@ class Condition(nn.Module, Buildable, ABC):
 
     @abstractmethod
     def example(self, b: int, size: tuple[int, int]) -> Tensor:
-        """Makes b representations that `forward` takes, of no meaning, for images of that height and width.
+        """Makes b dummy representations that `forward` takes, for images of that height and width.
 
         On torch's default device, so that a model can be tried out without data or decomposers, or on the meta device.
         """
 
     @abstractmethod
     def silence(self) -> None:
-        """Zeroes its last layers, so that what it adds is exactly nothing until training moves them.
+        """Zeroes its last layers, so that it contributes exactly nothing until it is trained.
 
-        A trained model takes up a new condition this way: the first step begins with the model that it was, and the
-        gradient reaches the last layers at once, the ones before them from the second step on.
+        This is how a new condition is added to a trained model: training starts from the unchanged model; the gradient
+        reaches the last layers in the first step, the layers before them from the second step on.
 
         Raises:
-            ValueError: It makes tokens, whose share of attention's softmax is not nothing even where they are zero; or
-                it can't be added to a model for another reason.
+            ValueError: It makes tokens, which take part in attention's softmax even if they are zero; or it can't be
+                added to a model for another reason.
 
         Reference: ControlNet's zero convolutions (Zhang et al. 2023, section 3.1).
         """
 
     @torch.no_grad()
     def try_out(self, size: tuple[int, int]) -> Conditioning:
-        """Adapts one `example`, which shows the ports that this condition fills."""
+        """Runs the condition on one `example`, to see which ports it fills."""
         with torch.device(next((p.device for p in self.parameters()), torch.get_default_device())):
             made: Conditioning = self(self.example(1, size), torch.ones(1, dtype=torch.bool), size)
         return made
@@ -187,20 +187,20 @@ def zero(layer: nn.Module) -> None:
 
 
 class ConditionSet(nn.ModuleDict):
-    """Named conditions and the joint policy that drops them (Composer, section 2.3).
+    """Named conditions, and joint dropout (Composer, section 2.3).
 
     Args:
         conditions: One adapter per representation name, in the order of their tokens.
         drop_all: Share of the rows that lose every condition.
         keep_all: Share of the rows that keep every condition.
-        keep_one: Share of the rows that keep exactly one. Not in the paper, whose rule leaves a condition alone in
-            0.4 % of the rows where there are eight.
+        keep_one: Share of the rows that keep exactly one. Not in the paper, whose rule does this in 0.4 % of the rows
+            if there are eight conditions.
         keep_two_global: Share of the rows that keep exactly two of the conditions without a map, such as a caption and
             a palette. Not in the paper.
-        weights: Name -> how much more often than others a condition is among those one or two; 1 where it is missing.
+        weights: Name -> relative probability that a condition is among those one or two; 1 by default.
 
     Raises:
-        ValueError: The shares do not fit into the rows, or the weights are not those of these conditions.
+        ValueError: The shares sum to more than 1, or the weights are not positive or not of these conditions.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class ConditionSet(nn.ModuleDict):
 
     @cached_property
     def maps(self) -> frozenset[str]:
-        """Names of the conditions that give a map, which the papers call local; found by trying each one out."""
+        """Names of the conditions that make a map (the papers call them local), found by running each on an example."""
         return frozenset(name for name, c in self.named() if c.try_out((64, 64)).spatial is not None)
 
     def draw_keep(
@@ -246,16 +246,16 @@ class ConditionSet(nn.ModuleDict):
         generator: torch.Generator | None = None,
         known: Mapping[str, Bool[Tensor, " b"]] | None = None,
     ) -> Keep:
-        """Draws which rows keep which condition: none, all, one, two global ones, or each by its own rate.
+        """Draws which rows keep which condition: none, all, one, two global ones, or each at its own rate.
 
         Drawn on the CPU, so that a step's draws are the same on every device.
 
         Args:
             b: Rows.
-            device: Where the result lies.
+            device: Of the result.
             generator: Of the draws.
-            known: Name -> rows that have that representation, for names where some have not. The one or two that a row
-                keeps are chosen among those that it has; else this changes nothing.
+            known: Name -> rows that have that representation, for names that some rows lack. The one or two
+                conditions that a row keeps are chosen among those it has; it has no other effect.
         """
         u = torch.rand(b, generator=generator)
         none, every = u < self.drop_all, u >= 1 - self.keep_all
@@ -276,7 +276,7 @@ class ConditionSet(nn.ModuleDict):
     ) -> Keep:
         """Draws one condition for some rows, two global ones for others, by weight and without replacement.
 
-        The first to arrive are taken, of exponential times whose rates are the weights (Efraimidis and Spirakis 2006).
+        Takes the smallest of exponential variables whose rates are the weights (Efraimidis and Spirakis 2006).
         """
         rates = torch.tensor([*self.weights.values()]).repeat(len(one), 1)
         for column, name in enumerate(self.weights):
@@ -290,11 +290,11 @@ class ConditionSet(nn.ModuleDict):
         return dict(zip(self.weights, kept.unbind(1), strict=True))
 
     def keep_only(self, names: Collection[str], b: int, device: torch.device) -> Keep:
-        """Keeps the named conditions, and those that are never dropped, for all of b rows."""
+        """Keeps the named conditions, and those that are never dropped, in all b rows."""
         return {n: torch.full((b,), n in names or c.always, device=device) for n, c in self.named()}
 
     def forward(self, reps: Representations, size: tuple[int, int], keep: Keep | None = None) -> Conditioning:
-        """Sums what the conditions make of `reps`.
+        """Sums the contributions of all conditions.
 
         Args:
             reps: Representations; names that are missing are absent for every row.
@@ -318,7 +318,7 @@ class ConditionSet(nn.ModuleDict):
 
 
 def _kept(condition: Condition, value: Tensor, keep: Bool[Tensor, " b"], size: tuple[int, int]) -> Conditioning:
-    """Adapts the kept rows alone and leaves the others at nothing: the same, for less.
+    """Computes only the kept rows and leaves the others zero: the same result at lower cost.
 
     Not on a GPU, where shapes that depend on values stall, and computing a dropped row costs next to nothing.
     """

@@ -14,15 +14,15 @@ from composer.storage.building import Buildable
 from composer.storage.files import require_utf8
 
 Batch = dict[str, Any]
-"""What a dataset yields, collated. Keys that the core knows:
+"""A collated batch of a dataset. Keys that the core knows:
 
 - ``image``: (b 3 h w) float32 in [-1, 1].
-- ``caption``: list of b strings; ``""`` where an image has none.
+- ``caption``: list of b strings; ``""`` for an image without one.
 - ``region``: (b 1 h w) float32, 1 where an edit may change the image.
-- ``seed``: (b,) int64, one number a sample; present while training and validating. A decomposer that draws at
-  random draws from it (see `draw`) and takes its deterministic choice where it is absent.
-- a tensor under a representation's own name takes the place of its extraction.
-- ``known``: name -> (b,) bool, the rows that hold such a tensor, for names where only some do.
+- ``seed``: (b,) int64, one number per sample; present in training and validation. A random decomposer draws from it
+  (see `draw`), and is deterministic without it.
+- a tensor under a representation's name is used instead of extracting it.
+- ``known``: name -> (b,) bool, the rows that have such a tensor, for names where only some do.
 """
 
 Representations = dict[str, Tensor]
@@ -33,11 +33,11 @@ class Decomposer(nn.Module, Buildable, ABC):
     """A frozen map from a batch to one representation. Device and dtype follow the input.
 
     Attributes:
-        code_licence: Of the code that extracts.
-        weights_licence: Of the weights that it needs, as their authors state it.
+        code_licence: Licence of the extraction code.
+        weights_licence: Licence of the weights, as their authors state it.
         kind: What the representation says of an image. Tasks and evaluations choose conditions by it: `style_transfer`
-            keeps one picture's layout and takes another's appearance. A condition without a kind takes part in them
-            where it is named.
+            keeps one picture's layout and takes another's appearance. A condition without a kind takes part only if
+                it is named.
     """
 
     kind: Kind | None = None
@@ -46,52 +46,51 @@ class Decomposer(nn.Module, Buildable, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
-        """Extracts the representation, (b ...); row i depends on row i of the batch alone."""
+        """Extracts the representation, (b ...); row i depends only on row i of the batch."""
 
     @abstractmethod
     def preview(self, value: Tensor) -> Float[Tensor, "b 3 h w"]:
-        """Shows a representation as a person would look at it, in [-1, 1]."""
+        """Draws a representation for people to look at, in [-1, 1]."""
 
     @abstractmethod
     def distance(self, wanted: Tensor, got: Tensor) -> Float[Tensor, " b"]:
-        """Says how far two representations are, row by row; 0 where they agree. The unit is the subclass's."""
+        """Measures how far two representations are apart, per row; 0 where they agree. The unit is the subclass's."""
 
     def loss(self, wanted: Tensor, batch: Batch) -> Float[Tensor, " b"]:
-        """Says how far images are from a representation, row by row, for training: with a gradient to the images.
+        """Measures how far images are from a representation, per row, with a gradient to the images, for training.
 
-        The distance of what `forward` reads, unless a subclass knows better; not every one has a gradient.
+        By default the distance of what `forward` extracts; not every decomposer has a gradient.
         """
         return self.distance(wanted, self(batch))
 
     def can_read(self, batch: Batch) -> bool:
-        """Whether `batch` holds what `forward` needs; an image, unless a subclass says otherwise."""
+        """Whether `batch` contains what `forward` needs; by default an image."""
         return "image" in batch
 
     def from_text(self, text: str) -> Tensor:
-        """Makes the representation, one row, of what a person wrote in place of an image, where that means something.
+        """Makes the representation, one row, from text instead of an image, if the decomposer supports it.
 
         Raises:
-            ValueError: Only an image gives this representation.
+            ValueError: It needs an image.
         """
         raise ValueError(f"{type(self).__name__} reads images: expected an image file, found {text!r}")
 
     def interpolate(self, a: Tensor, b: Tensor, share: float) -> Tensor:
-        """Goes `share` of the way from one representation to another, where there is something in between.
+        """Interpolates between two representations, by a share in [0, 1], if the decomposer supports it.
 
         Raises:
-            ValueError: There is not, or the two differ in shape.
+            ValueError: It does not, or the two differ in shape.
         """
-        raise ValueError(f"nothing lies between two representations of {type(self).__name__}: hold one of them fixed")
+        raise ValueError(
+            f"{type(self).__name__} cannot interpolate between two representations: keep one of them fixed"
+        )
 
     def networks(self) -> tuple[nn.Module, ...]:
-        """The modules that hold its weights, for counting them; others may share them. Itself, unless overridden."""
+        """The modules with its weights, which may be shared, for counting them. By default the decomposer itself."""
         return (self,)
 
     def unread(self, text: str) -> tuple[str, ...]:
-        """The words of a text that never reach the representation: unknown ones, and those beyond its length.
-
-        None, unless a subclass that reads text says otherwise.
-        """
+        """Lists the words of a text that are lost: unknown ones, and those beyond the length. By default none."""
         return ()
 
 
@@ -103,7 +102,7 @@ class Decomposition(nn.ModuleDict):
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Decomposition":
-        """Stays in eval mode: a frozen detector's dropout and batch statistics never train."""
+        """Stays in eval mode: dropout and batch statistics of a frozen detector must not change."""
         return super().train(False)
 
     def named(self) -> Iterator[tuple[str, Decomposer]]:
@@ -113,13 +112,13 @@ class Decomposition(nn.ModuleDict):
 
     @torch.no_grad()
     def forward(self, batch: Batch, names: Collection[str] | None = None) -> Representations:
-        """Extracts every representation that `batch` allows, or those of them that are named.
+        """Extracts every representation for which `batch` has the inputs, or only the named ones.
 
-        A tensor that the batch already holds under a representation's name passes through unchanged. Where only some
-        rows hold it, the others are extracted if they can be, and stay zero if not (see `known`).
+        A tensor that the batch already has under a representation's name passes through unchanged. If only some rows
+        have it, the others are extracted if possible, and are zero if not (see `known`).
 
         Raises:
-            ValueError: A caption holds bytes that are no text.
+            ValueError: A caption contains undecodable bytes.
         """
         for caption in batch.get("caption", ()):
             require_utf8(caption)
@@ -133,7 +132,7 @@ class Decomposition(nn.ModuleDict):
             }
 
     def known(self, batch: Batch) -> dict[str, Bool[Tensor, " b"]]:
-        """Which rows have a representation, for those names where some have none even after `forward`."""
+        """Name -> rows that have a representation, for names that some rows lack even after `forward`."""
         readable = {name for name, decomposer in self.named() if decomposer.can_read(batch)}
         return {name: rows for name, rows in batch.get("known", {}).items() if name not in readable}
 
@@ -150,7 +149,7 @@ def _extract(name: str, decomposer: Decomposer, batch: Batch) -> Tensor:
 
 
 def _rows(batch: Batch, rows: Bool[Tensor, " b"]) -> Batch:
-    """The chosen rows of what belongs to rows: tensors and lists."""
+    """Selects rows of all tensors and lists."""
     chosen = rows.tolist()
     part: Batch = {key: value[rows] for key, value in batch.items() if isinstance(value, Tensor)}
     lists = {key: value for key, value in batch.items() if isinstance(value, list)}
@@ -158,13 +157,13 @@ def _rows(batch: Batch, rows: Bool[Tensor, " b"]) -> Batch:
 
 
 def draw(seed: Tensor, stream: int, high: int) -> Tensor:
-    """Draws one integer in [0, high) a row, a pure function of (seed, stream): the same on any device, in any batch.
+    """Draws one integer in [0, high) per row, a pure function of (seed, stream): the same on any device, in any batch.
 
     A multiply-xorshift hash (the finaliser of SplitMix64, Steele et al. 2014) kept within 63 bits.
 
     Args:
         seed: (b,) int64 sample seeds.
-        stream: Which draw this is; each use takes a number of its own.
+        stream: A number for each use of the function, so that their draws are independent.
         high: Number of outcomes.
     """
     mask = (1 << 63) - 1
@@ -175,14 +174,14 @@ def draw(seed: Tensor, stream: int, high: int) -> Tensor:
 
 
 def robust_normalise(inverse: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-    """Stretches relative inverse depth to [0, 1], image by image; 0 everywhere where an image is flat.
+    """Stretches relative inverse depth to [0, 1], image by image; 0 everywhere if an image is flat.
 
-    The 2% and 98% quantiles become 0 and 1 and what lies beyond is clamped, so that a few stray values don't squeeze
+    The 2% and 98% quantiles become 0 and 1 and values beyond are clamped, so that outliers don't compress
     the rest: predictors and true depth then agree up to the scale and shift that inverse depth is known to (MiDaS,
     Ranftl et al. 2020).
 
     Args:
-        inverse: Inverse depth in any unit, larger = nearer; 0 for the sky.
+        inverse: Inverse depth in any unit, larger = nearer; 0 for sky.
     """
     rows = with_float64(inverse.flatten(1))  # torch.quantile computes a value's place in float64
     ends = torch.tensor([0.02, 0.98], device=rows.device, dtype=rows.dtype)

@@ -1,4 +1,4 @@
-"""Where networks run: a GPU of NVIDIA's or AMD's (cuda), one of Apple's (mps), or the CPU."""
+"""Where networks run: an NVIDIA or AMD GPU (cuda), an Apple GPU (mps), or the CPU."""
 
 import torch
 from torch import Tensor
@@ -25,10 +25,10 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def with_float64(x: Tensor) -> Tensor:
-    """Gives a tensor where float64 can be computed with: on its own device, or on the CPU if that has none (mps)."""
+    """Moves a tensor to the CPU if its device does not support float64 (mps)."""
     return x.cpu() if x.device.type in NO_FLOAT64 else x
 
 
 def to_float64(x: Tensor) -> Tensor:
-    """Converts to float64, on the CPU if the tensor's own device has none (mps)."""
+    """Converts to float64, on the CPU if the tensor's device does not support it (mps)."""
     return with_float64(x).double()  # in two steps: one alone would convert before it copies

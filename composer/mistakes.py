@@ -1,4 +1,4 @@
-"""Mistakes in a command line, and what somebody who mistyped a name probably meant."""
+"""Mistakes in a command line, and suggestions for mistyped names."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -9,14 +9,14 @@ class Mistake(ValueError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Names the known words that are nearest to one that is not known.
+    """Suggests the known words most similar to an unknown one.
 
     Args:
-        word: What was written; dashes before it don't count.
-        known: What could have been.
+        word: The unknown word; leading dashes are ignored.
+        known: The words to choose from.
 
     Returns:
-        Such as `` (did you mean --depth?)``; empty where nothing comes near.
+        Such as `` (did you mean --depth?)``; empty if none is similar.
     """
     plain = {name.lstrip("-"): name for name in known}
     near = get_close_matches(word.lstrip("-"), plain, n=2, cutoff=0.7)

@@ -45,7 +45,7 @@ LAYOUT = (Kind.STRUCTURE, Kind.SEGMENTATION)
 """Kinds that say where things are; Composer calls such conditions local."""
 
 LOCAL, GLOBAL = ("sketch", "depth", "instances"), ("semantics", "palette")
-"""Names that included models give conditions of `LAYOUT` and of `Kind.APPEARANCE`; a loaded model knows its own."""
+"""Names of the included models' conditions of `LAYOUT` and of `Kind.APPEARANCE`; a loaded model knows its own."""
 
 TEXT, SEMANTICS = "text", "semantics"
-"""Names of what a prior's data has to give: captions as `decomposers.Caption` encodes them, and image embeddings."""
+"""Names of what a prior's data must contain: captions as `decomposers.Caption` encodes them, and image embeddings."""

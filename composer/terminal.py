@@ -1,7 +1,7 @@
-"""All that the commands say, in one place: nothing in it is read as markup, and no stranger's text acts on a terminal.
+"""All output of the commands: nothing in it is parsed as markup, and no text can control the terminal.
 
-Names of files and models, prompts, captions and errors of other libraries may hold anything. Whoever says something
-uses `say`, `note`, `show` or `bar`; a test holds that nobody prints otherwise.
+Names of files and models, prompts, captions and errors of other libraries may contain anything. All output goes
+through `say`, `note`, `show` or `bar`; a test checks that nothing else prints.
 """
 
 import io
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LINES, LONGEST = 4, 480
-"""Lines of an error, and characters of each: a stranger's text may be as long as it likes."""
+"""Most lines of an error, and most characters per line: an error may quote text of any length."""
 
 
 def clean(text: object) -> str:
-    """A text for a terminal: lines stay lines, and whatever could act on it becomes a space."""
+    """Makes a text safe for a terminal: control characters become spaces, line breaks stay."""
     return "\n".join(printable(line) for line in str(text).split("\n"))
 
 
 def say(*lines: object) -> None:
-    """Says what a command has found or done, on standard output."""
+    """Prints the results of a command to standard output."""
     print(*map(clean, lines), sep="\n")
 
 
 def note(*lines: object) -> None:
-    """Says what else is to be known, on standard error."""
+    """Prints notes to standard error."""
     print(*map(clean, lines), sep="\n", file=sys.stderr)
 
 
 def complain(error: object, *hints: str) -> None:
-    """Says what is wrong: one error of a few lines, then what to do."""
+    """Prints an error in a few lines, then what to do about it."""
     lines = [line for line in clean(error).split("\n") if line.strip()] or [type(error).__name__]
     if len(lines) > LINES:
         lines = [*lines[: LINES - 1], "..."]
@@ -51,8 +51,8 @@ def _shortened(line: str) -> str:
     return line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}"
 
 
-def settle() -> None:
-    """Makes sure that warnings, logs and odd characters show as `say` would show them."""
+def set_up_output() -> None:
+    """Makes standard output, warnings and logs as safe as the output of `say`."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace" if stream is sys.stdout else "backslashreplace")
@@ -74,7 +74,7 @@ class _Formatter(logging.Formatter):
 
 
 def console(**how: Any) -> "Console":
-    """A console of rich that shows every text as it is: no markup, no emoji codes, no control characters.
+    """Makes a rich console that shows text literally: no markup, no emoji codes, no control characters.
 
     Args:
         **how: Further arguments of `rich.console.Console`.
@@ -91,15 +91,15 @@ def console(**how: Any) -> "Console":
 
 
 def show(*tables: Any) -> None:
-    """Shows tables of rich on standard output."""
+    """Prints rich tables to standard output."""
     console().print(*tables, sep="\n")
 
 
 def bar(*columns: Any, **how: Any) -> "Progress":
-    """A progress bar of rich; its tasks' descriptions are shown as they are.
+    """Makes a rich progress bar; the descriptions of its tasks are shown literally.
 
     Args:
-        *columns: What it shows; by default what rich does.
+        *columns: Columns of the bar; rich's by default.
         **how: Further arguments of `rich.progress.Progress`.
     """
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -110,13 +110,13 @@ def bar(*columns: Any, **how: Any) -> "Progress":
 
 
 def track(numbers: Sequence[T], what: str) -> Iterator[T]:
-    """A bar over some work, which goes when the work is done."""
+    """Shows a progress bar over an iteration; it disappears at the end."""
     with bar(transient=True) as progress:
         yield from progress.track(numbers, description=what)
 
 
 def steps_bar(what: str) -> Callable[[Sequence[int]], Iterator[int]]:
-    """A progress bar over the steps of a sampling."""
+    """Makes a progress bar for the steps of a sampler."""
 
     def steps(numbers: Sequence[int]) -> Iterator[int]:
         yield from track(numbers, what)

@@ -1,4 +1,4 @@
-"""Trained adapters from representations to what a U-Net reads; few generic ones serve all representations."""
+"""Trained adapters from representations to a U-Net's inputs; a few generic ones serve all representations."""
 
 from .instances import Instances
 from .low_res import LowRes

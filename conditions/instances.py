@@ -12,8 +12,8 @@ from .spatial import convolutions
 class Instances(Condition):
     """Encodes categories and the borders between instances.
 
-    Category ids become a learned embedding a pixel. Instance ids mean nothing but "the same thing", so only the
-    borders that they draw are read; numbering the instances otherwise changes nothing.
+    Category ids become a learned embedding per pixel. Instance ids are arbitrary, so only the borders between them are
+    read; renumbering the instances changes nothing.
 
     Args:
         categories: Number of categories; ids run from 1 to this, 0 is none.
@@ -36,8 +36,8 @@ class Instances(Condition):
         """Encodes (category id, instance id), resized to `size` by nearest neighbour; see `Condition.forward`.
 
         Raises:
-            ValueError: A category id lies outside [0, categories]. Looked for on the CPU only; on a GPU reading the
-                maximum would stall every step, and torch's own index assertion stops the run there.
+            ValueError: A category id is outside [0, categories]. Checked on the CPU only; on a GPU, reading the
+                maximum would stall every step, and torch's own index assertion stops the run.
         """
         ids = nearest(value, size).long()
         if ids.device.type == "cpu" and ids.numel():
@@ -59,7 +59,7 @@ class Instances(Condition):
 
 
 def nearest(x: Shaped[Tensor, "b c h w"], size: tuple[int, int]) -> Shaped[Tensor, "b c h2 w2"]:
-    """Resizes by nearest neighbour, whatever the dtype; each pixel takes what lies at its centre."""
+    """Resizes by nearest neighbour, whatever the dtype; each pixel takes the value at its centre."""
     if x.shape[-2:] == size:
         return x
     row, column = (

@@ -12,13 +12,13 @@ from .spatial import convolutions
 
 
 class LowRes(Condition):
-    """The smaller image, enlarged (bilinear) and joined to the noisy one; joint dropout spares it.
+    """The small image, enlarged (bilinear) and concatenated to the noisy one; joint dropout never drops it.
 
     Args:
-        spatial_dim: Channels of the U-Net's map. With 3 the image goes in as it is, as in the papers; with more, where
-            other local conditions share the map, through two convolutions of its own.
+        spatial_dim: Channels of the U-Net's map. 3 concatenates the image itself, as in the papers; more, if other
+            local conditions share the map, adds two convolutions.
         vector_dim: Width of the U-Net's embedding, to which the level of augmentation is added (Imagen, section 2.5);
-            0 leaves the network in the dark about it (unCLIP).
+            0 does not tell the network (unCLIP).
         width: Channels of the level's sinusoidal embedding.
     """
 
@@ -43,7 +43,7 @@ class LowRes(Condition):
         return Conditioning(
             spatial=torch.where(kept, self.encode(image), 0),
             origin=torch.where(kept, image, 0),
-            vector=self._told(level, keep),
+            vector=self._embed_level(level, keep),
         )
 
     def example(self, b: int, size: tuple[int, int]) -> Float[Tensor, "b 4 h w"]:
@@ -51,10 +51,10 @@ class LowRes(Condition):
         return torch.zeros(b, 4, size[0] // 4, size[1] // 4)
 
     def silence(self) -> None:
-        """Refuses: a stage that enlarges is another model, not one with a condition more."""
-        raise ValueError("low_res can't be added to a trained stage: start from one that enlarges")
+        """Refuses: an upsampler is another model, not one with an added condition."""
+        raise ValueError("low_res can't be added to a trained stage: start from an upsampler")
 
-    def _told(self, level: Float[Tensor, " b"], keep: Bool[Tensor, " b"]) -> Tensor | None:
+    def _embed_level(self, level: Float[Tensor, " b"], keep: Bool[Tensor, " b"]) -> Tensor | None:
         if self.embed is None:
             return None
         return torch.where(keep[:, None], self.embed(sinusoids(level, self.width)), 0)

@@ -9,7 +9,7 @@ from composer.conditioning import Condition, Conditioning, zero
 
 
 class Spatial(Condition):
-    """Stacked convolutions from a map to the uniform width that all local conditions share (Composer, section 2.3).
+    """Stacked convolutions from a map to the common width of all local conditions (Composer, section 2.3).
 
     Two 3x3 convolutions at the image's size: this runs at full resolution in every training step.
 
@@ -26,7 +26,7 @@ class Spatial(Condition):
         self.encode = convolutions(in_channels, hidden, spatial_dim)
 
     def forward(self, value: Float[Tensor, "b c h w"], keep: Bool[Tensor, " b"], size: tuple[int, int]) -> Conditioning:
-        """Encodes `value`, resized to `size`: bilinear, antialiased where it shrinks; see `Condition.forward`.
+        """Encodes `value`, resized to `size`: bilinear, antialiased if it shrinks; see `Condition.forward`.
 
         Raises:
             ValueError: `value` does not have `in_channels` channels.
@@ -46,9 +46,9 @@ class Spatial(Condition):
 
 
 def convolutions(in_channels: int, hidden: int, out_channels: int) -> nn.Sequential:
-    """Builds the stack, initialised so that a map of unit scale leaves with about unit scale.
+    """Builds the stack, initialised so that input of unit scale gives output of about unit scale.
 
-    Torch's own initialisation would shrink it about threefold a layer, far below the noisy image that the map is
+    Torch's own initialisation would shrink it about threefold per layer, far below the noisy image that the map is
     concatenated to. Channels last, as the U-Net reads it; on a CPU also about 1.5 times faster.
     """
     first, last = nn.Conv2d(in_channels, hidden, 3, padding=1), nn.Conv2d(hidden, out_channels, 3, padding=1)

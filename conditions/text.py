@@ -11,15 +11,15 @@ from composer.conditioning import Condition, Conditioning, zero
 class Text(Condition):
     """Projects a caption's word encodings to tokens, and its sentence to the embedding.
 
-    The sentence is an embedding of its own, or what attention pools from the words (Imagen, section 2.5 and appendix
+    The sentence has its own encoding, or is pooled from the words by attention (Imagen, section 2.5 and appendix
     F.1). Layer norm comes before every projection, which helps considerably (section 2.5).
 
     Args:
         in_dim: Width of the encodings; the representation has one more channel, its mask.
         vector_dim: Width of the U-Net's embedding.
-        token_dim: Width of the U-Net's tokens; 0 makes none, and the embedding alone is told.
+        token_dim: Width of the U-Net's tokens; 0 makes none, and only the embedding is used.
         sentence: The last row of the sequence is the sentence embedding, as in the representation ``caption``; False
-            takes every row for a word, as in ``t5``, and pools them. A caption without a word adds nothing then.
+            treats every row as a word, as in ``t5``, and pools them; a caption without words then adds nothing.
         dropout: Probability that joint dropout removes this condition from a row. 0.1 in Imagen (section 4.1).
     """
 
@@ -39,7 +39,7 @@ class Text(Condition):
         if value.shape[2] != self.in_dim + 1:
             raise ValueError(f"expected encodings of width {self.in_dim} and a mask, found {value.shape[2]} channels")
         real = (value[..., -1] > 0.5) & keep[:, None]
-        encodings = torch.where(real[..., None], value[..., :-1], 0)  # whatever stands in what is not real
+        encodings = torch.where(real[..., None], value[..., :-1], 0)  # padding may contain anything
         if self.to_vector is not None:
             vector = torch.where(real[:, -1:], self.to_vector(encodings[:, -1]), 0)
             encodings, real = encodings[:, :-1], real[:, :-1]
@@ -69,11 +69,11 @@ class _AttentionPooling(nn.Module):
     """Pools words: their mean asks, they and the mean answer (as CLIP pools an image, Radford et al. 2021).
 
     Imagen says no more than that attention pools the text. DeepFloyd IF does it like this, over padding as well; here
-    padding takes no part. Heads have 64 channels, as all of Imagen's (appendix F.1).
+    padding is excluded. Heads have 64 channels, as all of Imagen's (appendix F.1).
 
     Args:
         in_dim: Width of the words.
-        out_dim: Width of the result, and about that of the attention.
+        out_dim: Width of the result, and approximately of the attention.
     """
 
     def __init__(self, in_dim: int, out_dim: int):
@@ -86,10 +86,10 @@ class _AttentionPooling(nn.Module):
         self.out = nn.Linear(64 * self.heads, out_dim)
 
     def forward(self, words: Float[Tensor, "b n d"], real: Bool[Tensor, "b n"]) -> Float[Tensor, "b v"]:
-        """Pools the real words of each row; a row without any gives 0."""
+        """Pools the real words of each row; a row without any is 0."""
         words = torch.where(real[..., None], self.norm(words), 0)
         mean = words.sum(1, keepdim=True) / real.sum(1).clamp(min=1)[:, None, None]
-        summary = mean + self.query  # it is always there, so that no softmax is empty
+        summary = mean + self.query  # always present, so that no softmax is empty
         words, seen = torch.cat([summary, words], 1), torch.cat([torch.ones_like(real[:, :1]), real], 1)
         q, k, v = (
             layer(x).unflatten(2, (self.heads, 64)).transpose(1, 2)

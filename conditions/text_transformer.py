@@ -6,20 +6,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.conditioning import Condition, Conditioning, zero
-from composer.networks.transformer import Block
+from composer.networks.transformer import TransformerBlock
 
 
 class TextTransformer(Condition):
     """GLIDE's text encoder (Nichol et al. 2021, section 3.1), trained together with the U-Net.
 
-    Token ids pass a bidirectional transformer; padding takes a learned embedding, one a position. The output at the
+    Token ids pass through a bidirectional transformer; padding has a learned embedding per position. The output at the
     last position is projected to the embedding, every output to a token.
 
-    In GLIDE padding takes part like any word, so each caption costs the full length. With `skip_padding` only words
-    and the last position are attended to, by the transformer and by the U-Net. What the others hold then does not
-    matter, and on the CPU, where looking costs nothing, positions that no caption of the batch uses are left out:
-    the same result, at the cost of the longest caption. An empty caption keeps the last position, so it still
-    differs from a dropped one.
+    In GLIDE padding is treated like any word, so each caption costs the full length. With `skip_padding` the
+    transformer and the U-Net attend only to words and the last position. Other positions then do not matter, and on the
+    CPU, those that no caption of the batch uses are not computed: the same result, at the cost of the longest caption.
+    An empty caption keeps the last position, so it still differs from a dropped one.
 
     Args:
         vocabulary_size: Number of token ids.
@@ -27,9 +26,9 @@ class TextTransformer(Condition):
         layers: Number of its blocks.
         heads: Attention heads of a block.
         vector_dim: Width of the U-Net's embedding.
-        token_dim: Width of the U-Net's tokens; 0 makes none, and the embedding alone is told.
+        token_dim: Width of the U-Net's tokens; 0 makes none, and only the embedding is used.
         length: Positions; tokens beyond are cut, shorter sequences padded. 128 in GLIDE.
-        skip_padding: Whether padding is left out; False computes what GLIDE computes.
+        skip_padding: Whether padding is skipped; False computes the same as GLIDE.
         dropout: Probability that joint dropout removes this condition from a row.
     """
 
@@ -53,7 +52,7 @@ class TextTransformer(Condition):
         self.position = nn.Parameter(torch.randn(length, width) * 0.01)
         self.padding = nn.Parameter(torch.randn(length, width) * 0.02)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.to_tokens = nn.Linear(width, token_dim) if token_dim else None
         self.to_vector = nn.Linear(width, vector_dim)

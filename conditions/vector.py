@@ -8,9 +8,9 @@ from composer.conditioning import Condition, Conditioning, zero
 
 
 class Vector(Condition):
-    """Projects one vector a row to the embedding and to a few tokens.
+    """Projects one vector per row to the embedding and to a few tokens.
 
-    Two MLPs of two layers, as for the semantics and the palette of Composer (section 2.3: eight extra tokens in all,
+    Two MLPs of two layers, as for the semantics and the palette of Composer (section 2.3: eight extra tokens in total,
     four each).
 
     Args:
@@ -18,10 +18,10 @@ class Vector(Condition):
         vector_dim: Width of the U-Net's embedding.
         token_dim: Width of the U-Net's tokens.
         num_tokens: Tokens that the vector becomes; 0 for none.
-        shares: The representation is a histogram of shares that sum to about 1: its entries are tiny and most of them
-            zero, so the MLPs read ``sqrt(in_dim * value)`` instead (Hellinger's map, whose root mean square is 1 for
-            every histogram): a colour on 2% of the image is then 7 times, not 50 times, fainter than one that covers
-            it. False reads the value as it is, which should be of unit scale.
+        shares: Whether the representation is a histogram of shares that sum to about 1: its entries are tiny and most
+            of them zero, so the MLPs read ``sqrt(in_dim * value)`` instead (Hellinger's map, whose root mean square is
+            1 for every histogram): a colour on 2% of the image is then 7 times, not 50 times, weaker than one that
+            covers it. False reads the value unchanged, which should have unit scale.
         dropout: Probability that joint dropout removes this condition from a row.
     """
 

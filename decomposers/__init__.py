@@ -1,4 +1,4 @@
-"""Decomposers: an image or caption in, one representation out; frozen, batched, one public class a file."""
+"""Decomposers: an image or caption in, one representation out; frozen, batched, one public class per file."""
 
 from .agreement import Agreement as Agreement
 from .canny import Canny as Canny

@@ -1,4 +1,4 @@
-"""Loads CLIP models once for all decomposers that read with one."""
+"""Loads CLIP models, shared by all decomposers that use them."""
 
 import pickle
 import re
@@ -19,7 +19,7 @@ from composer.decomposition import Decomposer
 from composer.storage.pretrained import hub_file, load_tensors, locate, network_allowed, sealed
 from composer.storage.schema import plain, read_json, record
 
-from .tokens import Tokens, write
+from .tokens import Tokens, write_texts
 
 DEFAULT_MODEL = "ViT-L-14-336-quickgelu"
 DEFAULT_WEIGHTS = (  # OpenAI's, in open_clip's layout; MIT
@@ -36,16 +36,16 @@ _OPENAI_FACTS = ("input_resolution", "context_length", "vocab_size")
 
 @dataclass(frozen=True)
 class Clip:
-    """A frozen CLIP and how it reads.
+    """A frozen CLIP with its preprocessing.
 
-    Runs on the device of what it reads, in float32 and outside autocast: its attention is sequence-first, which
+    Runs on the device of its input, in float32 and outside autocast: its attention is sequence-first, which
     autocast makes many times slower on a CPU. Its weights take no gradients; images may.
 
     Attributes:
         network: open_clip's model.
-        tokens: Its tokenizer; None where its captions aren't CLIP's word pieces.
+        tokens: Its tokenizer; None if it doesn't use CLIP's word pieces.
         size: Side of the images that it reads, in pixels.
-        mean: Of its training images, a channel, for values in [0, 1].
+        mean: Of its training images, per channel, for values in [0, 1].
         std: The same for the standard deviation.
     """
 
@@ -56,7 +56,7 @@ class Clip:
     std: tuple[float, ...]
 
     def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """Encodes images in [-1, 1], their middle at the model's size: antialiased bicubic, as CLIP has it."""
+        """Encodes the central square of images in [-1, 1], resized (antialiased bicubic) as in CLIP."""
         scale = max(self.size[0] / image.shape[2], self.size[1] / image.shape[3])
         inner = [max(side, round(n * scale)) for side, n in zip(self.size, image.shape[2:], strict=True)]
         x = image.float()
@@ -81,7 +81,7 @@ class Clip:
             is 1 where there is a word. All are zero where the caption is empty.
         """
         if self.tokens is None:
-            raise ValueError("this model has a tokenizer of its own; captions want one with CLIP's word pieces")
+            raise ValueError("this model has its own tokenizer; captions need a model with CLIP's word pieces")
         ids, real = self.tokens({"caption": captions}).to(device).unbind(-1)
         network: Any = self.network.to(device)
         with torch.autocast(device.type, enabled=False):
@@ -91,10 +91,10 @@ class Clip:
 
 
 class ClipDecomposer(Decomposer):
-    """What reads with a CLIP.
+    """Base of the decomposers that use a CLIP.
 
     Args:
-        model: open_clip's name of an architecture; weights that know their own overrule it.
+        model: open_clip's name of an architecture; weights with their own configuration override it.
         weights: open_clip's tag, or a folder, file, ``asset:`` or ``hub:`` name (see `load_clip`).
     """
 
@@ -104,7 +104,7 @@ class ClipDecomposer(Decomposer):
 
     def __init__(self, model: str = DEFAULT_MODEL, weights: str = DEFAULT_WEIGHTS):
         super().__init__()
-        self._clip = load_clip(model, weights, type(self).__name__)  # shared, and no submodule: nobody saves it
+        self._clip = load_clip(model, weights, type(self).__name__)  # shared, and no submodule: it is not saved
 
     def networks(self) -> tuple[nn.Module, ...]:
         return (self._clip.network,)
@@ -115,11 +115,13 @@ class ClipDecomposer(Decomposer):
 
 
 def load_clip(model: str, weights: str, who: str) -> Clip:
-    """Loads a CLIP, or gives the one that is loaded already.
+    """Loads a CLIP once; returns the loaded one after that.
 
     Args:
-        model: open_clip's name of an architecture; weights that know their own (a folder, OpenAI's) overrule it.
-        weights: A tag that open_clip knows for `model`, fetched unpinned; or the source (see `locate`) of
+        model: open_clip's name of an architecture; weights with their own configuration (a folder, OpenAI's)
+            override it.
+        weights: A tag that open_clip knows for `model`, downloaded without a pinned revision; or the source (see
+            `locate`) of
 
             - a folder with ``open_clip_config.json`` and ``open_clip_model.safetensors``, and ``words.txt`` where it
               counts its word pieces compactly (see `Tokens`),
@@ -128,8 +130,8 @@ def load_clip(model: str, weights: str, who: str) -> Clip:
         who: Who wants it, for error messages.
 
     Raises:
-        FileNotFoundError: The weights are not here and cannot be fetched.
-        ValueError: The weights would run code, or don't fit the model.
+        FileNotFoundError: The weights are not on this machine and cannot be downloaded.
+        ValueError: The weights could run code, or don't match the model.
     """
     import open_clip
 
@@ -174,7 +176,7 @@ def _load_file(
 ) -> Clip:
     import open_clip
 
-    config = open_clip.get_model_config(model) if model in open_clip.list_models() else None  # it would fetch others
+    config = open_clip.get_model_config(model) if model in open_clip.list_models() else None  # it would download others
     if config is None:
         raise ValueError(f"open_clip knows no architecture {model!r}; open_clip.list_models() lists them")
     _refuse_foreign_towers(config, model)
@@ -189,27 +191,27 @@ def _load_file(
 
 
 def _refuse_foreign_towers(config: Mapping[str, Any], who: str) -> None:
-    """Lets a CLIP name a tower that lies on the hub only where the network is allowed, and never its code.
+    """Refuses a CLIP with a tower from the hub if the network is not allowed, and the hub's code always.
 
     Raises:
-        ValueError: It names one, and may not.
+        ValueError: It names one, and the network is not allowed.
     """
     named = [tower.get(key) for tower, key in ((config["text_cfg"], "hf_model_name"), (config["vision_cfg"], TIMM))]
     foreign = [str(name) for name in named if name is not None and (name is named[0] or not NAME.fullmatch(str(name)))]
     if foreign and not network_allowed():
         raise ValueError(
-            f"the CLIP {who} takes a part of itself, {', '.join(map(repr, foreign))}, from the hub; --allow-network "
-            "lets a model fetch"
+            f"the CLIP {who} has a part on the hub, {', '.join(map(repr, foreign))}; --allow-network "
+            "allows its download"
         )
     if foreign:
         from transformers import dynamic_module_utils
 
-        dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # open_clip leaves it to a question whether code may run
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # else transformers asks whether code may run
 
 
 @lru_cache(maxsize=4)
 def _load_openai(path: Path) -> Clip:
-    """OpenAI's models use the quick approximation of GELU, which no shape in the file tells."""
+    """OpenAI's models use the quick approximation of GELU, which the shapes in the file don't tell."""
     import open_clip
     from open_clip.model import build_model_from_openai_state_dict
 
@@ -221,7 +223,7 @@ def _load_openai(path: Path) -> Clip:
 def _read_torchscript(path: Path) -> dict[str, Tensor]:
     load: Any = torch.jit.load
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # deprecated, but the files are what they are
+        warnings.simplefilter("ignore", FutureWarning)  # deprecated, but the files need it
         return dict(load(path, map_location="cpu").state_dict())
 
 
@@ -252,21 +254,21 @@ def _frozen(network: Any, mean: Sequence[float], std: Sequence[float], reads: bo
 
 
 def barcode(value: Float[Tensor, "b *n d"], label: str) -> Float[Tensor, "b 3 h w"]:
-    """Draws embeddings, which have no picture, as columns of colour: equal columns, equal numbers.
+    """Draws embeddings as columns of colour; equal columns are equal numbers.
 
     Args:
-        value: One embedding a row, or several, drawn one below the other; in units of its root mean square, blue
+        value: One embedding per row, or several, drawn one below the other; in units of the root mean square, blue
             below zero, red above.
-        label: Written beneath, so that nobody takes it for a picture.
+        label: Written below.
     """
     x = value.detach().float().cpu().reshape(len(value), -1, value.shape[-1])
     x = x / x.square().mean(2, keepdim=True).sqrt().clamp(min=1e-8)
     colours = torch.stack([x.tanh(), -x.abs().tanh(), (-x).tanh()], 1)
     columns = F.interpolate(colours, (96, 128), mode="nearest")
-    words = write([label])[:, :, :32].expand(len(x), -1, -1, -1)
+    words = write_texts([label])[:, :, :32].expand(len(x), -1, -1, -1)
     return torch.cat([columns, words], 2).to(value.device)
 
 
 def cosine_distance(wanted: Float[Tensor, "b d"], got: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
-    """1 - cosine: 0 where both point the same way, 1 at a right angle, 2 at the most."""
+    """1 - cosine: 0 where both point the same way, 1 at a right angle, at most 2."""
     return 1 - F.cosine_similarity(wanted.float(), got.float(), dim=1)

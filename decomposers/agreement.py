@@ -1,4 +1,4 @@
-"""Captions and images in one space, to ask whether an image shows what a caption says."""
+"""Captions and images in one space, to measure whether an image shows what its caption says."""
 
 import torch
 from jaxtyping import Float
@@ -14,11 +14,11 @@ from .tokens import captions_device
 
 
 class Agreement(ClipDecomposer):
-    """CLIP's joint embedding: of the caption where a row has one, else of the image (Radford et al. 2021).
+    """CLIP's joint embedding: of the caption if a row has one, else of the image (Radford et al. 2021).
 
-    What was asked is read from a batch with captions, what came out from the images alone; their `distance` says how
-    far the images are from the captions. It is never 0 between a caption and an image: the two kinds lie apart in this
-    space, so compare it with that of the true image and of a random one.
+    Read captions from one batch and images from another; their `distance` says how far the images are from the
+    captions. It is never 0 between a caption and an image, as the two lie apart in this space: compare it with the
+    distances of the true image and of a random one.
 
     Args:
         model: See `ClipDecomposer`.
@@ -32,7 +32,7 @@ class Agreement(ClipDecomposer):
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Float[Tensor, "b d"]:
-        """Reads captions, and images where there is none; unit length. A row with neither is zero."""
+        """Embeds captions, or images without one; unit length. A row with neither is zero."""
         if "caption" not in batch:
             return F.normalize(self._clip.encode_image(batch["image"]), dim=1)
         device = captions_device(batch)
@@ -44,12 +44,12 @@ class Agreement(ClipDecomposer):
         return F.normalize(value, dim=1)
 
     def from_text(self, text: str) -> Float[Tensor, "b d"]:
-        """Reads a caption."""
+        """Embeds a caption."""
         value: Tensor = self({"caption": [text]})
         return value
 
     def preview(self, value: Float[Tensor, "b d"]) -> Float[Tensor, "b 3 h w"]:
-        """Draws the embedding's numbers: it has no picture."""
+        """Draws the embedding's numbers."""
         return barcode(value, "agreement: numbers only")
 
     def distance(self, wanted: Float[Tensor, "b d"], got: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:

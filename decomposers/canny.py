@@ -13,12 +13,12 @@ from .sketch import Lines
 class Canny(Lines):
     """Edges by OpenCV's Canny (1986), one pixel wide, 0 or 1; the same representation as `Sketch`.
 
-    Thresholds are of the gradient, the sum of the Sobel filters' absolute values in the colour that changes most, with
-    colours from 0 to 255. It runs on the CPU, image by image, and has no gradient.
+    Thresholds apply to the gradient: the sum of the Sobel filters' absolute values in the channel that changes most,
+    with values from 0 to 255. It runs on the CPU, image by image, and has no gradient.
 
     Args:
-        low: An edge continues where the gradient is above this.
-        high: And begins where it is above this. More of both draws fewer edges.
+        low: An edge continues while the gradient is above this.
+        high: An edge starts where the gradient is above this. Higher thresholds draw fewer edges.
 
     Raises:
         ImportError: OpenCV is not installed.

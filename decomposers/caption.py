@@ -13,10 +13,10 @@ from .tokens import captions_device
 
 
 class Caption(ClipDecomposer):
-    """CLIP's reading of a caption: one embedding a word piece, then the sentence's (Composer, section 2.1).
+    """CLIP's encoding of a caption: one embedding per word piece, then the sentence's (Composer, section 2.1).
 
     Words are taken after the text tower's last norm, before its projection. The narrower of word and sentence embedding
-    is filled up with zeros. A row without a caption is all zeros.
+    is padded with zeros. A row without a caption is all zeros.
 
     Args:
         model: See `ClipDecomposer`.
@@ -29,10 +29,10 @@ class Caption(ClipDecomposer):
         return "caption" in batch
 
     def forward(self, batch: Batch) -> Float[Tensor, "b n d"]:
-        """Reads the captions.
+        """Encodes the captions.
 
         Returns:
-            The word embeddings, then the sentence embedding; the last channel is 1 where there is one.
+            The word embeddings, then the sentence embedding; the last channel is 1 for real entries.
         """
         words, sentence, mask = self._clip.encode_text(batch["caption"], captions_device(batch))
         width = max(words.shape[2], sentence.shape[1])
@@ -40,12 +40,12 @@ class Caption(ClipDecomposer):
         return torch.cat([torch.cat(entries, 1), torch.cat([mask, mask[:, :1]], 1)[..., None]], 2)
 
     def from_text(self, text: str) -> Float[Tensor, "b n d"]:
-        """Reads a caption."""
+        """Encodes a caption."""
         value: Tensor = self({"caption": [text]})
         return value
 
     def preview(self, value: Float[Tensor, "b n d"]) -> Float[Tensor, "b 3 h w"]:
-        """Draws the sentence embedding's numbers: an embedding has no picture."""
+        """Draws the sentence embedding's numbers."""
         return barcode(value[:, -1, :-1], "caption: numbers only")
 
     def distance(self, wanted: Float[Tensor, "b n d"], got: Float[Tensor, "b n d"]) -> Float[Tensor, " b"]:

@@ -1,4 +1,4 @@
-"""Captions for images that have none, by BLIP through transformers."""
+"""Captions for images without one, by BLIP from transformers."""
 
 import json
 from typing import Any
@@ -12,14 +12,14 @@ from composer.storage.pretrained import locate, sealed
 
 
 class Captioner(nn.Module):
-    """Describes images in a sentence (BLIP, Li et al. 2022). Give it to `composer.data.captions.caption_folder`.
+    """Describes images in a sentence (BLIP, Li et al. 2022). For `composer.data.captions.caption_folder`.
 
-    Not a decomposer: what it says becomes the dataset's caption, where people can read and mend it.
+    Not a decomposer: its output becomes the dataset's captions, which people can read and correct.
 
     Args:
         weights: Folder with ``config.json``, ``preprocessor_config.json``, the tokenizer's files and the weights, as
             transformers writes them: a path, or ``hub:owner/name@revision``. The default's licence is BSD-3-Clause.
-        length: Most word pieces a caption.
+        length: Maximum number of word pieces per caption.
     """
 
     mean: Tensor
@@ -48,7 +48,7 @@ class Captioner(nn.Module):
 
     @torch.no_grad()
     def captions(self, image: Float[Tensor, "b 3 h w"]) -> list[str]:
-        """Describes images in [-1, 1], the likeliest word at a time."""
+        """Describes images in [-1, 1], by greedy decoding."""
         size = self.network.config.vision_config.image_size
         x = F.interpolate(image.float(), (size, size), mode="bicubic", antialias=True).clamp(-1, 1)
         x = ((x.to(self.mean.device) + 1) / 2 - self.mean) / self.std

@@ -1,4 +1,4 @@
-"""Depth of photographs by Depth Anything V2 or DPT, through transformers."""
+"""Depth of photographs by Depth Anything V2 or DPT, from transformers."""
 
 import json
 
@@ -34,7 +34,7 @@ class Depth(DepthMaps):
     Args:
         weights: Folder with ``config.json``, ``preprocessor_config.json`` and ``model.safetensors`` as transformers
             writes them: a path, or ``hub:owner/name@revision``.
-        size: Shorter side, in pixels, at which the network looks; rounded to its patches. More is finer and slower:
+        size: Shorter side, in pixels, of the network's input; rounded to its patches. Larger is finer and slower:
             the model was trained at 518, and 252 takes a fifth of the time.
     """
 
@@ -70,9 +70,9 @@ class Depth(DepthMaps):
         if kind not in ("depth_anything", "dpt") or estimates != "relative":
             raise ValueError(
                 f"Depth: expected a depth_anything or dpt network of relative depth, found {kind} ({estimates}) in "
-                f"{folder}; take Depth-Anything-V2-Small or a DPT of MiDaS"
+                f"{folder}; use Depth-Anything-V2-Small or a DPT of MiDaS"
             )
-        # DPT halves its grid of patches once and knows square pictures alone.
+        # DPT halves its grid of patches once and takes square images only.
         self.patch, self.square = (config["patch_size"], False) if kind != "dpt" else (2 * config["patch_size"], True)
         self.size = size
 
@@ -87,7 +87,7 @@ class Depth(DepthMaps):
         return robust_normalise(inverse).to(image.dtype)
 
     def input_size(self, h: int, w: int) -> tuple[int, int]:
-        """The image's proportions with the shorter side near `size`, both sides whole numbers of patches."""
+        """The image's proportions with the shorter side near `size`, both sides multiples of the patch size."""
         if self.square:
             h = w = self.size
         scale = self.size / min(h, w) / self.patch

@@ -13,14 +13,14 @@ from .sketch import Lines
 class DexiNed(Lines):
     """Edges by DexiNed (Soria et al. 2020), as kornia builds it; the same representation as `Sketch`.
 
-    It was trained at about 350 pixels and more; at 64 it sees little, and `Sketch` draws the better lines.
+    It was trained at about 350 pixels and more; at 64 it finds little, and `Sketch` draws better lines.
 
     Args:
         weights: kornia's weights of DexiNed (``DexiNed_BIPED_10.pth``) or a safetensors copy: a path, or
             ``hub:owner/name@revision:file``.
 
     Raises:
-        FileNotFoundError: The weights are not there.
+        FileNotFoundError: The weights are missing.
         ValueError: They are not DexiNed's.
     """
 
@@ -44,7 +44,7 @@ class DexiNed(Lines):
         self.register_buffer("mean", torch.tensor([103.939, 116.779, 123.68]).view(3, 1, 1), persistent=False)
 
     def forward(self, batch: Batch) -> Float[Tensor, "b 1 h w"]:
-        """Feeds the network what it was trained on, BGR in 0 to 255 less ImageNet's mean, and squashes its logits."""
+        """Runs the network on BGR in 0 to 255 minus ImageNet's mean, as trained; applies a sigmoid."""
         image = batch["image"]
         logits: Tensor = self.network((image.float().flip(1) + 1) * 127.5 - self.mean)
         return logits.sigmoid().to(image.dtype)

@@ -1,4 +1,4 @@
-"""What every map of instances shares: how a person looks at it, and how far two are apart."""
+"""Base of instance maps: preview and distance."""
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from composer.names import Kind
 
 
 class InstanceMaps(Decomposer):
-    """Decomposers to (b 2 h w): category id (0 = none), then instance id (0 = none); what stands in front wins a pixel.
+    """Decomposers to (b 2 h w): category id (0 = none), then instance id (0 = none); the front one takes a pixel.
 
     Attributes:
         names: Names of the categories 1, 2, ...; empty where unknown.
@@ -23,9 +23,9 @@ class InstanceMaps(Decomposer):
     names: tuple[str, ...] = ()
 
     def preview(self, value: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Each instance in a colour of its own, the hue near its category's, white borders, and its category's name.
+        """Draws each instance in its own colour, with a hue near its category's, white borders and the category's name.
 
-        A name is written where the instance is wide and high enough for it.
+        A name is written if the instance is large enough for it.
         """
         category, ids = value.round().long().unbind(1)
         hue = (category * GOLDEN + ids * 0.03) % 1
@@ -39,7 +39,7 @@ class InstanceMaps(Decomposer):
         return picture
 
     def lettering(self, category: Int[Tensor, "h w"], ids: Int[Tensor, "h w"]) -> Bool[Tensor, "h w"]:
-        """The pixels of the names of the instances that have room for theirs."""
+        """The pixels of the names of the instances that are large enough."""
         sheet = Image.new("1", (ids.shape[1], ids.shape[0]))
         pen = ImageDraw.Draw(sheet)
         for number in torch.unique(ids[category > 0]).tolist():
@@ -54,7 +54,7 @@ class InstanceMaps(Decomposer):
     def distance(self, wanted: Float[Tensor, "b 2 h w"], got: Float[Tensor, "b 2 h w"]) -> Float[Tensor, " b"]:
         """1 minus the mean intersection over union of the categories present in either map; 0 where both are empty.
 
-        Instance ids are names without an order, so they do not enter: this asks what is where, not how it is counted.
+        Instance ids are arbitrary, so they are ignored.
         """
         a, b = (value[:, 0].flatten(1).round().long() for value in (wanted, got))
         kinds = 1 + max(int(a.max()), int(b.max()))
@@ -75,7 +75,7 @@ GOLDEN = 0.618033988749895
 def hue_to_rgb(hue: Float[Tensor, "b h w"]) -> Float[Tensor, "b 3 h w"]:
     """Fully saturated colours of hues in [0, 1), as red, green, blue in [0, 1].
 
-    kornia's and scikit-image's agree to 1e-6 and take 4.6 and 8 times as long.
+    kornia and scikit-image agree to 1e-6 and take 4.6 and 8 times as long.
     """
     offset = torch.tensor([5.0, 3.0, 1.0], device=hue.device)[:, None, None]
     k = (offset + hue[:, None] * 6) % 6
@@ -85,25 +85,25 @@ def hue_to_rgb(hue: Float[Tensor, "b h w"]) -> Float[Tensor, "b 3 h w"]:
 def outlines(ids: Int[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
     """Pixels of an instance that touch, on the right or below, a pixel that is not its own.
 
-    scikit-image's `find_boundaries` marks both sides, so lines twice as wide, in 6.5 times the time.
+    scikit-image's `find_boundaries` marks both sides, so lines are twice as wide, in 6.5 times the time.
     """
     beyond = F.pad(ids, (0, 1, 0, 1))
     return (ids > 0) & ((beyond[:, :-1, 1:] != ids) | (beyond[:, 1:, :-1] != ids))
 
 
 def count(ids: Int[Tensor, "b n"], kinds: int) -> Int[Tensor, "b k"]:
-    """How often each of the ids 1, 2, ..., kinds - 1 occurs in each row."""
+    """Counts each of the ids 1, 2, ..., kinds - 1 per row."""
     rows = torch.arange(len(ids), device=ids.device)[:, None] * kinds
     return torch.bincount((ids + rows).flatten(), minlength=len(ids) * kinds).view(len(ids), kinds)[:, 1:]
 
 
 def paint(masks: Bool[Tensor, "n h w"], categories: Int[Tensor, " n"], size: tuple[int, int]) -> Float[Tensor, "2 h w"]:
-    """Lays detected masks over each other, the first in front.
+    """Paints detected masks over each other, the first in front.
 
     Args:
-        masks: One mask a detection, best score first.
+        masks: One mask per detection, best score first.
         categories: Their category ids, from 1.
-        size: Height and width, needed where there is no mask.
+        size: Height and width, needed if there are no masks.
     """
     if not len(masks):
         return torch.zeros(2, *size, device=masks.device)

@@ -14,10 +14,10 @@ class Intensity(Decomposer):
     """A grey image in [-1, 1].
 
     In training, the weights of red, green and blue are drawn from a fixed set, "to introduce randomness" (Composer,
-    section 2.1), so that colours can't be read off the grey; without a seed they are Rec. 709's luma. The paper does
-    not list its set; ours is `WEIGHTS`.
+    section 2.1), so that colours can't be inferred from the grey; without a seed they are Rec. 709's luma. The paper
+    does not list its set; this one is `WEIGHTS`.
 
-    kornia's `rgb_to_grayscale` agrees to 1e-7 and takes 1.4 times as long, with one weighting for all rows.
+    kornia's `rgb_to_grayscale` agrees to 1e-7 and takes 1.4 times as long, with the same weights for all rows.
     """
 
     kind = Kind.LUMINANCE

@@ -1,4 +1,4 @@
-"""Mask: the part of an image that stays."""
+"""Mask: the part of an image that an edit keeps."""
 
 import math
 from functools import cache
@@ -19,10 +19,10 @@ HATCH = 4  # width of a preview's stripes, in pixels
 class Mask(Decomposer):
     """The pixels that an edit keeps, zero elsewhere, and a mask that is 1 on them (Composer, section 2.1).
 
-    The kept part is all outside of the batch's region, where it has one. In training, it is drawn: brush strokes (7 of
-    10 rows), boxes (2) or half-planes (1) are removed, in the shares of VideoComposer's released code; the shapes
-    themselves are our own. Strokes come from a bank drawn once, turned, mirrored and shifted at random. Without region
-    and seed there is nothing to read.
+    The kept part is everything outside of the batch's region, if it has one. In training, it is random: brush strokes
+    (7 of 10 rows), boxes (2) or half-planes (1) are removed, in the proportions of VideoComposer's released code; the
+    shapes are our own. Strokes come from a precomputed bank, rotated, mirrored and shifted at random. A batch needs a
+    region or seeds.
     """
 
     kind = Kind.MASK
@@ -31,7 +31,7 @@ class Mask(Decomposer):
         return "image" in batch and ("region" in batch or "seed" in batch)
 
     def forward(self, batch: Batch) -> Float[Tensor, "b 4 h w"]:
-        """Masks `batch["image"]` by `batch["region"]`, or else at random by `batch["seed"]`.
+        """Masks `batch["image"]` by `batch["region"]`, or at random by `batch["seed"]`.
 
         Raises:
             ValueError: The region's size is not the image's.
@@ -48,7 +48,7 @@ class Mask(Decomposer):
         return torch.cat([image * kept, kept], 1)
 
     def preview(self, value: Float[Tensor, "b 4 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Shows the kept pixels, and grey stripes where they are removed."""
+        """Draws the kept pixels, with grey stripes elsewhere."""
         h, w = value.shape[2:]
         y, x = (torch.arange(n, device=value.device) for n in (h, w))
         stripes = ((y[:, None] + x) // HATCH % 2).to(value) * 0.4 + 0.2
@@ -76,7 +76,7 @@ def random_region(seed: Tensor, h: int, w: int) -> Bool[Tensor, "b 1 h w"]:
 
 
 def _uniform(seed: Tensor, stream: int, n: int) -> Float[Tensor, "n b 1 1"]:
-    """Draws n numbers a row, uniform in [0, 1)."""
+    """Draws n numbers per row, uniform in [0, 1)."""
     return torch.stack([draw(seed, STREAM + stream + i, 1 << 20) for i in range(n)])[..., None, None] / (1 << 20)
 
 
@@ -106,7 +106,7 @@ def _half_planes(seed: Tensor, h: int, w: int) -> Bool[Tensor, "b h w"]:
 
 
 def _strokes(seed: Tensor, h: int, w: int) -> Bool[Tensor, "b h w"]:
-    """Strokes of the bank, turned, mirrored and shifted round the edges."""
+    """Strokes of the bank, rotated, mirrored and shifted with wrap-around."""
     bank = _bank(seed.device)
     flip, down, right = (draw(seed, STREAM + 1 + i, n)[:, None] for i, n in enumerate((8, SIDE, SIDE)))
     steps = torch.arange(SIDE, device=seed.device)
@@ -121,7 +121,7 @@ def _strokes(seed: Tensor, h: int, w: int) -> Bool[Tensor, "b h w"]:
 
 @cache
 def _bank(device: torch.device) -> Float[Tensor, "n side side"]:
-    """256 soft masks, the same ever; each a brush's random walk over a plane that wraps round, 1 under the brush."""
+    """256 fixed soft masks; each a brush's random walk over a plane that wraps around, 1 under the brush."""
     if device.type != "cpu":
         return _bank(torch.device("cpu")).to(device)
     generator = torch.Generator().manual_seed(0)
@@ -131,7 +131,7 @@ def _bank(device: torch.device) -> Float[Tensor, "n side side"]:
 def _walk(generator: torch.Generator) -> Float[Tensor, "side side"]:
     """Walks of 4 to 12 straight steps, each turning by up to 1.2 rad, with a brush of 0.04 to 0.14 in radius.
 
-    OpenCV draws it in 0.17 times the time, but 3% of the pixels differ, and models were trained with these.
+    OpenCV draws it in 0.17 times the time, but 3% of the pixels differ from those that models were trained with.
     """
 
     def uniform(low: float, high: float, n: int = 1) -> Tensor:

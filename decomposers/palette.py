@@ -18,26 +18,26 @@ from composer.names import Kind
 from composer.storage.files import write_atomically
 
 HUES = (0.0, 0.0833, 0.166, 0.25, 0.333, 0.5, 0.56333, 0.666, 0.73, 0.803, 0.916)
-LONGEST_SIDE = 241  # pixels that a side is thinned out to before it is counted
+LONGEST_SIDE = 241  # pixels to which a side is subsampled before counting
 FLOOR = 1e-5  # shares below it count as none
-SOFTNESS = 5.0  # CIELab units within which a pixel counts for several colours, where a gradient is wanted
+SOFTNESS = 5.0  # CIELab units within which a pixel counts for several colours, for the gradient
 STRIPS = 64  # height and width of a preview, in pixels
-USUAL = 11, 5, 4  # hues, saturations and lights of the code whose table comes along: it takes seconds to compute
+USUAL = 11, 5, 4  # hues, saturations and lights of the included table, which takes seconds to compute
 TABLE = Path(__file__).parent / "assets" / "palette.xz"
 
 
 class Palette(Decomposer):
     """Share of the pixels near each of K colours, counted in CIELab and smoothed (Composer, section 2.1).
 
-    Every pixel counts for the nearest colour of a fixed code; the counts are then spread over the code by a Gaussian
-    in Lab. As in rayleigh (Karayev, github.com/sergeyk/rayleigh), which the paper points to, the Gaussian is
-    normalised over the colours that it gathers from, so a palette's sum is near 1 but not 1.
+    Every pixel counts for the nearest colour of a fixed codebook; the counts are then smoothed over the codebook by a
+    Gaussian in Lab. As in rayleigh (Karayev, github.com/sergeyk/rayleigh), which the paper cites, the Gaussian is
+    normalised over its input colours, so a palette's sum is near 1 but not exactly 1.
 
-    The code holds, for every hue, `saturations` pale tones, the full colour, `lights` dark tones and `lights` - 1 dark
-    tones at saturation 0.4, and as many greys, from white to black: K = (hues + 1) (saturations + 2 lights).
+    The codebook has, for every hue, `saturations` pale tones, the full colour, `lights` dark tones and `lights` - 1
+    dark tones at saturation 0.4, and as many greys, from white to black: K = (hues + 1) (saturations + 2 lights).
 
     Args:
-        hues: Number of hues; 11 are spaced by eye as rayleigh's are, any other number evenly.
+        hues: Number of hues; 11 are spaced perceptually as in rayleigh, any other number evenly.
         saturations: Number of tones of a hue between white and the full colour.
         lights: Number of tones of a hue between the full colour and black.
         sigma: Standard deviation of the smoothing, in CIELab units.
@@ -68,7 +68,7 @@ class Palette(Decomposer):
     def forward(self, batch: Batch) -> Float[Tensor, "b k"]:
         """Counts and smooths the colours of `batch["image"]`, rounded to 8 bits.
 
-        Sides longer than 240 pixels are thinned out by a whole stride first, as in rayleigh.
+        Sides longer than 240 pixels are first subsampled by an integer stride, as in rayleigh.
         """
         image = batch["image"]
         b = len(image)
@@ -82,7 +82,7 @@ class Palette(Decomposer):
         return self._smooth(counts / nearest.shape[1]).to(image.dtype)
 
     def loss(self, wanted: Float[Tensor, "b k"], batch: Batch) -> Float[Tensor, " b"]:
-        """The distance where a pixel counts for all colours near it, in part: counting the nearest has no gradient."""
+        """The distance with soft counts over all near colours, as counting the nearest has no gradient."""
         rgb = (_thinned(batch["image"]).float() / 2 + 0.5).clamp(0.002, 1)  # the cube root is steep at black
         lab = _lab(rgb.flatten(2).mT)
         code = _lab(self.rgb)
@@ -93,13 +93,13 @@ class Palette(Decomposer):
         return self.distance(wanted, shares @ self.spread.T)
 
     def from_colours(self, colours: dict[str, float]) -> Float[Tensor, "1 k"]:
-        """Builds the palette of an image that holds these colours and nothing else.
+        """Builds the palette of an image with only these colours.
 
         Args:
             colours: Colour as "#rrggbb" -> weight >= 0 in any unit; the weights are normalised.
 
         Raises:
-            ValueError: A key is no such colour, a weight is negative, or none is positive.
+            ValueError: A key is not a colour, a weight is negative, or none is positive.
         """
         for colour, weight in colours.items():
             if not re.fullmatch("#[0-9a-fA-F]{6}", colour):
@@ -115,10 +115,10 @@ class Palette(Decomposer):
         return self._smooth(shares[None].to(self.rgb))
 
     def from_text(self, text: str) -> Float[Tensor, "1 k"]:
-        """Reads a palette as people write it: ``"#aa3311 0.6, #224488 0.4"``; a weight left out is 1.
+        """Parses a palette such as ``"#aa3311 0.6, #224488 0.4"``; a missing weight is 1.
 
         Raises:
-            ValueError: Something else is written.
+            ValueError: The text has another form.
         """
         colours: dict[str, float] = {}
         for part in text.split(","):
@@ -129,12 +129,12 @@ class Palette(Decomposer):
         return self.from_colours(colours)
 
     def preview(self, value: Float[Tensor, "b k"]) -> Float[Tensor, "b 3 h w"]:
-        """Shows the colours above the 90th percentile as upright strips, the largest first, as wide as their share.
+        """Draws the colours above the 90th percentile as vertical strips, the largest first, as wide as their share.
 
         A palette without colour is white.
         """
         value = value.float()
-        bound = with_float64(value).quantile(0.9, dim=1, keepdim=True)  # whose place torch computes in float64
+        bound = with_float64(value).quantile(0.9, dim=1, keepdim=True)  # torch computes its position in float64
         value = value.where(value > bound.to(value.device), 0)
         shares, order = value.sort(dim=1, descending=True, stable=True)
         ends = shares.cumsum(1) / shares.sum(1, keepdim=True).clamp_min(FLOOR)
@@ -150,7 +150,7 @@ class Palette(Decomposer):
         return (p - q).abs().sum(1) / 2
 
     def interpolate(self, a: Float[Tensor, "b k"], b: Float[Tensor, "b k"], share: float) -> Float[Tensor, "b k"]:
-        """Mixes the two sets of pixels: colours fade in and out, none wander (Composer, section 3.2)."""
+        """Mixes the two sets of pixels: colours fade in and out, no hues shift (Composer, section 3.2)."""
         return lerp(a, b, share)
 
     def _smooth(self, shares: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
@@ -159,7 +159,7 @@ class Palette(Decomposer):
 
 
 def _code(hues: int, saturations: int, lights: int) -> Float[Tensor, "k 3"]:
-    """The colours of the code, hue by hue, greys last; float64 RGB in [0, 1]."""
+    """The colours of the codebook, hue by hue, greys last; float64 RGB in [0, 1]."""
 
     def steps(start: float, end: float, n: int) -> Tensor:
         return torch.linspace(start, end, n, dtype=torch.float64)
@@ -191,7 +191,7 @@ def _lab(rgb: Float[Tensor, "*b n 3"]) -> Float[Tensor, "*b n 3"]:
 
 @cache
 def _table(hues: int, saturations: int, lights: int, device: torch.device) -> UInt8[Tensor, " n"]:
-    """Nearest colour of the code for each of the 256^3 colours of 8 bits, red slowest; 16 MiB, once a process."""
+    """Nearest colour of the codebook for each of the 256^3 8-bit colours, red slowest; 16 MiB, once per process."""
     if device.type != "cpu":
         return _table(hues, saturations, lights, torch.device("cpu")).to(device)
     if (hues, saturations, lights) == USUAL:
@@ -200,15 +200,15 @@ def _table(hues: int, saturations: int, lights: int, device: torch.device) -> UI
 
 
 def write_table() -> None:
-    """Computes the table that comes along, and writes it; `make palette` does so."""
+    """Computes and writes the included table; called by `make palette`."""
     write_atomically(TABLE, lzma.compress(compute_table(*USUAL).numpy().tobytes()))
 
 
 def compute_table(hues: int, saturations: int, lights: int) -> UInt8[Tensor, " n"]:
-    """Computes what `_table` holds.
+    """Computes the contents of `_table`.
 
-    Exact, though it doesn't take all distances: for a cube of 8^3 neighbours, only those colours of the code come into
-    question that lie at most twice the cube's radius further from its centre than the nearest one does.
+    Exact without all distances: for a cube of 8^3 neighbours, only those colours of the codebook can be nearest that
+    are at most twice the cube's radius further from its centre than the nearest one.
     """
     code, side, n = _lab(_code(hues, saturations, lights)), 8, 32
     axis = torch.arange(256, dtype=torch.float64) / 255
@@ -221,7 +221,7 @@ def compute_table(hues: int, saturations: int, lights: int) -> UInt8[Tensor, " n
 
 
 def _nearest(lab: Float[Tensor, "cubes n 3"], code: Float[Tensor, "k 3"]) -> UInt8[Tensor, "cubes n"]:
-    """Index of the nearest colour of the code, for cubes of neighbouring colours."""
+    """Index of the nearest colour of the codebook, for cubes of neighbouring colours."""
     centre = lab.mean(1, keepdim=True)
     radius = (lab - centre).square().sum(-1).amax(1, keepdim=True).sqrt()
     to_centre = torch.cdist(centre[:, 0], code)

@@ -1,11 +1,11 @@
-"""Depth and instances of Scenes, read back from any picture of one by the small network that ships."""
+"""Depth and instances of Scenes, predicted from an image of one by the included small network."""
 
 from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
 from composer.decomposition import Batch, robust_normalise
-from composer.scenes.reader import CATEGORIES, READ_SIZE, Reading, SceneReader, load_reader, read_instances
+from composer.scenes.reader import CATEGORIES, READ_SIZE, SceneReader, SceneReading, load_reader, read_instances
 from composer.storage.pretrained import locate
 
 from .depth import DepthMaps
@@ -13,9 +13,9 @@ from .instances import InstanceMaps
 
 
 class SceneDepth(DepthMaps):
-    """Relative inverse depth of a picture of a Scene.
+    """Relative inverse depth of an image of a Scene.
 
-    It lies in the space of the truth: (b 1 h w), robustly normalised to [0, 1], near = 1. `SceneInstances` with the
+    In the same form as the ground truth: (b 1 h w), robustly normalised to [0, 1], near = 1. `SceneInstances` with the
     same weights shares the network within a process.
 
     Args:
@@ -32,14 +32,14 @@ class SceneDepth(DepthMaps):
 
     def forward(self, batch: Batch) -> Float[Tensor, "b 1 h w"]:
         image = batch["image"]
-        depth = robust_normalise(read(self.reader, image).depth)
+        depth = robust_normalise(read_scenes(self.reader, image).depth)
         return F.interpolate(depth, image.shape[-2:], mode="bilinear", antialias=True).to(image.dtype)
 
 
 class SceneInstances(InstanceMaps):
-    """Categories and instances in a picture of a Scene.
+    """Categories and instances in an image of a Scene.
 
-    Category ids 1 to 5 are sphere, cube, cylinder, cone and torus, as in the truth; instances are numbered anew.
+    Category ids 1 to 5 are sphere, cube, cylinder, cone and torus, as in the ground truth; instances are renumbered.
     `SceneDepth` with the same weights shares the network within a process.
 
     Args:
@@ -57,20 +57,20 @@ class SceneInstances(InstanceMaps):
 
     def forward(self, batch: Batch) -> Float[Tensor, "b 2 h w"]:
         image = batch["image"]
-        ids = read_instances(read(self.reader, image)).to(image.dtype)
+        ids = read_instances(read_scenes(self.reader, image)).to(image.dtype)
         return F.interpolate(ids, image.shape[-2:], mode="nearest-exact")
 
     def loss(self, wanted: Shaped[Tensor, "b 2 h w"], batch: Batch) -> Float[Tensor, " b"]:
-        """Cross-entropy of the categories, pixel by pixel: `forward` cuts instances, which has no gradient."""
-        logits = read(self.reader, batch["image"]).category
+        """Cross-entropy of the categories per pixel, as splitting instances has no gradient."""
+        logits = read_scenes(self.reader, batch["image"]).category
         category = F.interpolate(wanted[:, :1].float(), logits.shape[-2:], mode="nearest-exact")[:, 0].long()
         return F.cross_entropy(logits, category, reduction="none").mean((1, 2))
 
 
-def read(reader: SceneReader, image: Float[Tensor, "b 3 h w"]) -> Reading:
-    """Reads pictures of any size as the reader knows them: 64 pixels a side, in single precision."""
+def read_scenes(reader: SceneReader, image: Float[Tensor, "b 3 h w"]) -> SceneReading:
+    """Runs the reader on images of any size, resized to its 64 pixels, in float32."""
     small = image.float()
     if image.shape[-2:] != (READ_SIZE, READ_SIZE):
         small = F.interpolate(small, (READ_SIZE, READ_SIZE), mode="bilinear", antialias=True)
-    reading: Reading = reader(small)
+    reading: SceneReading = reader(small)
     return reading

@@ -1,4 +1,4 @@
-"""Instances of photographs by RF-DETR, through transformers."""
+"""Instances of photographs by RF-DETR, from transformers."""
 
 import torch
 from jaxtyping import Float
@@ -14,16 +14,16 @@ from .instances import InstanceMaps, paint
 class RFDETR(InstanceMaps):
     """Categories and instances by an RF-DETR segmentation network.
 
-    Category ids are 1 + the network's labels; where detections overlap, the best score stands in front.
+    Category ids are 1 + the network's labels; where detections overlap, the best score is in front.
 
     Reference: Robinson et al. 2025, "RF-DETR: Neural Architecture Search for Real-Time Detection Transformers".
 
     Args:
         weights: Folder with ``config.json`` and ``model.safetensors`` as transformers writes them: a path, or
             ``hub:owner/name@revision``.
-        size: Side, in pixels, of the square at which the network looks; rounded to its windows of patches.
+        size: Side, in pixels, of the network's square input; rounded to its windows of patches.
         confidence: Detections of a lower score, in [0, 1], are dropped.
-        most: Detections kept per image.
+        most: Maximum detections per image.
     """
 
     code_licence = "Apache-2.0"
@@ -54,7 +54,7 @@ class RFDETR(InstanceMaps):
         window = config.backbone_config.patch_size * config.backbone_config.num_windows
         self.size = max(round(size / window), 1) * window
         self.confidence, self.most = confidence, most
-        # Of ImageNet, as all DINOv2 backbones were trained with.
+        # Of ImageNet, as for all DINOv2 backbones.
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
 

@@ -17,7 +17,7 @@ from ._clip import ClipDecomposer, barcode, cosine_distance
 class Semantics(ClipDecomposer):
     """CLIP's image embedding, unit length times sqrt(d) (Composer, section 2.1; scaled as unCLIP's prior predicts it).
 
-    So each number is about 1 in size.
+    So each number is of order 1.
 
     Args:
         model: See `ClipDecomposer`.
@@ -38,12 +38,12 @@ class Semantics(ClipDecomposer):
         return value * math.sqrt(value.shape[1])
 
     def from_text(self, text: str) -> Float[Tensor, "1 d"]:
-        """The caption's own embedding in the place of an image's: a prior's crudest stand-in (DALL-E 2, figure 8)."""
+        """The caption's embedding in place of an image's: the crudest substitute for a prior (DALL-E 2, figure 8)."""
         value = F.normalize(self._clip.encode_text([text], torch.device("cpu"))[1], dim=1)
         return value * math.sqrt(value.shape[1])
 
     def preview(self, value: Float[Tensor, "b d"]) -> Float[Tensor, "b 3 h w"]:
-        """Draws the embedding's numbers: it has no picture."""
+        """Draws the embedding's numbers."""
         return barcode(value, "semantics: numbers only")
 
     def distance(self, wanted: Float[Tensor, "b d"], got: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from composer.decomposition import Batch, Decomposer
 from composer.names import Kind
 
-WIDTH = 0.65  # sigma of the inner Gaussian, in widths of the pen
-PASSES, STEP = 2, 1.5  # of smoothing along a line; in widths of the pen
-FAINTEST, SURE = 0.15, 0.45  # ink of a thinned line's every, and of its strongest pixel
-THRESHOLD, GAIN = 0.022, 3.5  # contrast that leaves no ink, and how fast ink grows with what exceeds it
+WIDTH = 0.65  # sigma of the inner Gaussian, in pen widths
+PASSES, STEP = 2, 1.5  # of smoothing along a line; in pen widths
+FAINTEST, SURE = 0.15, 0.45  # minimum ink of a thinned line, in every pixel and in its strongest
+THRESHOLD, GAIN = 0.022, 3.5  # contrast below which there is no ink, and the slope of ink above it
 
 
 class Lines(Decomposer):
@@ -23,14 +23,14 @@ class Lines(Decomposer):
     kind = Kind.STRUCTURE
 
     def preview(self, value: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 3 h w"]:
-        """Shows dark lines on white paper."""
+        """Draws dark lines on white."""
         return (1 - 2 * value).expand(-1, 3, -1, -1)
 
     def distance(self, wanted: Float[Tensor, "b 1 h w"], got: Float[Tensor, "b 1 h w"]) -> Float[Tensor, " b"]:
         """Variance of the difference of two drawings over the sum of their variances, both blurred by 1.5 pens.
 
-        0 where they agree, below 0.1 where one is shifted by a pixel, about 1 where they have nothing to do with each
-        other, 1 where one is blank, up to 2 where one has its lines in the other's gaps.
+        0 where they agree, below 0.1 where one is shifted by a pixel, about 1 where they are unrelated, 1 where one is
+        blank, up to 2 where one has its lines in the other's gaps.
         """
         blur = 1.5 * pen_width(min(wanted.shape[2:]))
         wanted, got = _blur(wanted.float(), blur), _blur(got.float(), blur)
@@ -43,14 +43,14 @@ class Sketch(Lines):
 
     Composer (section 2.1) draws sketches with an edge detector and a sketch simplification network. This is a
     flow-based difference of Gaussians (Kang et al. 2007, Winnemöller et al. 2012), that is, contrast across the local
-    direction of a line, smoothed along it. Images of more than 128 pixels then get thin lines: ridges of that
-    contrast, faint ones only where they continue a strong one, short ones dropped. Smaller images keep the soft
-    strokes; thin lines would leave next to nothing of them.
+    direction of a line, smoothed along it. Images of more than 128 pixels then get thin lines: ridges of that contrast,
+    faint ones only where they continue a strong one, without short ones. Smaller images keep soft strokes, as thin
+    lines would lose almost everything.
 
     The pen grows with the cube root of the image's shorter side, so large images show more lines, not thicker ones.
 
     Args:
-        detail: How faint a line may be: 2 draws lines of half the contrast, 0.5 asks for twice.
+        detail: How faint a line may be: 2 draws lines of half the contrast, 0.5 requires twice.
 
     Raises:
         ValueError: `detail` is not positive.
@@ -93,10 +93,10 @@ def _gaussian(sigma: float) -> list[float]:
 
 
 def _filter(x: Float[Tensor, "b c _ _"], weights: list[float], dim: int) -> Float[Tensor, "b c _ _"]:
-    """Correlates `x` with `weights` along a dimension, where they fit.
+    """Correlates `x` with `weights` along a dimension, without padding.
 
-    kornia's separable filter gives the same, bit for bit, in 4.4 times the time on a CPU; OpenCV's, to 2e-7, in half of
-    it, but one picture at a time and on the CPU alone.
+    kornia's separable filter gives the same bits in 4.4 times the time on a CPU; OpenCV's, to 2e-7, in half the time,
+    but one image at a time and only on the CPU.
     """
     n = x.shape[dim] - len(weights) + 1
     total = x.narrow(dim, 0, n) * weights[0]
@@ -112,7 +112,7 @@ def _blur(x: Float[Tensor, "b c h w"], sigma: float) -> Float[Tensor, "b c h w"]
 
 
 def _contrast(image: Float[Tensor, "b 3 h w"], pen: float) -> tuple[Float[Tensor, "b 1 h w"], Float[Tensor, "b 2 h w"]]:
-    """Finds how dark a line each pixel lies on, in the channel that shows it most, and the line's unit normal (x, y).
+    """Finds the contrast of the line at each pixel, in the strongest channel, and the line's unit normal (x, y).
 
     The normal is the main axis of the smoothed structure tensor. The difference of Gaussians across the line, of
     widths sigma and 1.6 sigma, is taken as the second derivative along the normal, to which it is nearly proportional.
@@ -135,9 +135,9 @@ def _contrast(image: Float[Tensor, "b 3 h w"], pen: float) -> tuple[Float[Tensor
 
 
 def _sides(x: Float[Tensor, "b 1 h w"], offset: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b 2 h w"]:
-    """Reads `x` at an offset (x, y) in pixels from every pixel, and at the opposite one.
+    """Samples `x` at an offset (x, y) in pixels from every pixel, and at the opposite one.
 
-    SciPy's `map_coordinates` takes 3.7 times as long, OpenCV's `remap` 0.3 times, on the CPU alone; both agree to 2e-5.
+    SciPy's `map_coordinates` takes 3.7 times as long, OpenCV's `remap` 0.3 times, only on the CPU; both agree to 2e-5.
     """
     b, _, h, w = x.shape
     at_y, at_x = (((torch.arange(n, device=x.device) + 0.5) * 2 / n - 1).to(x) for n in (h, w))
@@ -148,9 +148,9 @@ def _sides(x: Float[Tensor, "b 1 h w"], offset: Float[Tensor, "b 2 h w"]) -> Flo
 
 
 def _long_lines(ink: Float[Tensor, "b 1 h w"], smallest: int) -> Bool[Tensor, "b 1 h w"]:
-    """Keeps connected lines of at least `smallest` pixels that are somewhere sure; labelled on the CPU.
+    """Keeps connected lines of at least `smallest` pixels with at least one strong pixel; labelled on the CPU.
 
-    scikit-image's and OpenCV's labels keep the same pixels, in 1.0 and 0.9 times the time.
+    scikit-image and OpenCV keep the same pixels, in 1.0 and 0.9 times the time.
     """
     from scipy import ndimage
 
@@ -159,6 +159,6 @@ def _long_lines(ink: Float[Tensor, "b 1 h w"], smallest: int) -> Bool[Tensor, "b
         labels, n = ndimage.label(drawing > FAINTEST, structure=np.ones((3, 3)))
         keep = np.bincount(labels.ravel()) >= smallest
         keep &= np.bincount(labels[drawing > SURE], minlength=n + 1) > 0
-        keep[0] = False  # the paper
+        keep[0] = False  # the background
         row[0] = torch.from_numpy(keep[labels])
     return kept.to(ink.device)

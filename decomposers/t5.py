@@ -22,21 +22,21 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 class T5(Decomposer):
-    """What T5's encoder makes of a caption's word pieces (Raffel et al. 2020): Imagen's text encoder (section 2.1).
+    """T5's encodings of a caption's word pieces (Raffel et al. 2020), as in Imagen (section 2.1).
 
     Imagen used XXL, 4.8 billion parameters; the larger, the better its images followed the text (appendix D.1). The
-    encoder never changes, so encodings are worth computing once: ``composer cache`` writes them beside the
-    images. It is loaded when the first caption is read, so that a training with cached encodings never holds it.
+    encoder is frozen, so encodings can be computed once: ``composer cache`` writes them beside the images. It is loaded
+    when the first caption is encoded, so a training with cached encodings never loads it.
 
-    A caption that is too long is cut, its end piece kept; an empty one is all zeros. Captions are padded to the longest
-    of their batch before they are read: the encodings of a caption don't depend on it but for rounding.
+    A caption that is too long is cut, keeping the end token; an empty one is all zeros. Captions are padded to the
+    longest of their batch, which changes their encodings only by rounding.
 
     Args:
         weights: Folder with ``config.json``, the tokenizer's files and the weights as transformers writes them, of any
             size, the whole T5 or its encoder alone: a path, or ``hub:owner/name@revision``. The default, v1.1 Large,
             has 341 million parameters in its encoder and encodings of width 1024; Base has 768, XL 2048, XXL 4096.
-        length: Word pieces a caption, its end included. 77 in DeepFloyd IF.
-        precision: Of the weights and of the computation. In 16 bits it is bf16, as T5 exceeds float16's range.
+        length: Word pieces per caption, including the end token. 77 in DeepFloyd IF.
+        precision: Of the weights and of the computation. bf16 rather than float16, as T5 exceeds float16's range.
     """
 
     kind = Kind.TEXT
@@ -52,7 +52,7 @@ class T5(Decomposer):
     ):
         super().__init__()
         if length < 2:
-            raise ValueError(f"a caption takes at least a piece and its end, found length={length}")
+            raise ValueError(f"a caption needs at least one piece and the end token, found length={length}")
         if precision not in DTYPES:
             raise ValueError(f"expected the precision bf16 or fp32, found {precision!r}")
         self._folder = locate(weights, wanted="weights of a T5", who="T5")
@@ -72,14 +72,14 @@ class T5(Decomposer):
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Float[Tensor, "b n d"]:
-        """Reads the captions.
+        """Encodes the captions.
 
         Returns:
-            An encoding a word piece, after the encoder's last norm, in float32; the last channel is 1 where there is
-            one. Everything else is 0.
+            One encoding per word piece, after the encoder's last norm, in float32; the last channel is 1 for real
+            pieces. Padding is 0.
         """
         device = captions_device(batch)
-        network = _load(self._folder, DTYPES[self.precision]).to(device)  # shared, and no submodule: nobody saves it
+        network = _load(self._folder, DTYPES[self.precision]).to(device)  # shared, and no submodule: it is not saved
         read = self._tokenizer(
             batch["caption"], padding=True, truncation=True, max_length=self.length, return_tensors="pt"
         )
@@ -91,12 +91,12 @@ class T5(Decomposer):
         return F.pad(value, (0, 0, 0, self.length - value.shape[1]))
 
     def from_text(self, text: str) -> Float[Tensor, "b n d"]:
-        """Reads a caption."""
+        """Encodes a caption."""
         value: Tensor = self({"caption": [text]})
         return value
 
     def networks(self) -> tuple[nn.Module, ...]:
-        """The encoder on the meta device: XXL's weights take 10 GB, too much to load for being counted."""
+        """The encoder on the meta device: XXL's 10 GB of weights are too much to load just for counting."""
         from transformers import AutoConfig, T5EncoderModel
 
         with unconnected():
@@ -105,18 +105,18 @@ class T5(Decomposer):
             return (T5EncoderModel(config).to(DTYPES[self.precision]),)
 
     def unread(self, text: str) -> tuple[str, ...]:
-        """Words with a piece that T5 does not know, and those beyond the length."""
+        """Lists words with an unknown piece, and words beyond the length."""
         encode = partial(self._tokenizer.encode, add_special_tokens=False)
         return lost_words(text, self.length - 1, encode, lambda piece: piece != self._tokenizer.unk_token_id)
 
     def preview(self, value: Float[Tensor, "b n d"]) -> Float[Tensor, "b 3 h w"]:
-        """Draws the encodings' numbers, a line a word piece: they have no picture."""
+        """Draws the encodings' numbers, one line per word piece."""
         words = [row[row[:, -1] > 0.5, :-1] for row in value]
         lines = [row if len(row) else row.new_zeros(1, row.shape[1]) for row in words]
         return torch.cat([barcode(row[None], "t5: numbers only") for row in lines])
 
     def distance(self, wanted: Float[Tensor, "b n d"], got: Float[Tensor, "b n d"]) -> Float[Tensor, " b"]:
-        """1 - cosine of the words' mean encodings, between 0 and 2; 1 where one caption of the two is empty."""
+        """1 - cosine of the words' mean encodings, between 0 and 2; 1 if one of the two captions is empty."""
         both_empty = ~(wanted[..., -1] > 0.5).any(1) & ~(got[..., -1] > 0.5).any(1)
         return torch.where(both_empty, 0, cosine_distance(_mean(wanted), _mean(got)))
 
@@ -127,15 +127,15 @@ def _mean(value: Float[Tensor, "b n d1"]) -> Float[Tensor, "b d"]:
 
 @lru_cache(maxsize=2)
 def _load(folder: Path, dtype: torch.dtype) -> Any:
-    """Loads an encoder, or gives the one that is loaded already.
+    """Loads an encoder once; returns the loaded one after that.
 
     Raises:
-        ValueError: The weights would run code, or don't fit the configuration.
+        ValueError: The weights could run code, or don't match the configuration.
     """
     from transformers import T5EncoderModel
 
     class Encoder(T5EncoderModel):
-        _keys_to_ignore_on_load_unexpected = ("decoder", "lm_head")  # most folders hold the whole T5
+        _keys_to_ignore_on_load_unexpected = ("decoder", "lm_head")  # most folders contain the whole T5
 
     try:
         with sealed(folder):

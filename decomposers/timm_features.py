@@ -1,4 +1,4 @@
-"""What an image shows, as a network of timm sees it."""
+"""Image features by a network of timm."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from composer.cascade.parts import slerp
 from composer.decomposition import Batch, Decomposer
 from composer.mistakes import did_you_mean
 from composer.names import Kind
-from composer.storage.files import brief
+from composer.storage.files import shorten_error
 from composer.storage.pretrained import load_tensors, locate, sealed
 
 from ._clip import barcode, cosine_distance
@@ -22,17 +22,18 @@ from ._clip import barcode, cosine_distance
 class TimmFeatures(Decomposer):
     """Pooled features of an image by any network of timm (DINOv2, ConvNeXt, ResNet, ...), scaled as `Semantics` is.
 
-    They are unit length times sqrt(d), so each number is about 1 in size; `conditions.Vector` reads them. Images are
-    resized, cropped and normalised as timm does it for `model` when it evaluates.
+    They have unit length times sqrt(d), so each number is of order 1; `conditions.Vector` reads them. Images are
+    resized, cropped and normalised as in timm's evaluation of `model`.
 
     Args:
-        model: timm's name with its tag, such as ``vit_small_patch14_dinov2.lvd142m``: the tag says how images are
-            prepared and how many classes the weights know.
+        model: timm's name with its tag, such as ``vit_small_patch14_dinov2.lvd142m``: the tag determines the
+            preprocessing and the number of classes.
         weights: timm's file of tensors for `model`: a path, or ``hub:timm/NAME@REVISION:model.safetensors``.
 
     Raises:
-        FileNotFoundError: The weights are not there.
-        ValueError: timm does not know `model`, the weights are not its, or it pads images, which is not supported.
+        FileNotFoundError: The weights are missing.
+        ValueError: timm does not know `model`, the weights are of another model, or it pads images, which is not
+            supported.
     """
 
     code_licence = "Apache-2.0 (timm)"
@@ -50,8 +51,8 @@ class TimmFeatures(Decomposer):
 
         facts = resolve_model_data_config(self.network)
         if facts["crop_mode"] == "border":
-            raise ValueError(f"TimmFeatures: {model} pads images, which is not supported; take another network")
-        self._crop = create_transform(**facts, normalize=False)  # works on tensors, and leaves their range as it is
+            raise ValueError(f"TimmFeatures: {model} pads images, which is not supported; use another network")
+        self._crop = create_transform(**facts, normalize=False)  # works on tensors, and keeps their range
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(facts[name]).view(3, 1, 1), persistent=False)
 
@@ -62,7 +63,7 @@ class TimmFeatures(Decomposer):
         return (value * math.sqrt(value.shape[1])).to(image.dtype)
 
     def preview(self, value: Float[Tensor, "b d"]) -> Float[Tensor, "b 3 h w"]:
-        """Draws the numbers: they have no picture."""
+        """Draws the numbers."""
         return barcode(value, "features: numbers only")
 
     def distance(self, wanted: Float[Tensor, "b d"], got: Float[Tensor, "b d"]) -> Float[Tensor, " b"]:
@@ -77,19 +78,19 @@ class TimmFeatures(Decomposer):
 def _load(model: str, weights: str) -> nn.Module:
     import timm
 
-    if not re.fullmatch(r"[\w.-]+", model) or not timm.is_model(model):  # no source, no path
+    if not re.fullmatch(r"[\w.-]+", model) or not timm.is_model(model):  # no hub name, no path
         hint = did_you_mean(model.partition(".")[0], timm.list_models())
         raise ValueError(f"TimmFeatures: timm knows no model {model!r}{hint}; timm.list_models() lists them")
     path = locate(weights, wanted=f"timm's weights of {model}, model.safetensors", who="TimmFeatures")
     if not path.is_file():
         raise ValueError(f"TimmFeatures: expected a file of tensors, model.safetensors, found a folder at {path}")
-    source = {"state_dict": load_tensors(path), "url": None, "hf_hub_id": None}  # nothing else to take weights from
+    source = {"state_dict": load_tensors(path), "url": None, "hf_hub_id": None}  # so that timm downloads nothing
     try:
         with sealed(path):
-            # With its classifier, as it is stored: timm would let a network without one lack other weights too.
+            # With its classifier, as stored: without one, timm would not notice other missing weights.
             network: Any = timm.create_model(model, pretrained=True, pretrained_cfg_overlay=source)
     except RuntimeError as error:
-        raise ValueError(f"TimmFeatures: {path} holds other weights than those of {model}: {brief(error)}") from error
+        raise ValueError(f"TimmFeatures: the weights in {path} are not {model}'s: {shorten_error(error)}") from error
     network.pretrained_cfg.pop("state_dict")  # timm keeps a copy
     network.reset_classifier(0)
     frozen: nn.Module = network.eval().requires_grad_(False)

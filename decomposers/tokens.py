@@ -15,10 +15,10 @@ from composer.storage.pretrained import locate
 
 _START, _END, _UNKNOWN = 49406, 49407, -1
 MAX_LENGTH = 10_000
-"""Pieces a caption."""
+"""Maximum pieces per caption."""
 
 MAX_WORDS = 10_000_000
-"""Bytes of a file of words."""
+"""Maximum bytes of a file of words."""
 
 
 @lru_cache(maxsize=1)
@@ -30,7 +30,7 @@ def _bpe() -> Any:
 
 @lru_cache(maxsize=1 << 16)
 def _pieces(word: str) -> tuple[int, ...]:
-    """A word's pieces. Captions share their words, and CLIP's own reading takes a tenth of a millisecond a word."""
+    """A word's pieces, cached: captions share words, and CLIP's tokenizer takes 0.1 ms per word."""
     return tuple(_bpe().encode(word))
 
 
@@ -38,12 +38,12 @@ class Tokens(Decomposer):
     """Ids of a caption's byte-pair pieces, for a text transformer that trains with the model (GLIDE, section 2.2).
 
     The pieces are CLIP's (Radford et al. 2021): start, pieces, end, then zeros. A row without a caption is all zeros,
-    its mask too. A caption that is too long is cut, its end piece kept.
+    its mask too. A caption that is too long is cut, keeping the end piece.
 
     Args:
-        length: Pieces a caption, start and end included.
-        words: A text file with one word a line (see `locate`). The ids then count the pieces of these words alone: 0
-            padding, 1 everything unknown, the words' pieces in the file's order, start, end. A small model needs no
+        length: Pieces per caption, including start and end.
+        words: A text file with one word a line (see `locate`). The ids then cover only the pieces of these words: 0
+            padding, 1 unknown, the words' pieces in the file's order, start, end, so that a small model needs no
             embedding of 49,408 rows. None keeps CLIP's ids.
     """
 
@@ -55,25 +55,25 @@ class Tokens(Decomposer):
     def __init__(self, length: int = 77, words: str | None = None):
         super().__init__()
         if not 2 <= length <= MAX_LENGTH:
-            raise ValueError(f"a caption takes its start, its end and at most {MAX_LENGTH} in all, found {length=}")
+            raise ValueError(f"a caption needs start and end and has at most {MAX_LENGTH} pieces, found {length=}")
         self.length = length
         self._compact = None if words is None else _compact(words)
 
     @property
     def vocabulary_size(self) -> int:
-        """Number of ids, which is one more than the end's: the rows that an embedding needs."""
+        """Number of ids: rows of an embedding."""
         return _END + 1 if self._compact is None else len(self._compact) + 2
 
     def can_read(self, batch: Batch) -> bool:
         return "caption" in batch
 
     def forward(self, batch: Batch) -> Int[Tensor, "b n 2"]:
-        """Reads the captions; the last channel is 1 where there is a piece."""
+        """Tokenizes the captions; the last channel is 1 for real pieces."""
         rows = [self.encode(caption) for caption in batch["caption"]]
         return torch.stack(rows).to(captions_device(batch))
 
     def encode(self, caption: str) -> Int[Tensor, "n 2"]:
-        """Reads one caption."""
+        """Tokenizes one caption."""
         value = torch.zeros(self.length, 2, dtype=torch.long)
         if caption:
             ids = [_START, *_bpe().encode(caption)[: self.length - 2], _END]
@@ -83,7 +83,7 @@ class Tokens(Decomposer):
         return value
 
     def decode(self, value: Int[Tensor, "n 2"]) -> str:
-        """Spells one row's pieces; unknown ones as a question mark."""
+        """Converts one row of pieces to text, unknown ones to question marks."""
         ids: list[int] = value[value[:, 1].bool(), 0].tolist()
         if self._compact is not None:
             pieces = {i: piece for piece, i in self._compact.items()}
@@ -92,21 +92,21 @@ class Tokens(Decomposer):
         return spelled.replace(" ,", ",").replace(" :", ":").strip()
 
     def from_text(self, text: str) -> Int[Tensor, "b n 2"]:
-        """Reads a caption."""
+        """Tokenizes a caption."""
         value: Tensor = self({"caption": [text]})
         return value
 
     def unread(self, text: str) -> tuple[str, ...]:
-        """Words with a piece that is not in the vocabulary, and those beyond the length; punctuation aside."""
+        """Lists words with an unknown piece, and words beyond the length; punctuation is ignored."""
         known = (lambda piece: True) if self._compact is None else self._compact.__contains__
         return lost_words(text, self.length - 2, _pieces, known)
 
     def preview(self, value: Int[Tensor, "b n 2"]) -> Float[Tensor, "b 3 h w"]:
-        """Writes the caption, as far as its pieces are known."""
-        return write([self.decode(row) for row in value.cpu()]).to(value.device)
+        """Draws the caption as text."""
+        return write_texts([self.decode(row) for row in value.cpu()]).to(value.device)
 
     def distance(self, wanted: Int[Tensor, "b n 2"], got: Int[Tensor, "b n 2"]) -> Float[Tensor, " b"]:
-        """Share of the pieces that differ, of those that either caption has."""
+        """Share of differing pieces, of those that either caption has."""
         real = (wanted[..., 1] | got[..., 1]).bool()
         return ((wanted[..., 0] != got[..., 0]) & real).sum(1).float() / real.sum(1).clamp(min=1)
 
@@ -114,13 +114,13 @@ class Tokens(Decomposer):
 def lost_words(
     text: str, room: int, encode: Callable[[str], Sequence[int]], known: Callable[[int], bool]
 ) -> tuple[str, ...]:
-    """The words of a text that have an unknown piece, punctuation aside, or find no room.
+    """Lists the words of a text with an unknown piece, or beyond the length; punctuation is ignored.
 
     Args:
         text: Words between spaces.
-        room: Pieces that the text may have.
-        encode: A word's pieces.
-        known: Whether a piece can be read.
+        room: Maximum number of pieces.
+        encode: Splits a word into pieces.
+        known: Whether a piece is in the vocabulary.
     """
     lost = []
     for word in text.split():
@@ -131,7 +131,7 @@ def lost_words(
 
 
 def captions_device(batch: Batch) -> torch.device:
-    """Where what is read from captions goes: to the images or the seeds beside them, else to the CPU."""
+    """The device for representations of captions: that of the batch's images or seeds, else the CPU."""
     beside = batch.get("image", batch.get("seed"))
     return torch.device("cpu") if beside is None else beside.device
 
@@ -146,8 +146,8 @@ def _compact(words: str) -> dict[int, int]:
     return {piece: i for i, piece in enumerate([*pieces, _START, _END], start=2)}
 
 
-def write(texts: Sequence[str], size: int = 128) -> Float[Tensor, "b 3 h w"]:
-    """Writes texts in dark on light, wrapped, one picture each."""
+def write_texts(texts: Sequence[str], size: int = 128) -> Float[Tensor, "b 3 h w"]:
+    """Draws texts dark on light, wrapped, one image each."""
     import textwrap
 
     from PIL import Image, ImageDraw, ImageFont

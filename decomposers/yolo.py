@@ -1,4 +1,4 @@
-"""Instances of photographs by YOLO, through ultralytics: an optional extra under the AGPL-3.0."""
+"""Instances of photographs by YOLO, from ultralytics: an optional extra under the AGPL-3.0."""
 
 import atexit
 import contextlib
@@ -30,22 +30,22 @@ STRIDE = 32
 class YOLO(InstanceMaps):
     """Categories and instances by a YOLO segmentation network of ultralytics (v8, 11, 26).
 
-    Category ids are 1 + the network's classes; where detections overlap, the best score stands in front.
+    Category ids are 1 + the network's classes; where detections overlap, the best score is in front.
 
-    **Licence**: ultralytics and its weights are under the AGPL-3.0, and who offers a service or a product with them
-    takes on its terms. They are installed by the extra ``yolo`` and imported by this class alone; `RFDETR` gives the
-    same representation under the Apache-2.0. Only the network is used: what follows it is this file's.
+    **Licence**: ultralytics and its weights are under the AGPL-3.0, whose terms apply to services and products that use
+    them. They are installed by the extra ``yolo`` and imported by this class alone; `RFDETR` gives the
+    same representation under the Apache-2.0. Only the network is used; the postprocessing is in this file.
 
     Checkpoints of ultralytics hold pickled modules. They are read through its allow-list of classes: one that names
     anything else is refused.
 
     Args:
         weights: A ``.pt`` segmentation checkpoint of ultralytics: a path, or ``hub:owner/name@revision:file``.
-        size: Longer side, in pixels, at which the network looks; rounded to multiples of 32.
+        size: Longer side, in pixels, of the network's input; rounded to multiples of 32.
         confidence: Detections of a lower score, in [0, 1], are dropped.
         overlap: Of two detections of a category whose boxes have a larger intersection over union, the lower scored
             is dropped.
-        most: Detections kept per image.
+        most: Maximum detections per image.
     """
 
     code_licence = "AGPL-3.0 (ultralytics)"
@@ -83,9 +83,9 @@ class YOLO(InstanceMaps):
         """Turns the network's output for one image into a map.
 
         Args:
-            prediction: For each anchor a box (centre, width, height; pixels of the input), one score a category and one
-                coefficient a prototype.
-            prototypes: The masks that a detection mixes (Bolya et al. 2019, section 3).
+            prediction: For each anchor a box (centre, width, height; pixels of the input), one score per category and
+                one coefficient per prototype.
+            prototypes: The masks that detections combine (Bolya et al. 2019, section 3).
             seen: Height and width of the network's input.
             size: Height and width of the map.
         """
@@ -96,7 +96,7 @@ class YOLO(InstanceMaps):
         score, category = scores.max(dim=1)
         sure = score > self.confidence
         boxes, score, category = box_convert(boxes[sure], "cxcywh", "xyxy"), score[sure], category[sure]
-        # Boxes are clipped after the suppression: before it, what leaves the picture still counts as overlap.
+        # Boxes are clipped after suppression, whose overlaps include parts outside the image.
         best = batched_nms(boxes, score, category, self.overlap)[: self.most]
         boxes, category = clip_boxes_to_image(boxes[best], seen), category[best]
         masks = (coefficients[sure][best] @ prototypes.flatten(1)).view(-1, *prototypes.shape[1:])
@@ -106,7 +106,7 @@ class YOLO(InstanceMaps):
 
 
 def inside(boxes: Float[Tensor, "n 4"], size: tuple[int, int]) -> Tensor:
-    """Masks (n h w) of boxes (x, y, x, y in pixels), each pixel taken by its upper left corner."""
+    """Masks (n h w) of boxes (x, y, x, y in pixels), pixels judged by their upper left corner."""
     x = torch.arange(size[1], device=boxes.device)[None, None, :]
     y = torch.arange(size[0], device=boxes.device)[None, :, None]
     left, top, right, bottom = boxes[:, :, None, None].unbind(1)
@@ -114,11 +114,11 @@ def inside(boxes: Float[Tensor, "n 4"], size: tuple[int, int]) -> Tensor:
 
 
 def load_network(path: Path) -> tuple[nn.Module, tuple[str, ...]]:
-    """Reads a segmentation network, and its categories' names, without letting the checkpoint run code.
+    """Reads a segmentation network, and its categories' names, without running code of the checkpoint.
 
     Raises:
         ImportError: The extra is not installed.
-        ValueError: The checkpoint holds something else than a segmentation network of known classes.
+        ValueError: The checkpoint is not a segmentation network of known classes.
     """
     try:
         with contained():
@@ -135,27 +135,27 @@ def load_network(path: Path) -> tuple[nn.Module, tuple[str, ...]]:
     try:
         checkpoint, _ = torch_safe_load(str(path), safe_only=True)
     except (TypeError, ModuleNotFoundError) as error:
-        raise ValueError(f"YOLO: {path} is refused, it is no checkpoint of known classes: {error}") from error
-    finally:  # it widens what every later torch.load trusts
+        raise ValueError(f"YOLO: {path} is refused: it is not a checkpoint of known classes: {error}") from error
+    finally:  # it adds to what every later torch.load trusts
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(trusted)
     network: Any = checkpoint.get("ema") or checkpoint.get("model")
     head: Any = cast(Any, network).model[-1] if isinstance(network, nn.Module) else network
     if not type(head).__name__.startswith("Segment"):
-        raise ValueError(f"YOLO: {path} holds {type(head).__name__}, expected a segmentation network (...-seg.pt)")
+        raise ValueError(f"YOLO: {path} contains {type(head).__name__}, expected a segmentation network (...-seg.pt)")
     if head.end2end:
-        head.end2end = False  # the head that needs suppression is the one that all versions share
+        head.end2end = False  # all versions have the head that needs suppression
     names = tuple(str(network.names[i]) for i in range(len(network.names)))
     return network.float().eval().requires_grad_(False), names
 
 
 @contextlib.contextmanager
 def contained() -> Iterator[None]:
-    """Undoes what importing ultralytics does to the process.
+    """Undoes the global effects of importing ultralytics.
 
-    Meanwhile: no network, no installation of packages, only known classes, settings in a folder of this process alone.
-    Afterwards `torch.save`, print options, OpenCV's threads and the environment are as they were, but for the three
-    variables that keep ultralytics quiet, should anybody import more of it.
+    Within the block: no network, no installation of packages, only known classes, settings in a temporary folder.
+    Afterwards `torch.save`, print options, OpenCV's threads and the environment are restored, except for three
+    variables that keep ultralytics quiet on later imports.
     """
     quiet = {"YOLO_OFFLINE": "1", "YOLO_AUTOINSTALL": "false", "ULTRALYTICS_SAFE_LOAD": "1"}
     environment, save, printing = dict(os.environ), torch.save, cast(Any, torch._tensor_str)

@@ -208,7 +208,7 @@ def test_saving_overwrites_nothing_and_leaves_no_recipe_where_none_would_do(eigh
     names = [[path.name for path in images.save(tmp_path / "x.png")] for _ in range(2)]
     assert names == [["x_seed3.png", "x_seed8.png"], ["x_seed3-2.png", "x_seed8-2.png"]]
     (bare,) = images[0].save(tmp_path / "bare.png", recipe=False)
-    with pytest.raises(ValueError, match="carries no recipe"):
+    with pytest.raises(ValueError, match="has no recipe"):
         read_recipe(bare)
     kept = Kept(torch.zeros(1, 3, 16, 16), torch.ones(1, 1, 16, 16))
     assert eight.sample(Composition(kept=kept), 0, FAST).recipes() is None

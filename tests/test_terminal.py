@@ -83,7 +83,7 @@ def test_an_error_is_a_few_lines(capsys):
 def test_warnings_and_logs_are_shown_as_they_are(capsys, monkeypatch):
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     monkeypatch.setattr(logging, "lastResort", logging._StderrHandler(logging.WARNING))
-    terminal.settle()
+    terminal.set_up_output()
     shown = warnings.formatwarning(BAD, UserWarning, "a.py", 1, "")
     assert shown.endswith(f"{SHOWN}\n")
     logging.lastResort.handle(logging.LogRecord("", logging.WARNING, "a.py", 1, "%s", (BAD,), None))

@@ -36,9 +36,9 @@ def scenes(
     Examples:
         --split train --count 50000 --size 64 --out data/scenes64
     """
-    from composer.scenes import write
+    from composer.scenes import write_scenes
 
-    write(split, count, size, out, seed=seed, workers=workers, complete=complete)
+    write_scenes(split, count, size, out, seed=seed, workers=workers, complete=complete)
     say(f"{count} scenes in {out}")
 
 
@@ -110,7 +110,7 @@ def decompose(
     from safetensors.torch import save
 
     from composer.images.sheet import decomposed, save_png
-    from composer.storage.files import reserved, write_atomically, written
+    from composer.storage.files import list_written, reserved, write_atomically
 
     cascade = model.load(model.model, plugins)
     pictures = cascade.open(*images)
@@ -122,7 +122,7 @@ def decompose(
             say(f"{path}: " + ", ".join(f"{name} {tuple(value.shape[1:])}" for name, value in parts.items()))
         if preview:
             save_png(paths[-1], decomposed(pictures, cascade.decomposition, parts, images))
-    say(written(paths))
+    say(list_written(paths))
 
 
 def caption(folder: Path, *, weights: Annotated[str, Value(metavar="FOLDER")] | None = None) -> None:
@@ -165,14 +165,14 @@ def cache(
     Examples:
         -c configs/folder64.yaml --names semantics palette
     """
-    from composer.data.columns import incomplete, write_columns
+    from composer.data.columns import find_incomplete, write_columns
     from composer.devices import pick_device
     from composer.training.configured_data import build_folders
 
     folders, decomposition = build_folders(["-c", str(config), *rest], names, plugins)
     device_ = pick_device(device)
     for folder in folders:
-        total = len(incomplete(folder, names))
+        total = len(find_incomplete(folder, names))
         with bar(transient=True) as progress:
             task = progress.add_task(str(folder.folder), total=total)
             written = write_columns(folder, decomposition, device_, rows, partial(progress.advance, task))

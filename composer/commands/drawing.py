@@ -23,7 +23,7 @@ from composer.images.reading import PictureFile
 from composer.images.sheet import read_recipe, save_gif, save_png, sheet, thumbnail, to_pil
 from composer.prior import Prior
 from composer.prior.taking import require_caption
-from composer.storage.files import reserved, written
+from composer.storage.files import list_written, reserved
 from composer.storage.finding import find_model
 from composer.storage.folder import digest_of
 from composer.tasks.composition import Composition, Source, require
@@ -139,7 +139,7 @@ def draw(request: Request, plugins: Sequence[str]) -> None:
         if sheets:
             laid = arrange(settings, done)
             save_png(next(left), sheet(laid.images, laid.rows, laid.columns))
-    say(written(paths))
+    say(list_written(paths))
 
 
 def _places(settings: Sequence[Setting], file: Callable[[str], PictureFile]) -> list[Place | None]:

@@ -45,7 +45,7 @@ def report(
     from composer.evaluation.report import examine
     from composer.images.reading import PictureFile
     from composer.images.sheet import read_recipe, save_png
-    from composer.storage.files import reserved, written
+    from composer.storage.files import list_written, reserved
     from composer.storage.folder import digest_of
     from composer.tasks.recipe import check_model
 
@@ -60,7 +60,7 @@ def report(
         note(missing)
     with reserved(out, [f"report_{picture.stem}.png"]) as paths:
         save_png(paths[0], found.picture())
-    say(written(paths))
+    say(list_written(paths))
 
 
 def evaluate(

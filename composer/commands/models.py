@@ -6,7 +6,7 @@ from typing import Annotated
 
 from composer.commands.signature import Value
 from composer.commands.values import Augmentation, Guidance, Percentile, Steps
-from composer.images.table import plain
+from composer.images.table import escape_markdown
 from composer.names import SamplerName
 from composer.storage.files import read_text
 from composer.storage.finding import find_model
@@ -74,7 +74,7 @@ def export(
     sampling = {"guidance": guidance, "steps": steps, "percentile": percentile, "sampler": sampler}
     given = {key: value for key, value in (sampling | {"augmentation": augmentation}).items() if value is not None}
     own, dtype = name or out.name, torch.float16 if half else torch.float32
-    text = _card(card, out, f"# {plain(own)}\n")
+    text = _card(card, out, f"# {escape_markdown(own)}\n")
     within = [Path.cwd(), path.parent, *([run] if run.is_dir() else []), *carry]
     if "prior" in config["model"]["init_args"]:
         if held_out is not None:
@@ -138,7 +138,7 @@ def assemble(
     spec, weights = assembling.assemble(models, name or out.name, plugins)
     with noting_files() as read:
         cascade = Cascade.from_weights(spec, weights, plugins, network=allow_network)
-    cards = [f"# {plain(spec['name'])}\n", *(read_text(path / "README.md") for path in models.values())]
+    cards = [f"# {escape_markdown(spec['name'])}\n", *(read_text(path / "README.md") for path in models.values())]
     with replacing_all(out) as new:
         spec = assembling.carry_weights(spec, new, plugins, read, [path.resolve() for path in models.values()])
         strangers = read_strangers(next(iter(models.values())))  # results are read at the size of the first stage

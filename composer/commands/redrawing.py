@@ -7,8 +7,8 @@ import numpy as np
 from composer.cascade.cascade import Cascade
 from composer.commands.request import Request
 from composer.images.reading import File, PictureFile
-from composer.images.sheet import as_written, read_recipe, save_png
-from composer.storage.files import reserved, written
+from composer.images.sheet import read_recipe, read_written, save_png
+from composer.storage.files import list_written, reserved
 from composer.tasks.recipe import changes_since, draw_recipe, edited, frame_of
 from composer.terminal import note, say, steps_bar
 
@@ -39,7 +39,7 @@ def redraw_png(model: Cascade, request: Request, png: PictureFile) -> None:
     with reserved(files.out, [png.path.name]) as (path,):
         save_png(path, picture, None if files.no_recipe else found)
     same, says = compare(before, _pixels(path))
-    say(written([path]))
+    say(list_written([path]))
     if same:
         say(f"{path.name}: the same, {says}")
         return
@@ -63,4 +63,4 @@ def compare(before: np.ndarray, after: np.ndarray) -> tuple[bool, str]:
 
 
 def _pixels(png: File) -> np.ndarray:
-    return np.array(as_written(png))
+    return np.array(read_written(png))

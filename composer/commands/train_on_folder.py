@@ -21,7 +21,7 @@ from composer.commands.tasks import TASKS
 from composer.commands.training import fit
 from composer.data.folder import ImageFolder
 from composer.names import GLOBAL, LOCAL
-from composer.scenes import write
+from composer.scenes import write_scenes
 from composer.storage.finding import askable_conditions
 from composer.terminal import say
 from composer.training.cli import Configuration
@@ -54,7 +54,7 @@ def train_on_folder(
     if folder is None:
         folder = out / "scenes"
         for part, scenes in REHEARSAL.items():
-            write(part, scenes, size, folder / part)
+            write_scenes(part, scenes, size, folder / part)
         changes = ["--data.train.crop", "centre", "--data.train.flip", "false", *changes]  # maps lie beside Scenes
     held_out = _held_out(folder, size)
     run, model, table, pictures = out / "run", out / "model", out / "adherence.json", out / "recombined"

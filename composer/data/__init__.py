@@ -1,4 +1,4 @@
-"""Where training pictures come from, and how they reach a training."""
+"""Datasets, and loading for training."""
 
 import lazy_loader
 

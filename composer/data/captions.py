@@ -15,22 +15,22 @@ from composer.images.reading import Refused, load_rgb, resize_and_crop
 
 @runtime_checkable
 class Captioner(Protocol):
-    """What writes captions; decomposers.captioner has one."""
+    """Writes captions; see `decomposers.captioner`."""
 
     def captions(self, image: Float[Tensor, "b 3 h w"]) -> list[str]:
-        """Gives one caption an image."""
+        """Writes one caption per image."""
         ...
 
 
 def caption_folder(path: str | Path, captioner: Captioner, size: int = 384, batch_size: int = 8) -> int:
     """Writes a caption to ``<stem>.txt`` beside each image of a folder that has none.
 
-    Existing captions stay; refused images are passed over. It can be stopped and called again.
+    Existing captions stay; refused images are skipped. It can be stopped and called again.
 
     Args:
         path: A folder as `ImageFolder` reads it.
         captioner: Writes the captions.
-        size: Side in pixels of the square that the captioner sees.
+        size: Side in pixels of the square image for the captioner.
         batch_size: Images at a time.
 
     Returns:

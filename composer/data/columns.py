@@ -1,4 +1,4 @@
-"""Representations computed once and kept beside the images they belong to."""
+"""Representations computed once and stored beside their images."""
 
 import errno
 import io
@@ -16,8 +16,8 @@ from composer.images.reading import Refused, load_rgb, resize_and_crop
 from composer.storage.files import write_atomically
 
 
-def incomplete(folder: ImageFolder, names: Sequence[str]) -> list[int]:
-    """The images of a folder that lack one of the columns."""
+def find_incomplete(folder: ImageFolder, names: Sequence[str]) -> list[int]:
+    """Lists the images of a folder that lack one of the columns."""
     paths = enumerate(path for path, _ in folder.items)
     return [i for i, path in paths if not all(column_path(path, name).exists() for name in names)]
 
@@ -29,30 +29,30 @@ def write_columns(
     rows: int = 32,
     progress: Callable[[int], object] = lambda done: None,
 ) -> int:
-    """Writes ``<stem>.<name>.npy`` beside each image for each representation, where it is not there yet.
+    """Writes ``<stem>.<name>.npy`` beside each image for each representation, if it is missing.
 
-    What is read is the whole image's square at the centre, whatever crops a training draws. Each file is written whole
-    or not at all, so a run that was stopped can be repeated; remove a column's files to have them computed again. They
-    hold float16 where that keeps whole numbers exactly and errs in others by at most 1/2048 of the row's largest (a T5
-    in bf16 is itself known to 1/256), else float32.
+    They are computed from the largest square at the centre of the image, whatever crops a training draws. Each file is
+    written atomically, so an interrupted run can be repeated; delete a column's files to recompute them. They are
+    float16 if that keeps integers exact and other values within 1/2048 of the row's maximum (T5 in bf16 is itself
+    precise to 1/256), else float32.
 
     Args:
         folder: The images.
         decomposition: What to compute.
         device: Where to.
         rows: Images at a time.
-        progress: Called with the number of images that were done, or refused.
+        progress: Called with the number of images that were just finished or refused.
 
     Returns:
-        How many images have all the columns now and did not before; refused ones are passed over.
+        How many images were completed; refused ones are skipped.
 
     Raises:
         OSError: The columns will not fit on the disk.
-        ValueError: A representation can't be a column of these images: it is drawn anew each time, it cannot be read
-            from them, or it is a map and an image has another size.
+        ValueError: A representation can't be a column of these images: it is random, it cannot be extracted from them,
+            or it is a map and an image has another size.
     """
     decomposition.to(device)
-    todo = incomplete(folder, [name for name, _ in decomposition.named()])
+    todo = find_incomplete(folder, [name for name, _ in decomposition.named()])
     written = 0
     for start in range(0, len(todo), rows):
         numbers = todo[start : start + rows]
@@ -73,7 +73,7 @@ def write_columns(
 
 
 def _readable(folder: ImageFolder, numbers: Sequence[int]) -> Iterator[tuple[Tensor, str, str, bool]]:
-    """Image, caption, path, and whether the file has just the wanted size."""
+    """Yields image, caption, path, and whether the file has exactly the right size."""
     for i in numbers:
         path, _ = folder.items[i]
         try:
@@ -87,9 +87,9 @@ def _readable(folder: ImageFolder, numbers: Sequence[int]) -> Iterator[tuple[Ten
 def _check_suited(decomposition: Decomposition, batch: Batch, folder: ImageFolder) -> None:
     for name, decomposer in decomposition.named():
         if not decomposer.can_read(batch):
-            raise ValueError(f"{name} cannot be read from the images and captions of {folder.folder}")
+            raise ValueError(f"{name} cannot be extracted from the images and captions of {folder.folder}")
         if _draws(decomposer, batch):
-            raise ValueError(f"{name} is drawn anew each time an image is seen; a column would hold a single draw")
+            raise ValueError(f"{name} is random and differs each time; a column would fix a single draw")
 
 
 def _draws(decomposer: Decomposer, batch: Batch) -> bool:
@@ -104,7 +104,7 @@ def _check_maps(values: Representations, others: list[str], size: int) -> None:
     maps = [name for name, value in values.items() if value.ndim == 4]
     if maps and others:
         raise ValueError(
-            f"{', '.join(maps)} are maps, which fit images of just {size} x {size} pixels; {others[0]} has another "
+            f"{', '.join(maps)} are maps, which need images of exactly {size} x {size} pixels; {others[0]} has another "
             "size: resize the images first, or leave these names out"
         )
 
@@ -125,7 +125,7 @@ def _write(image: str, values: Representations) -> None:
 
 
 def _file(value: Tensor) -> bytes:
-    """One row as the bytes of an ``.npy`` file."""
+    """Encodes one row as the bytes of an ``.npy`` file."""
     wide = value.detach().float().cpu()
     half = wide.half()
     error = (half.float() - wide).abs()

@@ -1,4 +1,4 @@
-"""Datasets: rows that are functions of (index, seed) alone."""
+"""Datasets, whose rows are functions of (index, seed) alone."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,17 +16,17 @@ from composer.decomposition import Batch
 from composer.images.reading import load_rgb, resize
 
 Row = dict[str, Any]
-"""One row of a `Batch`, without the batch axis: ``image`` (3 h w), ``caption``, and what the dataset knows beyond."""
+"""One row of a `Batch`, without the batch axis: ``image`` (3 h w), ``caption``, and further tensors of the dataset."""
 
 
 class ImageDataset(Dataset[Row], ABC):
-    """Images with captions, and representations where the dataset knows them.
+    """Images with captions, and with representations if the dataset has them.
 
-    A row depends on its index and its seed alone, never on a generator with a state, a worker or the order of calls.
-    This is what makes training resumable.
+    A row depends on its index and its seed alone, never on a stateful generator, a worker or the order of calls, so
+    that training can be resumed.
 
     Attributes:
-        columns: Names of the representations that some rows hold as tensors. They take the place of extraction.
+        columns: Names of the representations that some rows have as tensors, which are used instead of extraction.
     """
 
     columns: frozenset[str] = frozenset()
@@ -36,11 +36,11 @@ class ImageDataset(Dataset[Row], ABC):
 
     @abstractmethod
     def row(self, index: int, seed: int) -> Row:
-        """Gives one row: ``image``, ``caption`` and tensors named in `columns`.
+        """Returns one row: ``image``, ``caption`` and tensors named in `columns`.
 
         Args:
             index: In [0, len(self)).
-            seed: What everything drawn at random in this row is drawn from.
+            seed: Seed of everything random in this row.
         """
 
     def __getitem__(self, key: tuple[int, int]) -> Row:
@@ -48,27 +48,26 @@ class ImageDataset(Dataset[Row], ABC):
         return {**self.row(index, seed), "seed": torch.tensor(seed, dtype=torch.int64)}
 
     def identity(self) -> dict[str, Any]:
-        """Says which rows these are and in which order, as plain values; a checkpoint remembers it.
+        """Describes which rows these are and in which order, as plain values, for checkpoints.
 
-        A run is resumed only on data of the same identity, for its order of images is one of row numbers. How a row
-        is shown (size, crop, flips) does not belong here. A dataset that can be cheaply told apart by more than its
-        class and length should add that.
+        A run is resumed only on data of the same identity, as its order of images is one of row numbers. Size, crop
+        and flips do not belong here. By default class and length; a dataset should add what identifies it cheaply.
         """
         return {"class": type(self).__name__, "rows": len(self)}
 
     def caption(self, index: int) -> str | None:
-        """A row's caption, "" where it has none; None where it isn't known without making the whole row."""
+        """A row's caption, "" if it has none; None if it isn't known without computing the whole row."""
         return None
 
     def list_skipped_in(self, path: Path) -> None:
-        """Says which file to list refused images in; nothing to do unless a dataset reads files."""
+        """Sets the file in which refused images are listed; no effect unless a dataset reads files."""
 
 
 def collate(rows: Sequence[Row]) -> Batch:
-    """Joins rows to a batch; tensors are stacked, everything else is listed.
+    """Collates rows to a batch; tensors are stacked, everything else becomes lists.
 
-    A tensor that only some rows hold is zero in the others, and ``batch["known"][name]``, (b,) bool, says which rows
-    hold it. Names that every row holds, or none, have no entry there.
+    A tensor that only some rows have is zero in the others, and ``batch["known"][name]``, (b,) bool, says which rows
+    have it. Names that all rows have, or none, get no entry there.
     """
     batch: Batch = {"known": {}}
     for name in dict.fromkeys(name for row in rows for name in row):
@@ -84,26 +83,26 @@ def collate(rows: Sequence[Row]) -> Batch:
 
 
 def generator(seed: int) -> torch.Generator:
-    """A generator on the CPU that starts at `seed`."""
+    """Makes a generator on the CPU with a seed."""
     return torch.Generator().manual_seed(seed)
 
 
 class SceneImages(ImageDataset):
-    """Procedural scenes (`composer.scenes`) with their depth and instances, rendered when asked for.
+    """Procedural scenes (`composer.scenes`) with their depth and instances, rendered on demand.
 
     Args:
         split: ``train``, ``val`` or ``novel``.
         size: Side in pixels.
         count: Number of scenes. Up to 1024 stay in memory once rendered, so that validation renders them once.
-        seed: Of the scenes' content; the row's own seed draws its swaps alone.
-        complete: Share of the captions that say everything: each thing's size, material, colour, kind and place.
-        swaps: False captions of each row, 0 to 5, which differ from the true one by a word or two; in ``swaps``.
+        seed: Of the scenes' content; the row's own seed only draws its swaps.
+        complete: Share of complete captions: each thing's size, material, colour, shape and place.
+        swaps: Number of false captions per row, 0 to 5, in ``swaps``; they differ from the true one by a word or two.
         phrases: Whether rows say in ``phrases`` which of `scenes.PHRASES` are true of them.
         folder: Where ``composer scenes`` wrote these scenes with these settings, to be read from there; None
             renders them.
 
     Raises:
-        ValueError: The folder holds other scenes, or fewer.
+        ValueError: The folder contains other scenes, or fewer.
     """
 
     columns = frozenset({"depth", "instances"})
@@ -123,7 +122,7 @@ class SceneImages(ImageDataset):
     ):
         self.split, self.size, self.count, self.seed, self.complete = split, size, count, seed, complete
         if not 0 <= swaps <= 5:
-            raise ValueError(f"expected 0 to 5 swaps a caption, found {swaps}")
+            raise ValueError(f"expected 0 to 5 swaps per caption, found {swaps}")
         self.swaps, self.phrases = swaps, phrases
         self.folder = None if folder is None else self._written(Path(folder))
         self._chunks: dict[int, Batch] = {}
@@ -132,14 +131,14 @@ class SceneImages(ImageDataset):
         return self.count
 
     def row(self, index: int, seed: int) -> Row:
-        from composer.scenes import describe, read, shown, swaps
+        from composer.scenes import describe, find_true_phrases, read_scene, swaps
         from composer.scenes.layout import Dice
 
-        row = self._rendered(index) if self.folder is None else read(self.folder, index)
+        row = self._rendered(index) if self.folder is None else read_scene(self.folder, index)
         if self.swaps or self.phrases:
             scene, _ = describe(self.split, index, self.seed)
             row |= {"swaps": swaps(Dice(seed), scene, row["caption"], self.swaps)} if self.swaps else {}
-            row |= {"phrases": shown(scene)} if self.phrases else {}
+            row |= {"phrases": find_true_phrases(scene)} if self.phrases else {}
         return row
 
     def _written(self, folder: Path) -> Path:
@@ -186,7 +185,7 @@ PHOTOGRAPHS = {
     "retina.jpg": "a photograph of a human retina",
     "rocket.jpg": "a photograph of a rocket launch at dusk",
 }
-"""The colour photographs with a free licence that scikit-image ships; see assets/PHOTOGRAPHS.md for their sources."""
+"""The colour photographs with a free licence in scikit-image; see assets/PHOTOGRAPHS.md for their sources."""
 
 
 class Photographs(ImageDataset):
@@ -195,7 +194,7 @@ class Photographs(ImageDataset):
     Args:
         size: Side in pixels.
         names: File names out of `PHOTOGRAPHS`; None takes all.
-        smallest: Least side of a crop, as a share of the photograph's shorter side; sizes are drawn log-uniformly.
+        smallest: Minimum side of a crop, as a share of the photograph's shorter side; sizes are drawn log-uniformly.
     """
 
     def __init__(self, size: int, names: Sequence[str] | None = None, smallest: float = 0.4):
@@ -232,7 +231,7 @@ class Photographs(ImageDataset):
 
 @cache
 def _photograph(name: str) -> UInt8[Tensor, "3 h w"]:
-    found = find_spec("skimage")  # only its folder: importing it costs half a second
+    found = find_spec("skimage")  # only its folder: importing it takes half a second
     if found is None or found.origin is None:
         raise FileNotFoundError(
             "the photographs come with scikit-image, which is not installed: pip install scikit-image"
@@ -244,18 +243,18 @@ def _photograph(name: str) -> UInt8[Tensor, "3 h w"]:
 class Mixture(ImageDataset):
     """Several datasets as one, each with a share of the rows.
 
-    An epoch holds every dataset in exact proportion to its weight. It is as long as the dataset that is largest for its
-    weight needs to be seen once; the others repeat, with other seeds.
+    An epoch contains every dataset in exact proportion to its weight. Its length is such that the dataset that is
+    largest relative to its weight is seen once; the others repeat, with other seeds.
 
     Args:
         datasets: The parts.
-        weights: One positive number a part, in any unit.
+        weights: One positive number per dataset, in any unit.
     """
 
     def __init__(self, datasets: Sequence[ImageDataset], weights: Sequence[float]):
         if len(datasets) != len(weights) or not datasets or min(weights) <= 0:
             raise ValueError(
-                f"expected one positive weight a dataset, found {list(weights)} for {len(datasets)} datasets"
+                f"expected one positive weight per dataset, found {list(weights)} for {len(datasets)} datasets"
             )
         self.datasets = list(datasets)
         self.columns = frozenset().union(*(dataset.columns for dataset in datasets))
@@ -270,7 +269,7 @@ class Mixture(ImageDataset):
         return dataset.row(own, seed)
 
     def _find(self, index: int) -> tuple[ImageDataset, int]:
-        """The part that has a row, and the row's number there."""
+        """Finds the dataset of a row, and the row's index there."""
         for dataset, count in zip(self.datasets, self.counts, strict=True):
             if index < count:
                 return dataset, index % len(dataset)
@@ -293,7 +292,7 @@ class Mixture(ImageDataset):
 class Crops(ImageDataset):
     """Random square crops of another dataset's images; maps of an image's size are cropped with it.
 
-    What the papers train their larger stages on (unCLIP: a quarter of the side; Imagen: 64 -> 256 of 1024).
+    The papers train their larger stages on them (unCLIP: a quarter of the side; Imagen: 64 -> 256 of 1024).
 
     Args:
         dataset: The images.
@@ -311,7 +310,7 @@ class Crops(ImageDataset):
         h, w = row["image"].shape[1:]
         if self.size > min(h, w):
             raise ValueError(f"expected images of at least {self.size} x {self.size} pixels to crop, found {w} x {h}")
-        random = generator(seed ^ 0xC809)  # apart from what the dataset itself draws
+        random = generator(seed ^ 0xC809)  # independent of the dataset's own draws
         y, x = (int(torch.randint(side - self.size + 1, (), generator=random)) for side in (h, w))
 
         def cropped(value: Any) -> Any:

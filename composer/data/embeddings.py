@@ -1,4 +1,4 @@
-"""Embeddings of many images and captions, computed once and kept in one folder."""
+"""Embeddings of many images and captions, computed once and stored in one folder."""
 
 import json
 import shutil
@@ -12,16 +12,16 @@ from torch import Tensor
 
 from composer.data.datasets import ImageDataset, Row, collate
 from composer.decomposition import Decomposition
-from composer.storage.files import name_of, write_atomically
+from composer.storage.files import hash_content, write_atomically
 
 CAPTIONS = "captions.json"
 
 
 class Embeddings(ImageDataset):
-    """Captions, and representations of images that nobody opens any more: what a prior trains on.
+    """Captions and representations without the images, for training priors.
 
     `composer embed` writes such a folder: ``captions.json``, a list of strings, and ``<name>.npy`` for each
-    representation, one row a caption. Rows are read from the disk when asked for, so they need no memory.
+    representation, one row per caption. Rows are read from disk on demand, so they need no memory.
 
     Args:
         path: The folder.
@@ -54,7 +54,7 @@ class Embeddings(ImageDataset):
 
     def identity(self) -> dict[str, Any]:
         captions = "\n".join(self.captions).encode(errors="surrogatepass")
-        return super().identity() | {"hash of the captions": name_of(captions)}
+        return super().identity() | {"hash of the captions": hash_content(captions)}
 
     def caption(self, index: int) -> str:
         return self.captions[index]
@@ -73,17 +73,17 @@ def write_embeddings(
     Args:
         dataset: The images.
         decomposition: What to compute of them.
-        folder: Where to; it appears once it is whole.
+        folder: Where to; it appears once it is complete.
         device: Where to compute.
         rows: Images at a time.
         progress: Called with the number of images that were just done.
 
     Raises:
-        FileExistsError: There is something already.
-        ValueError: A representation cannot be read from these images, or leaves float16's range.
+        FileExistsError: The folder exists.
+        ValueError: A representation cannot be extracted from these images, or exceeds float16's range.
     """
     if folder.exists():
-        raise FileExistsError(f"{folder} is there already: remove it to compute the embeddings again")
+        raise FileExistsError(f"{folder} exists: remove it to compute the embeddings again")
     decomposition.to(device)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -95,7 +95,7 @@ def write_embeddings(
         captions += batch["caption"]
         values = decomposition({"image": batch["image"].to(device), "caption": batch["caption"]})
         if missing := [name for name, _ in decomposition.named() if name not in values]:
-            raise ValueError(f"{', '.join(missing)} cannot be read from these images and captions")
+            raise ValueError(f"{', '.join(missing)} cannot be extracted from these images and captions")
         for name, value in values.items():
             if name not in arrays:
                 shape = (len(dataset), *value.shape[1:])
@@ -111,5 +111,5 @@ def write_embeddings(
 def _half(name: str, value: Tensor) -> np.ndarray:
     half: np.ndarray = value.detach().half().cpu().numpy()
     if not np.isfinite(half).all():
-        raise ValueError(f"{name} holds numbers beyond the range of float16, or none at all")
+        raise ValueError(f"{name} contains values beyond the range of float16, or NaN")
     return half

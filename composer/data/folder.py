@@ -1,4 +1,4 @@
-"""A folder of images with captions, as people have them."""
+"""A dataset from a folder of images with captions."""
 
 import json
 import logging
@@ -19,35 +19,35 @@ from torch import Tensor
 from composer.data.datasets import ImageDataset, Row, generator
 from composer.decomposition import draw
 from composer.images.reading import SUFFIXES, Reason, Refused, load_rgb, resize_and_crop
-from composer.storage.files import name_of, read_text, require_file
+from composer.storage.files import hash_content, read_text, require_file
 
 log = logging.getLogger(__name__)
 
 Item = tuple[str, str | None]
-"""An image and its caption; "" where it has none, None where a file beside the image holds it."""
+"""An image and its caption; "" if it has none, None if it is in a file beside the image."""
 
 LISTING = "metadata.jsonl"
 MAX_LISTING = 10_000_000_000
-"""Bytes: it has a line for each image."""
+"""Maximum size in bytes: it has a line for each image."""
 
 RESERVED = frozenset({"image", "caption", "seed", "known"})
-"""What a batch holds besides representations; no column may take these names."""
+"""Keys of a batch besides representations; no column may have these names."""
 
 MAX_CAPTION = 100_000
-"""Bytes of a caption's file that are read; models read a hundred words at most."""
+"""Maximum bytes read of a caption's file; models read at most a hundred words."""
 
-HINT = "; min_side 0 takes small images too, enlarged"
+HINT = "; min_side 0 accepts small images and enlarges them"
 
 
 class Ledger:
-    """Counts refused files, names them, and ends the run when there are too many.
+    """Counts and lists refused files, and ends the run if there are too many.
 
-    Images that are merely too small never end the run: nothing is wrong with them. Every worker process keeps its own
-    ledger, so that nothing has to be shared.
+    Images that are only too small never end the run. Every worker process has its own ledger, so that nothing is
+    shared.
 
     Args:
-        window: How many of the last files are looked at.
-        share: The run ends when more than this share of `window` was refused.
+        window: How many of the last files count.
+        share: The run ends if more than this share of `window` was refused.
     """
 
     def __init__(self, window: int = 10_000, share: float = 0.05):
@@ -62,7 +62,7 @@ class Ledger:
         self._count(False)
 
     def refuse(self, error: Refused) -> None:
-        """Counts a refused file, logs the first and every 1,000th, and lists each once.
+        """Counts a refused file, logs the first and every 1,000th, and lists each file once.
 
         Raises:
             ValueError: Too many of the last files were refused.
@@ -75,7 +75,7 @@ class Ledger:
             self.listed[error.path] = error.reason
             if self.path is not None:
                 entry = {"file": str(error.path), "reason": error.reason.name.lower(), "detail": error.detail}
-                with self.path.open("a", encoding="utf-8") as file:  # one write a line: workers append to the same file
+                with self.path.open("a", encoding="utf-8") as file:  # one write per line: workers share it
                     file.write(json.dumps(entry) + "\n")
         if self.bad > self.allowed:
             raise ValueError(
@@ -98,10 +98,10 @@ def summarise(reasons: Iterable[Reason]) -> str:
 
 
 def summarise_listed(path: Path) -> str:
-    """The same for the files that ledgers listed in a file; they may have listed one several times."""
+    """The same for a file that ledgers wrote, which may list an image several times."""
     reasons = {}
     for line in path.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError):  # a line that a killed run left unfinished
+        with suppress(ValueError):  # an incomplete line of a killed run
             entry = json.loads(line)
             reasons[entry["file"]] = Reason[entry["reason"].upper()]
     return summarise(reasons.values())
@@ -110,30 +110,28 @@ def summarise_listed(path: Path) -> str:
 class ImageFolder(ImageDataset):
     """A folder of images, searched recursively, each captioned by a ``.txt`` beside it or by ``metadata.jsonl``.
 
-    Where ``metadata.jsonl`` lies in the folder, it is the list of images: one object a line with ``file_name``,
-    relative to the folder, and ``caption`` or ``text``. A caption beside the image goes before the one in the list.
-    Hidden files are left out.
+    If the folder contains ``metadata.jsonl``, it lists the images: one object per line with ``file_name``, relative to
+    the folder, and ``caption`` or ``text``. A caption beside the image takes precedence. Hidden files are ignored.
 
-    A representation that is already known lies beside its image as ``<stem>.<name>.npy`` and becomes a float32 column
-    (``composer cache`` writes such files). A map (c h w) has to fit the image's pixels, so it needs an image
-    of just the wanted size, and neither random crops nor flips. Vectors and sequences, such as a caption's encodings,
-    go with any crop.
+    A precomputed representation is stored beside its image as ``<stem>.<name>.npy`` and becomes a float32 column
+    (``composer cache`` writes such files). A map (c h w) must match the image's pixels, so it needs an image of exactly
+    the dataset's size, without random crops or flips. Vectors and sequences, such as a caption's encodings, work with
+    any crop.
 
-    A file that `load_rgb` refuses, such as an image that is too small, is replaced by another one, the same in every
-    run.
+    A file that `load_rgb` refuses, such as an image that is too small, is replaced by another, the same in every run.
 
     Args:
         path: The folder.
-        size: Side of the square images that it gives, in pixels.
-        captions: What an image without a caption does: raise an error here, or have the caption "".
-        crop: Which square of an image is taken: the one at the centre, or one drawn from the row's seed.
-        flip: Mirror half of the rows, drawn from the row's seed.
-        min_side: Least shorter side of an image, in pixels; smaller ones are refused. None takes `size`, so that no
-            image is enlarged; 0 takes every image.
+        size: Side of the square images, in pixels.
+        captions: Whether an image without a caption raises an error here, or has the caption "".
+        crop: Which square of an image is used: at the centre, or drawn from the row's seed.
+        flip: Whether to mirror half of the rows, drawn from the row's seed.
+        min_side: Minimum of the shorter side of an image, in pixels; smaller ones are refused. None takes `size`, so
+            that no image is enlarged; 0 accepts every image.
 
     Raises:
-        FileNotFoundError: There is no such folder, or it holds no images.
-        ValueError: Captions are missing, or maps lie next to a random crop or flips.
+        FileNotFoundError: There is no such folder, or it contains no images.
+        ValueError: Captions are missing, or there are maps and random crops or flips.
     """
 
     ATTEMPTS = 64
@@ -156,7 +154,7 @@ class ImageFolder(ImageDataset):
         if not self.items and (self.folder / LISTING).exists():
             raise ValueError(
                 f"expected a line for each image in {self.folder / LISTING}, found none: list them, or remove the file "
-                "to take all images of the folder"
+                "to use all images of the folder"
             )
         if not self.items:
             raise FileNotFoundError(f"expected images ({' '.join(sorted(SUFFIXES))}) in {path}, found none")
@@ -173,8 +171,8 @@ class ImageFolder(ImageDataset):
             raise ValueError(f"expected columns named after representations in {path}, found {', '.join(reserved)}")
         if (flip or crop == "random") and (maps := _maps(self.sidecars)):
             raise ValueError(
-                f"found maps ({', '.join(maps)}) beside the images in {path}; they would no longer fit a random crop "
-                "or a mirrored image: pass crop='centre' and flip=False, or remove them. Columns that are no maps "
+                f"found maps ({', '.join(maps)}) beside the images in {path}; they would not match a random crop "
+                "or a mirrored image: pass crop='centre' and flip=False, or remove them. Columns that are not maps "
                 "(c h w), such as a caption's encodings, may stay"
             )
         self.ledger = Ledger()
@@ -218,12 +216,12 @@ class ImageFolder(ImageDataset):
         return {"image": image, "caption": self.caption(index), **columns}
 
     def identity(self) -> dict[str, Any]:
-        """Knows the files by their names below the folder: the folder may move, and captions may be mended."""
+        """Identifies the files by their names below the folder: the folder may move, and captions may change."""
         names = "\n".join(path.removeprefix(f"{self.folder}/") for path, _ in self.items)
-        return super().identity() | {"hash of the file names": name_of(names.encode(errors="surrogatepass"))}
+        return super().identity() | {"hash of the file names": hash_content(names.encode(errors="surrogatepass"))}
 
     def caption(self, index: int) -> str:
-        """The caption of an image; "" where it has none."""
+        """The caption of an image; "" if it has none."""
         path, caption = self.items[index]
         if caption is None:
             with require_file(Path(f"{_stem(path)}.txt")).open("rb") as file:
@@ -232,12 +230,12 @@ class ImageFolder(ImageDataset):
 
 
 def column_path(image: str | Path, name: str) -> Path:
-    """Where the column of an image lies."""
+    """The path of an image's column."""
     return Path(f"{_stem(str(image))}.{name}.npy")
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """Every file below a folder, in order; hidden ones are left out."""
+    """Yields every file below a folder, in order, except hidden ones."""
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (f"{Path(parent).as_posix()}/{name}" for name in sorted(files) if not name.startswith("."))
@@ -283,7 +281,7 @@ def _sidecars(files: list[str]) -> dict[str, list[str]]:
 
 
 def _maps(sidecars: dict[str, list[str]]) -> list[str]:
-    """Names of the columns that are maps (c h w), as the first file of each has it."""
+    """Names of the columns that are maps (c h w), judged by the first file of each."""
     first = {name: stem for stem, names in reversed(sidecars.items()) for name in names}
 
     def dimensions(name: str) -> int:
@@ -292,18 +290,18 @@ def _maps(sidecars: dict[str, list[str]]) -> list[str]:
             shape: tuple[int, ...] = np.load(path, mmap_mode="r", allow_pickle=False).shape
             return len(shape)
         except (OSError, ValueError, EOFError):
-            return 0  # it is refused when its image is read
+            return 0  # refused when its image is read
 
     return [name for name in sorted(first) if dimensions(name) == 3]
 
 
 def _column(image: str, name: str) -> Float32[Tensor, "..."]:
     path = column_path(image, name)
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # reading a pipe would block
         raise Refused(path, Reason.NOT_A_FILE)
     try:
-        values = open_memmap(path, mode="r").astype(np.float32)  # which takes no memory for more than the file holds
-    except Exception as error:  # its header is parsed as Python, which fails in many ways
+        values = open_memmap(path, mode="r").astype(np.float32)  # takes no more memory than the file has bytes
+    except Exception as error:  # its header is parsed as Python, which may raise any error
         raise Refused(path, Reason.DAMAGED, str(error)) from error
     if not np.isfinite(values).all():
         raise Refused(path, Reason.NOT_FINITE)

@@ -25,11 +25,11 @@ TRAINING, VALIDATION = 0, 1  # streams of sample seeds
 
 
 class ResumableSampler(Sampler[Keys]):
-    """An endless sequence of batches that is a function of the batch's number alone.
+    """An endless sequence of batches, each a function of its number alone.
 
-    Samples are numbered through for ever; every `length` of them are a permutation keyed by (seed, epoch), and a
-    sample's own seed is a function of (seed, number). So a run resumes by `start` alone, whatever was prefetched, and
-    ranks cut slices from the same sequence: 1 rank of 8 rows and 2 ranks of 4 see the same rows.
+    Samples are numbered without end; every `length` of them are a permutation keyed by (seed, epoch), and a sample's
+    own seed is a function of (seed, number). So `start` is all that is needed to resume, whatever was prefetched, and
+    ranks take slices of the same sequence: 1 rank of 8 rows and 2 ranks of 4 see the same rows.
 
     Args:
         length: Number of items to permute.
@@ -41,7 +41,7 @@ class ResumableSampler(Sampler[Keys]):
 
     def __init__(self, length: int, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1):
         if length < 1 or batch_size < 1:
-            raise ValueError(f"expected at least 1 item and 1 row a batch, found {length} and {batch_size}")
+            raise ValueError(f"expected at least 1 item and 1 row per batch, found {length} and {batch_size}")
         self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
         self.start = 0
         """Number of the first batch that the next iteration yields."""
@@ -66,14 +66,14 @@ class ResumableSampler(Sampler[Keys]):
 
 
 def sample_seeds(numbers: torch.Tensor, seed: int, stream: int) -> list[int]:
-    """Gives one seed to each numbered sample."""
+    """Computes one seed per numbered sample."""
     return draw(numbers, stream=2 * seed + stream, high=1 << 62).tolist()
 
 
 class FixedBatches(Sampler[Keys]):
-    """Every item once, in order, always with the same seed: what validation sees.
+    """Every item once, in order, always with the same seed: for validation.
 
-    All ranks take the same number of batches; the last ones begin again with the first items to fill them.
+    All ranks take the same number of batches; the last ones are filled up with the first items.
 
     Args:
         length: Number of items.
@@ -97,7 +97,7 @@ class FixedBatches(Sampler[Keys]):
 
 
 class _Batches:
-    """What Lightning iterates. Not a DataLoader, whose sampler Lightning would replace on several devices."""
+    """The loader for Lightning. Not a DataLoader, whose sampler Lightning would replace on several devices."""
 
     def __init__(self, data: "ImageData", loader: DataLoader[Batch]):
         self.data, self.loader = data, loader
@@ -114,12 +114,12 @@ class _Batches:
             yield batch
 
     def close(self) -> None:
-        """Lets go of the workers, which end at once; left to the garbage collector they time out."""
+        """Ends the workers at once; left to the garbage collector they time out."""
         del self.source, self.loader
 
 
 class _TrainingBatches(_Batches):
-    """Endless; every iteration begins where the trainer stands, also in a run that was resumed."""
+    """Endless; every iteration starts at the trainer's current step, also in a resumed run."""
 
     def __iter__(self) -> Iterator[Batch]:
         sampler = self.loader.batch_sampler
@@ -128,7 +128,7 @@ class _TrainingBatches(_Batches):
         return super().__iter__()
 
     def state_dict(self) -> dict[str, int]:
-        """Nothing to save; Lightning takes this for a loader that can be resumed, and it can."""
+        """Nothing to save; the method tells Lightning that the loader can be resumed."""
         return {}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
@@ -141,30 +141,31 @@ class _ValidationBatches(_Batches):
 
 
 class ImageData(L.LightningDataModule):
-    """Datasets and decomposers: gives batches with their ``representations``.
+    """Datasets and decomposers: loads batches with their ``representations``.
 
-    Training starts at the batch that the trainer's global step says; nothing else is remembered, so a resumed run sees
-    just the batches that an uninterrupted one sees. The decomposers live here, so that they are in no optimizer,
-    checkpoint or state_dict; they run on the device, outside autocast.
+    Training starts at the batch of the trainer's global step and has no other state, so a resumed run sees the same
+    batches as an uninterrupted one. The decomposers are here so that they are in no optimizer, checkpoint or
+    state_dict; they run on the device, outside autocast.
 
-    Beyond what `Batch` says, a batch holds ``representations`` and, in ``known``, the rows (b,) bool that have a
-    representation, for those names where some rows have none: such rows have to be dropped.
+    In addition to `Batch`, a batch contains ``representations`` and, in ``known``, the rows (b,) bool that have a
+    representation, for names that some rows lack: those rows must drop it.
 
     Args:
-        train: What to train on.
-        validation: What to validate on, every item once and always with the same seed; None skips validation.
-        decomposers: Name of a representation -> what extracts it, unless the dataset knows it.
-        batch_size: Rows a batch and device.
+        train: Training data.
+        validation: Validation data, every item once and always with the same seed; None skips validation.
+        decomposers: Name of a representation -> its decomposer, unless the dataset has it.
+        batch_size: Rows per batch and device.
         validation_batch_size: The same in validation; None takes `batch_size`.
-        workers: Processes that load; 0 loads in the training process.
+        workers: Loading processes; 0 loads in the training process.
         seed: Of the order and of every sample.
-        readers: What reads a representation again from a finished image to measure adherence, where that is not its
-            decomposer; not used in training, but a model that is exported takes them along.
-        accept_changes: Resume although the images to train on are others than the checkpoint's (see `compare_data`).
+        readers: Decomposers that measure adherence, for names whose own decomposer does not; not used in training, but
+            part of an exported model.
+        accept_changes: Whether to resume although the training images differ from the checkpoint's (see
+            `compare_data`).
 
     Attributes:
         seconds_waiting: Time that the training waited for the last batch.
-        seconds_decomposing: Time that the last batch's decomposition took (on a GPU, to launch it).
+        seconds_decomposing: Time of the last batch's decomposition (on a GPU, of its launch).
     """
 
     def __init__(
@@ -186,14 +187,14 @@ class ImageData(L.LightningDataModule):
         self.workers, self.seed, self.accept_changes = workers, seed, accept_changes
         self._open: list[_Batches] = []
         self.seconds_waiting = self.seconds_decomposing = 0.0
-        self._identity: dict[str, Any] = {}  # of the data, known once a training is set up
+        self._identity: dict[str, Any] = {}  # of the data, known after setup
         self._wants(frozenset(decomposers) | train.columns)
 
     def setup(self, stage: str) -> None:
-        """Compares what the model conditions on with what the data can give.
+        """Checks that the data provides all of the model's conditions.
 
         Raises:
-            ValueError: The model has a condition that no decomposer and no column serves.
+            ValueError: A condition of the model has neither a decomposer nor a column.
         """
         assert self.trainer is not None
         conditions = getattr(self.trainer.lightning_module, "conditions", None)
@@ -226,11 +227,11 @@ class ImageData(L.LightningDataModule):
         return known | {"seed": self.seed, IMAGES_PER_STEP: rows}
 
     def state_dict(self) -> dict[str, Any]:
-        """What is trained on, as plain values, for a checkpoint to remember."""
+        """Describes the training data as plain values, for the checkpoint."""
         return self._identity
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compares what a checkpoint was trained on with this data, where the training goes on.
+        """Compares a checkpoint's training data with this data when training resumes.
 
         Raises:
             ValueError: See `compare_data`.
@@ -249,11 +250,11 @@ class ImageData(L.LightningDataModule):
             if missing := sorted(conditions - served):
                 raise ValueError(
                     f"expected a decomposer or a column for each of the model's conditions ({_list(conditions)}); the "
-                    f"{stage} data has {_list(served)}, which leaves out {_list(missing)}"
+                    f"{stage} data has {_list(served)}, without {_list(missing)}"
                 )
 
     def batches_seen(self) -> int:
-        """Number of batches that the trainer has trained on; 0 without a trainer."""
+        """Number of batches trained on; 0 without a trainer."""
         return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches
 
     def train_dataloader(self) -> _TrainingBatches:
@@ -298,7 +299,7 @@ class ImageData(L.LightningDataModule):
         return batch
 
     def decompose(self, batch: Batch) -> Batch:
-        """Adds ``representations``: what the decomposers extract, and columns that need no decomposer."""
+        """Adds ``representations``: what the decomposers extract, and columns without a decomposer."""
         device = next(value.device for value in batch.values() if isinstance(value, torch.Tensor))
         decomposition = self.decomposition.to(device)
         columns = {name: batch[name] for name in sorted(self.names) if name in batch}

@@ -1,4 +1,4 @@
-"""Whether a training may be resumed on the data that it is given."""
+"""Whether a training may be resumed on the given data."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,14 +9,14 @@ IMAGES_PER_STEP = "images per step"
 def compare_data(before: Mapping[str, Any], now: Mapping[str, Any], accept: bool = False) -> list[str]:
     """Compares the data of a checkpoint with the data at hand (see `ImageData.state_dict`).
 
-    The order of images is one of row numbers, drawn from the seed. With other rows or another seed it would be another
-    order: some images would come again and others be left out, and nobody would notice. So that is refused. How many
-    images a step takes only moves the place in the same order, and other validation data changes no step.
+    The order of images is one of row numbers, drawn from the seed. With other rows or another seed, some images would
+    silently repeat and others be skipped, so that is refused. The number of images per step only moves the position in
+    the same order, and validation data affects no step.
 
     Args:
         before: Of the checkpoint.
-        now: Of the data that the training would go on with.
-        accept: Go on where it would be refused.
+        now: Of the data to resume on.
+        accept: Whether to resume although it would be refused.
 
     Returns:
         Notes on what differs and was not refused.
@@ -30,22 +30,22 @@ def compare_data(before: Mapping[str, Any], now: Mapping[str, Any], accept: bool
         raise ValueError(
             "this checkpoint was trained on other data: "
             + "; ".join(order)
-            + ". The order of images that it began cannot be continued. Give the same data as before; or go on with "
-            "this data and a new order by --data.accept_changes true; or begin a new run with these weights: export "
+            + ". Its order of images cannot be continued. Give the same data as before; or continue with "
+            "this data and a new order by --data.accept_changes true; or start a new run with these weights: export "
             "the run, then fit with --model.start_from MODEL and --trainer.default_root_dir FOLDER"
         )
     notes = [f"note: the training data changed: {text}" for text in order]
     for key, text in changed:
         if key == IMAGES_PER_STEP:
             what = "are left out" if now[key] > before[key] else "are seen again"
-            notes.append(f"note: {text}: the order of images stays, but some {what} where it goes on")
+            notes.append(f"note: {text}: the order of images stays, but some {what} where it resumes")
         elif key.startswith("validation"):
-            notes.append(f"note: the validation data changed: {text}: its losses do not compare with earlier ones")
+            notes.append(f"note: the validation data changed: {text}: its losses cannot be compared with earlier ones")
     return notes
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Names of the entries that differ, each with a text that says how."""
+    """Yields the names of entries that differ, and how."""
     old, new = dict(_entries(before)), dict(_entries(now))
     for key in dict.fromkeys([*new, *old]):
         was, found = old.get(key, "none"), new.get(key, "none")

@@ -7,19 +7,19 @@ from composer.data.datasets import ImageDataset
 from composer.decomposition import Decomposer, Decomposition
 
 CAPTIONS = 2_000
-"""Captions that are looked at, at most: about a second of work."""
+"""Maximum number of captions checked: about a second of work."""
 
 
 def count_unread(dataset: ImageDataset, decomposition: Decomposition, most: int = CAPTIONS) -> list[str]:
-    """Says how many captions have words that a decomposer does not know or cuts off, and how many are missing.
+    """Counts the captions with words that a decomposer does not know or cuts off, and the missing ones.
 
     Args:
-        dataset: Its captions are looked at, evenly spread ones if there are many.
-        decomposition: Its decomposers that read captions are asked.
-        most: Captions to look at.
+        dataset: Its captions are checked, an evenly spaced sample if there are many.
+        decomposition: Its decomposers that read captions are checked.
+        most: Maximum number of captions to check.
 
     Returns:
-        Lines for a person; none where all is read, or where the dataset has no captions to look at.
+        Lines to print; none if everything is read, or the dataset has no captions to check.
     """
     readers = {name: by for name, by in decomposition.named() if by.can_read({"caption": [""]})}
     if not readers:
@@ -28,7 +28,7 @@ def count_unread(dataset: ImageDataset, decomposition: Decomposition, most: int 
     captions = [caption for i in spread if (caption := dataset.caption(i)) is not None]
     if not captions:
         return []
-    looked = f"{len(captions):,}" + (f" looked at (of {len(dataset):,})" if len(spread) < len(dataset) else "")
+    looked = f"{len(captions):,}" + (f" checked (of {len(dataset):,})" if len(spread) < len(dataset) else "")
     lines = [_unread(name, by, captions, looked) for name, by in readers.items()]
     if empty := captions.count(""):
         lines.append(f"captions: {empty:,} of {looked} are empty")

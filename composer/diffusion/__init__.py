@@ -1,1 +1,1 @@
-"""Noise levels, denoisers, samplers, guidance: what turns a network into a generator."""
+"""Noise levels, denoisers, samplers, guidance: from a network to a generative model."""

@@ -25,13 +25,13 @@ Target = Literal["eps", "x0", "v"]
 
 @runtime_checkable
 class Estimator(Protocol):
-    """What guidance asks: a `Denoiser`, or what runs one in another way."""
+    """What guidance calls: a `Denoiser`, or a wrapper of one."""
 
     def __call__(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> Tensor:
-        """Estimates the clean image from a noisy one, its noise level and what to read besides."""
+        """Estimates the clean image from a noisy one, its noise level and its conditioning."""
 
     def prepare(self, cond: Conditioning) -> Conditioning:
-        """Computes what every step of a sampling would otherwise derive from `cond` again."""
+        """Precomputes what depends on `cond` alone, so that sampling steps do not repeat it."""
 
 
 class NoiseLevels(Buildable, ABC):
@@ -39,7 +39,7 @@ class NoiseLevels(Buildable, ABC):
 
     @abstractmethod
     def sigma(self, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """The noise level below which a share `u` in (0, 1) of the draws lies."""
+        """The quantile of the noise levels: a share `u` in (0, 1) of them lies below it."""
 
 
 class Cosine(NoiseLevels):
@@ -48,7 +48,7 @@ class Cosine(NoiseLevels):
     Nichol and Dhariwal (2021) without their offset, as Imagen uses it.
 
     Args:
-        t_min: Smallest time, of [0, 1]; keeps sigma away from 0.
+        t_min: Smallest time, in [0, 1]; keeps sigma away from 0.
         t_max: Largest time; keeps sigma finite.
     """
 
@@ -95,7 +95,7 @@ class Denoiser(nn.Module, Buildable):
     """D(x; sigma, cond), an estimate of the clean image.
 
     The network F sees x scaled to unit variance and the noise level as the time of the cosine schedule, in [0, 1].
-    What F predicts is this class's business alone (Karras et al. 2022, eq. 7; with sigma_data 1, `v` is
+    Only this class knows what F predicts (Karras et al. 2022, eq. 7; with sigma_data 1, `v` is
     the v of Salimans and Ho 2022, with any sigma_data it is EDM's target up to its sign):
 
     ======  ==================================================================
@@ -112,15 +112,14 @@ class Denoiser(nn.Module, Buildable):
 
     Args:
         network: F(x, level, cond) with the shape of x; float32 in, any precision inside.
-        target: What F predicts.
+        target: What F predicts: eps, x0 or v.
         noise: Distribution of the noise levels of training.
         sigma_data: Standard deviation of the images, in [-1, 1] units. Not in the papers; 0.5 fits photographs.
-        min_snr: Gamma of min-SNR weighting (Hang et al. 2023): the error of x0 weighs min(1 / sigma^2, gamma).
-            None weighs the error of F evenly.
-        residual: For a stage that enlarges: works on the image less `Conditioning.origin`, the enlarged small one, and
-            takes this as the unit of images and noise levels, about twice the standard deviation of that difference. A
-            change of variables: what is left to learn is detail (SRDiff, Li et al. 2022). Not in the papers; None is
-            theirs.
+        min_snr: Gamma of min-SNR weighting (Hang et al. 2023): the error of x0 has the weight
+            min(1 / sigma^2, gamma). None weights the error of F uniformly.
+        residual: For upsamplers: denoises the image minus `Conditioning.origin`, the enlarged small image, in this
+            unit of images and noise levels, about twice the standard deviation of that difference. A change of
+            variables that leaves only detail to learn (SRDiff, Li et al. 2022). Not in the papers; None is theirs.
     """
 
     def __init__(
@@ -160,7 +159,7 @@ class Denoiser(nn.Module, Buildable):
         Args:
             x: Noisy images, x0 + sigma * noise.
             sigma: Noise levels, in image units.
-            cond: What the network reads besides.
+            cond: The conditioning.
         """
         if self.residual is None:
             return self._estimate(x.float(), sigma.float(), cond)
@@ -180,22 +179,22 @@ class Denoiser(nn.Module, Buildable):
     def start(
         self, noise: Float[Tensor, "b c h w"], sigma: float | Tensor, cond: Conditioning
     ) -> Float[Tensor, "b c h w"]:
-        """The noisy image at which a sampling begins: noise alone, for a residual around its origin.
+        """Returns the noisy image from which sampling starts: pure noise, centred on `origin` for a residual.
 
         Args:
             noise: Standard normal.
             sigma: The highest noise level.
-            cond: What the sampling reads.
+            cond: The conditioning.
         """
         x = noise * sigma
         return x if self.residual is None or cond.origin is None else x + cond.origin
 
     def sigmas(self, steps: int) -> Float[Tensor, " n"]:
-        """Falling noise levels to sample with: Karras et al. (2022), eq. 5, then 0."""
+        """Decreasing noise levels for sampling: Karras et al. (2022), eq. 5, then 0."""
         return karras_sigmas(steps) * (self.residual or 1.0)
 
     def prepare(self, cond: Conditioning) -> Conditioning:
-        """Computes what the network would otherwise derive from `cond` at every step of a sampling."""
+        """Precomputes what depends on `cond` alone, so that sampling steps do not repeat it."""
         return self.network.prepare(cond)
 
     def draw(self, b: int, generator: torch.Generator | None = None) -> Float[Tensor, " b"]:
@@ -203,16 +202,16 @@ class Denoiser(nn.Module, Buildable):
         return self.quantile(shares(b, generator))
 
     def quantile(self, u: Float[Tensor, " b"], noise: NoiseLevels | None = None) -> Float[Tensor, " b"]:
-        """The noise level, in image units, below which a share `u` in (0, 1) of the training's levels lies.
+        """The quantile of the training's noise levels, in image units: a share `u` in (0, 1) lies below it.
 
         Args:
             u: Shares.
-            noise: A distribution in place of the denoiser's own.
+            noise: A distribution to use instead of the denoiser's.
         """
         return (noise or self.noise).sigma(u) * (self.residual or 1.0)
 
     def weight(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """What the squared error of x0 weighs in the loss."""
+        """The weight of the squared error of x0 in the loss."""
         if self.residual is not None:
             return self._weight(sigma / self.residual) / self.residual**2
         return self._weight(sigma)
@@ -230,14 +229,14 @@ class Denoiser(nn.Module, Buildable):
         noise: Float[Tensor, "b c h w"],
         further: Callable[[Tensor], Tensor] | None = None,
     ) -> Float[Tensor, " b"]:
-        """The weighted squared error, a row each. Sigma and noise come from the caller, who owns the randomness.
+        """The weighted squared error per row. The caller draws sigma and noise.
 
         Args:
             image: Clean images.
-            cond: What the network reads.
+            cond: The conditioning.
             sigma: Noise levels.
             noise: Standard normal.
-            further: Gives a loss that is added, a row each, for the estimate of the clean images.
+            further: Computes a loss per row, to be added, from the estimate of the clean images.
         """
         estimate = self(image + sigma[:, None, None, None] * noise, sigma, cond)
         loss: Tensor = self.weight(sigma) * _squared(estimate - image)
@@ -250,14 +249,14 @@ class Denoiser(nn.Module, Buildable):
         sigma: Float[Tensor, " b"],
         noise: Float[Tensor, "b c h w"],
     ) -> Float[Tensor, " b"]:
-        """The mean squared error of the estimate, a row each."""
+        """The mean squared error of the estimate per row."""
         return _squared(self(image + sigma[:, None, None, None] * noise, sigma, cond) - image)
 
     def unlearnt(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """The error of the best linear estimate, which knows no more of the images than `sigma_data`.
+        """The error of the best linear estimate that knows only `sigma_data` of the images.
 
-        Divided by it, errors compare between noise levels and targets: 1 is nothing learnt. It is the weight of the
-        target `v`.
+        Errors divided by it can be compared between noise levels and targets: 1 means nothing learnt. It is the
+        weight of the target `v`.
         """
         deviation = self.sigma_data * (self.residual or 1.0)
         return (sigma * deviation) ** 2 / (sigma**2 + deviation**2)

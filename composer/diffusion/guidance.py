@@ -23,7 +23,7 @@ Weight = float | Tensor | Callable[[float], float | Tensor]
 
 
 class Term(NamedTuple):
-    """One conditioning, what its estimate weighs, and what estimates; None is the denoiser that is guided."""
+    """A conditioning, the weight of its estimate, and the denoiser that makes it; None is the guided one."""
 
     cond: Conditioning
     weight: Weight
@@ -31,9 +31,9 @@ class Term(NamedTuple):
 
 
 def guide(denoiser: Estimator, terms: Sequence[Term]) -> Denoise:
-    """Sums w_k D(x | c_k), with all terms of a step that one network estimates in one call of it.
+    """Sums w_k D(x | c_k); per step, all terms of one network are evaluated in one call.
 
-    Conditionings are stacked, and their keys and values computed, at the first step; a term that weighs exactly 0
+    Conditionings are stacked, and their keys and values computed, at the first step; a term whose weight is exactly 0
     at a noise level is not evaluated there.
 
     Args:
@@ -84,7 +84,7 @@ def _check(weights: Sequence[float | Tensor]) -> None:
     total = sum(weights[1:], start=weights[0])
     error = float((total - 1).abs().max()) if isinstance(total, Tensor) else abs(total - 1)
     if error > 1e-4:
-        raise ValueError(f"the weights of a guided step have to sum to 1; they miss it by {error:.3g}")
+        raise ValueError(f"the weights of a guided step must sum to 1; the sum differs from it by {error:.3g}")
 
 
 def threshold(denoise: Denoise, percentile: float | None = None) -> Denoise:
@@ -94,7 +94,7 @@ def threshold(denoise: Denoise, percentile: float | None = None) -> Denoise:
         denoise: What to bound.
         percentile: None clips (static). Else, in (0, 1), the share of values that stay unclipped (dynamic): with s that
             quantile of |x0| in an image, at least 1, the image is clipped to [-s, s] and divided by s. Imagen: 0.995.
-            An image with a NaN becomes NaN throughout; the others of its batch do not notice.
+            An image with a NaN becomes NaN everywhere; the others of its batch are not affected.
     """
     if percentile is None:
         return lambda x, sigma: denoise(x, sigma).clamp(-1, 1)
@@ -111,15 +111,15 @@ def threshold(denoise: Denoise, percentile: float | None = None) -> Denoise:
 
 
 def quantile(values: Float[Tensor, "b n"], share: float) -> Float[Tensor, " b"]:
-    """The quantile of each row as `torch.quantile` defines it: linear between two values, NaN where a row has one.
+    """The quantile of each row as `torch.quantile` defines it: linear between two values, NaN if the row has one.
 
-    Exact, at any size. On a CPU, large rows and shares near 1 take a fraction of `torch.quantile`'s time, which
-    `benchmarks/thresholding.py` measures.
+    Exact, at any size. On a CPU, large rows and shares near 1 take a fraction of `torch.quantile`'s time; see
+    `benchmarks/thresholding.py`.
     """
     n = values.shape[1]
     position = share * (n - 1)
     low = int(position)
-    if values.device.type == "cpu" and n >= 2**16:  # elsewhere a choice by value would wait for the device
+    if values.device.type == "cpu" and n >= 2**16:  # elsewhere a branch on values would wait for the device
         top = torch.stack([_top(row, n - low) for row in values])
     else:
         top = values.topk(n - low, dim=1, sorted=False).values
@@ -130,29 +130,29 @@ def quantile(values: Float[Tensor, "b n"], share: float) -> Float[Tensor, " b"]:
 
 
 def _top(row: Float[Tensor, " n"], k: int) -> Float[Tensor, " k"]:
-    """The k largest values in any order, sought among those that reach a bound which a sample of the row suggests.
+    """The k largest values in any order, searched among values above a bound from a sample of the row.
 
-    The bound is four standard deviations of the sample's count too low. Should fewer than k values reach it all the
-    same, or so many that nothing is won, the whole row is searched: the sample decides on the time alone.
+    The bound is lowered by four standard deviations of the sample's count. If still fewer than k values reach it, or
+    too many to save time, the whole row is searched: the sample affects only the time.
     """
     known = row.detach().float()
-    step = len(row) // 2**15 | 1  # odd, to meet all columns of an image
+    step = len(row) // 2**15 | 1  # odd, to sample all columns of an image
     expected = k / step
     sample = known[::step]
     within = min(len(sample), math.ceil(expected + 4 * math.sqrt(expected)))
     bound = sample.topk(within, sorted=False).values.amin()
-    reached = ~(known.numpy() < bound.numpy())  # numpy selects several times as fast; NaN reaches every bound
+    reached = ~(known.numpy() < bound.numpy())  # selecting is several times faster in numpy; NaN reaches every bound
     if k <= np.count_nonzero(reached) <= len(row) // 4:
         row = row[torch.from_numpy(np.flatnonzero(reached))]
     return row.topk(k, sorted=False).values
 
 
 def lock(denoise: Denoise, image: Float[Tensor, "#b c h w"], keep: Float[Tensor, "#b 1 h w"]) -> Denoise:
-    """Holds a region: where `keep` is 1 the estimate is `image`, where it is 0 it is free, in between a blend.
+    """Fixes a region: the estimate is `image` where `keep` is 1, free where it is 0, and a blend in between.
 
     Args:
         denoise: What to lock.
-        image: What the kept region shows, in [-1, 1].
+        image: Content of the kept region, in [-1, 1].
         keep: 1 where the image stays.
     """
     return lambda x, sigma: torch.lerp(denoise(x, sigma), image.to(x), keep.to(x))

@@ -1,5 +1,5 @@
-"""Samplers. A sampler knows x, falling noise levels and `denoise(x, sigma)`; conditions, guidance and thresholds are
-folded into `denoise`. A last level of 0 ends on the clean image; rising levels invert (Composer, section 3.4).
+"""Samplers. A sampler takes x, decreasing noise levels and `denoise(x, sigma)`, which includes conditions, guidance and
+thresholds. A last level of 0 ends on the clean image; increasing levels invert (Composer, section 3.4).
 """
 
 import math
@@ -14,11 +14,11 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 """(x (b c h w), sigma (b,)) -> estimate of the clean image (b c h w)."""
 
 Progress = Callable[[Sequence[int]], Iterator[int] | Sequence[int]]
-"""Wraps the steps of a sampling to show how far it is; `rich.progress.track` and tqdm fit."""
+"""Wraps the sampling steps to show progress, such as `rich.progress.track` or tqdm."""
 
 
 class Sampler(Protocol):
-    """What `euler`, `heun` and `dpmpp_2m` are."""
+    """The signature of `euler`, `heun` and `dpmpp_2m`."""
 
     def __call__(self, denoise: Denoise, x: Tensor, sigmas: Tensor, progress: Progress = ...) -> Tensor: ...
 
@@ -41,7 +41,7 @@ def karras_sigmas(
 
 
 def latents(seeds: Sequence[int], shape: tuple[int, ...], device: torch.device | str = "cpu") -> Tensor:
-    """Standard normal rows, each from its own seed on the CPU: a row depends on neither its batch nor the device."""
+    """Draws standard normal noise, each row from its own seed on the CPU, whatever the batch and the device."""
     rows = [torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows).to(device)
 
@@ -61,7 +61,7 @@ def euler(denoise: Denoise, x: Tensor, sigmas: Tensor, progress: Progress = _sil
 
 @torch.no_grad()
 def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, progress: Progress = _silent) -> Tensor:
-    """Heun's second-order method (Karras et al. 2022, algorithm 1): two network calls a step."""
+    """Heun's second-order method (Karras et al. 2022, algorithm 1): two network calls per step."""
     for i in progress(range(len(sigmas) - 1)):
         sigma, to = float(sigmas[i]), float(sigmas[i + 1])
         slope = (x - denoise(x, _rows(sigma, x))) / sigma
@@ -75,7 +75,7 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Tensor, progress: Progress = _sile
 
 @torch.no_grad()
 def dpmpp_2m(denoise: Denoise, x: Tensor, sigmas: Tensor, progress: Progress = _silent) -> Tensor:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2) in sigma space: one network call a step, second order.
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2) in sigma space: one network call per step, second order.
 
     The step to 0 is of first order, where the second-order formula has no limit.
     """
@@ -107,8 +107,8 @@ def ancestral(
     Args:
         denoise: (x, sigma) -> estimate of the clean image.
         x: (b c h w) start, of noise level sigmas[0].
-        sigmas: Falling noise levels.
-        seeds: b seeds; each row's noise comes from its own generator, seeded apart from `latents`.
+        sigmas: Decreasing noise levels.
+        seeds: b seeds; each row's noise comes from its own generator, independent of `latents`.
         eta: Share of the fresh noise, in [0, 1].
         progress: Wraps the steps.
     """

@@ -1,9 +1,10 @@
-"""How much, when and where a condition counts: weights of the sets of conditions that guidance sums.
+"""How much, when and where a condition counts, as weights of sets of conditions for guidance.
 
 Strengths s_1 >= s_2 >= ... of conditions, at one pixel and one noise level, stand for the sum of (s_i - s_(i+1)) times
-the estimate under conditions 1 to i, and 1 - s_1 times that under none: each condition takes part with its strength in
-all, the weights sum to 1, and n distinct strengths cost at most n + 1 estimates (it is the Choquet integral of the
-estimates). Strengths of 0 and 1 alone are plain subsets; a strength above 1 guides further towards that one condition.
+the estimate under conditions 1 to i, and 1 - s_1 times that under none: the weights of the
+sets with a condition sum to its strength, all weights sum to 1, and n distinct strengths cost at most n + 1 estimates
+(the Choquet integral of the estimates). With strengths of only 0 and 1 this is a plain subset; a strength above 1
+guides further towards that condition.
 """
 
 import math
@@ -28,8 +29,8 @@ class Strength:
 
     Attributes:
         weight: 0 leaves the condition out, 1 is full, more guides further towards it.
-        interval: Lowest and highest noise level at which it counts, as the cosine schedule's time in [0, 1]; pictures
-            begin at 1, their layout settles around 0.8, details follow below 0.3.
+        interval: Lowest and highest noise level at which it counts, as the cosine schedule's time in [0, 1]; sampling
+            starts at 1, layout is decided around 0.8, details below 0.3.
         region: (1 1 h w) in [0, 1], where it counts; None is everywhere.
 
     Raises:
@@ -70,11 +71,11 @@ class Strength:
 def weigh(
     names: Sequence[str], strengths: Mapping[str, Strength], size: tuple[int, int]
 ) -> dict[Names, Callable[[float], float | Tensor]]:
-    """The sets of conditions that count somewhere, at some noise level, and what each weighs as a function of sigma.
+    """The sets of conditions that count somewhere, at some noise level, each with its weight as a function of sigma.
 
     Args:
-        names: The conditions that are given.
-        strengths: Theirs; a condition without one counts fully.
+        names: The given conditions.
+        strengths: Of the conditions; 1 by default.
         size: Height and width of the images.
     """
 
@@ -82,7 +83,7 @@ def weigh(
         return frozenset(name for name in names if name not in strengths or strengths[name].counts(time))
 
     ends = sorted({0.0, 1.0, *(end for s in strengths.values() for end in s.interval)})
-    times = [*ends, *((a + b) / 2 for a, b in pairwise(ends))]  # one within each stretch where nothing begins or ends
+    times = [*ends, *((a + b) / 2 for a, b in pairwise(ends))]  # one within each interval between ends
     maps = {name: strengths[name].map(size) if name in strengths else torch.ones(1, 1, 1, 1) for name in names}
     stretches = dict.fromkeys(counting(time) for time in times)
     shares = {now: _shares({name: maps[name] * (name in now) for name in names}) for now in stretches}
@@ -94,7 +95,7 @@ def weigh(
 
 
 def _shares(maps: Mapping[str, Tensor]) -> dict[Names, float | Tensor]:
-    """The weight of each set of conditions at one noise level: a number, or (1 1 h w) where it differs by place."""
+    """The weight of each set of conditions at one noise level: a number, or a map (1 1 h w)."""
     names, shape = list(maps), max((m.shape for m in maps.values()), key=math.prod, default=torch.Size((1, 1, 1, 1)))
     flat = [m.expand(shape).flatten() for m in maps.values()]
     strengths = torch.stack(flat, 1) if names else torch.empty(1, 0)

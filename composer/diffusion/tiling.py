@@ -1,4 +1,4 @@
-"""Large images tile by tile: the network needs the memory of a tile, whatever the image's size."""
+"""Large images tile by tile: memory for one tile, whatever the image's size."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,23 +15,23 @@ from composer.networks.norm import GroupNorm, normalising
 
 
 class Tiled:
-    """An estimator that sees tiles: one after the other at every step of a sampling, blended where they overlap.
+    """An estimator that runs on tiles, one after the other at every sampling step, blended where they overlap.
 
-    Neighbours overlap by a quarter of a tile or more. The outer quarter of that counts for nothing, since near its
-    border a tile misses what lies around; over the half in the middle one tile fades into the next (raised cosine).
+    Neighbours overlap by a quarter of a tile or more. The outer quarter of the overlap has weight 0, as a tile
+    lacks context near its border; in the middle half, one tile fades into the next (raised cosine).
 
-    A group norm would treat each tile by its own statistics. It gets the whole image's, as a first look at every other
-    tile finds them: about a third more time, and three times as close to what the network makes of the whole.
+    Group norms would use each tile's own statistics. Instead they use the whole image's, estimated by a first pass over
+    every other tile: about a third more time, and three times closer to the network's result on the whole image.
     Attention does not reach beyond a tile.
 
     Args:
-        denoiser: What estimates a tile.
+        denoiser: Estimates a tile.
         tile: Side of the tiles, in pixels.
-        stride: What the sides of the network's images are multiples of; tiles begin at such multiples.
+        stride: The sides of the network's images must be multiples of it; tiles start at such multiples.
         norms: The network's group norms.
 
     Raises:
-        ValueError: `tile` is no multiple of `stride`, or too small to overlap.
+        ValueError: `tile` is not a multiple of `stride`, or too small to overlap.
     """
 
     def __init__(self, denoiser: Estimator, tile: int, stride: int, norms: Sequence[GroupNorm] = ()):
@@ -48,12 +48,12 @@ class Tiled:
     def __call__(
         self, x: Float[Tensor, "b c h w"], sigma: Float[Tensor, " b"], cond: Conditioning
     ) -> Float[Tensor, "b c h w"]:
-        """Estimates the clean image; see `Denoiser`. An image that is no larger than a tile is estimated as a whole."""
+        """Estimates the clean image; see `Denoiser`. An image no larger than a tile is not split."""
         h, w = x.shape[2:]
         if max(h, w) <= self.tile:
             return self.denoiser(x, sigma, cond)
         total, weights = torch.zeros_like(x, dtype=torch.float32), x.new_zeros((h, w), dtype=torch.float32)
-        moments = self._look(x, sigma, cond)
+        moments = self._measure(x, sigma, cond)
         with normalising({norm: partial(GroupNorm.by_moments, moments=found) for norm, found in moments.items()}):
             for rows, columns in product(self._spans(h), self._spans(w)):
                 weight = (self._fade(rows, h)[:, None] * self._fade(columns, w)).to(x.device)
@@ -62,8 +62,8 @@ class Tiled:
                 weights[rows, columns] += weight
         return total.div_(weights)
 
-    def _look(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> dict[GroupNorm, Float[Tensor, "2 b groups"]]:
-        """Finds the statistics in tiles side by side, in every other one if there are more than four."""
+    def _measure(self, x: Tensor, sigma: Tensor, cond: Conditioning) -> dict[GroupNorm, Float[Tensor, "2 b groups"]]:
+        """Measures the statistics on adjacent tiles, on every other one if there are more than four."""
         if not self.norms:
             return {}
         places = list(product(enumerate(self._beside(x.shape[2])), enumerate(self._beside(x.shape[3]))))
@@ -81,14 +81,14 @@ class Tiled:
         return {norm: torch.stack(moments).mean(0) for norm, moments in seen.items()}
 
     def _beside(self, side: int) -> list[slice]:
-        """Tiles along one side that overlap by next to nothing: as few as there can be, no longer than they must."""
+        """Tiles along one side that hardly overlap: as few and as short as possible."""
         n = math.ceil(side / self.tile)
         length = math.ceil(side / n / self.stride) * self.stride
         starts = (min(i * length, side - length) for i in range(n))
         return [slice(start, start + length) for start in starts]
 
     def _spans(self, side: int) -> Iterator[slice]:
-        """Tiles along one side, overlapping by a quarter or more: as few as there can be, spread evenly."""
+        """Tiles along one side, overlapping by a quarter or more: as few as possible, evenly spaced."""
         tile = min(self.tile, side)
         strides = (side - tile) // self.stride
         steps = math.ceil(strides / ((self.tile - self.overlap) // self.stride))
@@ -97,7 +97,7 @@ class Tiled:
             yield slice(start, start + tile)
 
     def _fade(self, span: slice, side: int) -> Float[Tensor, " n"]:
-        """What the pixels of a tile weigh along one side; at the image's own border they weigh all."""
+        """Weights of a tile's pixels along one side; 1 up to the image's own border."""
         n = span.stop - span.start
         into = (torch.arange(n) + 0.5) / self.overlap  # 0 at the border, 1 where the overlap ends
         rise = torch.sin((2 * into - 0.5).clamp(0, 1) * (math.pi / 2)) ** 2

@@ -16,7 +16,7 @@ from composer.images.reading import resize
 from composer.images.table import Table
 from composer.scenes import describe, render_batch
 from composer.scenes.reader import READ_SIZE
-from composer.scenes.things import QUESTIONS, Judge, asked_of, mark, see, tabulate
+from composer.scenes.things import QUESTIONS, Judge, list_asked, mark, see, tabulate
 
 NUMBERS = (1, 2, 3)
 """Numbers of things per caption."""
@@ -82,7 +82,7 @@ def count_things(
             drawn.append(quantise(cascade.sample(part, seeds, SampleOptions(until=first.name) | options)).cpu())
             true.append(quantise(render_batch("val", index[at : at + rows], READ_SIZE)["image"]))
             progress(len(seeds))
-        asked = [asked_of(tabulate(scene)) for scene, _ in told]
+        asked = [list_asked(tabulate(scene)) for scene, _ in told]
         found[str(number)] = Counted(*(measure_shares(judge, torch.cat(images), asked) for images in (drawn, true)))
     return found
 

@@ -22,7 +22,7 @@ from composer.evaluation.metrics import clip_score
 from composer.evaluation.vote import Pair, vote_page
 from composer.images.reading import fit
 from composer.images.sheet import Section, html_index, save_png, sheet
-from composer.images.table import Table, plain
+from composer.images.table import Table, escape_markdown
 from composer.prior import Prior
 from composer.storage.files import read_text, write_atomically
 from composer.storage.pretrained import locate
@@ -294,7 +294,10 @@ def markdown(sections: Sequence[Section]) -> str:
     """Titles, texts and tables as Markdown."""
     blocks = []
     for section in sections:
-        lines = [f"## {plain(section.title)}\n", *([f"{plain(section.text)}\n"] if section.text else [])]
+        lines = [
+            f"## {escape_markdown(section.title)}\n",
+            *([f"{escape_markdown(section.text)}\n"] if section.text else []),
+        ]
         blocks.append("\n".join([*lines, *([section.table.markdown()] if section.table else [])]))
     return "\n".join(blocks)
 

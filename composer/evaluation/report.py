@@ -15,7 +15,7 @@ from composer.cascade.start import InitialNoise, NoisyImage
 from composer.diffusion.strength import Strength
 from composer.evaluation.reading import Reading
 from composer.images.reading import File, PictureFile
-from composer.images.sheet import as_written, from_pil, png, read_recipe, sheet
+from composer.images.sheet import from_pil, png, read_recipe, read_written, sheet
 from composer.images.table import Table
 from composer.tasks.composition import Composition
 from composer.tasks.editing import Frame, Original
@@ -117,7 +117,7 @@ def examine(cascade: Cascade, path: File, original: File | None = None) -> Repor
         original: For an edit, the picture that was edited: the square that the model saw is compared.
 
     Raises:
-        ValueError: The PNG carries no recipe, the recipe is another model's or an edit's without its original, or the
+        ValueError: The PNG has no recipe, the recipe is another model's or an edit's without its original, or the
             picture has been resized since.
     """
     path = PictureFile.of(path)
@@ -126,7 +126,7 @@ def examine(cascade: Cascade, path: File, original: File | None = None) -> Repor
     if "edit" in found and original is None:
         raise ValueError(f"{path} is an edit of {edited(found)}: give the picture that was edited, too (--image)")
     if original is None:
-        whole = from_pil(as_written(path))
+        whole = from_pil(read_written(path))
         pictures: list[tuple[str, Tensor | None, Tensor]] = [("the picture", None, whole)]
         reading = Reading(cascade, whole[None])
     else:

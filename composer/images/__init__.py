@@ -1,4 +1,4 @@
-"""Pictures: reading them, fitting them, laying them out in sheets, writing them."""
+"""Images: reading, resizing, contact sheets, writing."""
 
 import lazy_loader
 

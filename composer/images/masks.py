@@ -1,4 +1,4 @@
-"""A mask's file: which pixels of a picture may change."""
+"""Mask files: which pixels of an image may change."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,33 +12,33 @@ from composer.images.pixels import Pixels
 from composer.images.reading import File, Reason, Refused, converting, path_of, read_pixels
 
 COLOURED = 0.2
-"""How far the channels of a grey pixel may lie apart, of 1; what JPEG does to grey is far less."""
+"""Largest difference of the channels of a grey pixel, of 1; JPEG changes grey far less."""
 
 LABEL = 1.001 / 255
-"""Brightness of the label 1 where the file holds labels 0 and 1: 1 of 255 or less."""
+"""Brightness of the label 1 in a file of labels 0 and 1: 1/255 or less."""
 
 
 def read_mask(path: File) -> Float[Tensor, "1 1 h w"]:
     """Reads which pixels may change.
 
-    A mask says it in one of two ways:
+    A mask may encode this in two ways:
 
-    - by transparency, where at least one pixel is transparent: what is opaque may change, whatever its colour. The
-      opaque pixels have to be all bright or all dark, as otherwise the brightness would say something else.
-    - by brightness, where no pixel is transparent: white may change, black may not. A mask of the labels 0 and 1 counts
-      as black and white. It has to be grey.
+    - by transparency, if a pixel is transparent: opaque pixels may change, whatever their colour. They must be all
+      bright or all dark; otherwise the brightness would contradict.
+    - by brightness, if no pixel is transparent: white may change, black may not. Labels 0 and 1 count as black and
+      white. The image must be grey.
 
-    The middle parts the two: a pixel of at least half the full alpha or brightness may change. The full brightness is
-    that of `load_rgb`: 255 of 8 bits, 65535 of 16, 1 of floats that don't exceed it.
+    The threshold is half of the full alpha or brightness. The full brightness is that of `load_rgb`: 255 for 8 bits,
+    65535 for 16, 1 for floats that don't exceed it.
 
     Args:
-        path: A picture's file, of any size.
+        path: An image file of any size.
 
     Returns:
-        1 where the picture may change, 0 elsewhere.
+        1 where the image may change, 0 elsewhere.
 
     Raises:
-        Refused: The file is no picture, or no mask: coloured, without anything white, or ambiguous.
+        Refused: The file is not an image, or not a mask: coloured, without any white, or ambiguous.
     """
     pixels = read_pixels(path, min_side=1)
     path = path_of(path)
@@ -53,7 +53,7 @@ def read_mask(path: File) -> Float[Tensor, "1 1 h w"]:
             path,
             Reason.NO_MASK,
             "some of it is transparent, the rest partly bright and partly dark: save it in black and white without "
-            "transparency, or what may change opaque and in one colour",
+            "transparency, or make what may change opaque and of one colour",
         )
     return torch.from_numpy(region)[None, None].float()
 
@@ -66,7 +66,7 @@ class _Seen:
     bright: Bool[np.ndarray, "h w"]
     lit: Bool[np.ndarray, "h w"]
     darkest: list[float]
-    """The three lowest levels of brightness, or as many as there are."""
+    """The lowest levels of brightness, three at most."""
     coloured: bool
 
     @classmethod

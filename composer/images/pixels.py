@@ -1,4 +1,4 @@
-"""The values of a decoded picture: as the file holds them, and in sRGB, a band of rows at a time."""
+"""The pixel values of a decoded image: as stored, and in sRGB, a band of rows at a time."""
 
 import io
 import os
@@ -19,15 +19,15 @@ from torch import Tensor
 WHITE = (1.0, 1.0, 1.0)
 
 BAND = 1 << 18
-"""Pixels that are converted at a time: a large picture exists in floats once, not in every step of the conversion."""
+"""Pixels converted at a time, so that a large image is held in floats once, not in every step of the conversion."""
 
 
 Convert = Callable[[Image.Image], Float32[np.ndarray, "h w c"]]
-"""From a band of a picture to its colours in [0, 1]."""
+"""Converts a band of an image to colours in [0, 1]."""
 
 
 class NotFinite(ValueError):
-    """A picture holds NaN or infinite values."""
+    """An image contains NaN or infinite values."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class RGB:
 
     Attributes:
         image: In [-1, 1], sRGB, transparent parts composited on a background.
-        alpha: In [0, 1], 1 = opaque; None where the file knows no transparency.
+        alpha: In [0, 1], 1 = opaque; None if the file has no transparency.
     """
 
     image: Float32[Tensor, "3 h w"]
@@ -45,13 +45,13 @@ class RGB:
 
 @dataclass(frozen=True)
 class Pixels:
-    """The first frame of a picture, upright.
+    """The first frame of an image, upright.
 
     Attributes:
         picture: Its values as they are stored. Grey of 16 bits is ``I;16`` in either byte order, and white is always
             the highest value.
-        top: What stands for white in grey of 16 bits.
-        unsigned: Whether grey of 32 bits has no sign, which Pillow does not tell.
+        top: The value of white in grey of 16 bits.
+        unsigned: Whether grey of 32 bits is unsigned, which Pillow does not tell.
         inverted: Whether 0 is white, of floats.
     """
 
@@ -62,20 +62,22 @@ class Pixels:
 
     @classmethod
     def of(cls, image: Image.Image, size: int | None = None) -> "Pixels":
-        """Decodes; damaged files raise nearly anything.
+        """Decodes an image; damaged files may raise any error.
 
         Args:
-            image: An opened picture.
+            image: An opened image.
             size: Shorter side that it will be reduced to. A large JPEG is decoded at no less than twice that.
         """
-        ImageFile.LOAD_TRUNCATED_IMAGES = False  # other libraries set it, and half an image would come back grey
+        ImageFile.LOAD_TRUNCATED_IMAGES = (
+            False  # other libraries set it, and truncated images would come back half grey
+        )
         tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
         inverted = tags.get(PHOTOMETRIC_INTERPRETATION) == 0
         top = 4095 if tags.get(BITSPERSAMPLE) == (12,) else 65535
         unsigned = image.mode == "I" and bool(tags) and tags.get(SAMPLEFORMAT, (1,))[0] == 1
         raw = raw_mode(image)
         if size is not None:
-            image.draft(None, (2 * size, 2 * size))  # JPEG only; never below what is asked
+            image.draft(None, (2 * size, 2 * size))  # JPEG only; never smaller than requested
         with _quiet() if tags else nullcontext():
             image.load()
         key = _transparent(image, raw)
@@ -89,10 +91,10 @@ class Pixels:
         return cls(picture, top, unsigned, inverted and picture.mode == "F")
 
     def bands(self) -> Iterator[tuple[slice, Float32[np.ndarray, "h w c"]]]:
-        """Rows, and their colours in sRGB: [0, 1], with alpha where the picture has it.
+        """Yields rows and their colours in sRGB, in [0, 1], with alpha if the image has it.
 
         Raises:
-            NotFinite: It holds NaN or infinite values.
+            NotFinite: It contains NaN or infinite values.
         """
         w, h = self.picture.size
         rows = max(1, BAND // w)
@@ -105,13 +107,13 @@ class Pixels:
             yield where, band
 
     def rgb(self, background: tuple[float, float, float] = WHITE) -> RGB:
-        """The picture in sRGB.
+        """Converts the image to sRGB.
 
         Args:
             background: Colour under transparent parts, in [-1, 1].
 
         Raises:
-            NotFinite: It holds NaN or infinite values.
+            NotFinite: It contains NaN or infinite values.
         """
         w, h = self.picture.size
         image, alpha = torch.empty(3, h, w), None
@@ -127,9 +129,9 @@ class Pixels:
         return RGB(image, alpha)
 
     def _deep(self) -> Convert:
-        """Grey values of 16 or 32 bits, in [0, 1]; with alpha where one value is declared transparent."""
+        """Grey values of 16 or 32 bits, in [0, 1]; with alpha if one value is declared transparent."""
         values = self._values(self.picture)
-        low, high = float(values.min()), float(values.max())  # NaN passes through, to be refused
+        low, high = float(values.min()), float(values.max())  # NaN passes through, and is refused later
         key = self.picture.info.get("transparency")
 
         def convert(band: Image.Image) -> np.ndarray:
@@ -150,7 +152,7 @@ class Pixels:
         return values.view(np.uint32) if self.unsigned else values
 
     def _shallow(self) -> Convert:
-        """Pictures of 8 bits or fewer a channel as sRGB, in [0, 1], with alpha where they have it."""
+        """Converts images of at most 8 bits per channel to sRGB, in [0, 1], with alpha if they have it."""
         transparent = self.picture.has_transparency_data
         profile = self.picture.info.get("icc_profile", b"")
         target = "RGBA" if transparent else "RGB"
@@ -174,7 +176,7 @@ class Pixels:
 
 
 def raw_mode(image: Image.Image) -> str:
-    """How an opened picture's file packs its values, in Pillow's words, such as ``RGB;16B``; "" where unknown."""
+    """How an opened image's file packs its values, in Pillow's notation, such as ``RGB;16B``; "" where unknown."""
     args = image.tile[0].args if isinstance(image, ImageFile.ImageFile) and image.tile else None
     first = args[0] if isinstance(args, tuple) and args else args
     return first if isinstance(first, str) else ""
@@ -185,7 +187,7 @@ _QUIET = Lock()
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps libtiff from writing to stderr what Pillow raises anyway; it does so behind Python's back."""
+    """Keeps libtiff from writing errors to the process's stderr; Pillow raises them anyway."""
     with _QUIET:  # stderr is the whole process's
         try:
             theirs = os.dup(2)
@@ -203,7 +205,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _transparent(image: Image.Image, raw: str) -> int | tuple[int, ...] | None:
-    """A transparent colour on the scale that the pixels are decoded to, where Pillow leaves it on the file's."""
+    """The transparent colour on the scale of the decoded pixels, which Pillow may leave on the file's scale."""
     key = image.info.get("transparency")
     if image.format != "PNG" or image.mode not in ("L", "RGB"):
         return None
@@ -215,7 +217,7 @@ def _transparent(image: Image.Image, raw: str) -> int | tuple[int, ...] | None:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block says nothing about the pixels
+    except Exception:  # the pixels may be fine although the EXIF block is broken
         return image
 
 
@@ -227,15 +229,15 @@ def _rescale(
     return np.asarray(values / next((top for top in usual if high <= top), 1))
 
 
-@lru_cache(maxsize=16)  # a folder has few profiles, and building a transform costs more than applying it
+@lru_cache(maxsize=16)  # a folder has few profiles, and building a transform is slower than applying it
 def profile_transform(
     profile: bytes, mode: str, target: str, direction: Literal["to sRGB", "from sRGB"] = "to sRGB"
 ) -> ImageCms.ImageCmsTransform | None:
-    """What converts between a profile's colours and sRGB; None for one that is broken or of other colours.
+    """The transform between a profile's colours and sRGB; None if it is broken or of another colour space.
 
     Args:
         profile: An ICC profile.
-        mode: Pillow's mode of what is converted.
+        mode: Pillow's mode of the input.
         target: Mode of the result.
         direction: From or to sRGB.
     """

@@ -1,4 +1,4 @@
-"""From a file as people have them to one tensor: right, or refused with one reason."""
+"""Reads image files of any origin into tensors, or refuses them with one reason."""
 
 import io
 import math
@@ -19,45 +19,45 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.images.pixels import RGB, WHITE, NotFinite, Pixels
-from composer.storage.files import name_of, printable
+from composer.storage.files import hash_content, printable
 
 SUFFIXES = frozenset(
     [".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".pbm"]
 )
-"""File names that a folder is searched for; what a file really holds is read from its header."""
+"""Suffixes of image files in a folder; the real format is read from the header."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
-"""Pillow's readers that are tried. Others start programs (EPS), or are rare enough that nobody tests them."""
+"""Pillow's readers that are used. Others start programs (EPS), or are too rare to be tested."""
 
 MAX_PIXELS = 64_000_000
 MIN_SIDE = 32
 MAX_ASPECT = 8
 
 MAX_BYTES = 8 * MAX_PIXELS
-"""Bytes read of a picture: no format that is read takes more for its pixels."""
+"""Maximum bytes read of an image: no supported format needs more for its pixels."""
 
 MAX_HEADER = 32_000_000
-"""Bytes read before the first pixel."""
+"""Maximum bytes read before the first pixel."""
 
 
 MAX_SCANS = 200
-"""Of a progressive JPEG: usual are ten, and each goes over the whole picture, however few bytes it has."""
+"""Maximum scans of a progressive JPEG: ten are usual; each takes time for the whole image, whatever its bytes."""
 
 
 class Reason(StrEnum):
-    """Why a file is refused; each refused file has exactly one."""
+    """Why a file is refused; exactly one per file."""
 
     MISSING = "there is no such file"
     NOT_A_FILE = "it is not a regular file"
     UNREADABLE = "it cannot be read from disk"
-    NOT_AN_IMAGE = f"it holds no image in a format that is read here ({', '.join(FORMATS)})"
-    TOO_LARGE = f"it has more than {MAX_PIXELS // 1_000_000} megapixels, or takes as many bytes as if it had"
-    TOO_SMALL = "a side is shorter than the least that is taken"
+    NOT_AN_IMAGE = f"it is not an image in a supported format ({', '.join(FORMATS)})"
+    TOO_LARGE = f"it has more than {MAX_PIXELS // 1_000_000} megapixels, or as many bytes as if it had"
+    TOO_SMALL = "a side is shorter than the minimum"
     TOO_LONG = f"one side is more than {MAX_ASPECT} times the other"
     DAMAGED = "it is truncated or damaged"
-    NOT_FINITE = "it holds NaN or infinite values"
-    CHANGED = "an edit would change it outside the region, too"
-    NO_MASK = "it is no mask"
+    NOT_FINITE = "it contains NaN or infinite values"
+    CHANGED = "an edit would also change it outside the region"
+    NO_MASK = "it is not a mask"
 
 
 class Refused(ValueError):
@@ -66,11 +66,11 @@ class Refused(ValueError):
     Attributes:
         path: The file.
         reason: The one reason.
-        detail: What was found, for a person.
+        detail: What was found, for the message.
     """
 
     def __init__(self, path: Path, reason: Reason, detail: str = ""):
-        super().__init__(path, reason, detail)  # all of them, so that the error survives a worker's pickling
+        super().__init__(path, reason, detail)  # all of them, so that the error can be pickled by a worker
         self.path, self.reason, self.detail = path, reason, detail
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class Refused(ValueError):
 
 
 class _Bounded(io.BufferedReader):
-    """A file of which only so many bytes are read: what its header says about lengths may be false."""
+    """A file of which only so many bytes are read, as lengths in its header may be false."""
 
     left = MAX_HEADER
 
@@ -91,16 +91,16 @@ class _Bounded(io.BufferedReader):
 
 
 class _TooMuch(Exception):
-    """More bytes were asked for than a picture can need."""
+    """More bytes were requested than an image can need."""
 
 
 class PictureFile:
-    """A picture's file that is opened once, however often it is read: its bytes are kept.
+    """An image file that is read from disk once: its bytes are kept.
 
-    Whatever reads pictures takes one in place of a path.
+    All functions that read images accept one instead of a path.
 
     Args:
-        path: The file; it is opened when something is first read from it.
+        path: The file; it is opened at first use.
     """
 
     def __init__(self, path: str | Path):
@@ -119,7 +119,7 @@ class PictureFile:
         """The file's content.
 
         Raises:
-            Refused: It is no picture, has too many pixels, or more bytes than a picture can need.
+            Refused: It is not an image, has too many pixels, or more bytes than an image can need.
         """
         with warnings.catch_warnings(), _file(self.path) as file:
             warnings.simplefilter("ignore")
@@ -133,21 +133,21 @@ class PictureFile:
 
     @cached_property
     def sha256(self) -> str:
-        """The SHA-256 of its content, as recipes name files by it."""
-        return name_of(self.data)
+        """The SHA-256 of its content, by which recipes identify files."""
+        return hash_content(self.data)
 
     @property
     def source(self) -> str:
-        """How a recipe names it: by the SHA-256 of its content, and by its name without folders."""
+        """Its entry in a recipe: the SHA-256 of its content, and its name without folders."""
         return f"{self.sha256} {printable(self.path.name)}"
 
 
 File = str | Path | PictureFile
-"""A picture's file: its path, or what keeps its content."""
+"""An image file: its path, or a `PictureFile`, which keeps its content."""
 
 
 def path_of(file: File) -> Path:
-    """Where a picture's file is."""
+    """The path of an image file."""
     return file.path if isinstance(file, PictureFile) else Path(file)
 
 
@@ -158,16 +158,16 @@ def opened(
     max_aspect: float = MAX_ASPECT,
     formats: Sequence[str] = FORMATS,
 ) -> Iterator[Image.Image]:
-    """Opens a picture's file, the only way in: a regular file of a known format, its size checked, nothing decoded.
+    """Opens an image file without decoding it: checks type, format and size. All image files are opened here.
 
     Args:
         path: The file.
-        min_side: Least shorter side that is taken, in pixels.
-        max_aspect: Most that the longer side may be of the shorter one.
-        formats: Which of `FORMATS` are taken.
+        min_side: Minimum of the shorter side, in pixels.
+        max_aspect: Maximum ratio of the longer to the shorter side.
+        formats: Which of `FORMATS` are accepted.
 
     Yields:
-        The picture, to be read before the block ends. Warnings of Pillow about its content are not shown.
+        The image, to be read before the block ends. Pillow's warnings about its content are suppressed.
 
     Raises:
         Refused: The file is not used; its `reason` says why.
@@ -175,7 +175,7 @@ def opened(
     kept = path.data if isinstance(path, PictureFile) else None
     path = path_of(path)
     with warnings.catch_warnings(), _file(path) if kept is None else _Bounded(io.BytesIO(kept)) as file:
-        warnings.simplefilter("ignore")  # Pillow warns of what is refused or repaired here
+        warnings.simplefilter("ignore")  # Pillow warns about faults that are refused or repaired here
         with _header(path, file, formats) as image:
             _check_size(path, image.size, min_side, max_aspect)
             file.left = MAX_BYTES
@@ -184,7 +184,7 @@ def opened(
 
 def _file(path: Path) -> _Bounded:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait, opening a device may do anything
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block, opening a device may do anything
             raise Refused(path, Reason.NOT_A_FILE)
         return _Bounded(io.FileIO(path))
     except FileNotFoundError as error:
@@ -199,7 +199,7 @@ def _header(path: Path, file: _Bounded, formats: Sequence[str]) -> Image.Image:
     try:
         start = file.read(12)
         file.seek(0)
-        if start[8:] == b"WEBP" or start[4:8] == b"ftyp":  # WebP and AVIF: their readers take the file whole
+        if start[8:] == b"WEBP" or start[4:8] == b"ftyp":  # the readers of WebP and AVIF read the whole file
             file.left = MAX_BYTES
             if file.seek(0, os.SEEK_END) > MAX_BYTES:
                 raise _TooMuch
@@ -213,12 +213,12 @@ def _header(path: Path, file: _Bounded, formats: Sequence[str]) -> Image.Image:
     except OSError as error:
         known = isinstance(error, UnidentifiedImageError) or error.errno is None
         raise Refused(path, Reason.NOT_AN_IMAGE if known else Reason.UNREADABLE) from error
-    except Exception as error:  # readers raise nearly anything on damaged files
+    except Exception as error:  # readers may raise any error on damaged files
         raise Refused(path, Reason.NOT_AN_IMAGE) from error
 
 
 def _scans(file: _Bounded) -> int:
-    """Counts the markers that start one; within the data of a scan no such bytes stand."""
+    """Counts the markers that start a scan; these bytes never occur within a scan."""
     place, found, last = file.tell(), 0, b""
     file.seek(0)
     file.left = MAX_BYTES
@@ -242,20 +242,20 @@ def _check_size(path: Path, size: tuple[int, int], min_side: int, max_aspect: fl
 def read_pixels(
     path: File, size: int | None = None, min_side: int = MIN_SIDE, max_aspect: float = MAX_ASPECT
 ) -> Pixels:
-    """Decodes a picture's file; arguments and errors are those of `opened` and `load_rgb`."""
+    """Decodes an image file; see `opened` and `load_rgb` for arguments and errors."""
     with opened(path, min_side, max_aspect) as image:
         path = path_of(path)
         try:
             return Pixels.of(image, size)
         except _TooMuch as error:
             raise Refused(path, Reason.TOO_LARGE) from error
-        except Exception as error:  # decoders raise nearly anything on damaged files
+        except Exception as error:  # decoders may raise any error on damaged files
             raise Refused(path, Reason.DAMAGED, str(error)) from error
 
 
 @contextmanager
 def converting(path: File) -> Iterator[None]:
-    """Refuses a file whose values turn out in the block to be no colours: of a damaged palette, or not finite."""
+    """Refuses a file if the block finds a damaged palette or values that are not finite."""
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
@@ -276,15 +276,15 @@ def load_rgb(
 
     In this order: header, first frame, EXIF orientation, range of deep images, ICC profile to sRGB, alpha. A profile
     that is broken or of other colours than the image is ignored, as browsers do, and so are profiles of images with
-    more than 8 bits. Images of 32 bits are rescaled by the least of the usual ranges that holds them (1 for floats,
-    255, 65535), else from their own minimum to their maximum.
+    more than 8 bits. Images of 32 bits are rescaled by the smallest of the usual ranges that contains them (1
+    for floats, 255, 65535), else from their minimum to their maximum.
 
     Args:
         path: A regular file.
         size: Shorter side that the caller will reduce the image to, in pixels. A large JPEG is then decoded
             at a fraction of its size, at least twice this one. None decodes every pixel.
         background: Colour under transparent parts, in [-1, 1].
-        min_side: Least shorter side of an image that is taken, in pixels.
+        min_side: Minimum of the shorter side, in pixels.
 
     Raises:
         Refused: The file is not used; its `reason` says why.
@@ -297,12 +297,12 @@ def load_rgb(
 def resize_and_crop(
     image: Float[Tensor, "c h w"], size: int, generator: torch.Generator | None = None
 ) -> Float[Tensor, "c {size} {size}"]:
-    """Cuts the largest square out of an image and resizes it, antialiased (bicubic).
+    """Crops the largest square of an image and resizes it, antialiased (bicubic).
 
     Args:
-        image: Any channels; values stay within the range that the image has.
+        image: Any channels; values stay within the image's range.
         size: Side of the result in pixels.
-        generator: Draws where to cut; None cuts at the centre.
+        generator: Draws the position; None crops the centre.
     """
     h, w = image.shape[-2:]
     side = min(h, w)
@@ -313,9 +313,9 @@ def resize_and_crop(
 
 
 def fit(images: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c h2 w2"]:
-    """Resizes images in [-1, 1] to a height and width, antialiased (bicubic); those of that size stay as they are.
+    """Resizes images in [-1, 1] to a height and width, antialiased (bicubic); images of that size stay.
 
-    torchvision's `resize` gives the same, bit for bit, in 1.05 times the time; kornia's antialiasing is another filter.
+    torchvision's `resize` gives the same bits in 1.05 times the time; kornia antialiases with another filter.
     """
     if images.shape[-2:] == size:
         return images
@@ -323,7 +323,7 @@ def fit(images: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor
 
 
 def resize(image: Float[Tensor, "c h w"], size: int) -> Float[Tensor, "c {size} {size}"]:
-    """Resizes to a square, antialiased (bicubic), within the range that the image has."""
+    """Resizes to a square, antialiased (bicubic), within the image's range."""
     if image.shape[-2:] == (size, size):
         return image
     resized = F.interpolate(image[None], (size, size), mode="bicubic", antialias=True, align_corners=False)[0]

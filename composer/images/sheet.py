@@ -1,4 +1,4 @@
-"""Pictures for people: contact sheets, previews, PNGs that carry their recipe, and a page that shows them together."""
+"""Contact sheets, previews, PNGs that contain their recipe, and an HTML page."""
 
 import base64
 import hashlib
@@ -25,22 +25,22 @@ from torch.nn import functional as F
 
 from composer.decomposition import Decomposition, Representations
 from composer.images.reading import File, Reason, Refused, opened, read_pixels
-from composer.images.table import Table, escaped
+from composer.images.table import Table, escape_html
 from composer.storage.files import replacing, write_atomically
 
 RECIPE_KEY = "composer"
 MAX_RECIPE = 8_000_000
-"""Characters of JSON; a recipe that is longer is refused before it is parsed. A latent of 256 px takes a million."""
+"""Maximum characters of JSON; longer recipes are refused before parsing. Initial noise of 256 px takes a million."""
 
 QUICK = 8_000_000
-"""Pixels; larger pictures are compressed less, in a fraction of the time."""
+"""Pixels; larger images are compressed less, in a fraction of the time."""
 
 COLOUR_CHUNKS: dict[str, Callable[[Any], tuple[bytes, bytes]]] = {
     "gamma": lambda value: (b"gAMA", struct.pack(">I", round(value * 100_000))),
     "chromaticity": lambda values: (b"cHRM", struct.pack(">8I", *(round(value * 100_000) for value in values))),
     "srgb": lambda intent: (b"sRGB", struct.pack(">B", intent)),
 }
-"""What a PNG says of its colours besides a profile: Pillow's name of it -> the chunk, which Pillow would not write."""
+"""Colour information of a PNG besides a profile, which Pillow does not write: Pillow's name -> the chunk."""
 
 SMALLEST_CELL, LARGEST_CELL = 128, 256
 MARGIN, GAP, LABEL_WIDTH = 16, 8, 150
@@ -48,16 +48,16 @@ PAPER, INK = "#faf9f7", "#22211f"
 MISSING_GLYPHS = str.maketrans(
     {"\u00d7": "x", "\u2212": "-", "\u2013": "-", "\u2014": "-", "→": "->", "←": "<-", "≥": ">=", "≤": "<="}
 )
-"""Pillow's font, the one font that is always there, knows little beyond ASCII; accents are taken off."""
+"""Pillow's font, the only one always available, has few characters beyond ASCII; accents are removed."""
 
 
 def to_pil(image: Float[Tensor, "3 h w"]) -> Image.Image:
-    """Rounds an image in [-1, 1] to 8 bits; values beyond are clipped.
+    """Rounds an image in [-1, 1] to 8 bits; values outside are clipped.
 
-    torchvision's `to_pil_image` cuts off instead of rounding: a third of the values come out one level lower.
+    torchvision's `to_pil_image` truncates instead of rounding: a third of the values are one level lower.
 
     Raises:
-        ValueError: The image holds NaN.
+        ValueError: The image contains NaN.
     """
     if image.ndim != 3 or len(image) != 3:
         raise ValueError(f"expected a single image (3 h w), such as images[0], found {tuple(image.shape)}")
@@ -68,19 +68,19 @@ def to_pil(image: Float[Tensor, "3 h w"]) -> Image.Image:
 
 
 def png(picture: Image.Image) -> bytes:
-    """A picture as the bytes of a PNG, as notebooks take it."""
+    """Encodes an image as the bytes of a PNG, for notebooks."""
     data = io.BytesIO()
     picture.save(data, "PNG")
     return data.getvalue()
 
 
 def from_pil(picture: Image.Image) -> Float[Tensor, "3 h w"]:
-    """Takes a picture that is already right (see `load_rgb` for files of any origin) to [-1, 1]."""
+    """Converts a Pillow image in RGB to [-1, 1]; for files of any origin see `load_rgb`."""
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def as_written(path: File) -> Image.Image:
-    """Reads a picture that Composer wrote: of any shape, pixel by pixel as it stands in the file.
+def read_written(path: File) -> Image.Image:
+    """Reads an image that Composer wrote, of any shape, with unchanged pixel values.
 
     Raises:
         Refused: It cannot be read.
@@ -90,12 +90,12 @@ def as_written(path: File) -> Image.Image:
 
 @torch.no_grad()
 def previews(decomposition: Decomposition, reps: Representations, size: int) -> dict[str, Float[Tensor, "b 3 h w"]]:
-    """Shows representations as their decomposers do, on the CPU, in the order of the decomposition.
+    """Makes previews of representations with their decomposers, on the CPU, in the order of the decomposition.
 
     Args:
         decomposition: The decomposers of these names.
-        reps: Representations; each is shown by the decomposer of its name.
-        size: Longer side in pixels; small previews grow by whole factors to at most this.
+        reps: Representations; the decomposer of the same name makes the preview.
+        size: Longer side in pixels; small previews are enlarged by integer factors up to this.
 
     Raises:
         KeyError: `reps` names something that the decomposition does not know.
@@ -103,7 +103,7 @@ def previews(decomposition: Decomposition, reps: Representations, size: int) -> 
     unknown = sorted(reps.keys() - decomposition.keys())
     if unknown:
         known = ", ".join(sorted(decomposition.keys()))
-        raise KeyError(f"nothing here shows {', '.join(unknown)}; this decomposition has {known}")
+        raise KeyError(f"no preview of {', '.join(unknown)}; this decomposition has {known}")
     return {
         name: _fit(decomposer.preview(reps[name]).float().cpu(), size)
         for name, decomposer in decomposition.named()
@@ -118,7 +118,7 @@ def decomposed(
     rows: Sequence[str] = (),
     title: str = "",
 ) -> Image.Image:
-    """Draws one row an image: itself, then a labelled preview of each of its representations."""
+    """Draws one row per image: the image, then a labelled preview of each representation."""
     shown = previews(decomposition, reps, _cell(images))
     columns = [images.cpu(), *shown.values()]
     return sheet([[column[i] for column in columns] for i in range(len(images))], rows, ["image", *shown], title)
@@ -133,14 +133,14 @@ def sheet(
 ) -> Image.Image:
     """Draws a labelled contact sheet.
 
-    Small images grow by whole factors, pixel by pixel, so that nothing is smoothed over; large ones shrink to 256.
+    Small images are enlarged by integer factors without smoothing; large ones are reduced to 256.
 
     Args:
         images: Rows of (3 h w) images in [-1, 1]; None leaves a cell empty. Sizes may differ.
-        rows: A label a row, left of it; none for no labels.
-        columns: A label a column, above it; none for no labels.
-        title: Above everything.
-        font: Size of the labels, in pixels; larger where the sheet is going to be shown small.
+        rows: One label per row, left of it; empty for none.
+        columns: One label per column, above it; empty for none.
+        title: Title of the sheet.
+        font: Size of the labels, in pixels; larger if the sheet will be shown small.
 
     Raises:
         ValueError: There is no image, or labels and images do not match in number.
@@ -160,12 +160,12 @@ def sheet(
 
 
 def thumbnail(image: Float[Tensor, "c h w"]) -> Float[Tensor, "c h2 w2"]:
-    """What `sheet` shows of a large image, for keeping many at hand; small ones stay as they are."""
+    """Reduces a large image as `sheet` does, to keep many in memory; small ones stay unchanged."""
     return image if max(image.shape[1:]) <= LARGEST_CELL else _fit(image[None], LARGEST_CELL)[0]
 
 
 def _cell(image: Tensor) -> int:
-    """Chooses the longer side at which an image is shown: readable, and a whole multiple where it grows."""
+    """Chooses the longer side at which an image is shown: readable, and an integer multiple if enlarged."""
     side = max(image.shape[-2:])
     return min(side * math.ceil(SMALLEST_CELL / side), LARGEST_CELL)
 
@@ -231,9 +231,9 @@ def save_png(path: str | Path, image: Tensor | Image.Image, recipe: Mapping[str,
 
     Args:
         path: Where to; missing folders are made, a file of that name is replaced.
-        image: (3 h w) in [-1, 1], or a picture as it is.
-        recipe: What `read_recipe` gives back: plain JSON values, from which the image can be made again. None leaves
-            no trace of how the image came about.
+        image: (3 h w) in [-1, 1], or a Pillow image.
+        recipe: Plain JSON values from which the image can be drawn again; `read_recipe` returns them. None writes no
+            metadata.
 
     Raises:
         ValueError: The recipe is not JSON, or too long.
@@ -260,7 +260,7 @@ def save_png(path: str | Path, image: Tensor | Image.Image, recipe: Mapping[str,
 
 
 def save_gif(path: Path, frames: Sequence[Image.Image]) -> None:
-    """Writes pictures as a GIF that goes there and back."""
+    """Writes images as a GIF that plays forwards, then backwards."""
     pictures = [frame.convert("RGB") for frame in [*frames, *frames[-2:0:-1]]]
     data = io.BytesIO()
     pictures[0].save(data, "GIF", save_all=True, append_images=pictures[1:], duration=200, loop=0)
@@ -268,11 +268,11 @@ def save_gif(path: Path, frames: Sequence[Image.Image]) -> None:
 
 
 def read_recipe(path: File) -> dict[str, Any]:
-    """Reads the recipe that `save_png` wrote. It is data from a stranger: only JSON, and nothing in it is run.
+    """Reads the recipe that `save_png` wrote. The data is untrusted: only JSON is parsed, nothing is run.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: The file is no PNG, carries no recipe, or one that is no JSON object.
+        ValueError: The file is not a PNG, has no recipe, or its recipe is not a JSON object.
     """
     try:
         with opened(path, min_side=1, max_aspect=math.inf, formats=("PNG",)) as picture:
@@ -282,7 +282,7 @@ def read_recipe(path: File) -> dict[str, Any]:
             raise FileNotFoundError(f"there is no file {path}") from error
         raise ValueError(f"{path} cannot be read as a PNG: {error}") from error
     if text is None:
-        raise ValueError(f"{path} carries no recipe: it was saved without one, or a program on the way removed it")
+        raise ValueError(f"{path} has no recipe: it was saved without one, or another program removed it")
     if len(text) > MAX_RECIPE:
         raise ValueError(f"the recipe in {path} has {len(text)} characters, more than {MAX_RECIPE}")
     try:
@@ -302,7 +302,7 @@ class Section:
         title: Its heading.
         text: A paragraph beneath it.
         pictures: File and caption of each picture.
-        table: What it says in rows and columns.
+        table: A table.
     """
 
     title: str
@@ -312,29 +312,29 @@ class Section:
 
 
 def html_index(folder: str | Path, sections: Sequence[Section], title: str = "Composer") -> Path:
-    """Writes `index.html`, which shows pictures and tables and needs nothing from elsewhere.
+    """Writes `index.html`, a page of images and tables without external resources.
 
     Args:
-        folder: Where to; pictures are linked relative to it, so the folder can be moved as a whole.
-        sections: What to show, in this order.
+        folder: Where to; links to images are relative, so that the folder can be moved.
+        sections: Its sections, in this order.
         title: Heading of the page.
 
     Returns:
         The page's path.
 
     Raises:
-        FileNotFoundError: A picture is not there.
+        FileNotFoundError: An image is missing.
     """
     folder = Path(folder)
-    parts = [f"<h1>{escaped(title)}</h1>"]
+    parts = [f"<h1>{escape_html(title)}</h1>"]
     for section in sections:
-        parts.append(f"<h2>{escaped(section.title)}</h2>")
+        parts.append(f"<h2>{escape_html(section.title)}</h2>")
         if section.text:
-            parts.append(f"<p>{escaped(section.text)}</p>")
+            parts.append(f"<p>{escape_html(section.text)}</p>")
         parts += [_figure(folder, path, caption) for path, caption in section.pictures]
         if section.table is not None:
             parts.append(section.table.html())
-    page = _PAGE.format(policy=_POLICY, title=escaped(title), style=_STYLE, body="\n".join(parts))
+    page = _PAGE.format(policy=_POLICY, title=escape_html(title), style=_STYLE, body="\n".join(parts))
     write_atomically(folder / "index.html", page.encode())
     return folder / "index.html"
 
@@ -343,7 +343,7 @@ def _figure(folder: Path, path: Path, caption: str) -> str:
     if not path.is_file():
         raise FileNotFoundError(f"expected a picture for {folder / 'index.html'}, found none at {path}")
     place = Path(os.path.relpath(path, folder)).as_posix()
-    link, caption = quote(os.fsencode(place)), escaped(caption)  # the bytes of a file's name, UTF-8 or not
+    link, caption = quote(os.fsencode(place)), escape_html(caption)  # file names may not be UTF-8
     return f'<figure><img src="{link}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
 
 
@@ -360,11 +360,11 @@ th:first-child, td:first-child { text-align: left }
 """
 
 _POLICY = (
-    "default-src 'none'; img-src 'self' file:; "  # a page on the disk counts as no origin in every browser
+    "default-src 'none'; img-src 'self' file:; "  # pages on the disk have no origin in some browsers
     f"style-src 'sha256-{base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'; "
     "base-uri 'none'; form-action 'none'"
 )
-"""Pictures beside the page and the one style below; no scripts, nothing from elsewhere."""
+"""Allows images beside the page and the style above; no scripts, no external resources."""
 
 _PAGE = """<!doctype html>
 <html lang="en">

@@ -1,4 +1,4 @@
-"""Tables as Markdown, HTML or for a terminal: texts of strangers stand in them as they are, never as markup."""
+"""Tables as Markdown, HTML or for a terminal: texts are escaped, so that none acts as markup."""
 
 import html
 import re
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 _MARKUP = re.compile(r"[\\`\[\]|]")
 
 
-def plain(text: str) -> str:
-    """A text as Markdown that shows just this text, also in a cell of a table: one line, without HTML or links."""
+def escape_markdown(text: str) -> str:
+    """Escapes a text for Markdown, also within a table: one line, without HTML or links."""
     shown = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKUP.sub(r"\\\g<0>", shown)
 
 
-def escaped(text: object) -> str:
-    """A text as HTML that shows just this text."""
+def escape_html(text: object) -> str:
+    """Escapes a text for HTML."""
     return html.escape(printable(str(text)))
 
 
@@ -30,9 +30,9 @@ class Table:
     """A heading and rows of cells, all as texts.
 
     Attributes:
-        head: A text per column.
-        rows: As many cells each.
-        bold: Numbers of the rows that a terminal shows in bold.
+        head: One heading per column.
+        rows: One cell per column each.
+        bold: Indices of the rows that a terminal shows in bold.
     """
 
     head: Sequence[str]
@@ -40,15 +40,15 @@ class Table:
     bold: Collection[int] = ()
 
     def markdown(self) -> str:
-        """The table as Markdown, a line per row."""
-        lines = ["| " + " | ".join(map(plain, row)) + " |" for row in (self.head, *self.rows)]
+        """The table as Markdown, one line per row."""
+        lines = ["| " + " | ".join(map(escape_markdown, row)) + " |" for row in (self.head, *self.rows)]
         return "\n".join([lines[0], "|---" * len(self.head) + "|", *lines[1:]]) + "\n"
 
     def html(self) -> str:
-        """The table as an element of HTML."""
+        """The table as an HTML element."""
 
         def line(cells: Sequence[str], tag: str) -> str:
-            return "<tr>" + "".join(f"<{tag}>{escaped(cell)}</{tag}>" for cell in cells) + "</tr>"
+            return "<tr>" + "".join(f"<{tag}>{escape_html(cell)}</{tag}>" for cell in cells) + "</tr>"
 
         return "\n".join(["<table>", line(self.head, "th"), *(line(row, "td") for row in self.rows), "</table>"])
 

@@ -1,4 +1,4 @@
-"""What a denoiser and a stage ask of a network."""
+"""The interface of networks that a denoiser runs."""
 
 from abc import ABC, abstractmethod
 
@@ -10,14 +10,14 @@ from composer.storage.building import Buildable
 
 
 class Network(nn.Module, Buildable, ABC):
-    """Maps a noisy image, its noise level and a conditioning to what the denoiser trains it to.
+    """Maps a noisy image, its noise level and a conditioning to what the denoiser trains it to predict.
 
     Attributes:
         stride: Height and width of the image must be multiples of it.
         vector_dim: Width of `Conditioning.vector`; this and the next two are 0 where the network reads no such port.
         token_dim: Channels of `Conditioning.tokens`.
         spatial_dim: Channels of `Conditioning.spatial`.
-        checkpointing: Whether to save memory in training by computing parts again in the backward pass.
+        checkpointing: Whether to save memory in training by recomputing activations in the backward pass.
     """
 
     stride: int = 1
@@ -35,13 +35,13 @@ class Network(nn.Module, Buildable, ABC):
         Args:
             x: Noisy images, scaled to about unit variance by the denoiser.
             level: Noise level as the time of the cosine schedule, 0 (clean) to 1 (noise).
-            cond: What to read besides; ports that are None are absent.
+            cond: The conditioning; ports that are None are absent.
         """
 
     def prepare(self, cond: Conditioning) -> Conditioning:
-        """Computes once what every step of a sampling would otherwise derive from `cond` again."""
+        """Precomputes what depends on `cond` alone, so that sampling steps do not repeat it."""
         return cond
 
     def inner_convolutions(self) -> list[Tensor]:
-        """The weights that Muon may train: convolutions whose inputs and outputs are no colours."""
+        """The weights that Muon may train: convolutions whose inputs and outputs are not image channels."""
         return []

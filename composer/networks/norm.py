@@ -1,4 +1,4 @@
-"""Group norms that can tell the statistics that they find, and go by others."""
+"""Group norms that can return their statistics, and use given ones."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 
 class GroupNorm(nn.GroupNorm):
-    """`torch.nn.GroupNorm`, which within `normalising` computes in another way."""
+    """`torch.nn.GroupNorm`, which `normalising` can make compute differently."""
 
     def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         way = (_ways.get() or {}).get(self)
@@ -20,12 +20,12 @@ class GroupNorm(nn.GroupNorm):
     def with_moments(
         self, values: Float[Tensor, "b c h w"]
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "2 b groups"]]:
-        """The norm as it is, and the mean and mean square of each group, which it computes anyway."""
+        """Normalises as usual, and also returns the mean and mean square of each group."""
         b, c, h, w = values.shape
-        values = values if values.device.type == "cpu" else values.float()  # as autocast has it on a GPU
+        values = values if values.device.type == "cpu" else values.float()  # as autocast does on a GPU
         orders = torch.contiguous_format, torch.channels_last
         if not any(values.is_contiguous(memory_format=order) for order in orders):
-            values = values.contiguous()  # which torch 2.6 asks for
+            values = values.contiguous()  # torch 2.6 requires it
         out, mean, inverse = torch.native_group_norm(
             values, self.weight, self.bias, b, c, h * w, self.num_groups, self.eps
         )
@@ -35,10 +35,10 @@ class GroupNorm(nn.GroupNorm):
     def by_moments(
         self, values: Float[Tensor, "b c h w"], moments: Float[Tensor, "2 b groups"]
     ) -> Float[Tensor, "b c h w"]:
-        """The norm by given moments, whatever those of its input are."""
+        """Normalises by given moments instead of the input's own."""
         means, squares = moments.repeat_interleave(self.num_channels // self.num_groups, dim=2)
         variances = (squares - means.square()).clamp(min=0)
-        rows = [  # a batch norm takes the statistics of one row
+        rows = [  # a batch norm uses the statistics of one row
             F.batch_norm(values[i : i + 1], means[i], variances[i], self.weight, self.bias, eps=self.eps)
             for i in range(len(values))
         ]
@@ -52,7 +52,7 @@ _ways: ContextVar[Mapping[GroupNorm, Way] | None] = ContextVar("ways", default=N
 
 @contextmanager
 def normalising(ways: Mapping[GroupNorm, Way]) -> Iterator[None]:
-    """Has group norms compute in another way, in this thread (or asynchronous task) alone: others see no change."""
+    """Makes group norms compute differently, in this thread (or asynchronous task) only."""
     token = _ways.set({**(_ways.get() or {}), **ways})
     try:
         yield

@@ -1,4 +1,4 @@
-"""Transformers over sequences of tokens: a block, and a causal stack that remembers what it has read."""
+"""Transformers over sequences of tokens: a block, and a causal stack with a cache of keys and values."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 Extend = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Keys and values of new positions -> those of all positions so far, (b heads n c) each."""
+"""Keys and values of new positions -> of all positions so far, (b heads n c) each."""
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """Attention and an MLP, each behind a layer norm.
 
     Args:
@@ -34,8 +34,8 @@ class Block(nn.Module):
 
         Args:
             x: Their tokens.
-            attended: Which of m positions each of them looks at; None is all.
-            extend: Puts the keys and values of earlier positions before theirs; None has no earlier ones.
+            attended: Which of m positions each of them attends to; None is all.
+            extend: Prepends the keys and values of earlier positions; None if there are none.
         """
         q, k, v = self.qkv(self.attention_norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         if extend is not None:
@@ -45,14 +45,14 @@ class Block(nn.Module):
         return x
 
 
-class Memory:
-    """What a causal transformer has read of a sequence, so that each later position costs itself alone.
+class KVCache:
+    """Keys and values of the positions that a causal transformer has read, so that it need not read them again.
 
     Args:
-        capacity: The most positions that it will hold.
+        capacity: Maximum number of positions.
 
     Attributes:
-        length: Positions that it holds.
+        length: Number of positions so far.
     """
 
     def __init__(self, capacity: int):
@@ -61,11 +61,11 @@ class Memory:
         self._blocks: dict[int, tuple[Tensor, Tensor]] = {}
 
     def rewind(self, length: int) -> None:
-        """Forgets what came after the first `length` positions."""
+        """Drops all positions after the first `length`."""
         self.length = min(self.length, length)
 
     def mark(self, real: Bool[Tensor, "b n"]) -> Bool[Tensor, "b m"]:
-        """Notes which of the positions that come next are real; gives this for all positions so far."""
+        """Records which of the next positions are real; returns this for all positions so far."""
         end = self.length + real.shape[1]
         if end > self.capacity:
             raise ValueError(f"expected at most {self.capacity} positions, found {end}")
@@ -75,7 +75,7 @@ class Memory:
         return self._real[:, :end]
 
     def extend(self, block: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends a block's keys and values; gives those of all positions so far."""
+        """Appends a block's keys and values; returns those of all positions so far."""
         if block not in self._blocks:
             shape = (*k.shape[:2], self.capacity, k.shape[3])
             self._blocks[block] = k.new_empty(shape), v.new_empty(shape)
@@ -86,7 +86,7 @@ class Memory:
 
 
 class CausalTransformer(nn.Module):
-    """A stack of blocks in which each position looks at itself and at the real ones before it.
+    """A stack of blocks in which each position attends to itself and to the real ones before it.
 
     Args:
         width: Channels of a token.
@@ -101,36 +101,37 @@ class CausalTransformer(nn.Module):
                 f"expected layers and heads of at least 1 and a width that the heads divide, found {layers}, {heads} "
                 f"and {width}"
             )
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(
         self,
         x: Float[Tensor, "b n c"],
         real: Bool[Tensor, "b n"],
-        memory: Memory | None = None,
+        cache: KVCache | None = None,
         branch: Int[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "b n c"]:
         """Reads n positions.
 
         Args:
             x: Their tokens.
-            real: False where a position is padding, which no other one looks at.
-            memory: What was read before, to which these positions are added; for sampling, without gradients.
-            branch: For several continuations of one beginning in one sequence: 0 at the positions that all see, else
-                the number of the continuation, which sees itself and those; without a memory. None is 0 everywhere.
+            real: False where a position is padding, which no other position attends to.
+            cache: Of the positions read before; these are added to it. For sampling, without gradients.
+            branch: For several continuations of one prefix in one sequence: 0 in the prefix, which all attend to,
+                else the number of the continuation, which attends to itself and the prefix. None is 0 everywhere. Not
+                with a cache.
         """
-        start = 0 if memory is None else memory.length
-        known = real if memory is None else memory.mark(real)
+        start = 0 if cache is None else cache.length
+        known = real if cache is None else cache.mark(real)
         columns = torch.arange(known.shape[1], device=x.device)
         rows = columns[start:, None]
-        # a position of padding sees itself, so that its attention is a number; nobody reads it
+        # padding attends to itself, so that its softmax is defined; nothing reads it
         attended = (columns <= rows) & known[:, None, None] | (columns == rows)
         if branch is not None:
             attended &= (branch == 0) | (branch == branch[:, None])
         for i, block in enumerate(self.blocks):
-            x = block(x, attended, None if memory is None else partial(memory.extend, i))
-        if memory is not None:
-            memory.length += real.shape[1]
+            x = block(x, attended, None if cache is None else partial(cache.extend, i))
+        if cache is not None:
+            cache.length += real.shape[1]
         normed: Tensor = self.norm(x)
         return normed

@@ -1,8 +1,8 @@
-"""The U-Net: ADM's blocks (Dhariwal and Nichol 2021) with GLIDE's joined attention (Nichol et al. 2021).
+"""The U-Net: ADM's blocks (Dhariwal and Nichol 2021) with GLIDE's attention to pixels and tokens (Nichol et al. 2021).
 
-One class spells out several plans. ADM's own, which GLIDE, unCLIP, Imagen's base and Composer's base share: as many
-blocks at every resolution, resampled by residual blocks. And the shifted plan of Imagen's Efficient U-Net (Saharia et
-al. 2022, appendix B): blocks moved to low resolutions, one convolution to resample, skips scaled by 1/sqrt(2).
+One class builds several architectures. ADM's, which GLIDE, unCLIP, Imagen's base and Composer's base share: the same
+number of blocks at every resolution, resampling by residual blocks. And Imagen's Efficient U-Net (Saharia et al. 2022,
+appendix B): more blocks at low resolutions, resampling by one convolution, skips scaled by 1/sqrt(2).
 """
 
 import math
@@ -26,14 +26,14 @@ Norm = Callable[[int], GroupNorm]
 
 
 class Attention(nn.Module):
-    """Self-attention over pixels whose keys and values are joined by the context's (GLIDE, section 3).
+    """Self-attention over pixels, with the context's keys and values added to the pixels' (GLIDE, section 3).
 
-    Without self-attention the pixels read the context alone, and one key and value of zeros that is always there:
-    a row without tokens attends to nothing, as one whose tokens are all masked does (Imagen's 256 -> 1024 stage).
+    Without self-attention, pixels attend to the context and to one constant key and value of zeros: a row without
+    tokens, or with all tokens masked, attends to nothing (Imagen's 256 -> 1024 stage).
 
     Args:
         channels: Width; a multiple of `head_dim`.
-        head_dim: Channels a head.
+        head_dim: Channels per head.
         token_dim: Channels of the context's tokens; 0 builds no projection for them.
         norm: Makes the norm of so many channels.
         itself: Whether pixels attend to pixels.
@@ -55,7 +55,7 @@ class Attention(nn.Module):
         self.out = _zero(nn.Linear(channels, channels))
 
     def keys_values(self, tokens: Float[Tensor, "b n c"]) -> Float[Tensor, "2 b heads n d"]:
-        """Projects the context's tokens to keys and values; the same at every step of a sampling."""
+        """Projects the context's tokens to keys and values; they are the same at every sampling step."""
         if self.context is None:
             raise ValueError("this U-Net was built with token_dim=0: it reads no tokens")
         return self._heads(self.context(tokens), 2)
@@ -87,7 +87,7 @@ class Attention(nn.Module):
         return x.view(*x.shape[:2], parts, -1, self.head_dim).permute(2, 0, 3, 1, 4)
 
 
-class Block(nn.Module):
+class ResBlock(nn.Module):
     """Residual block with scale-shift norm (ADM, section 3.1 and its AdaGN), then attention if there is any.
 
     Args:
@@ -159,37 +159,37 @@ class Resampling(nn.Module):
 
 
 class UNet(Network):
-    """Maps a noisy image, its noise level and a conditioning to whatever the denoiser trains it to (eps, x0, v).
+    """Maps a noisy image, its noise level and a conditioning to what the denoiser trains it to predict (eps, x0, v).
 
     Args:
         channels: Channels of the image.
         width: Channels that `multipliers` multiply, also the width of the sinusoidal embedding.
-        multipliers: One a level; each level has half the size of the one before.
-        blocks: Residual blocks on the way down, for all levels or one number a level; the way up has one more.
+        multipliers: One per level; each level has half the size of the previous one.
+        blocks: Residual blocks of the encoder, for all levels or one number per level; the decoder has one more.
         attention: Downsampling factors at which the blocks attend to pixels and tokens.
-        cross_attention: Downsampling factors at which they attend to tokens alone. The middle does as the blocks
-            beside it.
-        attend_once: Whether only the last block of such a level attends, on the way down and up, as in Imagen's
-            Efficient U-Net (figures A.28 and A.29), instead of every one.
+        cross_attention: Downsampling factors at which they attend to tokens only. The middle block attends
+            like its neighbours.
+        attend_once: Whether only the last block of such a level attends, in encoder and decoder, as in Imagen's
+            Efficient U-Net (figures A.28 and A.29), instead of every block.
         head_dim: Channels of an attention head.
         vector_dim: Width of the embedding, and of `Conditioning.vector`.
         token_dim: Channels of `Conditioning.tokens`; 0 for a network that reads none.
         spatial_dim: Channels of `Conditioning.spatial`; 0 for a network that reads none.
         dropout: Rate inside the residual blocks, in [0, 1).
-        groups: Most groups of a norm; ADM has 32.
-        group_width: Fewest channels of a group, 1 for ADM's own. Below 16, the backward pass of a channels_last norm
-            takes a CPU 10 to 40 times as long.
-        residual_resampling: True resamples by residual blocks (ADM), False by single convolutions (shifted plan).
-        skip_scale: Factor on the skips from the way down; 1 in ADM, 1/sqrt(2) in Imagen's Efficient U-Net.
-        first_stride: 2 begins and ends at half the image's size, as Imagen's super-resolution: the first convolution
-            halves, the last one gives 2 x 2 pixels at once (Shi et al. 2016).
-        checkpointing: Whether to save memory in training by computing blocks again on the way back.
+        groups: Maximum number of groups of a norm; 32 in ADM.
+        group_width: Minimum channels per group; 1 in ADM. Below 16, the backward pass of a channels_last norm is 10 to
+            40 times as slow on a CPU.
+        residual_resampling: True resamples by residual blocks (ADM), False by single convolutions (Efficient U-Net).
+        skip_scale: Factor on the encoder's skips; 1 in ADM, 1/sqrt(2) in Imagen's Efficient U-Net.
+        first_stride: 2 starts and ends at half the image's size, as in Imagen's super-resolution: the first convolution
+            has stride 2, the last one is followed by a pixel shuffle (Shi et al. 2016).
+        checkpointing: Whether to save memory in training by recomputing blocks in the backward pass.
 
     Attributes:
         stride: Height and width of the image must be multiples of it.
 
     Raises:
-        ValueError: The plan does not fit together.
+        ValueError: The arguments contradict each other.
 
     Reference: ADM, table 4 and appendix B; GLIDE, section 4; Composer, section 2.2 and table A1.
     """
@@ -219,22 +219,22 @@ class UNet(Network):
         widths = [round(width * m) for m in multipliers]
         counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
         if len(counts) != len(widths):
-            raise ValueError(f"expected one number of blocks a level ({len(widths)}), found {len(counts)}")
+            raise ValueError(f"expected one number of blocks per level ({len(widths)}), found {len(counts)}")
         self.width, self.vector_dim, self.token_dim, self.spatial_dim = width, vector_dim, token_dim, spatial_dim
         factors = [first_stride * 2**i for i in range(len(widths))]
         self.stride = factors[-1]
         self.skip_scale, self.checkpointing = skip_scale, checkpointing
         norm = partial(_norm, groups=groups, group_width=group_width)
 
-        def block(c: int, c2: int, scale: float = 1, factor: int = 0) -> Block:
+        def block(c: int, c2: int, scale: float = 1, factor: int = 0) -> ResBlock:
             """A factor of 0 attends to nothing."""
             itself = factor in attention
             attends = itself or factor in cross_attention
             layer = Attention(c2, head_dim, token_dim, norm, itself) if attends else None
-            return Block(c, c2, vector_dim, dropout, norm, scale, layer)
+            return ResBlock(c, c2, vector_dim, dropout, norm, scale, layer)
 
         def resampling(c: int, c2: int, scale: float) -> nn.Module:
-            """The residual kind leaves the width to the next level's first block, as ADM does."""
+            """A residual block keeps the width; the next level's first block changes it, as in ADM."""
             return block(c, c, scale) if residual_resampling else Resampling(c, c2, scale)
 
         self.embed = nn.Sequential(nn.Linear(width, vector_dim), nn.SiLU(), nn.Linear(vector_dim, vector_dim))
@@ -266,7 +266,7 @@ class UNet(Network):
         self.to(memory_format=torch.channels_last)
 
     def prepare(self, cond: Conditioning) -> Conditioning:
-        """Computes the keys and values of the context once, so that a sampling does not repeat it at every step."""
+        """Computes the keys and values of the context once, instead of at every sampling step."""
         if cond.tokens is None:
             return cond
         return replace(cond, keys_values=tuple(layer.keys_values(cond.tokens) for layer in self._attentions()))
@@ -277,7 +277,7 @@ class UNet(Network):
         """Runs the network, see `Network.forward`.
 
         Raises:
-            ValueError: Height or width is no multiple of `stride`, or the map does not fit the image.
+            ValueError: Height or width is not a multiple of `stride`, or the map does not match the image.
         """
         h = self.first(self._with_map(x, cond.spatial).contiguous(memory_format=torch.channels_last))
         embedding = self._embedding(x, level, cond.vector)
@@ -306,12 +306,12 @@ class UNet(Network):
         return out.to(x.dtype)
 
     def inner_convolutions(self) -> list[Tensor]:
-        """The weights of all convolutions except the first and the last, which meet the image's own channels."""
+        """The weights of all convolutions except the first and the last, which read and write image channels."""
         ends = {*self.first.modules(), *self.last.modules()}
         return [m.weight for m in self.modules() if isinstance(m, nn.Conv2d) and m not in ends]
 
     def _attentions(self) -> Iterator[Attention]:
-        """In the order of use, which is the order in which the constructor names them."""
+        """In order of use, which is the order of the constructor."""
         return (module for module in self.modules() if isinstance(module, Attention))
 
     def _scaled(self, skip: Tensor) -> Tensor:
@@ -347,7 +347,7 @@ def sinusoids(level: Float[Tensor, " b"], width: int) -> Float[Tensor, "b {width
 
 
 def _zero(module: ModuleT) -> ModuleT:
-    """Starts a branch as nothing, so that a new network is the identity around it (ADM's zero_module)."""
+    """Zeroes a module's parameters, so that a residual branch starts as the identity (ADM's zero_module)."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
@@ -365,9 +365,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def prefers_matmul(q: Float[Tensor, "b heads n d"]) -> bool:
-    """Whether a CPU attends with these queries by `attend_by_matmul`: 1.5 to 5 times faster in bf16 than torch's own.
+    """Whether a CPU should use `attend_by_matmul` for these queries: 1.5 to 5 times as fast as torch's in bf16.
 
-    Beyond 1024 pixels the scores would cost more memory than that is worth.
+    Beyond 1024 pixels the scores would take too much memory.
     """
     return q.dtype == torch.bfloat16 and q.shape[2] <= 1024
 

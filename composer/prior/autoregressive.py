@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from composer.devices import to_float64
 from composer.diffusion.samplers import Progress
-from composer.networks.transformer import Memory
+from composer.networks.transformer import KVCache
 from composer.prior.interface import Prior, has_caption, text_embedding
 from composer.prior.pca import Codebook
 
@@ -153,9 +153,9 @@ class AutoregressivePrior(Prior):
         keep = torch.arange(k, device=caption.device).repeat_interleave(b) == 0
         dot = (agreed * self.dot_buckets).long().clamp(max=self.dot_buckets - 1).to(caption.device)
         tokens, real = self._prefix(dot.repeat(k), caption.repeat(k, 1, 1), keep)
-        memory, codes = Memory(tokens.shape[1] + self.dimensions - 1), []
+        cache, codes = KVCache(tokens.shape[1] + self.dimensions - 1), []
         for i in progress(range(self.dimensions)):
-            logits = to_float64(self._logits(self.transformer(tokens, real, memory)[:, -1])).chunk(k)
+            logits = to_float64(self._logits(self.transformer(tokens, real, cache)[:, -1])).chunk(k)
             guided = logits[0] if k == 1 else torch.lerp(logits[1], logits[0], guidance)
             codes.append(choose(guided, chance[:, i + 1].to(guided.device)).to(caption.device))
             tokens = (self._read(codes[-1]) + self.component[min(i + 1, self.dimensions - 1)]).repeat(k, 1)[:, None]

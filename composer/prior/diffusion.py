@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from composer.decomposition import draw as draw_number
 from composer.diffusion.denoiser import Cosine, NoiseLevels, level
 from composer.diffusion.samplers import Denoise, Progress, cosine_sigmas, dpmpp_2m, latents
-from composer.networks.transformer import Memory
+from composer.networks.transformer import KVCache
 from composer.networks.unet import sinusoids
 from composer.prior.gaussian import Gaussian
 from composer.prior.interface import Prior, has_caption, text_embedding
@@ -185,12 +185,12 @@ class DiffusionPrior(Prior):
         text, captioned = text_embedding(caption, self.dim), has_caption(caption, keep)
         tokens, real = self.captions(caption, keep)
         start = tokens.shape[1]
-        memory = Memory(start + 3)
-        self.transformer(tokens, real, memory)
+        cache = KVCache(start + 3)
+        self.transformer(tokens, real, cache)
 
         def run(last: Tensor) -> Tensor:
-            memory.rewind(start)
-            query: Tensor = self.transformer(last[:, 0], keep.new_ones(len(last), 3), memory)[:, -1:]
+            cache.rewind(start)
+            query: Tensor = self.transformer(last[:, 0], keep.new_ones(len(last), 3), cache)[:, -1:]
             return query
 
         def denoise(z: Tensor, sigma: Tensor) -> Tensor:

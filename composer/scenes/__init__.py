@@ -1,13 +1,16 @@
-"""Scenes: a procedural world with exact truth, so that everything can be trained and measured without a download."""
+"""Scenes: a procedural world with exact ground truth, to train and measure without downloads."""
 
 from composer.scenes.batch import SPLITS, describe, render_batch
 from composer.scenes.captions import WORDS
 from composer.scenes.layout import COLOURS, MATERIALS, NOVEL_PAIRS, SHAPES, SIZES
-from composer.scenes.phrases import PHRASES, shown
+from composer.scenes.phrases import PHRASES, find_true_phrases
 from composer.scenes.retelling import render_retold
 from composer.scenes.scenery import GROUNDS, SKIES
 from composer.scenes.swaps import swap, swaps
-from composer.scenes.writing import read, settings_of, write
+from composer.scenes.writing import read_scene, settings_of, write_scenes
+
+read, shown, write = read_scene, find_true_phrases, write_scenes
+"""Names from before 0.2."""
 
 __all__ = [
     "COLOURS",
@@ -21,7 +24,9 @@ __all__ = [
     "SPLITS",
     "WORDS",
     "describe",
+    "find_true_phrases",
     "read",
+    "read_scene",
     "render_batch",
     "render_retold",
     "settings_of",
@@ -29,4 +34,5 @@ __all__ = [
     "swap",
     "swaps",
     "write",
+    "write_scenes",
 ]

@@ -1,4 +1,4 @@
-"""Scenes as a batch: pictures, captions, and the truth about them."""
+"""Scenes as a batch: images, captions and ground truth."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,34 +9,34 @@ from torch import Tensor
 
 from composer.decomposition import Batch, robust_normalise
 from composer.scenes.captions import tell, tell_all
-from composer.scenes.layout import COLOURS, SHAPES, SIZES, Dice, Scene, Thing, draw
+from composer.scenes.layout import COLOURS, SHAPES, SIZES, Dice, Scene, Thing, draw_scene
 from composer.scenes.render import World, render
 from composer.scenes.scenery import GROUNDS, SKIES
 
 SPLITS = ("train", "val", "novel")
 COMPLETE = 2
-"""Keys the draws of complete captions, apart from those of the scene and of other scenes of its caption."""
+"""Key of the draws of complete captions, distinct from those of the scene and of other scenes of its caption."""
 
 
 def describe(split: str, index: int, seed: int = 0, complete: float = 0.0) -> tuple[Scene, str]:
-    """What a scene holds and its caption, a function of the arguments alone.
+    """Returns a scene and its caption, a function of the arguments alone.
 
     Args:
         split: "train", "val" or "novel".
-        index: Which scene; there is no end of them.
+        index: Which scene; any number from 0.
         seed: Another seed gives another world of scenes.
-        complete: Share of the scenes, drawn for each on its own, whose caption says everything (`tell_all`). The other
-            captions are the same whatever the share, and so are all pictures.
+        complete: Share of the scenes, drawn independently, with a complete caption (`tell_all`). Neither the other
+            captions nor the images depend on it.
 
     Raises:
-        ValueError: Of an unknown split, or a share that is none.
+        ValueError: Unknown split, or a share outside [0, 1].
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; there are {', '.join(SPLITS)}")
     if not 0 <= complete <= 1:
         raise ValueError(f"complete is the share of complete captions, in [0, 1]; found {complete}")
     dice = Dice(seed, SPLITS.index(split), index)
-    scene = draw(dice, novel=split == "novel")
+    scene = draw_scene(dice, novel=split == "novel")
     other = Dice(seed, SPLITS.index(split), index, COMPLETE)
     return scene, tell_all(other, scene) if other.chance(complete) else tell(dice, scene)
 
@@ -49,20 +49,20 @@ def render_batch(
     device: torch.device | str = "cpu",
     complete: float = 0.0,
 ) -> Batch:
-    """Renders scenes with their truth; each is a function of its index and the settings, whatever the batch.
+    """Renders scenes with ground truth; each is a function of its index and the settings, whatever the batch.
 
     Args:
         split: "train", "val" or "novel".
         indices: Which scenes; at least one.
         size: Height and width in pixels.
         seed: Another seed gives another world of scenes.
-        device: Where to render, and where the tensors are.
-        complete: Share of captions that say everything (see `describe`).
+        device: Where to render; device of the tensors.
+        complete: Share of complete captions (see `describe`).
 
     Returns:
         ``image`` (b 3 h w) in [-1, 1]; ``caption``; ``depth`` (b 1 h w), relative inverse depth; ``instances``
-        (b 2 h w), the category (1 + index into `SHAPES`) and the instance, 0 = none; ``boxes``: for each scene, by
-        instance, (xyxy in [0, 1], phrase) of what is visible.
+        (b 2 h w), the category (1 + index into `SHAPES`) and the instance, 0 = none; ``boxes``: per scene,
+        (xyxy in [0, 1], phrase) of each visible instance.
     """
     scenes, captions = zip(*(describe(split, index, seed, complete) for index in indices), strict=True)
     world = to_world(scenes, torch.device(device))
@@ -83,7 +83,7 @@ def render_batch(
 
 
 def to_world(scenes: Sequence[Scene], device: torch.device) -> World:
-    """Scenes as the tensors that the renderer reads."""
+    """Converts scenes to the tensors that the renderer takes."""
     slots = max(len(scene.things) for scene in scenes)
 
     def column(values: Sequence[object], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -117,18 +117,18 @@ def _sun(scene: Scene) -> tuple[float, float, float]:
 
 
 def _vote(ids: Int[Tensor, "b h2 w2"]) -> Int[Tensor, "b h w"]:
-    """The instance that most of a pixel's 2 x 2 samples see; things before none, and the first before the others."""
+    """Majority vote of a pixel's 2 x 2 samples; ties go to things before background, and to the first thing."""
     corners = torch.stack([ids[:, y::2, x::2] for y in (0, 1) for x in (0, 1)])
     votes = (corners[:, None] == corners).sum(1) * 2 + (corners > 0)
     return corners.gather(0, votes.argmax(0, keepdim=True))[0]
 
 
 def _boxes(ids: Int[Tensor, "b h w"], slots: int) -> list[list[tuple[float, float, float, float]]]:
-    """Tight boxes of the instances 1 to `slots`, a row each; meaningless where an instance is absent."""
+    """Tight boxes of the instances 1 to `slots`, one row each; meaningless if an instance is absent."""
     shown = ids[:, None] == torch.arange(1, slots + 1, device=ids.device)[:, None, None]
     n = ids.shape[-1]
     ends = []
-    for axis in (2, 3):  # over y: where columns begin and end; over x: rows
+    for axis in (2, 3):  # any over y gives the extent in x; over x, in y
         line = shown.any(axis).to(torch.uint8)
         ends += [line.argmax(-1) / n, 1 - line.flip(-1).argmax(-1) / n]
     left, right, upper, lower = ends

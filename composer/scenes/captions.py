@@ -1,4 +1,4 @@
-"""Captions: a small grammar that states what is in a scene and where, and only what is true of its picture."""
+"""Captions: a small grammar that says what is in a scene and where, and only what is true of its image."""
 
 from composer.scenes.layout import COLOURS, MATERIALS, SHAPES, SIZES, Camera, Dice, Scene, Thing
 from composer.scenes.scenery import GROUNDS, SKIES
@@ -25,7 +25,7 @@ WORDS = tuple(
 
 
 def tell(dice: Dice, scene: Scene) -> str:
-    """States what is there and where, in one of many ways."""
+    """Writes a caption: what is in the scene and where, in one of many ways."""
     things = dice.shuffled(scene.things)
     if len(things) == 1:
         told = _alone(dice, things[0], scene.camera)
@@ -37,7 +37,7 @@ def tell(dice: Dice, scene: Scene) -> str:
 
 
 def tell_all(dice: Dice, scene: Scene) -> str:
-    """States every thing with its size, material, colour, kind and place in the picture, the ground and the sky."""
+    """Writes a complete caption: size, material, colour, shape and place of every thing, the ground and the sky."""
     told = []
     for thing in dice.shuffled(scene.things):
         words = [thing.size, thing.material, thing.colour, thing.shape]
@@ -46,15 +46,15 @@ def tell_all(dice: Dice, scene: Scene) -> str:
 
 
 def stand(camera: Camera, thing: Thing) -> tuple[float, float]:
-    """Where in the picture a thing's middle is, from the left, and where it meets the ground, from the top."""
+    """Returns where a thing's centre is, from the left, and where it meets the ground, from the top, in [0, 1]."""
     left, _, right, _ = camera.box(thing)
     return (left + right) / 2, camera.project(thing.x, 0.0, thing.z)[1]
 
 
 def place(across: float, foot: float) -> str:
-    """Says where in the picture a thing is: its column, and its row unless that is the middle one.
+    """Names a thing's place in the image: its column, and its row unless that is the middle one.
 
-    "In front" and "behind" each hold of a third of the things; both are words of the short captions.
+    "In front" and "behind" each apply to a third of the things; short captions use both words too.
 
     Args:
         across: See `stand`.
@@ -72,7 +72,7 @@ def _with_setting(dice: Dice, scene: Scene, told: str) -> str:
 
 
 def relations(camera: Camera, thing: Thing, other: Thing) -> list[str]:
-    """Which of `RELATIONS` clearly hold in the picture, of `thing` to `other`."""
+    """Lists which of `RELATIONS` clearly hold in the image, of `thing` to `other`."""
     across = sum(camera.box(thing)[::2]) / 2 - sum(camera.box(other)[::2]) / 2
     away = thing.z - other.z
     aligned = abs(thing.x - other.x) < 1.5 * abs(away)
@@ -87,13 +87,13 @@ def with_article(words: str) -> str:
 
 
 def _name(dice: Dice, thing: Thing) -> str:
-    """A thing's phrase, at times with a synonym or without its size or material."""
+    """A thing's phrase, sometimes with a synonym or without its size or material."""
     words = [thing.size] * dice.chance(0.85) + [thing.material] * dice.chance(0.85) + [thing.colour, thing.shape]
     return with_article(reword(dice, words))
 
 
 def reword(dice: Dice, words: list[str]) -> str:
-    """Joins words, at times a synonym for one."""
+    """Joins words, sometimes with a synonym for one."""
     return " ".join(SYNONYMS[word] if word in SYNONYMS and dice.chance(0.2) else word for word in words)
 
 
@@ -102,7 +102,7 @@ def _alone(dice: Dice, thing: Thing, camera: Camera) -> str:
 
 
 def column(across: float) -> str:
-    """Says in which third of the picture a thing is; see `stand`."""
+    """Names the third of the image in which a thing is; see `stand`."""
     return COLUMNS[0 if across < 0.4 else 2 if across > 0.6 else 1]
 
 
@@ -114,7 +114,7 @@ def _listed(dice: Dice, names: list[str]) -> str:
 
 
 def _related(dice: Dice, things: list[Thing], camera: Camera) -> str:
-    """Each further thing by its relation to an earlier one; named alone where none clearly holds."""
+    """Each further thing by its relation to an earlier one; without one if none clearly holds."""
     parts = [_name(dice, things[0])]
     for at, thing in enumerate(things[1:], 1):
         fresh = at == 1

@@ -1,4 +1,4 @@
-"""What stands where in a scene, drawn so that it can be seen: within the picture, apart, and hardly hidden."""
+"""Random layouts of scenes, with all things visible: inside the image, apart, and hardly occluded."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,8 +13,8 @@ from composer.scenes.solids import SOLIDS
 T = TypeVar("T")
 Box = tuple[float, float, float, float]
 """xyxy in [0, 1]: left, upper, right, lower."""
-Kind = tuple[str, str, Sequence[str], Sequence[str]]
-"""What a thing is: its shape, its colour, the sizes and the materials that it may have."""
+ThingKind = tuple[str, str, Sequence[str], Sequence[str]]
+"""A thing to place: its shape, its colour, the sizes and the materials that it may have."""
 
 SHAPES = tuple(SOLIDS)
 COLOURS = {
@@ -41,7 +41,7 @@ NOVEL_PAIRS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """A thing of a scene: what it is, and where it stands on the ground (x to the right, z away; yaw in radians)."""
+    """A thing in a scene: what it is, and its position on the ground (x to the right, z away; yaw in radians)."""
 
     shape: str
     colour: str
@@ -53,13 +53,13 @@ class Thing:
 
     @property
     def phrase(self) -> str:
-        """What it is, in full and without synonyms: "large shiny red sphere"."""
+        """Its full description without synonyms: "large shiny red sphere"."""
         return f"{self.size} {self.material} {self.colour} {self.shape}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Camera:
-    """Where a camera stands and looks; lengths in radii of a large sphere, `zoom` the tangent of half its view."""
+    """A camera; lengths in radii of a large sphere, `zoom` the tangent of half the field of view."""
 
     height: float
     distance: float
@@ -67,14 +67,14 @@ class Camera:
     zoom: float
 
     def project(self, x: float, y: float, z: float) -> tuple[float, float]:
-        """Where a point of the world appears, from 0 (left, top) to 1."""
+        """Projects a point of the world to the image, from 0 (left, top) to 1."""
         sin, cos = math.sin(self.pitch), math.cos(self.pitch)
         y, z = y - self.height, z + self.distance
         ahead = (z * cos - y * sin) * self.zoom
         return 0.5 + 0.5 * x / ahead, 0.5 - 0.5 * (y * cos + z * sin) / ahead
 
     def box(self, thing: Thing) -> Box:
-        """A box in the picture that holds the thing, with little to spare."""
+        """Returns a slightly loose bounding box of a thing in the image."""
         solid, size = SOLIDS[thing.shape], SIZES[thing.size]
         half, top = solid.width * size, solid.top * size
         left, right = (self.project(thing.x + side * half, top / 2, thing.z)[0] for side in (-1, 1))
@@ -85,7 +85,7 @@ class Camera:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """All that a picture shows but for its caption."""
+    """All that an image shows."""
 
     things: tuple[Thing, ...]
     ground: str
@@ -97,7 +97,7 @@ class Scene:
 
 
 class Dice:
-    """Draws that are a function of their key alone, whatever the machine."""
+    """Random draws that depend on their key alone, not on the machine."""
 
     def __init__(self, *key: int):
         self.random: Callable[[], float] = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key))).random
@@ -115,12 +115,12 @@ class Dice:
         return [options[i] for i in np.argsort([self.random() for _ in options], kind="stable")]
 
 
-def draw(dice: Dice, novel: bool) -> Scene:
-    """Draws a scene. Things don't touch nor hide much of each other; no two agree in shape and colour.
+def draw_scene(dice: Dice, novel: bool) -> Scene:
+    """Draws a scene. Things don't touch and hardly occlude each other; no two have the same shape and colour.
 
     Args:
-        dice: Where randomness comes from.
-        novel: One thing at least is of `NOVEL_PAIRS`; else none is.
+        dice: Source of randomness.
+        novel: Whether at least one thing is of `NOVEL_PAIRS`; otherwise none is.
     """
     things = None
     while things is None:
@@ -130,12 +130,12 @@ def draw(dice: Dice, novel: bool) -> Scene:
     return _lit(dice, things, camera, dice.pick(GROUNDS), dice.pick(SKIES))
 
 
-def redraw(dice: Dice, kinds: Sequence[Kind], ground: str, sky: str) -> Scene:
-    """Draws a scene as `draw` does, given all that is in it.
+def redraw_scene(dice: Dice, kinds: Sequence[ThingKind], ground: str, sky: str) -> Scene:
+    """Draws a scene as `draw_scene` does, with given content.
 
     Args:
-        dice: Where randomness comes from.
-        kinds: Of the things, in the order in which they are placed.
+        dice: Source of randomness.
+        kinds: The things, in the order in which they are placed.
         ground: One of `GROUNDS`.
         sky: One of `SKIES`.
     """
@@ -175,8 +175,8 @@ def _draw_pairs(dice: Dice, novel: bool) -> list[tuple[str, str]]:
     return [dice.pick(NOVEL_PAIRS), *drawn[1:]] if novel else drawn
 
 
-def _place(dice: Dice, camera: Camera, kinds: Sequence[Kind]) -> tuple[Thing, ...] | None:
-    """Puts things where they fit, or gives up."""
+def _place(dice: Dice, camera: Camera, kinds: Sequence[ThingKind]) -> tuple[Thing, ...] | None:
+    """Places things at random until they fit; None if that fails."""
     things: list[Thing] = []
     boxes: list[Box] = []
     for shape, colour, sizes, materials in kinds:
@@ -184,7 +184,9 @@ def _place(dice: Dice, camera: Camera, kinds: Sequence[Kind]) -> tuple[Thing, ..
         for _ in range(12):
             z = dice.between(-1.5, 2.3)
             x = dice.between(-0.8, 0.8) * camera.zoom * (camera.distance + z)
-            yaw = dice.between(-0.75, 0.75) + math.atan2(x, camera.distance + z)  # a ring keeps facing the camera
+            yaw = dice.between(-0.75, 0.75) + math.atan2(
+                x, camera.distance + z
+            )  # relative to the camera, so that a torus faces it
             thing = Thing(shape=shape, colour=colour, size=size, material=material, x=x, z=z, yaw=yaw)
             box = camera.box(thing)
             if _fits([*things, thing], [*boxes, box]):
@@ -197,7 +199,7 @@ def _place(dice: Dice, camera: Camera, kinds: Sequence[Kind]) -> tuple[Thing, ..
 
 
 def _fits(things: list[Thing], boxes: list[Box]) -> bool:
-    """Whether the last thing lies within the picture and clear of the others, and nothing is hidden by much."""
+    """Whether the last thing is inside the image and apart from the others, and nothing is much occluded."""
     *others, last = things
     left, upper, right, lower = boxes[-1]
     if min(left, upper) < 0.04 or max(right, lower) > 0.96:
@@ -214,7 +216,7 @@ def _fits(things: list[Thing], boxes: list[Box]) -> bool:
 
 
 def _hidden(box: Box, nearer: list[Box]) -> float:
-    """Share of a thing's box that lies behind those of nearer things."""
+    """Share of a thing's box that the boxes of nearer things cover."""
     left, upper, right, lower = box
     shared = (max(0.0, min(right, c) - max(left, a)) * max(0.0, min(lower, d) - max(upper, b)) for a, b, c, d in nearer)
     return sum(shared) / ((right - left) * (lower - upper))

@@ -1,4 +1,4 @@
-"""Phrases that name one thing, and which of them are true of a scene: short captions that say nothing else."""
+"""Short captions that describe one thing only, and which of them are true of a scene."""
 
 import torch
 from jaxtyping import Bool
@@ -13,13 +13,13 @@ PHRASES = (
     *(f"a {size} {pair}" for pair in _PAIRS for size in SIZES),
     *(f"{with_article(pair)} {where}" for pair in _PAIRS for where in COLUMNS),
 )
-"""Every kind of thing alone, with each size, and with each column; without those that `train` never shows."""
+"""Each shape and colour alone, with each size, and with each column; without the pairs that `train` never shows."""
 
 _NUMBERS = {phrase: number for number, phrase in enumerate(PHRASES)}
 
 
-def shown(scene: Scene) -> Bool[Tensor, " n"]:
-    """Which of `PHRASES` are true of a scene."""
+def find_true_phrases(scene: Scene) -> Bool[Tensor, " n"]:
+    """Finds which of `PHRASES` are true of a scene."""
     found = torch.zeros(len(PHRASES), dtype=torch.bool)
     for thing in scene.things:
         pair = f"{thing.colour} {thing.shape}"

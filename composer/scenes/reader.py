@@ -1,4 +1,4 @@
-"""A small network that reads depth, categories and instances back from a picture of a scene."""
+"""A small network that predicts depth, categories and instances from an image of a scene."""
 
 import functools
 from dataclasses import dataclass
@@ -17,15 +17,15 @@ CATEGORIES = SHAPES
 """Names of the category ids 1, 2, ...; id 0 is everything else."""
 
 READ_SIZE = 64
-"""Side, in pixels, of the pictures that the network was made for."""
+"""Side in pixels of the images that the network was trained on."""
 
 SMALLEST_INSTANCE = 4
-"""Connected pieces of fewer pixels than this are a neighbour's fringe, not an object."""
+"""Connected components of fewer pixels than this are noise at a border, not an object."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
-    """What the network says about a batch of pictures, at the pictures' size.
+class SceneReading:
+    """The network's output for a batch of images, at their size.
 
     Attributes:
         depth: Relative inverse depth in (0, 1), near = 1.
@@ -39,14 +39,14 @@ class Reading:
 
 
 class SceneReader(nn.Module):
-    """A timm residual network with a feature pyramid (Lin et al. 2017, section 3) down to the picture's own resolution.
+    """A timm residual network with a feature pyramid (Lin et al. 2017, section 3) up to the image's resolution.
 
-    Most parameters sit at strides 8 to 32, where relative depth is decided by the whole picture; the last
-    level, at stride 1, is what makes an object's outline exact to the pixel.
+    Most parameters sit at strides 8 to 32, where relative depth depends on the whole image; the last
+    level, at stride 1, makes outlines exact to the pixel.
 
     Args:
         channels: Widths of the backbone's stages at strides 4, 8, 16, 32.
-        width: Channels of the pyramid; half of it at the picture's resolution.
+        width: Channels of the pyramid; half of it at the image's resolution.
     """
 
     def __init__(self, channels: tuple[int, int, int, int] = (32, 64, 128, 160), width: int = 40):
@@ -61,18 +61,18 @@ class SceneReader(nn.Module):
         self.head = nn.Sequential(block(width, width // 2), block(width // 2, width // 2))
         self.out = nn.Conv2d(width // 2, 1 + 1 + len(CATEGORIES) + 1, 1)
 
-    def forward(self, image: Float[Tensor, "b 3 h w"]) -> Reading:
-        """Reads pictures in [-1, 1] whose sides are multiples of 32."""
+    def forward(self, image: Float[Tensor, "b 3 h w"]) -> SceneReading:
+        """Predicts from images in [-1, 1] whose sides are multiples of 32."""
         features = [conv(f) for conv, f in zip(self.lateral, self.backbone(image), strict=True)]
         x = features[-1]
         for finer, smooth in zip(reversed([self.fine(image), *features[:-1]]), reversed(self.smooth), strict=True):
             x = finer + F.interpolate(smooth(x), finer.shape[-2:], mode="bilinear")
         depth, category, border = self.out(self.head(x)).split((1, 1 + len(CATEGORIES), 1), dim=1)
-        return Reading(depth=depth.sigmoid(), category=category, border=border)
+        return SceneReading(depth=depth.sigmoid(), category=category, border=border)
 
 
 def block(inputs: int, outputs: int) -> nn.Sequential:
-    """A 3x3 convolution, normalised, with its nonlinearity."""
+    """Makes a 3x3 convolution with norm and nonlinearity."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
     )
@@ -85,15 +85,15 @@ def load_reader(folder: Path) -> SceneReader:
 
 
 def instance_borders(ids: Int[Tensor, "b h w"]) -> Bool[Tensor, "b h w"]:
-    """Pixels of an instance beside a pixel of another one, which is all it takes to tell two that touch apart."""
+    """Marks pixels of an instance next to another instance, enough to separate two that touch."""
     padded = F.pad(ids, (1, 1, 1, 1))
     around = (padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2], padded[:, 1:-1, 2:])
     beside = torch.stack([(other > 0) & (other != ids) for other in around])
     return (ids > 0) & beside.any(dim=0)
 
 
-def read_instances(reading: Reading) -> Int[Tensor, "b 2 h w"]:
-    """The likeliest categories and, cut at the likely borders, the instances."""
+def read_instances(reading: SceneReading) -> Int[Tensor, "b 2 h w"]:
+    """Takes the most likely categories, and splits them into instances at the likely borders."""
     categories = reading.category.argmax(1).cpu().numpy()
     borders = (reading.border[:, 0] > 0).cpu().numpy()
     maps = [np.stack(group_instances(c, border)) for c, border in zip(categories, borders, strict=True)]
@@ -103,18 +103,18 @@ def read_instances(reading: Reading) -> Int[Tensor, "b 2 h w"]:
 def group_instances(
     category: Int[np.ndarray, "h w"], border: Bool[np.ndarray, "h w"]
 ) -> tuple[Int[np.ndarray, "h w"], Int[np.ndarray, "h w"]]:
-    """Cuts a map of categories into instances.
+    """Splits a map of categories into instances.
 
-    An instance is a connected piece of one category without the borders; a border pixel goes to the nearest piece of
-    its category. An object that another one hides in the middle therefore becomes two. (scikit-image's `expand_labels`
-    finds the same pieces in 1.2 times the time.)
+    An instance is a connected component of one category without the borders; a border pixel goes to the nearest
+    component of its category. An object split by another in front therefore becomes two. (scikit-image's
+    `expand_labels` finds the same components in 1.2 times the time.)
 
     Args:
         category: Category ids, 0 = none.
         border: True where two instances touch.
 
     Returns:
-        The category ids without flecks, and the instance ids 1, 2, ... (0 = none).
+        The category ids without small components, and the instance ids 1, 2, ... (0 = none).
     """
     from scipy import ndimage
 
@@ -132,9 +132,9 @@ def group_instances(
 
 
 def without_flecks(mask: Bool[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
-    """The mask without its connected pieces of fewer than `SMALLEST_INSTANCE` pixels.
+    """Removes connected components of fewer than `SMALLEST_INSTANCE` pixels.
 
-    OpenCV's components give the same in the same time; scikit-image renamed the limit of its function in 0.26.
+    OpenCV gives the same in the same time; scikit-image renamed the argument of its function in 0.26.
     """
     from scipy import ndimage
 

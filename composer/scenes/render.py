@@ -1,7 +1,7 @@
-"""Batched sphere tracing (Hart 1996) of a few things on a ground plane, culled so that little is traced in vain.
+"""Batched sphere tracing (Hart 1996) of a few things on a ground plane, with culling.
 
-Each (thing, ray) pair that a thing's bounding sphere allows is traced on its own, in the thing's own frame; the nearest
-hit wins. Things are sampled 2 x 2 a pixel; ground and sky, which textures filter already, once.
+Each (thing, ray) pair whose bounding sphere is hit is traced in the thing's own frame; the nearest hit wins. Things
+have 2 x 2 samples per pixel; ground and sky, whose textures are filtered, one.
 """
 
 from dataclasses import dataclass, fields
@@ -38,18 +38,18 @@ class World:
     shiny: Float[Tensor, "b n"]  # 1 = shiny, 0 = matte
 
     def rows(self, part: slice) -> "World":
-        """The scenes of `part` alone."""
+        """Selects scenes."""
         return World(**{field.name: getattr(self, field.name)[part] for field in fields(self)})
 
 
 @dataclass(frozen=True)
-class Picture:
+class Rendering:
     """Rendered scenes.
 
     Args:
         image: In [-1, 1], sRGB.
         inverse: Inverse depth along the camera's axis; 0 in the sky.
-        ids: At 2 x 2 samples a pixel: 1 + the slot of the thing that is seen, 0 = none.
+        ids: At 2 x 2 samples per pixel: 1 + the slot of the visible thing, 0 = none.
     """
 
     image: Float[Tensor, "b 3 h w"]
@@ -58,29 +58,29 @@ class Picture:
 
 
 RAYS = 1 << 18
-"""Rays in flight at once on the CPU: what a core's cache holds."""
+"""Rays traced at once on the CPU; they fit a core's cache."""
 
 
 @torch.no_grad()
-def render(world: World, size: int) -> Picture:
-    """Renders every scene at `size` x `size`; a row does not depend on the others."""
+def render(world: World, size: int) -> Rendering:
+    """Renders every scene at `size` x `size`; rows are independent."""
     rows = max(1, (RAYS if world.height.device.type == "cpu" else RAYS << 8) // (2 * size) ** 2)
     parts = [_render(world.rows(slice(at, at + rows)), size) for at in range(0, len(world.height), rows)]
-    return Picture(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Picture)))
+    return Rendering(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(Rendering)))
 
 
-def _render(world: World, size: int) -> Picture:
+def _render(world: World, size: int) -> Rendering:
     view = _View(world)
     colour, inverse, ids = _things(view, 2 * size)
     cover = avg_pool2d((ids > 0).float()[:, None], 2)
     back, back_inverse = _surroundings(view, size, cover[:, 0] < 1)
     light = avg_pool2d(colour, 2) + back * (1 - cover)
     depth = avg_pool2d(inverse, 2) + back_inverse * (1 - cover)
-    return Picture(light.clamp(0, 1).pow(1 / 2.2) * 2 - 1, depth, ids)
+    return Rendering(light.clamp(0, 1).pow(1 / 2.2) * 2 - 1, depth, ids)
 
 
 class _View:
-    """A world with what is derived from it: camera axes, thing centres, bounds, light."""
+    """A world and derived quantities: camera axes, thing centres, bounds, light."""
 
     def __init__(self, world: World):
         self.world = world
@@ -109,7 +109,7 @@ def _grid(n: int, device: torch.device) -> Float[Tensor, " n"]:
 
 
 def _candidates(view: _View, n: int) -> Bool[Tensor, "b k n n"]:
-    """Which rays meet which thing's bounding sphere: (c.d)^2 > (|c|^2 - r^2) |d|^2, seen from the camera."""
+    """Which rays hit which thing's bounding sphere: (c.d)^2 > (|c|^2 - r^2) |d|^2, seen from the camera."""
     x, y = _grid(n, view.device), -_grid(n, view.device)
     cx, cy, cz = (view.centre - view.eye[:, :, None]).unbind()
     sin, cos, zoom = view.sin[:, None], view.cos[:, None], view.world.zoom[:, None]
@@ -123,7 +123,7 @@ def _candidates(view: _View, n: int) -> Bool[Tensor, "b k n n"]:
 
 
 def _trace(field: Field, origin: Points, ray: Points, t: Float[Tensor, " n"], end: Float[Tensor, " n"]) -> Tensor:
-    """Sphere tracing: distance along unit rays to the surface, infinite where it is missed."""
+    """Sphere tracing: distance along unit rays to the surface, infinite if missed."""
     out = torch.full_like(t, torch.inf)
     live = torch.arange(len(t), device=t.device)
     for _ in range(8):
@@ -140,7 +140,7 @@ def _trace(field: Field, origin: Points, ray: Points, t: Float[Tensor, " n"], en
 
 
 def _to_frame(view: _View, b: Tensor, k: Tensor, points: Points) -> Points:
-    """World points as seen from a thing's own frame, in units of its size."""
+    """Transforms world points to a thing's own frame, in units of its size."""
     offset = (points - view.centre[:, b, k]) / view.world.size[b, k]
     return _turn(offset, -view.world.yaw[b, k])
 
@@ -151,14 +151,14 @@ def _turn(v: Points, yaw: Float[Tensor, " n"]) -> Points:
 
 
 def _normal(field: Field, p: Points) -> Points:
-    """The gradient of a signed distance by differences over the corners of a tetrahedron."""
+    """The gradient of a signed distance by finite differences at the corners of a tetrahedron."""
     corners = torch.tensor([[1, -1, -1], [-1, -1, 1], [-1, 1, -1], [1, 1, 1]], dtype=p.dtype, device=p.device)
     gradient = torch.stack([c[:, None] * field(p + 2e-3 * c[:, None]) for c in corners]).sum(0)
     return gradient / gradient.square().sum(0).sqrt().clamp(min=1e-9)
 
 
 def _things(view: _View, n: int) -> tuple[Float[Tensor, "b 3 n n"], Float[Tensor, "b 1 n n"], Int[Tensor, "b n n"]]:
-    """Traces and shades all things at n x n samples; black, 0 and 0 where none is seen."""
+    """Traces and shades all things at n x n samples; black, 0 and 0 where none is visible."""
     rows = len(view.sin)
     pairs = _candidates(view, n).nonzero()
     b, k, iy, ix = pairs.T.contiguous()
@@ -198,7 +198,7 @@ def _hits(view: _View, b: Tensor, k: Tensor, ray: Points) -> tuple[Float[Tensor,
 
 
 def _shadow(view: _View, b: Tensor, points: Points, own: Tensor) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """How much of the sun reaches points past the things, with soft edges, and how open they lie to the sky.
+    """Soft shadows: how much sun reaches each point, and how much of the sky it sees.
 
     A ray towards the sun that passes at distance h after t is lit by about h / t (Quilez 2010).
 
@@ -223,7 +223,7 @@ def _shadow(view: _View, b: Tensor, points: Points, own: Tensor) -> tuple[Float[
 
 
 def _occluders(view: _View, b: Tensor, points: Points, light: Points, own: Tensor) -> tuple[Tensor, Tensor]:
-    """Which thing's bounding sphere is near to which point, or to its way to the sun: slots and indices of points."""
+    """Which things' bounding spheres are near which points or their rays to the sun: slots and indices of points."""
     near = []
     for k in range(view.world.shape.shape[1]):
         to, bound = view.centre[:, b, k] - points, view.bound[b, k]
@@ -237,7 +237,7 @@ def _occluders(view: _View, b: Tensor, points: Points, light: Points, own: Tenso
 
 
 def _penumbra(solid: Solid, p: Points, ray: Points, own: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """The sun's share past one solid, in its frame; `own`: points that lie on it start a little way off."""
+    """The share of sunlight past one solid, in its frame; points on it (`own`) start a little away from it."""
     middle = -(p * ray).sum(0)
     t = torch.maximum(middle - solid.bound * 1.3, torch.where(own, 0.15, 0.02))
     end = middle + solid.bound
@@ -251,7 +251,7 @@ def _penumbra(solid: Solid, p: Points, ray: Points, own: Bool[Tensor, " n"]) -> 
 
 
 def _shade(view: _View, b: Tensor, k: Tensor, points: Points, ray: Points, normal: Points) -> Points:
-    """Light that things send to the camera, linear RGB: sun, sky and ground light; shiny ones mirror too."""
+    """Light from things to the camera, linear RGB: sun, sky and ground light; shiny things also reflect."""
     albedo, shiny = view.world.albedo[b, k].T, view.world.shiny[b, k]
     light, toward = view.world.light.T[:, b], -ray / ray.square().sum(0).sqrt()
     sun, _ = _shadow(view, b, points, k)
@@ -271,7 +271,7 @@ def _shade(view: _View, b: Tensor, k: Tensor, points: Points, ray: Points, norma
 
 
 def _earth(view: _View) -> Float[Tensor, "3 b"]:
-    """What the ground sends up on average."""
+    """Average light reflected by the ground."""
     texels, starts = scenery.atlas(view.device)
     part = len(texels) // (len(scenery.GROUNDS) + len(scenery.SKIES))
     mean = texels[view.world.ground * part + starts[-1]].T
@@ -279,7 +279,7 @@ def _earth(view: _View) -> Float[Tensor, "3 b"]:
 
 
 def _gradient(view: _View, b: Tensor, rise: Float[Tensor, " n"]) -> Points:
-    """The bare sky at a sine of elevation."""
+    """The sky without clouds, by the sine of elevation."""
     share = 1 - (1 - rise.clamp(0, 1)).pow(4)
     return torch.lerp(view.horizon[:, b], view.zenith[:, b], share)
 
@@ -287,7 +287,7 @@ def _gradient(view: _View, b: Tensor, rise: Float[Tensor, " n"]) -> Points:
 def _surroundings(
     view: _View, n: int, wanted: Bool[Tensor, "b n n"]
 ) -> tuple[Float[Tensor, "b 3 n n"], Float[Tensor, "b 1 n n"]]:
-    """Ground and sky, and their inverse depth, once a pixel, where `wanted`."""
+    """Ground and sky, and their inverse depth, once per pixel, where `wanted`."""
     rows = len(view.sin)
     b, iy, ix = wanted.nonzero().T.contiguous()
     grid = _grid(n, view.device)
@@ -305,7 +305,7 @@ def _surroundings(
 
 
 def _ground(view: _View, b: Tensor, ray: Points, depth: Float[Tensor, " n"], pixel: Float[Tensor, " b"]) -> Points:
-    """Light from the ground: texture, sun past the things, their closeness, haze towards the horizon."""
+    """Light from the ground: texture, shadows, ambient occlusion, haze towards the horizon."""
     points = view.eye[:, b] + ray * depth
     u, _, v = _turn(points, view.world.shift[b, 2]) / scenery.GROUND_TILE
     across = pixel[b] * depth

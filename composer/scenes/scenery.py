@@ -1,4 +1,4 @@
-"""What surrounds the things of a scene: grounds, skies and light, as baked and mip-mapped textures."""
+"""Grounds, skies and light of a scene, as precomputed, mip-mapped textures."""
 
 from collections.abc import Callable
 from functools import cache
@@ -16,8 +16,8 @@ TEXELS = 512
 GROUND_TILE = 8.0
 """Width in the world after which a ground repeats, in units of a large sphere's radius."""
 
-# One row a sky, linear RGB: colour at the horizon, at the zenith, of the clouds, of the sun (or moon), of the ambient
-# light. Suns are tinted little, so that a thing's colour remains the one that its caption names.
+# One row per sky, linear RGB: colour at the horizon, at the zenith, of the clouds, of the sun (or moon), of the ambient
+# light. Suns are hardly tinted, so that a thing keeps the colour in its caption.
 SKY_LIGHT = torch.tensor(
     [
         [[0.50, 0.72, 0.95], [0.05, 0.22, 0.75], [1.00, 1.00, 1.00], [1.22, 1.15, 1.03], [0.27, 0.32, 0.40]],
@@ -48,7 +48,7 @@ def _mix(a: list[float], b: list[float], share: Float[Tensor, "t t"]) -> Float[T
 
 
 def _joints(rows: int, columns: int, width: float) -> tuple[Float[Tensor, "t t"], Int[Tensor, "t t"]]:
-    """A running bond of `rows` x `columns` slabs: 1 in the joints, and each slab's number."""
+    """A running bond of `rows` x `columns` slabs: 1 in the joints, and each slab's index."""
     y, x = torch.meshgrid(torch.arange(TEXELS) / TEXELS, torch.arange(TEXELS) / TEXELS, indexing="ij")
     row = (y * rows).floor()
     across = x * columns + row % 2 / 2
@@ -111,7 +111,7 @@ _BAKERS: tuple[Callable[[], Tensor], ...] = (
 
 @cache
 def atlas(device: torch.device) -> tuple[Float[Tensor, "n 3"], Int[Tensor, " levels"]]:
-    """All textures with all their levels as one list of texels, and where in a texture's part each level begins."""
+    """All textures with all levels as one list of texels, and the offset of each level within a texture."""
     image = torch.stack([bake() for bake in _BAKERS])
     levels = [image]
     while image.shape[-1] > 1:

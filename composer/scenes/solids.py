@@ -35,7 +35,7 @@ def _torus(p: Points) -> Float[Tensor, " n"]:
 
 @dataclass(frozen=True)
 class Solid:
-    """A primitive of unit size: its signed distance, and what its frame needs.
+    """A primitive of unit size: its signed distance and dimensions.
 
     Args:
         distance: Signed distance at points of the solid's frame, or a lower bound of it.

@@ -1,6 +1,6 @@
-"""False captions that differ from a true one by a word or two: what a reader must not take for it.
+"""False captions that differ from a true one by a word or two (hard negatives).
 
-Such hard negatives show whether a CLIP knows which colour belongs to which thing, and teach it (NegCLIP, Yuksekgonul et
+They show whether a CLIP knows which colour belongs to which thing, and teach it (NegCLIP, Yuksekgonul et
 al. 2023).
 """
 
@@ -13,7 +13,7 @@ from composer.scenes.captions import SYNONYMS, reword, with_article
 from composer.scenes.layout import COLOURS, NOVEL_PAIRS, SHAPES, Dice, Scene, Thing
 
 KINDS = ("colours", "shapes", "colour", "shape", "place")
-"""What is changed: two things swap colours, or shapes; one thing gets another colour, or shape, or place."""
+"""Kinds of changes: two things swap colours, or shapes; one thing gets another colour, or shape, or place."""
 
 _CANONICAL = {synonym: word for word, synonym in SYNONYMS.items()}
 _NOUNS = {shape: "|".join(filter(None, (shape, SYNONYMS.get(shape)))) for shape in SHAPES}
@@ -27,17 +27,17 @@ _SIDES = {"on the left": "on the right", "on the right": "on the left"}
 def swap(dice: Dice, scene: Scene, caption: str, kind: str) -> str | None:
     """Makes a caption false of its scene by one change.
 
-    All other words stay, and every mention of a thing is changed alike. In `train` and `val` the result might well be
-    the true caption of another scene, so that only the picture can tell it from one.
+    All other words stay, and every mention of a thing is changed consistently. In `train` and `val` the result may be
+    the true caption of another scene, so that only the image can show that it is false.
 
     Args:
-        dice: Where randomness comes from.
-        scene: What the caption is of.
-        caption: As `describe` gives it.
+        dice: Source of randomness.
+        scene: The caption's scene.
+        caption: From `describe`.
         kind: One of `KINDS`.
 
     Returns:
-        The false caption, or None where no such change makes it false.
+        The false caption, or None if no such change makes it false.
     """
     if kind == "place":
         places = [*_other_places(scene, caption)]
@@ -46,16 +46,16 @@ def swap(dice: Dice, scene: Scene, caption: str, kind: str) -> str | None:
         start, end, words = dice.pick(places)
         return caption[:start] + words + caption[end:]
     changed = [things for things in _changes(scene.things, kind) if _possible(things, scene.things)]
-    return _retold(dice, caption, scene.things, dice.pick(changed)) if changed else None
+    return _rewrite(dice, caption, scene.things, dice.pick(changed)) if changed else None
 
 
 def swaps(dice: Dice, scene: Scene, caption: str, count: int) -> list[str]:
-    """Draws different false captions, of as many kinds as the scene allows.
+    """Draws different false captions, of as many kinds as possible.
 
     Args:
-        dice: Where randomness comes from.
-        scene: What the caption is of.
-        caption: As `describe` gives it.
+        dice: Source of randomness.
+        scene: The caption's scene.
+        caption: From `describe`.
         count: How many; up to 5 exist for every scene.
     """
     found: dict[str, None] = {}
@@ -68,7 +68,7 @@ def swaps(dice: Dice, scene: Scene, caption: str, count: int) -> list[str]:
 
 
 def _changes(things: tuple[Thing, ...], kind: str) -> Iterator[tuple[Thing, ...]]:
-    """The things after every change of a kind; those that differ in one respect alone don't swap it."""
+    """Yields the things after every change of a kind; two things that differ in only one property don't swap it."""
     if kind in ("colours", "shapes"):
         name = kind.removesuffix("s")
         for i, j in combinations(range(len(things)), 2):
@@ -89,8 +89,8 @@ def _possible(changed: tuple[Thing, ...], things: tuple[Thing, ...]) -> bool:
     return len(new) == len(old) and (not new & set(NOVEL_PAIRS) or bool(old & set(NOVEL_PAIRS)))
 
 
-def _retold(dice: Dice, caption: str, things: tuple[Thing, ...], changed: tuple[Thing, ...]) -> str:
-    """The caption with other colours and shapes, wherever a thing is mentioned."""
+def _rewrite(dice: Dice, caption: str, things: tuple[Thing, ...], changed: tuple[Thing, ...]) -> str:
+    """Rewrites the caption with other colours and shapes wherever a thing is mentioned."""
     new = {(old.colour, old.shape): thing for old, thing in zip(things, changed, strict=True)}
 
     def renamed(mention: re.Match[str]) -> str:
@@ -105,7 +105,7 @@ def _retold(dice: Dice, caption: str, things: tuple[Thing, ...], changed: tuple[
 
 
 def _other_places(scene: Scene, caption: str) -> Iterator[tuple[int, int, str]]:
-    """Where in a caption a relation or a place stands, and what would be false there."""
+    """Yields the span of each relation or place in a caption, and a false replacement."""
     for match in _RELATION.finditer(caption):
         yield *match.span(1), _OPPOSITE[match[1]]
     for thing in scene.things:

@@ -1,4 +1,4 @@
-"""A judge of what a picture of Scenes shows, thing by thing: a small network that nothing else reads or trains with."""
+"""The judge: a small network that lists the things in an image of a scene, used for evaluation only."""
 
 import functools
 from collections import Counter
@@ -18,21 +18,21 @@ from composer.scenes.reader import block
 from composer.storage.pretrained import load_frozen
 
 STRIDE = 2
-"""Pixels a cell: a thing is marked in the cell of its middle."""
+"""Pixels per cell: a thing is marked in the cell of its centre."""
 
 LIKELY = 0.4
-"""Least value of a mark that counts as a thing."""
+"""Minimum score of a thing."""
 
 NEAR_ENOUGH = 0.05
-"""How far beyond the bounds of "left", "in front" and so on a thing is still there, of the picture's side."""
+"""Tolerance of the bounds of "left", "in front" and so on, as a share of the image's side."""
 
 QUESTIONS = ("kinds", "colours", "bound", "sizes", "places")
-"""What is right of a picture: the kinds of its things, their colours, both together, with their sizes, with places."""
+"""What can be correct in an image: shapes, colours, both bound together, also with sizes, also with places."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """A thing that was seen: what it is, and where its middle and its foot are, from the left and the top, 0 to 1."""
+    """A detected thing: what it is, and where its centre and foot are, from the left and the top, 0 to 1."""
 
     shape: str
     colour: str
@@ -43,14 +43,14 @@ class Seen:
 
 @dataclass(frozen=True, kw_only=True)
 class Marks:
-    """What the judge says at each cell: whether a thing's middle is there, and of what kind it would be.
+    """The judge's output per cell: whether a thing's centre is there, and what it would be.
 
     Attributes:
         thing: Logits.
         shape: Logits of `SHAPES`.
         colour: Logits of `COLOURS`.
         size: Logits of `SIZES`.
-        where: The middle from the cell's left and top, and the foot from its top, in cells.
+        where: The centre from the cell's left and top, and the foot from its top, in cells.
     """
 
     thing: Float[Tensor, "b 1 h w"]
@@ -61,10 +61,10 @@ class Marks:
 
 
 class Judge(nn.Module):
-    """Marks things as points (Zhou et al. 2019, "Objects as Points"), with an hourglass of plain convolutions.
+    """Detects things as points (Zhou et al. 2019, "Objects as Points"), with an hourglass of convolutions.
 
     Args:
-        width: Channels at half of the picture's resolution; they double with each of the two further halvings.
+        width: Channels at half of the image's resolution; they double with each of the two further halvings.
     """
 
     def __init__(self, width: int = 32):
@@ -80,10 +80,12 @@ class Judge(nn.Module):
         self.parts = {"thing": 1, "shape": len(SHAPES), "colour": len(COLOURS), "size": len(SIZES), "where": 3}
         self.out = nn.Conv2d(2 * width, sum(self.parts.values()), 1)
         assert self.out.bias is not None
-        nn.init.constant_(self.out.bias[:1], -4.0)  # few cells hold a thing (focal loss, Lin et al. 2017, section 4.1)
+        nn.init.constant_(
+            self.out.bias[:1], -4.0
+        )  # few cells contain a thing (focal loss, Lin et al. 2017, section 4.1)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Marks:
-        """Reads pictures in [-1, 1] whose sides are multiples of 16."""
+        """Predicts from images in [-1, 1] whose sides are multiples of 16."""
         fine = self.fine(image)
         middle = self.middle(fine)
         coarse = self.coarse(middle)
@@ -95,7 +97,7 @@ class Judge(nn.Module):
 
 
 def _halved(inputs: int, outputs: int) -> nn.Sequential:
-    """A 3x3 convolution of stride 2, normalised, with its nonlinearity."""
+    """Makes a 3x3 convolution of stride 2 with norm and nonlinearity."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, 2, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)
     )
@@ -103,7 +105,7 @@ def _halved(inputs: int, outputs: int) -> nn.Sequential:
 
 @torch.no_grad()
 def see(judge: Callable[[Tensor], Marks], image: Float[Tensor, "b 3 h w"]) -> list[list[Seen]]:
-    """Lists the things that a judge sees in each picture."""
+    """Lists the things that a judge detects in each image."""
     marks = judge(image)
     likely = marks.thing.sigmoid()
     peak = (likely == F.max_pool2d(likely, 3, 1, 1)) & (likely > LIKELY)
@@ -125,7 +127,7 @@ def load_judge(folder: Path) -> Judge:
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A thing that a caption asks for, and in which words where it should be (see `place`)."""
+    """A thing that a caption asks for, and its place in words (see `place`)."""
 
     shape: str
     colour: str
@@ -134,15 +136,15 @@ class Asked:
 
 
 MOST = 4
-"""Things that a scene may hold."""
+"""Maximum number of things in a scene."""
 
 
 def tabulate(scene: Scene) -> Float[Tensor, "4 6"]:
-    """A scene's things as numbers, a row each; rows of -1 are none.
+    """A scene's things as numbers, one row each; unused rows are -1.
 
     Returns:
-        Numbers in `SHAPES`, `COLOURS` and `SIZES`; where the thing's middle is from the left and from the top, and its
-        foot from the top, in [0, 1].
+        Indices into `SHAPES`, `COLOURS` and `SIZES`; the thing's centre from the left and from the top, and its foot
+        from the top, in [0, 1].
     """
     table = torch.full((MOST, 6), -1.0)
     for number, thing in enumerate(scene.things):
@@ -153,8 +155,8 @@ def tabulate(scene: Scene) -> Float[Tensor, "4 6"]:
     return table
 
 
-def asked_of(things: Float[Tensor, "k 6"]) -> list[Asked]:
-    """What a complete caption of a table of things asks for."""
+def list_asked(things: Float[Tensor, "k 6"]) -> list[Asked]:
+    """Lists what a complete caption of a table of things asks for."""
     rows = [row for row in things.tolist() if row[0] >= 0]
     return [
         Asked(
@@ -168,9 +170,9 @@ def asked_of(things: Float[Tensor, "k 6"]) -> list[Asked]:
 
 
 def mark(asked: Sequence[Asked], seen: Sequence[Seen]) -> dict[str, bool]:
-    """What of a picture is right, by `QUESTIONS`; a thing too many or too few makes all of them wrong.
+    """What is correct in an image, by `QUESTIONS`; a thing too many or too few makes all of them false.
 
-    No two things of a Scene agree in shape and colour, so things that are bound right are told apart by these.
+    No two things of a scene agree in shape and colour, so these identify correctly bound things.
     """
     kinds, colours = (_counted(asked, name) == _counted(seen, name) for name in (("shape",), ("colour",)))
     bound = _counted(asked, ("shape", "colour")) == _counted(seen, ("shape", "colour"))
@@ -185,7 +187,7 @@ def _counted(things: Sequence[Asked] | Sequence[Seen], names: tuple[str, ...]) -
 
 
 def is_at(thing: Seen, words: str) -> bool:
-    """Whether a thing is where words say, within `NEAR_ENOUGH`."""
+    """Whether a thing is at the place that the words name, within `NEAR_ENOUGH`."""
     columns = {"left": (0.0, 0.4), "middle": (0.4, 0.6), "right": (0.6, 1.0)}
     row = (NEAR, 1.0) if words.startswith("in front") else (0.0, FAR) if words.startswith("behind") else (FAR, NEAR)
     bounds = ((thing.across, columns[words.split()[-1]]), (thing.foot, row))

@@ -1,4 +1,4 @@
-"""Scenes on disk: a folder of images with their truth beside them, written by several processes, resumable."""
+"""Scenes on disk: a folder of images and their ground truth, written by several processes, resumable."""
 
 import io
 import json
@@ -16,26 +16,26 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TimeRemainingColumn
 from rich.text import Text
 
-from composer.images.sheet import as_written, from_pil
+from composer.images.sheet import from_pil, read_written
 from composer.scenes.batch import SPLITS, render_batch
 from composer.terminal import bar
 
 LOOK = 1
-"""Counts changes of what a scene looks like, so that a folder never mixes two looks."""
+"""Version of the renderer, so that a folder never mixes two."""
 
 CHUNK = 32
 """Scenes rendered at once."""
 
 
-def write(
+def write_scenes(
     split: str, count: int, size: int, out: Path | str, seed: int = 0, workers: int = 2, complete: float = 0.0
 ) -> None:
     """Writes the first `count` scenes of a split as a folder of images with sidecars.
 
     A scene is ``000000.png``, ``000000.txt`` (its caption), ``000000.depth.npy`` (float16, (1 h w)),
-    ``000000.instances.npy`` (uint8, (2 h w)) and ``000000.boxes.json`` (a list of [xyxy, phrase]); more than 1,000 lie
-    in subfolders of 1,000. Files appear whole or not at all, a scene's image last; scenes whose image is there are
-    skipped, so that an interrupted call goes on when it is repeated.
+    ``000000.instances.npy`` (uint8, (2 h w)) and ``000000.boxes.json`` (a list of [xyxy, phrase]); more than 1,000 are
+    split into subfolders of 1,000. Each file is written atomically, a scene's image last; scenes whose image exists are
+    skipped, so that an interrupted call can be repeated to continue.
 
     Args:
         split: "train", "val" or "novel".
@@ -43,11 +43,11 @@ def write(
         size: Height and width in pixels.
         out: The folder; made if absent.
         seed: Another seed gives another world of scenes.
-        workers: Processes, of one thread each; 0 renders in this one.
-        complete: Share of captions that say everything (see `describe`).
+        workers: Processes with one thread each; 0 renders in this process.
+        complete: Share of complete captions (see `describe`).
 
     Raises:
-        ValueError: Of a folder that holds other files, or scenes of other settings.
+        ValueError: An argument is out of range, or the folder contains other files or scenes of other settings.
     """
     if split not in SPLITS or count < 1 or size < 8 or workers < 0 or not 0 <= complete <= 1:
         raise ValueError(
@@ -67,10 +67,10 @@ def write(
 
 
 def settings_of(out: Path) -> dict[str, Any]:
-    """What the scenes in a folder are: ``split``, ``size``, ``seed``, ``count``, ``look`` and ``complete``.
+    """Reads the settings of a folder of scenes: ``split``, ``size``, ``seed``, ``count``, ``look`` and ``complete``.
 
     Raises:
-        FileNotFoundError: It is no folder of scenes.
+        FileNotFoundError: It is not a folder of scenes.
     """
     record = out / "scenes.json"
     if not record.exists():
@@ -79,10 +79,10 @@ def settings_of(out: Path) -> dict[str, Any]:
     return found
 
 
-def read(out: Path, index: int) -> dict[str, Any]:
-    """Reads one scene of a folder as `render_batch` gives it, but for what rounding took."""
+def read_scene(out: Path, index: int) -> dict[str, Any]:
+    """Reads one scene of a folder as `render_batch` returns it, up to rounding."""
     stem = _stem(out, index, settings_of(out)["count"])
-    image = from_pil(as_written(stem.with_suffix(".png")))
+    image = from_pil(read_written(stem.with_suffix(".png")))
     maps = {name: torch.from_numpy(np.load(f"{stem}.{name}.npy")).float() for name in ("depth", "instances")}
     return {"image": image, "caption": stem.with_suffix(".txt").read_text(encoding="utf-8")} | maps
 
@@ -95,20 +95,20 @@ class _Rate(ProgressColumn):
 
 
 def _claim(out: Path, settings: dict[str, Any]) -> None:
-    """Makes the folder ours, or refuses it."""
+    """Writes the settings to a new folder, or checks those of an existing one."""
     record = out / "scenes.json"
     if record.exists():
         if (found := settings_of(out)) != settings:
-            raise ValueError(f"{out} holds scenes of {found}, not of {settings}: choose another folder, or remove it")
+            raise ValueError(f"{out} contains scenes with {found}, not {settings}: choose another folder, or remove it")
         return
     if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} holds other files and no scenes.json: choose an empty or new folder")
+        raise ValueError(f"{out} contains other files and no scenes.json: choose an empty or new folder")
     out.mkdir(parents=True, exist_ok=True)
     _put(record, json.dumps(settings).encode())
 
 
 def _run(jobs: list[tuple[Any, ...]], workers: int) -> Iterator[int]:
-    """Runs the jobs, and yields how many scenes each wrote."""
+    """Runs the jobs; yields the number of scenes that each wrote."""
     if workers == 0 or not jobs:
         yield from (_write_chunk(*job) for job in jobs)
         return
@@ -155,7 +155,7 @@ def _png(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
 
 
 def _put(path: Path, content: bytes) -> None:
-    """Writes a file under another name first, so that it never lies there half-written."""
+    """Writes a file under another name first, so that it is never seen half-written."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(content)

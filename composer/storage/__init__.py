@@ -1,4 +1,4 @@
-"""Files: atomic writing, frozen weights, models as folders, and the closed list of what those may name."""
+"""Files: atomic writing, frozen weights, model folders, and the list of classes that they may name."""
 
 import lazy_loader
 

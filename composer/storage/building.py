@@ -1,4 +1,4 @@
-"""Builds what a model's configuration names: classes of a closed list, so that no model can run code of its own."""
+"""Builds what a model's configuration names: classes of a closed list, so that no model can run code."""
 
 import importlib
 import inspect
@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from composer.moved import MOVED
-from composer.storage.files import below, brief, printable
+from composer.storage.files import printable, resolve_below, shorten_error
 from composer.storage.formats import SPEC
 
 
 class Buildable:
-    """What a configuration may name inherits this.
+    """Base of all classes that a configuration may name.
 
     Attributes:
         weights_arguments: The constructor's arguments that name a file or folder: weights, a list of words. An exported
-            model carries what these name, and nothing else.
+            model includes these files, and no others.
     """
 
     weights_arguments: ClassVar[tuple[str, ...]] = ()
@@ -38,13 +38,13 @@ MODULES = (
 )
 
 TAG = re.compile(r"[\w-]{1,100}")
-"""A name such as ``openai``, by which open_clip knows some weights."""
+"""A tag of weights in open_clip, such as ``openai``."""
 
 T = TypeVar("T", bound=Buildable)
 
 
 def build(spec: Spec, expected: type[T], plugins: Collection[str] = (), folder: Path | None = None) -> T:
-    """Builds what a specification names.
+    """Builds an object from its specification.
 
     Args:
         spec: Class and arguments; arguments that are specifications themselves are built first.
@@ -53,9 +53,9 @@ def build(spec: Spec, expected: type[T], plugins: Collection[str] = (), folder: 
         folder: The model's own folder; a weights argument that begins with ``model:`` points into it.
 
     Raises:
-        ValueError: The class is not on the closed list, is no `expected`, or refuses its arguments.
+        ValueError: The class is not on the closed list, is not a subclass of `expected`, or refuses its arguments.
     """
-    SPEC(spec, "what is to be built")
+    SPEC(spec, "the specification")
     cls = class_of(spec, expected, plugins)
     arguments = {
         key: build(value, Buildable, plugins, folder) if _is_spec(value) else value
@@ -63,14 +63,14 @@ def build(spec: Spec, expected: type[T], plugins: Collection[str] = (), folder: 
     }
     try:
         return cls(**arguments)
-    except (OSError, ValueError):  # they say what is wrong
+    except (OSError, ValueError):  # their messages are clear
         raise
-    except Exception as error:  # arguments of other types and sizes than a class expects fail in its every line
-        raise ValueError(f"{spec['class_path']} does not take these arguments: {brief(error)}") from error
+    except Exception as error:  # wrong types or sizes of arguments may raise any error
+        raise ValueError(f"{spec['class_path']} does not take these arguments: {shorten_error(error)}") from error
 
 
 def class_of(spec: Spec, expected: type[T], plugins: Collection[str] = ()) -> type[T]:
-    """Finds the class that a specification names, by its name of today or of before it moved.
+    """Finds the class that a specification names, by its current name or one from before it moved.
 
     Args:
         spec: See `build`.
@@ -78,7 +78,7 @@ def class_of(spec: Spec, expected: type[T], plugins: Collection[str] = ()) -> ty
         plugins: See `build`.
 
     Raises:
-        ValueError: The class is not on the closed list, or is no `expected`.
+        ValueError: The class is not on the closed list, or not a subclass of `expected`.
     """
     path = str(spec.get("class_path", ""))
     module, _, name = path.rpartition(".")
@@ -99,7 +99,7 @@ def _is_spec(value: Any) -> bool:
 
 
 def resolve_arguments(cls: type[Buildable], spec: Spec, folder: Path | None) -> dict[str, Any]:
-    """Takes a specification's arguments, ``model:`` names as paths.
+    """Returns a specification's arguments, with ``model:`` names resolved to paths.
 
     Args:
         cls: The class that it names.
@@ -107,23 +107,23 @@ def resolve_arguments(cls: type[Buildable], spec: Spec, folder: Path | None) -> 
         folder: See `build`.
 
     Raises:
-        ValueError: One leads out of the model's folder, or names a file of this machine in place of the model's.
+        ValueError: One leads out of the model's folder, or names a local file outside of it.
     """
     arguments = dict(spec.get("init_args") or {})
     for key, value in arguments.items():
         if folder is None or not isinstance(value, str):
             continue
         if value.startswith("model:"):
-            arguments[key] = str(below(folder, value.removeprefix("model:")))
+            arguments[key] = str(resolve_below(folder, value.removeprefix("model:")))
         elif key in cls.weights_arguments and not _is_elsewhere(value):
             raise ValueError(
                 f"{spec['class_path']}: expected {key} to lie in the model's folder (model:...), in the package "
-                f"(asset:...) or on the hub (hub:...), found {printable(value[:80])!r}, a file of this machine"
+                f"(asset:...) or on the hub (hub:...), found {printable(value[:80])!r}, a local file"
             )
     return arguments
 
 
 def _is_elsewhere(source: str) -> bool:
-    """Whether some weights are the package's, the hub's, or known to open_clip by a tag that is no file here."""
+    """Whether weights come from the package, the hub, or an open_clip tag that is not also a local file."""
     tag = TAG.fullmatch(source) is not None and not Path(source).exists()
     return tag or source.startswith(("asset:", "hub:"))

@@ -18,10 +18,10 @@ from typing import IO
 WINDOWS = sys.platform == "win32"
 
 OURS = ".composer"
-"""Ends the names of temporary files: ``.last.ckpt.x3k9_w2a.composer``."""
+"""Suffix of temporary files: ``.last.ckpt.x3k9_w2a.composer``."""
 
 COMPLETE = ".complete.composer"
-"""In a folder, the files of `replacing_all` that have yet to be moved to their places."""
+"""Subfolder with the files of `replacing_all` that are complete but not yet moved to their places."""
 
 _TEMPORARY = re.compile(r"\..*\.[a-z0-9_]{8}" + re.escape(OURS), re.DOTALL)
 _RESERVED = "reserved"
@@ -29,18 +29,18 @@ _RESERVED = "reserved"
 
 @contextmanager
 def replacing(path: Path, keep: Path | None = None) -> Iterator[IO[bytes]]:
-    """Opens a temporary file that takes the place of `path` once the block has ended and its bytes are on the disk.
+    """Opens a temporary file that replaces `path` once the block has ended and its bytes are on the disk.
 
     Args:
         path: The file; missing folders are made.
-        keep: Where to move what stood at `path`, in the same folder; None lets it go.
+        keep: Where to move the old file at `path`, in the same folder; None deletes it.
 
     Raises:
-        OSError: The disk is full or the folder can't be written. What stood at `path` still stands there.
-        FileExistsError: Something else than a file stands there, such as a folder or a device.
+        OSError: The disk is full or the folder can't be written. The old file at `path` stays.
+        FileExistsError: `path` exists and is not a file, but a folder or a device, for example.
     """
     if path.exists() and not path.is_file():
-        raise FileExistsError(f"expected the name of a file to write, found {path}, which is something else")
+        raise FileExistsError(f"expected the name of a file to write, found {path}, which exists and is not a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = _temporary(path.parent, path.name)
     try:
@@ -48,9 +48,9 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if not WINDOWS:  # it is in use until it has its name
+            if not WINDOWS:  # it counts as in use until it is renamed
                 _put(name, path, keep)
-        if WINDOWS:  # renames no open file
+        if WINDOWS:  # can't rename open files
             _put(name, path, keep)
     except BaseException:
         name.unlink(missing_ok=True)
@@ -67,19 +67,19 @@ def _put(name: Path, path: Path, keep: Path | None) -> None:
 
 @contextmanager
 def replacing_all(folder: Path) -> Iterator[Path]:
-    """Makes an empty folder whose files all take their places in `folder` once the block has ended.
+    """Makes an empty folder whose files all move to `folder` once the block has ended.
 
     It lies inside `folder`. A process that is killed leaves either none of the new files in place, or all of them once
-    somebody calls `settle`, as whoever reads such a folder has to. Files of other names stay as they are.
+    `finish_replacing` is called, which every reader of such a folder has to do. Files of other names stay.
 
     Args:
-        folder: The files' folder; it is made if it is missing, and goes again if the block fails.
+        folder: The files' folder; it is made if it is missing, and then removed again if the block fails.
 
     Yields:
-        Where to write the files; folders within it stand for those of `folder`.
+        Where to write the files; its subfolders become those of `folder`.
 
     Raises:
-        OSError: The disk is full or the folder can't be written. What stood in `folder` still stands there.
+        OSError: The disk is full or the folder can't be written. The old files in `folder` stay.
     """
     existed = folder.is_dir()
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def replacing_all(folder: Path) -> Iterator[Path]:
         yield new
         for place in (new, *(path for path in new.rglob("*") if path.is_dir())):
             _sync_folder(place)
-        settle(folder)
+        finish_replacing(folder)
         new.rename(folder / COMPLETE)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
@@ -99,15 +99,15 @@ def replacing_all(folder: Path) -> Iterator[Path]:
     finally:
         os.close(handle)
     _sync_folder(folder)
-    settle(folder)
+    finish_replacing(folder)
 
 
-def settle(folder: Path) -> None:
-    """Moves the files of `replacing_all` to their places, where a process was killed before it had done so.
+def finish_replacing(folder: Path) -> None:
+    """Moves the files of `replacing_all` to their places, if a process was killed before it did.
 
     Raises:
         OSError: The folder can't be written.
-        ValueError: A file's place lies outside of `folder`: a stranger made this folder.
+        ValueError: A file's place lies outside of `folder`: the folder was tampered with.
     """
     complete = folder / COMPLETE
     if not complete.is_dir():
@@ -139,7 +139,7 @@ def _temporary(folder: Path, name: str, is_folder: bool = False) -> tuple[int, P
             path = Path(made)
         if _claim(handle):
             return handle, path
-        os.close(handle)  # in the instant between, somebody took it for an abandoned one
+        os.close(handle)  # another process removed it as abandoned before it was locked
 
 
 if sys.platform == "win32":
@@ -148,7 +148,7 @@ if sys.platform == "win32":
         return True
 
     def remove_abandoned(folder: Path) -> None:
-        """Does nothing here: Windows can't tell whether a temporary file's process is alive."""
+        """Does nothing: Windows can't tell whether a temporary file's process is alive."""
 
 else:
     import fcntl
@@ -159,23 +159,23 @@ else:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        except OSError:  # this file system has no locks, so that nobody removes anything either
+        except OSError:  # no locks on this file system, so nothing is ever removed
             return True
         return os.fstat(handle).st_nlink > 0
 
     def remove_abandoned(folder: Path) -> None:
-        """Removes the temporary files that killed processes left in a folder, never those of a living one.
+        """Removes the temporary files that killed processes left in a folder, never those of running ones.
 
-        Every writer holds a lock on its file, which ends with the process. Where a file system knows no locks, all
-        files stay.
+        Every writer holds a lock on its file, released when the process ends. On a file system without locks, all files
+        stay.
 
         Args:
-            folder: Those below it are not looked through.
+            folder: Where to look; subfolders are not searched.
         """
         with suppress(OSError), os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith(".") and _TEMPORARY.fullmatch(entry.name):
-                    with suppress(OSError):  # another process was faster, or it is not ours to remove
+                    with suppress(OSError):  # another process removed it, or we may not
                         _remove_abandoned(Path(entry.path))
 
     def _remove_abandoned(path: Path) -> None:
@@ -202,10 +202,10 @@ def _remove_abandoned_once(folder: str) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Puts a new name on the disk, so that it survives a power cut."""
+    """Flushes a folder's entries to the disk, so that a new name survives a power cut."""
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folder
+    except PermissionError:  # Windows can't open folders
         return
     try:
         os.fsync(handle)
@@ -214,32 +214,32 @@ def _sync_folder(folder: Path) -> None:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file by `replacing`; missing folders are made."""
+    """Writes a file with `replacing`; missing folders are made."""
     with replacing(path) as file:
         file.write(data)
 
 
 def write_json(path: Path, value: object) -> None:
-    """Writes a value as a file of JSON that people can read, by `write_atomically`."""
+    """Writes a value as readable JSON, with `write_atomically`."""
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 SHOWN = 12
-"""Files that `written` lists; of more it says how many."""
+"""Files that `list_written` lists; if there are more, it counts them."""
 
 
 @contextmanager
 def reserved(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
-    """Reserves files that do not exist yet, for one run's results.
+    """Reserves new files for one run's results.
 
-    Where a file of one of the names exists, all of them get a number, ``a-2.png`` and ``b-2.png``: the lowest for which
-    no file exists, so that a run's files stay together. The files are created empty, which another process can do
-    with none of them; those that are still empty when the block ends, or fails, are removed. After a kill they are
-    removed when the next process writes to the folder.
+    If one of the names exists, all get the same number, ``a-2.png`` and ``b-2.png``, the lowest that is free, so that
+    a run's files stay together. The files are created empty, so that no other process can take them; those still
+    empty when the block ends, or fails, are removed. If the process is killed, the next one that writes to the folder
+    removes them.
 
     Args:
         folder: Where to; it is made if it is missing.
-        names: Of the files. Where some are the same, the later ones become ``a_2.png``, ``a_3.png``.
+        names: Of the files. Of equal names, the later ones become ``a_2.png``, ``a_3.png``.
 
     Yields:
         The paths, in the order of the names.
@@ -269,12 +269,12 @@ def reserved(folder: Path, names: Sequence[str]) -> Iterator[list[Path]]:
             listing.unlink(missing_ok=True)
     finally:
         for place in missing:
-            with suppress(OSError):  # it holds results
+            with suppress(OSError):  # not empty: it holds results
                 place.rmdir()
 
 
 def _free(folder: Path, listed: bytes) -> None:
-    """Removes reserved files to which nothing was written."""
+    """Removes reserved files that are still empty."""
     for name in os.fsdecode(listed).split("\0"):
         path = folder / Path(name).name
         if path.is_file() and path.stat().st_size == 0:
@@ -282,7 +282,7 @@ def _free(folder: Path, listed: bytes) -> None:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, but no two of them the same."""
+    """Makes names distinct."""
     found: dict[str, None] = {}
     for name in names:
         path, number = Path(name), 1
@@ -294,7 +294,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def _create(paths: Sequence[Path]) -> bool:
-    """Creates all of these files, or none of them where one exists."""
+    """Creates all of these files, or none if one exists."""
     made: list[Path] = []
     try:
         for path in paths:
@@ -309,31 +309,31 @@ def _create(paths: Sequence[Path]) -> bool:
     return True
 
 
-def written(paths: Sequence[Path]) -> str:
-    """Says which files of a folder a run has written, in short where they are many."""
+def list_written(paths: Sequence[Path]) -> str:
+    """Lists the files of a folder that a run has written, shortened if there are many."""
     if len(paths) > SHOWN:
         return f"{len(paths)} files written to {paths[0].parent}, from {paths[0].name} to {paths[-1].name}"
     return "\n".join(f"written: {path}" for path in paths)
 
 
-def brief(error: BaseException) -> str:
-    """The first line of what an error of another library says, harmless and not too long."""
+def shorten_error(error: BaseException) -> str:
+    """Returns the first line of another library's error, printable and of limited length."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     return printable(lines[0][:300]) if lines else type(error).__name__
 
 
-def below(folder: Path, name: str) -> Path:
-    """The path of what lies in a folder; neither its name nor a link may lead out of the folder.
+def resolve_below(folder: Path, name: str) -> Path:
+    """Resolves a path inside a folder; neither the name nor a link may lead out of the folder.
 
     Raises:
-        ValueError: It, or something in it, lies elsewhere, or is neither a file nor a folder.
+        ValueError: It, or something in it, lies outside, or is neither a file nor a folder.
     """
     root, path = folder.resolve(), (folder / name).resolve()
     for place in (path, *(path.rglob("*") if path.is_dir() else ())):
         if not place.resolve().is_relative_to(root):
             raise ValueError(
-                f"expected a file below {folder}, found {printable(name)}, which leads out of it; if links in the "
-                "folder are your own, replace them by copies"
+                f"expected a file below {folder}, found {printable(name)}, which leads out of it; if the links "
+                "in the folder are yours, replace them by copies"
             )
         if place.exists() and not (place.is_file() or place.is_dir()):
             raise ValueError(f"expected files and folders below {folder}, found something else at {printable(name)}")
@@ -341,11 +341,11 @@ def below(folder: Path, name: str) -> Path:
 
 
 def require_file(path: Path) -> Path:
-    """Makes sure that there is a regular file: reading a pipe or a device may never end.
+    """Checks that a path is a regular file: reading a pipe or a device may never end.
 
     Raises:
-        FileNotFoundError: There is nothing.
-        ValueError: There is something else.
+        FileNotFoundError: It does not exist.
+        ValueError: It is not a regular file.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}")
@@ -355,19 +355,19 @@ def require_file(path: Path) -> Path:
 
 
 MAX_TEXT = 64_000_000
-"""Bytes of a text that is read whole."""
+"""Maximum size in bytes of a text file."""
 
 
 def read_text(path: Path, most: int = MAX_TEXT) -> str:
-    """Reads a text that a person names: a regular file in UTF-8.
+    """Reads a user's text file: a regular file in UTF-8.
 
     Args:
         path: The file.
-        most: Bytes that it may have.
+        most: Maximum size in bytes.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no regular file, no text in UTF-8, or too large.
+        ValueError: It is not a regular file, not UTF-8, or too large.
     """
     with require_file(path).open("rb") as file:
         data = file.read(most + 1)
@@ -376,14 +376,14 @@ def read_text(path: Path, most: int = MAX_TEXT) -> str:
     try:
         return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8: {error}") from error
+        raise ValueError(f"{path} is not a text in UTF-8: {error}") from error
 
 
 def require_utf8(text: str) -> None:
-    """Refuses what a command line in another encoding than UTF-8 leaves: tokenisers and recipes take text alone.
+    """Refuses text with undecodable bytes, from a command line that is not UTF-8: tokenisers and recipes need text.
 
     Raises:
-        ValueError: The text holds bytes that are none.
+        ValueError: The text contains undecodable bytes.
     """
     try:
         text.encode()
@@ -391,14 +391,14 @@ def require_utf8(text: str) -> None:
         raise ValueError(f"expected words in UTF-8, found {text[:60]!a}") from error
 
 
-def name_of(data: bytes) -> str:
-    """The SHA-256 under which a recipe names a file's content."""
+def hash_content(data: bytes) -> str:
+    """Returns the SHA-256 by which a recipe identifies a file's content."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def printable(text: str) -> str:
-    """A text, such as a stranger's, with spaces for characters that could act on a terminal or hide something.
+    """Replaces characters that could control a terminal or hide something by spaces.
 
-    Bytes of a file's name that are no UTF-8 become a replacement character, so that the text can be written anywhere.
+    Bytes of a file's name that are not UTF-8 become a replacement character, so that the text can be written anywhere.
     """
     return "".join(c if c.isprintable() else "\ufffd" if "\ud800" <= c <= "\udfff" else " " for c in text)

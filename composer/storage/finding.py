@@ -1,30 +1,30 @@
-"""Finds models and configurations by name, and reads what a model says of itself; light, for the command line."""
+"""Finds models and configurations by name, and reads configurations; light, for the command line."""
 
 from pathlib import Path
 from typing import Any, Literal
 
 from composer.mistakes import did_you_mean
-from composer.storage.files import printable, settle
+from composer.storage.files import finish_replacing, printable
 from composer.storage.formats import HUB_NAME, MAX_JSON, check_model, check_prior
 from composer.storage.schema import read_json
 
 FORMAT = 1
-"""Of a model's folder."""
+"""Format number of model folders."""
 
 _PACKAGE = Path(__file__).parents[1]
 
 
 def find_model(folder: str | Path, network: bool = False) -> Path:
-    """The folder of a model, of one that the package ships under that name, or of one of the Hugging Face hub.
+    """Finds the folder of a model: a local one, one that the package ships, or one on the Hugging Face hub.
 
     Args:
-        folder: The model's folder, its name, or ``owner/name@revision`` on the hub. A folder here of that name goes
-            before the hub.
-        network: A model of the hub that is not on this machine yet may be fetched.
+        folder: The model's folder, its name, or ``owner/name@revision`` on the hub. A local folder of that name
+            takes precedence.
+        network: Whether a model that is not in the hub's cache may be downloaded.
 
     Raises:
         NotFetched: The hub has no such model, cannot be reached, or only a part of the model is on this machine.
-        ValueError: The model on the hub is none that is fetched: see `composer.storage.hub`.
+        ValueError: The model on the hub is refused: see `composer.storage.hub`.
     """
     path = Path(folder)
     shipped = _PACKAGE / "assets" / path
@@ -39,14 +39,14 @@ def find_model(folder: str | Path, network: bool = False) -> Path:
 
 
 def require_model(folder: Path) -> None:
-    """Makes sure that a folder holds a model, a whole one also where a process was killed while it wrote.
+    """Checks that a folder holds a model, and finishes a write that was interrupted.
 
     Raises:
         FileNotFoundError: It does not.
     """
-    settle(folder)
+    finish_replacing(folder)
     if not (folder / "manifest.json").is_file():
-        hint = "; if it is a model of the Hugging Face hub, let it be fetched: --allow-network, in Python network=True"
+        hint = "; if it is a model on the Hugging Face hub, allow its download: --allow-network, in Python network=True"
         raise FileNotFoundError(
             f"expected a model folder with config.json and manifest.json at {folder}; "
             "`composer export RUN OUT` makes one of a training run"
@@ -59,11 +59,11 @@ def read_config(folder: Path, parts: Literal["stages", "priors"] = "stages") -> 
 
     Args:
         folder: The model's.
-        parts: What the model has to consist of.
+        parts: What the model must consist of.
 
     Raises:
         FileNotFoundError: There is no model.
-        ValueError: The format or the kind of model is another, or the configuration is not of this format.
+        ValueError: The format or kind of model differs, or the configuration is not valid.
     """
     require_model(folder)
     path = folder / "config.json"
@@ -81,9 +81,9 @@ def read_config(folder: Path, parts: Literal["stages", "priors"] = "stages") -> 
 
 
 def askable_conditions(model: str | Path, network: bool = False) -> list[str]:
-    """The conditions that a person may ask a model for, read from its configuration alone.
+    """Lists the conditions that a user can set, read from the model's configuration alone.
 
-    The mask comes from an edit's region, and the smaller image from the stage before.
+    Not the mask, which comes from an edit's region, nor the small image, which comes from the previous stage.
 
     Args:
         model: A model's folder or name, see `find_model`.
@@ -91,7 +91,7 @@ def askable_conditions(model: str | Path, network: bool = False) -> list[str]:
 
     Raises:
         FileNotFoundError: There is no such model.
-        ValueError: The format or the kind of model is another.
+        ValueError: The format or kind of model differs.
     """
     stages = read_config(find_model(model, network))["stages"]
     every = dict.fromkeys(name for stage in stages for name in stage["conditions"])
@@ -99,7 +99,7 @@ def askable_conditions(model: str | Path, network: bool = False) -> list[str]:
 
 
 def shipped_configs() -> Path:
-    """The folder of the configurations: inside an installed package, beside the packages in a checkout."""
+    """Returns the folder of the configurations: inside an installed package, or beside the packages in a checkout."""
     installed = _PACKAGE / "configs"
     return installed if installed.is_dir() else _PACKAGE.parent / "configs"
 
@@ -109,10 +109,10 @@ def find_config(name: str) -> Path:
 
     Args:
         name: A file, or the name of a configuration that is shipped, such as ``tiny`` or ``paper/composer_base``;
-            ``.yaml`` may be left out. A file goes before what is shipped.
+            ``.yaml`` may be left out. A file takes precedence.
 
     Raises:
-        FileNotFoundError: There is neither.
+        FileNotFoundError: Neither exists.
     """
     folder = shipped_configs()
     short = name.removeprefix("configs/").removesuffix(".yaml")

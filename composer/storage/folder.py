@@ -1,7 +1,7 @@
 """Models as folders: safetensors, a JSON configuration with names from a closed list, and a manifest of hashes.
 
 Nothing in such a folder can run code: weights are safetensors, and the configuration may only name classes of a closed
-list (`composer.storage.building`), or of plugins that the user allows, by name, at the call.
+list (`composer.storage.building`), or of plugins that the caller names.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from typing import Any, Literal
 from safetensors.torch import save
 from torch import Tensor
 
-from composer.storage.files import below, printable, replacing_all, write_atomically, write_json
+from composer.storage.files import printable, replacing_all, resolve_below, write_atomically, write_json
 from composer.storage.finding import FORMAT, read_config, require_model
 from composer.storage.formats import FILE, MAX_JSON, check_manifest
 from composer.storage.pretrained import load_tensors
@@ -22,20 +22,20 @@ PRIOR_FILE = "prior.safetensors"
 """The weights of a prior; a stage's file is named in its configuration."""
 
 STRANGERS_FILE = "strangers_v1.safetensors"
-"""What a model's readers made of held-out images, by condition; its own results are compared with them.
+"""The readers' representations of held-out images, by condition, to compare results with (chance). Optional.
 
-A folder without it loads as well. Another layout of this file would take another name.
+The number in the name is the version of its layout.
 """
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Returns the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of(folder: Path) -> str:
-    """The SHA-256 that names the exact state of the model in a folder: that of its manifest.
+    """Returns the SHA-256 that identifies a model exactly: that of its manifest.
 
     Raises:
         FileNotFoundError: There is no model.
@@ -45,17 +45,17 @@ def digest_of(folder: Path) -> str:
 
 
 def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, dict[str, Tensor]], card: str) -> None:
-    """Writes a model's folder, all of it or nothing: a process that is killed leaves the old model or the new one.
+    """Writes a model's folder atomically: if the process is killed, either the old model or the new one is left.
 
     Args:
         folder: Where to; files of the same names are replaced, all others stay and belong to the model.
         config: What `build` needs, as plain JSON values.
-        weights: File name -> tensors. Without `STRANGERS_FILE` among them, one that is there no longer belongs to the
-            model, since it was read for the model before.
-        card: The model card, Markdown; an empty one leaves a card that is there.
+        weights: File name -> tensors. Without `STRANGERS_FILE` among them, an old one is removed from
+            the manifest, since it was made for the old model.
+        card: The model card, Markdown; an empty one keeps the old card.
 
     Raises:
-        ValueError: A file name is another than ``NAME.safetensors``.
+        ValueError: A file name is not ``NAME.safetensors``.
     """
     for name in weights:
         FILE(name, "the name of a file of weights")
@@ -72,7 +72,7 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, d
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Names of the files in a folder and below -> the files, without hidden ones."""
+    """Relative name -> path, of all files in a folder and its subfolders that are not hidden."""
     found = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
     return {name.as_posix(): p for name, p in found.items() if not any(part.startswith(".") for part in name.parts)}
 
@@ -84,20 +84,20 @@ def read_model(
 
     Args:
         folder: The model's.
-        parts: What it has to consist of.
+        parts: What it must consist of.
 
     Returns:
-        The configuration, file name -> tensors, and the SHA-256 of the manifest, which names the model's exact state.
+        The configuration, file name -> tensors, and the SHA-256 of the manifest, which identifies the model.
 
     Raises:
         FileNotFoundError: Not a model folder, or a file of it is missing.
-        ValueError: A file's bytes are not those that were saved, or the format or the kind of model is another.
+        ValueError: A file's bytes have changed, or the format or kind of model differs.
     """
     require_model(folder)
     manifest = read_json(folder / "manifest.json", MAX_JSON)
     check_manifest(manifest, str(folder / "manifest.json"))
     for name, expected in manifest.items():
-        path, named = below(folder, name), printable(str(folder / name))
+        path, named = resolve_below(folder, name), printable(str(folder / name))
         if not path.is_file():
             raise FileNotFoundError(f"{named} is missing; the model is incomplete: copy or export it again")
         if digest(path) != expected:
@@ -110,6 +110,6 @@ def read_model(
 
 
 def read_strangers(folder: Path) -> dict[str, Tensor]:
-    """What a model's readers made of held-out images, by condition; nothing where the manifest lists no such file."""
+    """Reads `STRANGERS_FILE`, condition -> representations of held-out images; empty if the manifest lists none."""
     manifest = read_json(folder / "manifest.json", MAX_JSON)
     return load_tensors(folder / STRANGERS_FILE) if STRANGERS_FILE in manifest else {}

@@ -1,6 +1,6 @@
-"""What a model's files, a run's configuration and a picture's recipe look like: names, types, ranges, sizes.
+"""Schemas of model files, run configurations and recipes: names, types, ranges, sizes.
 
-All of them may come from strangers. They are checked whole before anything is built, read or written.
+All of them may come from untrusted sources. They are validated completely before anything is built, read or written.
 """
 
 import re
@@ -11,13 +11,13 @@ from composer.names import SEMANTICS, TEXT, SamplerName
 from composer.storage.schema import Check, each, items, number, one_of, optional, plain, record, table, text, whole
 
 MAX_JSON = 4_000_000
-"""Bytes of a model's configuration, and of its manifest."""
+"""Maximum size in bytes of a model's configuration, and of its manifest."""
 
 MAX_STEPS = 1000
-"""Of a model's own sampling."""
+"""Maximum number of a model's sampling steps."""
 
 MAX_SIDE = 2048
-"""Pixels of a stage's pictures."""
+"""Maximum side in pixels of a stage's images."""
 
 FILE = text(120, r"[A-Za-z0-9_]+\.safetensors", "a plain file name such as base.safetensors")
 ARGUMENTS = plain(largest=10_000_000, most=2_000)
@@ -37,7 +37,7 @@ _SETTINGS: dict[str, Check] = {
     "augmentation": number(0, 1),
     "tile": optional(whole(1, 65_536)),
 }
-_INTERVAL: dict[str, Check] = {"guidance_interval": optional(INTERVAL)}  # younger than the first recipes
+_INTERVAL: dict[str, Check] = {"guidance_interval": optional(INTERVAL)}  # the first recipes lack it
 SAMPLING = record({}, {**_SETTINGS, **_INTERVAL, "steps": whole(1, MAX_STEPS)}, closed=True)
 
 STAGE = record(
@@ -114,7 +114,7 @@ def check_model(config: Any, where: str = "the model's configuration") -> None:
     """Checks the configuration of a model of stages.
 
     Raises:
-        ValueError: It is no such configuration, or two stages have one file.
+        ValueError: It is not valid, or two stages share a file.
     """
     _STAGES(config, where)
     files = [stage["file"] for stage in config["stages"]]
@@ -126,7 +126,7 @@ def check_names(groups: Mapping[str, Any]) -> None:
     """Checks groups of specifications: their names become folders.
 
     Raises:
-        ValueError: A name or a specification is no such.
+        ValueError: A name or a specification is not valid.
     """
     table(table(SPEC))(groups, "the model's configuration")
 
@@ -135,16 +135,16 @@ def check_prior(config: Any, where: str = "the prior's configuration") -> None:
     """Checks the configuration of a prior.
 
     Raises:
-        ValueError: It is no such configuration.
+        ValueError: It is not valid.
     """
     _PRIORS(config, where)
 
 
 def check_run(config: Any, where: str = "the checkpoint's configuration") -> None:
-    """Checks the configuration that travels with a checkpoint, as far as a model is made of it.
+    """Checks the parts of a checkpoint's configuration from which a model is built.
 
     Raises:
-        ValueError: It is no such configuration.
+        ValueError: It is not valid.
     """
     _RUN(config, where)
 
@@ -153,16 +153,16 @@ def check_manifest(manifest: Any, where: str) -> None:
     """Checks a model's manifest.
 
     Raises:
-        ValueError: It is no mapping from names to SHA-256.
+        ValueError: It is not a mapping from names to SHA-256.
     """
     _MANIFEST(manifest, where)
 
 
 def check_recipe(found: Mapping[str, Any]) -> None:
-    """Checks a recipe, whatever its edit is.
+    """Checks a recipe, except for its edit.
 
     Raises:
-        ValueError: It is no recipe.
+        ValueError: It is not a valid recipe.
     """
     _RECIPE(found, "the recipe")
 
@@ -171,7 +171,7 @@ def check_edit(found: Mapping[str, Any]) -> None:
     """Checks the part of a recipe that says what was edited.
 
     Raises:
-        ValueError: There is none, or it is another.
+        ValueError: There is none, or it is not valid.
     """
     if "edit" not in found:
         raise ValueError("the recipe is not that of an edit")

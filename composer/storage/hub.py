@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: fetched as of one commit, no other files than their manifests list, and pushed."""
+"""Models of the Hugging Face hub: downloaded at one commit, only the files that the manifest lists; and uploaded."""
 
 import functools
 import logging
@@ -11,7 +11,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from composer.storage.files import below, printable, replacing
+from composer.storage.files import printable, replacing, resolve_below
 from composer.storage.formats import HUB_NAME, MAX_JSON, check_manifest
 from composer.storage.pretrained import (
     NotFetched,
@@ -26,14 +26,14 @@ from composer.storage.schema import read_json
 MANIFEST, CARD = "manifest.json", "README.md"
 
 MAX_BYTES = 50_000_000_000
-"""Of a model in all; 5 billion parameters, as many as the paper's model has in all, take 20 GB in float32."""
+"""Maximum size in bytes of a whole model; the paper's 5 billion parameters in total take 20 GB in float32."""
 
 MAX_FILES = 500
 MAX_CARD = 4_000_000
-"""Bytes of a model card; a larger one is not fetched."""
+"""Maximum size in bytes of a model card; a larger one is not downloaded."""
 
 FILES = re.compile(r"(?!.*\.\.)(\w[\w.-]*/)*(\w[\w.-]*\.(safetensors|json|txt|model|md)|(LICENSE|NOTICE)[\w.-]*)", re.A)
-"""Paths that a manifest on the hub may list: safetensors, texts that describe them, licences; nothing hidden."""
+"""Paths that a manifest on the hub may list: safetensors, text files, licences; no hidden files."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -41,19 +41,19 @@ log = logging.getLogger(__name__)
 
 
 def fetch_model(repo: str, revision: str | None, network: bool) -> Path | None:
-    """The folder of a model of the hub: out of the cache, else over the network.
+    """Finds the folder of a model on the hub: in the cache, else over the network.
 
-    Fetched are the manifest, the files that it lists, and the card. They are linked, under their own names, into a
-    folder beside the hub's own in its cache. `composer.storage.folder.read_model` checks their hashes.
+    Downloads the manifest, the files that it lists, and the card. They are linked, under their own names, into a folder
+    of their own in the hub's cache. `composer.storage.folder.read_model` checks their hashes.
 
     Args:
         repo: ``owner/name``.
-        revision: A commit, which is never asked for twice; or a tag or branch, None for the main one, which is looked
-            up on the hub each time that the network may be used. The commit found is logged once as a warning.
-        network: What is not in the cache may be fetched.
+        revision: A commit, which is downloaded once; or a tag or branch, None for the main one, which is looked up on
+            the hub each time if the network may be used. The commit found is logged once as a warning.
+        network: Whether files that are not in the cache may be downloaded.
 
     Returns:
-        The folder; None where the cache has no such model and the network may not be used.
+        The folder; None if the cache has no such model and the network may not be used.
 
     Raises:
         NotFetched: There is no such model, the hub cannot be reached, or not all of it is in the cache.
@@ -83,7 +83,7 @@ def fetch_model(repo: str, revision: str | None, network: bool) -> Path | None:
 
 
 def _find_manifest(repo: str, revision: str) -> Path | None:
-    """The manifest in the hub's cache, in a folder that is named by the commit."""
+    """Finds the manifest in the hub's cache, in a folder named after the commit."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -97,7 +97,7 @@ def _find_manifest(repo: str, revision: str) -> Path | None:
     except ConnectionError as error:
         if cached is None:
             raise
-        log.warning("%s: what is in the cache is taken (%s)", repo, error)
+        log.warning("%s: using the cached model (%s)", repo, error)
         return cached
     _require_at_most(_size(repo, revision, MANIFEST), MAX_JSON, f"the manifest of {repo}")
     return Path(hf_hub_download(repo, MANIFEST, revision=revision))
@@ -105,25 +105,25 @@ def _find_manifest(repo: str, revision: str) -> Path | None:
 
 @functools.cache
 def _say_commit(name: str, repo: str, commit: str) -> None:
-    log.warning("%s is taken as of commit %s; to have just this one always: %s@%s", name, commit, repo, commit)
+    log.warning("using %s at commit %s; to always use this commit: %s@%s", name, commit, repo, commit)
 
 
 def _gather(repo: str, commit: str, manifest: Path, folder: Path) -> None:
-    """Links a model's files into a folder, the manifest last: where it lies, the folder is whole."""
+    """Links a model's files into a folder, the manifest last: if it is there, the folder is complete."""
     names = read_names(manifest)
     if network_allowed():
         _require_at_most(sum(_size(repo, commit, name) for name in names), MAX_BYTES, f"the model {repo}")
     for name in names:
         found = hub_file(repo, name, revision=commit, wanted=name, who=f"the model {repo}")
         _link(found, folder / name)
-    with nullcontext() if network_allowed() else unconnected(), suppress(OSError):  # a model goes without a card
+    with nullcontext() if network_allowed() else unconnected(), suppress(OSError):  # the card is optional
         if _size(repo, commit, CARD) <= MAX_CARD:
             _link(hub_file(repo, CARD, revision=commit, wanted=CARD, who=f"the model {repo}"), folder / CARD)
     _link(manifest, folder / MANIFEST)
 
 
 def _size(repo: str, revision: str, file: str) -> int:
-    """Bytes of a file, without fetching it where it is not in the cache."""
+    """Returns the size of a file in bytes, without downloading it."""
     from huggingface_hub import hf_hub_download
 
     size: int | None = hf_hub_download(repo, file, revision=revision, dry_run=True).file_size
@@ -138,10 +138,10 @@ def _require_at_most(size: int, most: int, what: str) -> None:
 
 
 def read_names(manifest: Path) -> list[str]:
-    """The files that a manifest of the hub lists.
+    """Returns the files that a manifest on the hub lists.
 
     Raises:
-        ValueError: It is no manifest, or lists other files than `FILES`, or too many.
+        ValueError: It is not a manifest, or lists other files than `FILES`, or too many.
     """
     listed = read_json(manifest, MAX_JSON)
     check_manifest(listed, str(manifest))
@@ -157,7 +157,7 @@ def read_names(manifest: Path) -> list[str]:
 
 
 def _link(source: Path, target: Path) -> None:
-    """Makes a file of the cache known under its own name: there it is a link to one without a suffix."""
+    """Links a cached file under its own name: in the cache it is a link to a file without suffix."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         try:
@@ -170,7 +170,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def _line(error: Exception) -> str:
-    """What the hub's client says, in one line."""
+    """Returns an error of the hub's client in one line."""
     return printable(" ".join(str(error).split())[:300])
 
 
@@ -187,17 +187,17 @@ def push_model(
     Args:
         repo: ``owner/name``; it is made if it is missing.
         save: Writes the model into a folder.
-        spec: The model's configuration; files that it names in the model's folder (``model:...``) come along.
-        source: The folder that the model was loaded from; its card comes along where `save` writes none.
+        spec: The model's configuration; files in the model's folder that it names (``model:...``) are uploaded too.
+        source: The folder that the model was loaded from; its card is uploaded if `save` writes none.
         message: Of the commit.
         private: Whether a new repository is private; None leaves it to the owner's settings.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
-        ValueError: No such name can be; or the model has files that could not be fetched again (`FILES`), is too
-            large, or names files of its folder and was not loaded from one.
+        ValueError: The name is not valid; or the model has files that could not be downloaded again (`FILES`), is too
+            large, or names files in its folder but was not loaded from one.
         OSError: The hub cannot be reached, or refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
@@ -220,7 +220,7 @@ def push_model(
         except OSError as error:
             raise OSError(
                 f"{repo} was not pushed to the Hugging Face hub: {_line(error)}. It needs a network, and `hf auth "
-                "login` with a token that may write there"
+                "login` with a token that has write access"
             ) from error
     return str(commit.commit_url)
 
@@ -231,8 +231,10 @@ def _bring(spec: Mapping[str, Any], source: Path | None, folder: Path) -> None:
         shutil.copyfile(source / CARD, folder / CARD)
     for name in _own(spec):
         if source is None:
-            raise ValueError(f"the model reads {name} in its folder, and has none: save it there, load it, push that")
-        path = below(source, name)
+            raise ValueError(
+                f"the model reads {name} in its folder, but was loaded from none: save it, load it, then push"
+            )
+        path = resolve_below(source, name)
         for file in [path] if path.is_file() else filter(Path.is_file, path.rglob("*")):
             target = folder / file.relative_to(source.resolve())
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -240,7 +242,7 @@ def _bring(spec: Mapping[str, Any], source: Path | None, folder: Path) -> None:
 
 
 def _own(value: Any) -> Iterator[str]:
-    """The files and folders that a configuration, or a part of it, names by ``model:``."""
+    """Yields the files and folders that a configuration, or a part of it, names by ``model:``."""
     if isinstance(value, str) and value.startswith("model:"):
         yield value.removeprefix("model:")
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():

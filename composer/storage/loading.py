@@ -1,4 +1,4 @@
-"""Loads weights into a network, only if they are just its own."""
+"""Loads weights into a network, only if they match exactly."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from composer.storage.pretrained import no_larger_than
 
 
 def require_fit(make: Callable[[], nn.Module], tensors: Mapping[str, Tensor], what: str) -> None:
-    """Makes sure that weights are those of a network before it takes any memory, however large it says to be.
+    """Checks that weights match a network before it takes any memory, whatever size its configuration asks for.
 
     Args:
         make: Builds the network.
@@ -20,7 +20,7 @@ def require_fit(make: Callable[[], nn.Module], tensors: Mapping[str, Tensor], wh
         what: Whose configuration it is, for the error message.
 
     Raises:
-        ValueError: They are not, or the network is much larger than they are.
+        ValueError: They do not match, or the network is much larger than its weights.
     """
     size, modules = sum(tensor.nbytes for tensor in tensors.values()), 1000 + 8 * len(tensors)
     with no_larger_than(size, what, modules), torch.device("meta"), _Unfilled():
@@ -29,7 +29,7 @@ def require_fit(make: Callable[[], nn.Module], tensors: Mapping[str, Tensor], wh
 
 
 class _Unfilled(TorchFunctionMode):
-    """Draws no numbers: on the meta device there are none, yet PyTorch would import its compiler for seconds."""
+    """Skips random initialisation, for which PyTorch imports its compiler for seconds even on the meta device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **(kwargs or {}))
@@ -39,7 +39,7 @@ def load_strictly(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -
     """Loads weights that must fit exactly, in any floating precision.
 
     Raises:
-        ValueError: Names, shapes or kinds of numbers differ; names the first of each.
+        ValueError: Names, shapes or dtypes differ; the first of each is named.
     """
     own = module.state_dict()
     _require_same(module, tensors, what)
@@ -58,7 +58,7 @@ def _require_same(module: nn.Module, tensors: Mapping[str, Tensor], what: str) -
                 ("missing", missing),
                 ("foreign", foreign),
                 ("of another shape", shapes),
-                ("no real numbers", kinds),
+                ("not of real numbers", kinds),
             )
             if names
         ]

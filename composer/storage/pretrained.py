@@ -1,4 +1,4 @@
-"""Finds weights that others trained, and reads them without running anything that a file brings along."""
+"""Finds pretrained weights, and reads them without running code that a file may contain."""
 
 import os
 import pickle
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
-from composer.storage.files import brief
+from composer.storage.files import shorten_error
 from composer.storage.schema import read_json
 
 _ASSETS = Path(__file__).parents[1] / "assets"
@@ -32,7 +32,7 @@ class NotFetched(FileNotFoundError):
 
 @contextmanager
 def fetching(allowed: bool) -> Iterator[None]:
-    """Lets what is inside fetch weights where that is allowed, here and further out; else finds what is here alone."""
+    """Allows downloads within the block, if every enclosing block allows them too; else only local files are found."""
     before = _fetches.set(allowed and _fetches.get())
     try:
         yield
@@ -41,12 +41,12 @@ def fetching(allowed: bool) -> Iterator[None]:
 
 
 def offline() -> AbstractContextManager[None]:
-    """Finds what is on this machine alone: nothing is fetched inside."""
+    """Forbids downloads within the block: only local files are found."""
     return fetching(False)
 
 
 def network_allowed() -> bool:
-    """Whether weights may be fetched here; see `offline`."""
+    """Whether weights may be downloaded here; see `offline`."""
     return _fetches.get()
 
 
@@ -55,7 +55,7 @@ _found: ContextVar[dict[str, Path] | None] = ContextVar("_found", default=None)
 
 @contextmanager
 def noting_files() -> Iterator[dict[str, Path]]:
-    """Notes the local files and folders that `locate` finds inside, by the names that they were asked for under."""
+    """Records the local files and folders that `locate` finds within the block, by the names it was given."""
     found: dict[str, Path] = {}
     before = _found.set(found)
     try:
@@ -65,7 +65,7 @@ def noting_files() -> Iterator[dict[str, Path]]:
 
 
 MAX_SOURCE = 1000
-"""Characters of the name of some weights."""
+"""Maximum characters of a name of weights."""
 
 MAX_MODULES = 10_000
 SPARE_VALUES = 1 << 22
@@ -74,15 +74,15 @@ SPARE_VALUES = 1 << 22
 
 @contextmanager
 def no_larger_than(size: int, what: str, most: int = MAX_MODULES) -> Iterator[None]:
-    """Lets no network be built inside that has many more values than its weights have bytes.
+    """Refuses, within the block, to build a network with many more values than its weights have bytes.
 
-    A configuration of a few bytes can ask for more memory and more layers than there are: a network is refused as soon
-    as it outgrows its weights, before it is filled with numbers.
+    A configuration of a few bytes can ask for more memory and layers than the machine has: a network is refused as soon
+    as it outgrows its weights, before it is initialised.
 
     Args:
         size: Bytes of the weights.
         what: Whose weights they are, for the error message.
-        most: Modules that it may have.
+        most: Maximum number of modules.
     """
     values = modules = 0
 
@@ -111,7 +111,7 @@ def no_larger_than(size: int, what: str, most: int = MAX_MODULES) -> Iterator[No
 def unconnected() -> Iterator[None]:
     """Keeps huggingface_hub, and what fetches through it, off the network.
 
-    Even to look into its cache it asks the hub for a list of agents once a process, unless it is told to be offline.
+    Otherwise, even to look into its cache, it asks the hub for a list of agents once per process.
     """
     from huggingface_hub import constants
 
@@ -125,11 +125,11 @@ def unconnected() -> Iterator[None]:
 
 @contextmanager
 def sealed(weights: Path, fetches: bool = False) -> Iterator[None]:
-    """Lets a library build a network from files inside: it fetches nothing, and makes none larger than its weights.
+    """Lets a library build a network from files within the block, without downloads and no larger than its weights.
 
     Args:
         weights: File, or folder of files.
-        fetches: The library may fetch what the files name.
+        fetches: Whether the library may download what the files name.
     """
     size = weights.stat().st_size if weights.is_file() else sum(p.stat().st_size for p in weights.iterdir())
     with nullcontext() if fetches else unconnected(), no_larger_than(size, str(weights)):
@@ -137,7 +137,7 @@ def sealed(weights: Path, fetches: bool = False) -> Iterator[None]:
 
 
 def locate(source: str, *, wanted: str, who: str) -> Path:
-    """Turns the name of some weights into a path; hub names are fetched on first use and cached.
+    """Turns a name of weights into a path; files on the hub are downloaded on first use and cached.
 
     Args:
         source: One of
@@ -145,12 +145,12 @@ def locate(source: str, *, wanted: str, who: str) -> Path:
             - a local path,
             - ``asset:NAME``, a file or folder that ships with this package,
             - ``hub:owner/name@revision:file`` or ``hub:owner/name@revision`` (the folder with configuration, vocabulary
-              and weights) on the Hugging Face hub. The revision is required: what a name means must not change.
-        wanted: What is looked for, for the error message; a file's name, say.
+              and weights) on the Hugging Face hub. The revision is required, so that a name always means the same.
+        wanted: What is looked for, such as a file's name, for the error message.
         who: Who wants it, for the error message.
 
     Raises:
-        FileNotFoundError: It is not here and cannot be fetched, or is neither a file nor a folder.
+        FileNotFoundError: It is not on this machine and cannot be downloaded, or is neither a file nor a folder.
         ValueError: A hub name without a revision, an asset outside of the package, or a name that is too long.
     """
     if len(source) > MAX_SOURCE:
@@ -160,11 +160,13 @@ def locate(source: str, *, wanted: str, who: str) -> Path:
     if source.startswith("asset:"):
         path = _ASSETS / source.removeprefix("asset:")
         if not Path(os.path.normpath(path)).is_relative_to(_ASSETS):
-            raise ValueError(f"{who}: expected a name of what the package ships behind asset:, found {source!r}")
+            raise ValueError(
+                f"{who}: expected the name of a file that the package ships after asset:, found {source!r}"
+            )
     else:
         path = Path(source).expanduser()
     if not (path.is_file() or path.is_dir()):  # reading a pipe or a device would never end
-        raise FileNotFoundError(f"{who} needs {wanted}: nothing lies at {path}; give the path of a local copy")
+        raise FileNotFoundError(f"{who} needs {wanted}: there is nothing at {path}; give the path of a local copy")
     noted = _found.get()
     if noted is not None and not source.startswith("asset:"):
         noted[source] = path
@@ -184,7 +186,7 @@ def _from_hub(source: str, wanted: str, who: str) -> Path:
     try:
         with unconnected():
             folder = Path(snapshot_download(repo, revision=revision, local_files_only=True))
-        if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")):  # weights come last: the folder is whole
+        if any(folder.glob("*.safetensors")) or any(folder.glob("*.bin")):  # weights come last: the folder is complete
             return folder
     except LocalEntryNotFoundError:
         pass
@@ -203,12 +205,12 @@ def hub_file(repo: str, file: str, *, revision: str | None, wanted: str, who: st
     Args:
         repo: ``owner/name``.
         file: Path inside the repository.
-        revision: A commit, tag or branch; None takes what the main branch holds on first use.
+        revision: A commit, tag or branch; None takes the main branch at first use.
         wanted: What is looked for, for the error message.
         who: Who wants it, for the error message.
 
     Raises:
-        FileNotFoundError: It is not in the cache and cannot be fetched.
+        FileNotFoundError: It is not in the cache and cannot be downloaded.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -228,13 +230,13 @@ def hub_file(repo: str, file: str, *, revision: str | None, wanted: str, who: st
 
 def _absent(who: str, wanted: str, hub_name: str, error: OSError) -> NotFetched:
     return NotFetched(
-        f"{who} needs {wanted}, which is not in the cache and could not be fetched ({error}). "
-        f"Fetch it once where there is a network (hf download {hub_name}), or give the path of a local copy"
+        f"{who} needs {wanted}, which is not in the cache and could not be downloaded ({error}). "
+        f"Download it once on a machine with a network (hf download {hub_name}), or give the path of a local copy"
     )
 
 
 def require_network() -> None:
-    """Asks the hub once whether it is there: its own client would retry for half a minute.
+    """Checks once that the hub can be reached: its own client would retry for half a minute.
 
     Raises:
         ConnectionError: It cannot be reached, or the network may not be used.
@@ -242,13 +244,13 @@ def require_network() -> None:
     from huggingface_hub import constants
 
     if not _fetches.get():
-        raise ConnectionError("only what is on this machine was asked for; --allow-network lets a model fetch")
+        raise ConnectionError("the network may not be used; --allow-network allows downloads")
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
         raise ConnectionError("HF_HUB_OFFLINE is set")
     try:
         urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
     except urllib.error.HTTPError:
-        return  # it answered; the real request says what is wrong, if anything
+        return  # it answered; the real request reports errors
     except (urllib.error.URLError, TimeoutError) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, socket.gaierror | TimeoutError | ConnectionError):
@@ -259,16 +261,16 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def load_frozen(folder: Path, build: Callable[[dict[str, Any]], Network], who: str) -> Network:
-    """Loads a small network of our own, frozen, for pictures in channels_last.
+    """Loads one of the project's own small networks, frozen and in channels_last.
 
     Args:
-        folder: Holds ``model.safetensors`` and ``config.json``, which has the constructor's arguments as ``network``.
-        build: Makes the network of these arguments.
+        folder: With ``model.safetensors`` and ``config.json``, whose ``network`` holds the constructor's arguments.
+        build: Makes the network from these arguments.
         who: Names the network in errors.
 
     Raises:
         FileNotFoundError: One of the files is missing.
-        ValueError: The weights do not fit the configuration.
+        ValueError: The weights do not match the configuration.
     """
     config = read_json(locate(str(folder / "config.json"), wanted="config.json", who=who), 1_000_000)
     path = locate(str(folder / "model.safetensors"), wanted="model.safetensors", who=who)
@@ -278,18 +280,18 @@ def load_frozen(folder: Path, build: Callable[[dict[str, Any]], Network], who: s
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        says = f"{folder}: the weights are of another network than config.json says: {brief(error)}"
+        says = f"{folder}: the weights do not match config.json:  {shorten_error(error)}"
         raise ValueError(says) from error
     return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads named tensors from safetensors, or from a torch file that holds nothing but tensors.
+    """Reads named tensors from safetensors, or from a torch file that contains only tensors.
 
-    A training checkpoint that keeps its weights under ``state_dict`` gives these.
+    From a training checkpoint, takes the ``state_dict``.
 
     Raises:
-        ValueError: The file would run code when read, is damaged, or holds something else.
+        ValueError: The file could run code when read, is damaged, or contains something else.
     """
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
@@ -298,12 +300,12 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         try:
             return dict(load_file(path))
         except SafetensorError as error:
-            raise ValueError(f"{path} is no whole safetensors file: {brief(error)}") from error
+            raise ValueError(f"{path} is not a complete safetensors file: {shorten_error(error)}") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
-            f"{path} is refused: expected safetensors, or a torch file of tensors alone, found a pickle that may run "
+            f"{path} is refused: expected safetensors, or a torch file of tensors only, found a pickle that may run "
             "code, a TorchScript archive or a damaged file; ask its author for a safetensors copy"
         ) from error
     content = content.get("state_dict", content) if isinstance(content, Mapping) else content

@@ -1,6 +1,6 @@
-"""Reads JSON that a stranger may have written, and checks its shape before anything is built from it.
+"""Reads JSON from untrusted sources, and validates it before anything is built from it.
 
-A schema is made of checks: functions that take a value and where it stands, and raise a ValueError that says what was
+A schema consists of checks: functions that take a value and its place, and raise a ValueError that says what was
 expected and what was found.
 """
 
@@ -14,13 +14,13 @@ from typing import Any, NoReturn
 from composer.storage.files import printable
 
 Check = Callable[[Any, str], None]
-"""Takes a value and where it stands; raises a ValueError that begins with the place."""
+"""Takes a value and its place; raises a ValueError that begins with the place."""
 
 NAME = re.compile(r"[A-Za-z0-9_]{1,100}")
-"""Of a stage, a condition, a decomposer, a reader: it becomes the name of a file or a folder."""
+"""Name of a stage, condition, decomposer or reader: it becomes the name of a file or folder."""
 
 DEEPEST = 24
-"""Levels of nested JSON that `plain` takes."""
+"""Maximum depth of nested JSON that `plain` takes."""
 
 
 def read_json(path: Path, most: int) -> Any:
@@ -28,11 +28,11 @@ def read_json(path: Path, most: int) -> Any:
 
     Args:
         path: The file.
-        most: Bytes that it may have.
+        most: Maximum size in bytes.
 
     Raises:
-        FileNotFoundError: There is no such file, or something else than a file.
-        ValueError: It is larger, no UTF-8, no JSON, nested too deeply, or holds NaN or an infinity.
+        FileNotFoundError: There is no such file, or it is not a file.
+        ValueError: It is larger, not UTF-8, not JSON, nested too deeply, or contains NaN or an infinity.
     """
     if not path.is_file():
         raise FileNotFoundError(f"expected a file at {path}, found none")
@@ -45,11 +45,11 @@ def read_json(path: Path, most: int) -> Any:
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply") from error
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def fail(where: str, expected: str, value: Any) -> NoReturn:
@@ -88,7 +88,7 @@ def number(low: float, high: float) -> Check:
 
 
 def text(longest: int, pattern: str | None = None, like: str = "") -> Check:
-    """A text of at most `longest` characters; where there is a pattern, one that matches it and looks `like` that."""
+    """A text of at most `longest` characters that matches the pattern, if any; `like` describes it in errors."""
     compiled = None if pattern is None else re.compile(pattern)
 
     def check(value: Any, where: str) -> None:
@@ -164,7 +164,7 @@ def record(required: Mapping[str, Check], also: Mapping[str, Check] | None = Non
     Args:
         required: Keys that must be there.
         also: Keys that may be there.
-        closed: Refuse all others; they are ignored otherwise.
+        closed: Whether to refuse all other keys; otherwise they are ignored.
     """
     known = {**required, **(also or {})}
 
@@ -172,7 +172,7 @@ def record(required: Mapping[str, Check], also: Mapping[str, Check] | None = Non
         if not isinstance(value, Mapping):
             fail(where, f"a mapping with {', '.join(known)}", value)
         if missing := [key for key in required if key not in value]:
-            raise ValueError(f"{where} is not whole: there is no {', '.join(missing)}")
+            raise ValueError(f"{where} is incomplete: there is no {', '.join(missing)}")
         if closed and (unknown := [key for key in value if key not in known]):
             fail(where, f"no other keys than {', '.join(known)}", unknown[0])
         for key, inner in known.items():
@@ -186,8 +186,8 @@ def plain(largest: int, most: int) -> Check:
     """Any plain values: texts, finite numbers, booleans, None, and lists and mappings of them, not nested too deeply.
 
     Args:
-        largest: Size of a number.
-        most: Number of values in all.
+        largest: Maximum absolute value of a number.
+        most: Maximum number of values in total.
     """
 
     def check(value: Any, where: str) -> None:
@@ -210,7 +210,7 @@ def plain(largest: int, most: int) -> Check:
 
 
 def _walk(value: Any) -> Iterator[tuple[int, Any]]:
-    """Every value and how deep it stands, without recursion: what is nested endlessly only ends with its reader."""
+    """Yields every value and its depth, without recursion, which deep nesting would break."""
     left: list[tuple[int, Any]] = [(0, value)]
     while left:
         depth, item = left.pop()

@@ -19,7 +19,7 @@ from composer.cascade.parts import Parts
 from composer.cascade.start import Kept
 from composer.cascade.taking import Picture, open_picture
 from composer.diffusion.samplers import Progress
-from composer.images.fidelity import MODES, loss, spelled_out
+from composer.images.fidelity import MODES, expand_palette, loss
 from composer.images.masks import read_mask
 from composer.images.pixels import BAND, Pixels, profile_transform
 from composer.images.reading import File, PictureFile, Reason, Refused, converting, fit, opened, path_of, read_pixels
@@ -60,7 +60,7 @@ class Original:
                 raise Refused(path.path, Reason.CHANGED, found)
         pixels = read_pixels(path)
         with converting(path):
-            return cls(spelled_out(pixels.picture), pixels.rgb().image)
+            return cls(expand_palette(pixels.picture), pixels.rgb().image)
 
     @classmethod
     def of(cls, picture: Picture) -> "Original":
@@ -74,7 +74,7 @@ class Original:
             return cls.open(picture)
         if not isinstance(picture, Image.Image):
             picture = to_pil(open_picture(picture))
-        picture = picture if picture.mode in MODES else spelled_out(picture)
+        picture = picture if picture.mode in MODES else expand_palette(picture)
         return cls(picture, Pixels(picture).rgb().image)
 
 

@@ -19,7 +19,7 @@ from composer.cascade.start import InitialNoise, NoisyImage, Start
 from composer.diffusion.samplers import Progress
 from composer.diffusion.strength import Strength, weigh
 from composer.images.reading import MAX_PIXELS, File, PictureFile
-from composer.storage.files import brief, printable
+from composer.storage.files import printable, shorten_error
 from composer.storage.formats import check_edit, check_recipe
 from composer.tasks.composition import Composition
 from composer.tasks.editing import Frame, Original, extend
@@ -67,7 +67,7 @@ def unpack(text: str) -> Parts:
             raise ValueError(f"they would take more than {MAX_BYTES} bytes")
         return Parts(load(data))
     except Exception as error:  # each of the three formats has errors of its own
-        raise ValueError(f"the recipe's representations cannot be unpacked: {brief(error)}") from error
+        raise ValueError(f"the recipe's representations cannot be unpacked: {shorten_error(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ def _check_fit(cascade: Cascade, composition: Composition) -> None:
                 try:
                     stage.encode({name: value}, (stage.size, stage.size))
                 except Exception as error:  # every layer has errors of its own
-                    raise ValueError(f"the recipe's {name} does not fit this model: {brief(error)}") from error
+                    raise ValueError(f"the recipe's {name} does not fit this model: {shorten_error(error)}") from error
 
 
 def draw_recipe(

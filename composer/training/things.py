@@ -15,7 +15,7 @@ from torchvision.transforms.v2.functional import gaussian_blur
 from composer.data.datasets import ImageDataset, Row, SceneImages
 from composer.decomposition import Batch
 from composer.scenes import describe
-from composer.scenes.things import QUESTIONS, Judge, Marks, asked_of, mark, see, tabulate
+from composer.scenes.things import QUESTIONS, Judge, Marks, list_asked, mark, see, tabulate
 from composer.storage.files import write_atomically, write_json
 from composer.training.safety import SafeTraining
 from composer.training.schedule import over_whole_training
@@ -86,7 +86,7 @@ class JudgeTraining(SafeTraining):
 
     def validation_step(self, batch: Batch, _: int) -> None:
         for things, seen in zip(batch["things"], see(self.network, batch["image"]), strict=True):
-            self._right.update(name for name, right in mark(asked_of(things), seen).items() if right)
+            self._right.update(name for name, right in mark(list_asked(things), seen).items() if right)
             self._seen += 1
 
     def on_validation_epoch_end(self) -> None:

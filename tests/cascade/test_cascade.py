@@ -198,7 +198,7 @@ def test_sixteen_bit_colour_is_refused_rather_than_reduced(tmp_path):
     rows = zlib.compress(b"".join(b"\0" + bytes(40 * 6) for _ in range(40)))
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     (tmp_path / "deep.png").write_bytes(data)
-    with pytest.raises(ValueError, match="16 bits a channel"):
+    with pytest.raises(ValueError, match="16 bits per channel"):
         Original.open(tmp_path / "deep.png")
 
 

@@ -105,7 +105,7 @@ def test_no_recipe_leaves_no_trace(saved, photos, out, capsys):
     with Image.open(out / "compose_seed0.png") as picture:
         assert "composer" not in picture.info
     assert run("compose", "--model", saved, "--from-png", out / "compose_seed0.png") == 1
-    assert "carries no recipe" in capsys.readouterr().err
+    assert "has no recipe" in capsys.readouterr().err
 
 
 def test_edit_keeps_the_outside(saved, photos, out):

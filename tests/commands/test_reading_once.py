@@ -14,7 +14,7 @@ from composer.cascade.cascade import Cascade
 from composer.decomposition import Decomposition
 from composer.evaluation.report import examine
 from composer.images.reading import MAX_BYTES, PictureFile, Reason, Refused, load_rgb
-from composer.images.sheet import as_written, save_gif
+from composer.images.sheet import read_written, save_gif
 from composer.prior import Prior
 from composer.tasks.composition import Source
 from composer.tasks.editing import Original
@@ -171,7 +171,7 @@ def test_a_film_is_that_of_the_files(run, saved, photos, tmp_path, kind):
     picture.save(tmp_path / "a.png")
     within = ("--region", "0.2,0.2,0.7,0.8", "--between", "palette", "--frames", "3", "--steps", "2")
     out = run("interpolate", *photos, "--model", saved, *within)
-    save_gif(tmp_path / "b.gif", [as_written(path) for path in sorted(out.glob("*_seed0.png"))])
+    save_gif(tmp_path / "b.gif", [read_written(path) for path in sorted(out.glob("*_seed0.png"))])
     (film,) = out.glob("*.gif")
     assert film.read_bytes() == (tmp_path / "b.gif").read_bytes()
 

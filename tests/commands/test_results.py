@@ -25,7 +25,7 @@ from composer.evaluation.report import examine
 from composer.images.sheet import read_recipe, save_png
 from composer.names import CLOSED
 from composer.storage import files
-from composer.storage.files import printable, reserved, written
+from composer.storage.files import list_written, printable, reserved
 from composer.tasks.composition import Composition
 from composer.tasks.recipe import FORMAT, draw_recipe, parse_recipe, recipe
 
@@ -112,8 +112,8 @@ for turn in range(20):
 
 def test_many_files_are_said_in_short(tmp_path):
     paths = [tmp_path / f"{i:02d}.png" for i in range(13)]
-    assert written(paths[:12]).splitlines() == [f"written: {path}" for path in paths[:12]]
-    assert written(paths) == f"13 files written to {tmp_path}, from 00.png to 12.png"
+    assert list_written(paths[:12]).splitlines() == [f"written: {path}" for path in paths[:12]]
+    assert list_written(paths) == f"13 files written to {tmp_path}, from 00.png to 12.png"
 
 
 def test_a_second_run_overwrites_nothing(saved, photos, out, capsys):

@@ -25,7 +25,7 @@ from composer.data.loading import (
 )
 from composer.decomposition import Decomposer
 from composer.images.reading import Reason, Refused
-from composer.scenes.writing import write
+from composer.scenes.writing import write_scenes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*logging interval")
 
@@ -111,7 +111,7 @@ def test_a_mixture_keeps_its_weights_and_shows_every_row():
     assert len(mixture) == 80 and captions[20:] == [f"{i} 0" for i in range(60)]
     assert captions[:20] == [f"{i % 5} 0" for i in range(20)]
     for datasets, weights in (([small], [0.0]), ([small], [1.0, 2.0]), ([], [])):
-        with pytest.raises(ValueError, match="one positive weight a dataset"):
+        with pytest.raises(ValueError, match="one positive weight per dataset"):
             Mixture(datasets, weights)
 
 
@@ -224,14 +224,14 @@ def test_columns_that_are_no_maps_go_with_any_crop(folder):
         assert torch.equal(row["words"], torch.from_numpy(words[0]).float()) and row["image"].shape == (3, 32, 32)
         assert torch.equal(row["semantics"], torch.arange(4.0))
     np.save(folder / "deep" / "image 2.v2.depth.npy", np.zeros((1, 32, 32)))
-    with pytest.raises(ValueError, match=r"found maps \(depth\) beside .*Columns that are no maps .* may stay"):
+    with pytest.raises(ValueError, match=r"found maps \(depth\) beside .*Columns that are not maps .* may stay"):
         ImageFolder(str(folder), 32, flip=True)
     (folder / "deep" / "image 2.v2.depth.npy").write_bytes(b"no array")
     assert ImageFolder(str(folder), 32, flip=True).row(2, 0)["caption"] != "number 2"  # refused and replaced
 
 
 def test_written_scenes_are_read_with_their_truth(tmp_path):
-    write("val", 3, 32, tmp_path / "scenes", workers=0)
+    write_scenes("val", 3, 32, tmp_path / "scenes", workers=0)
     images, scenes = ImageFolder(str(tmp_path / "scenes"), 32), SceneImages("val", 32, 3)
     assert len(images) == 3 and images.columns == scenes.columns
     for i in range(3):
@@ -279,7 +279,7 @@ def test_small_images_are_refused_unless_they_are_asked_for(folder, caplog):
         row = taken.row(1, 0)
         assert row["caption"] == "number 1" and row["image"].shape == (3, taken.size, taken.size)
         assert float(row["image"].mean()) == pytest.approx(50 / 127.5 - 1) and not taken.ledger.listed
-    with pytest.raises(ValueError, match=r"64 refused ones in a row; .*least 99\); min_side 0 takes small images too"):
+    with pytest.raises(ValueError, match=r"64 refused ones in a row; .*least 99\); min_side 0 accepts small images"):
         ImageFolder(str(folder), 32, min_side=99).row(0, 0)
 
 
@@ -289,8 +289,8 @@ def test_small_images_never_end_the_run(folder):
         ledger.refuse(Refused(folder / f"{i % 9}.png", Reason.TOO_SMALL))
     ledger.refuse(Refused(folder / "x.png", Reason.DAMAGED))
     assert ledger.refused == 2001 and ledger.bad == 1
-    says = "10 files were refused, each replaced by another: 9 because a side is shorter than the least that is taken; "
-    says += "1 because it is truncated or damaged; min_side 0 takes small images too, enlarged"
+    says = "10 files were refused, each replaced by another: 9 because a side is shorter than the minimum; "
+    says += "1 because it is truncated or damaged; min_side 0 accepts small images and enlarges them"
     assert summarise(ledger.listed.values()) == says
 
 
@@ -404,7 +404,7 @@ def test_validation_is_the_same_every_time_and_leaves_training_alone(tmp_path):
 
 
 def test_a_condition_that_nothing_serves_is_an_error(tmp_path):
-    expected = r"each of the model's conditions \(depth, palete\); the training data has depth, which leaves out palete"
+    expected = r"each of the model's conditions \(depth, palete\); the training data has depth, without palete"
     with pytest.raises(ValueError, match=expected):
         trainer(tmp_path, 1).fit(Model(["depth", "palete"]), data())
 

@@ -109,4 +109,4 @@ def test_differences_are_named_down_to_the_parts_of_a_mixture():
     ):
         compare_data(before, {**before, "train": {"class": "Mixture", "0": {"rows": 6}, "1": {"rows": 7}}})
     (note,) = compare_data(before, {**before, IMAGES_PER_STEP: 8})
-    assert note.endswith("4 before, 8 now: the order of images stays, but some are left out where it goes on")
+    assert note.endswith("4 before, 8 now: the order of images stays, but some are left out where it resumes")

@@ -53,7 +53,7 @@ def test_captions_that_are_too_long_are_told_apart():
 def test_of_many_captions_evenly_spread_ones_are_looked_at():
     captions = Captions(*(KNOWN if i % 10 else f"{i} zebras" for i in range(100)))
     (line,) = count_unread(captions, decomposition(), most=20)
-    assert "10 of 20 looked at (of 100) have words" in line and "'zebras' 10" in line
+    assert "10 of 20 checked (of 100) have words" in line and "'zebras' 10" in line
 
 
 def test_nothing_is_said_where_all_is_read_or_nothing_is_known():

@@ -186,7 +186,7 @@ def test_missing_weights_name_the_decomposer_and_the_file(monkeypatch, tmp_path)
         Semantics()
     with pytest.raises(FileNotFoundError, match=r"Agreement needs open_clip_model\.safetensors of ViT-B-32, laion2b"):
         Agreement("ViT-B-32", "laion2b_s34b_b79k")
-    with pytest.raises(FileNotFoundError, match=r"Caption needs CLIP weights.*nothing lies at .*nowhere"):
+    with pytest.raises(FileNotFoundError, match=r"Caption needs CLIP weights.*there is nothing at .*nowhere"):
         Caption(weights="nowhere")
     with pytest.raises(FileNotFoundError, match=r"lacks open_clip_config\.json"):
         Caption(weights=str(tmp_path))

@@ -19,7 +19,7 @@ from composer.data.datasets import collate
 from composer.data.loading import ImageData, ImageFolder
 from composer.decomposition import Decomposition
 from composer.diffusion.guidance import threshold
-from composer.scenes import write
+from composer.scenes import write_scenes
 from decomposers import T5, Palette, Sketch
 
 ROOT = Path(__file__).parents[2]
@@ -278,8 +278,8 @@ def test_a_stopped_run_goes_on_and_keeps_what_is_there(config, photos, capsys):
     [
         (["t6"], [], "no decomposer named t6; the configuration has caption, intensity, palette, sketch, t5"),
         (["caption"], [], "no column may be named caption"),
-        (["intensity"], [], "intensity is drawn anew each time"),
-        (["t5", "sketch"], [], "sketch are maps, which fit images of just 32 x 32 pixels; "),
+        (["intensity"], [], "intensity is random and differs each time"),
+        (["t5", "sketch"], [], "sketch are maps, which need images of exactly 32 x 32 pixels; "),
         (["t5"], ["--data.train", "SceneImages", "--data.train.split", "val"], "expected an ImageFolder"),
     ],
 )
@@ -337,7 +337,7 @@ def test_a_disk_that_is_too_small_is_noticed_first(photos, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have")
 def test_the_small_imagen_from_cached_text_to_a_picture(tmp_path, monkeypatch):
-    write("train", 4, 64, tmp_path / "scenes", workers=0)
+    write_scenes("train", 4, 64, tmp_path / "scenes", workers=0)
     own = ["-c", str(ROOT / "configs/scenes_imagen64.yaml"), "--data.train.init_args.path", str(tmp_path / "scenes")]
     assert main(["cache", *own, "--names", "text"]) == 0
     assert "text" in ImageFolder(str(tmp_path / "scenes"), 64).columns

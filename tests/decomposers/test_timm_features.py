@@ -117,7 +117,7 @@ def test_what_is_wrong_with_name_or_weights_is_said(tmp_path, capsys):
     with pytest.raises(ValueError, match="did you mean resnet18"):
         TimmFeatures("resnet_18", str(path))
     for model in (MODELS[1], "test_vit.unknown_tag"):
-        with pytest.raises(ValueError, match=f"holds other weights than those of {model}"):
+        with pytest.raises(ValueError, match=f"are not {model}'s"):
             TimmFeatures(model, str(path))
     with pytest.raises(FileNotFoundError, match=r"TimmFeatures needs timm's weights of test_vit\.r160_in1k"):
         TimmFeatures(MODELS[0], str(tmp_path / "absent.safetensors"))

@@ -94,7 +94,7 @@ def test_drawbench_layout_is_read(tmp_path):
         ("Prompts,Category\n", "holds no prompts, only the columns prompts, category"),
         ("Prompts,Category\na,b\na red cube\n", r"line 3: expected a prompt and its category, found 'a red cube', ''"),
         ('Prompts,Category\n"a,b\n', "cannot be read as a CSV"),
-        ("Prompts,Category\nein w\xfcrfel,b\n", "is no text in UTF-8"),
+        ("Prompts,Category\nein w\xfcrfel,b\n", "is not a text in UTF-8"),
     ],
 )
 def test_files_that_are_no_prompts_are_refused(tmp_path, text, message):
@@ -103,7 +103,7 @@ def test_files_that_are_no_prompts_are_refused(tmp_path, text, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"columns Prompts and Category: nothing lies at .*gone\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"columns Prompts and Category: there is nothing at .*gone\.csv"):
         read_prompts(tmp_path / "gone.csv")
 
 
@@ -383,7 +383,7 @@ def test_mistakes_are_explained(saved, folders, capsys, tmp_path):
         ((saved, "--metrics", "clip", *few), "name the weights of a CLIP (--clip)"),
         ((saved, "--prompts", "asset:scenes_prompts.csv"), "name the weights of a CLIP (--clip)"),
         ((saved, "--prompts", "asset:scenes_prompts.csv", "--clip", "asset:scenes_clip"), "needs a model that reads"),
-        ((folders[0], "--prompts", tmp_path / "gone.csv"), "nothing lies at"),
+        ((folders[0], "--prompts", tmp_path / "gone.csv"), "there is nothing at"),
     ]:
         assert run("evaluate", *args) == 1
         shown = capsys.readouterr().err

@@ -109,7 +109,7 @@ def test_mistakes_are_explained(drawn, edited, cascade, saved, photos, tmp_path,
         assert run("report", *args, "--out", tmp_path / "report") == 1
         return capsys.readouterr().err
 
-    assert "carries no recipe" in says(photos[0], "--model", saved)
+    assert "has no recipe" in says(photos[0], "--model", saved)
     assert "is an edit of a.png: give the picture that was edited, too (--image)" in says(edited, "--model", saved)
     assert "not the picture that was edited" in says(edited, "--image", photos[1], "--model", saved)
     assert "not that of an edit" in says(drawn, "--image", photos[0], "--model", saved)

@@ -3,7 +3,7 @@
 import pytest
 from markdown_it import MarkdownIt
 
-from composer.images.table import Table, plain
+from composer.images.table import Table, escape_markdown
 from composer.studio import make_table
 
 TEXTS = [
@@ -18,7 +18,7 @@ TEXTS += ["`code`", "a | b", "a\\", "&lt;b&gt;", "<http://a.b>", "a &amp; b", "Ã
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_a_text_is_shown_as_it_is(text):
-    html = MarkdownIt("gfm-like", {"linkify": False}).enable("table").render(f"before {plain(text)} after")
+    html = MarkdownIt("gfm-like", {"linkify": False}).enable("table").render(f"before {escape_markdown(text)} after")
     shown = text.replace("\n", " ").replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     assert html == f"<p>before {shown} after</p>\n"
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from composer.conditioning import Conditioning, stack
 from composer.networks.norm import GroupNorm
-from composer.networks.unet import Attention, Block, UNet
+from composer.networks.unet import Attention, ResBlock, UNet
 
 TINY = {
     "width": 32,
@@ -101,7 +101,7 @@ def test_attention_in_bf16_agrees_with_fp32(with_mask):
 
 @pytest.mark.parametrize("scale", [1, 0.5, 2])
 def test_block_is_adm_residual_block(scale):
-    block = awake(Block(32, 48, 20, dropout=0.0, norm=norm, scale=scale))
+    block = awake(ResBlock(32, 48, 20, dropout=0.0, norm=norm, scale=scale))
     x, embedding = torch.randn(2, 32, 4, 6), torch.randn(2, 20)
 
     def resize(z: Tensor) -> Tensor:
@@ -307,7 +307,7 @@ def test_refuses_what_does_not_fit():
         net(torch.randn(2, 3, 8, 8), level, conditioning(size=(4, 4)))
     with pytest.raises(ValueError, match="reads no tokens"):
         unet(token_dim=0)(torch.randn(2, 3, 8, 8), level, conditioning())
-    with pytest.raises(ValueError, match="one number of blocks a level"):
+    with pytest.raises(ValueError, match="one number of blocks per level"):
         unet(blocks=(1, 2, 3))
     with pytest.raises(ValueError, match="head_dim=48"):
         unet(head_dim=48)

@@ -25,12 +25,12 @@ from composer.evaluation.prior import markdown, mean_pairwise_cosine, measure_em
 from composer.evaluation.prompts import Prompt, answer, seeds_of
 from composer.evaluation.samples import open_sample
 from composer.images.sheet import read_recipe
-from composer.networks.transformer import CausalTransformer, Memory
+from composer.networks.transformer import CausalTransformer, KVCache
 from composer.prior import AutoregressivePrior, DiffusionPrior, Embeddings, Prior
 from composer.prior.autoregressive import choose, smooth
 from composer.prior.interface import text_embedding, to_sphere
 from composer.prior.pca import DOT_QUANTILES, Codebook, dimensions_for, fit_pca
-from composer.scenes import render_batch, write
+from composer.scenes import render_batch, write_scenes
 from composer.tasks.recipe import parse_recipe
 from composer.training import checkpoint as checkpoints
 from composer.training.cli import ModelAlone
@@ -136,13 +136,13 @@ def test_padding_changes_nothing_for_others_and_memory_nothing_at_all():
     real[0, :2] = False
     whole = network(x, real)
     torch.testing.assert_close(whole[:1, 2:], network(x[:1, 2:], real[:1, 2:]))
-    memory = Memory(8)
-    parts = [network(x[:, a:b], real[:, a:b], memory) for a, b in ((0, 3), (3, 4), (4, 7))]
+    cache = KVCache(8)
+    parts = [network(x[:, a:b], real[:, a:b], cache) for a, b in ((0, 3), (3, 4), (4, 7))]
     torch.testing.assert_close(torch.cat(parts, 1), whole)
-    memory.rewind(3)
-    torch.testing.assert_close(network(x[:, 3:], real[:, 3:], memory), whole[:, 3:])
+    cache.rewind(3)
+    torch.testing.assert_close(network(x[:, 3:], real[:, 3:], cache), whole[:, 3:])
     with pytest.raises(ValueError, match="at most 8 positions, found 9"):
-        network(x[:, :2], real[:, :2], memory)
+        network(x[:, :2], real[:, :2], cache)
 
 
 # Principal components and buckets
@@ -664,7 +664,7 @@ def test_embeddings_come_back_as_they_were_computed(tmp_path):
     assert again["caption"] == batch["caption"] and "image" not in again
     for name, value in readers()(batch).items():
         torch.testing.assert_close(again[name], value, rtol=1e-3, atol=1e-3)
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="exists: remove it"):
         write_embeddings(Captioned(), readers(), tmp_path / "e")
     np.save(tmp_path / "e" / "semantics.npy", np.zeros((3, 128)))
     with pytest.raises(ValueError, match="as many rows"):
@@ -678,7 +678,7 @@ def test_embeddings_are_written_by_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["composer"])
     config, scenes = tmp_path / "mine.yaml", tmp_path / "scenes"
     config.write_text(CONFIG.format(kind="DiffusionPrior", own="steps: 1", folder=tmp_path, statistics="null"))
-    write("val", 3, 64, scenes, workers=0)
+    write_scenes("val", 3, 64, scenes, workers=0)
     status = main(["embed", str(scenes), "-c", str(config), "--out", str(tmp_path / "e"), "--names", "semantics"])
     assert status == 0 and "semantics of 3 images" in capsys.readouterr().out
     rows, truth = Embeddings(str(tmp_path / "e")), render_batch("val", range(3), 64)

@@ -16,17 +16,17 @@ from composer.scenes import (
     SHAPES,
     WORDS,
     describe,
+    find_true_phrases,
     render_batch,
     render_retold,
-    shown,
     swap,
     swaps,
-    write,
+    write_scenes,
     writing,
 )
 from composer.scenes.batch import to_world
 from composer.scenes.captions import RELATIONS, SYNONYMS, place, relations, stand
-from composer.scenes.layout import COLOURS, MATERIALS, SIZES, Dice, draw
+from composer.scenes.layout import COLOURS, MATERIALS, SIZES, Dice, draw_scene
 from composer.scenes.render import World, render
 from composer.scenes.retelling import retell
 from composer.scenes.solids import SOLIDS
@@ -222,7 +222,7 @@ def test_phrases_say_the_truth_of_the_picture(scenes):
     truth, batch = scenes
     middle = torch.arange(64.0).expand(64, 64) + 0.5
     for scene, instances in zip(truth, batch["instances"], strict=True):
-        found = [PHRASES[number] for number in shown(scene).nonzero().flatten().tolist()]
+        found = [PHRASES[number] for number in find_true_phrases(scene).nonzero().flatten().tolist()]
         things = [thing for thing in scene.things if (thing.shape, thing.colour) not in NOVEL_PAIRS]
         assert len(found) == 3 * len(things)
         for phrase in found:
@@ -369,7 +369,7 @@ def test_what_a_caption_leaves_open_is_drawn_evenly():
         i for i in range(200) if len(describe("val", i)[0].things) == 1 and not re.search(SIZE, describe("val", i)[1])
     )
     sizes = [scene.things[0].size for scene in retell("val", index, 400)]
-    fresh = [s for s in (draw(Dice(9, i), novel=False) for i in range(3000)) if len(s.things) == 1]
+    fresh = [s for s in (draw_scene(Dice(9, i), novel=False) for i in range(3000)) if len(s.things) == 1]
     expected = sum(scene.things[0].size == "large" for scene in fresh) / len(fresh)
     assert abs(sizes.count("large") / 400 - expected) < 0.15 and 0.3 < expected < 0.7
 
@@ -381,7 +381,7 @@ def test_pictures_of_other_scenes():
 
 def test_writes_what_it_renders_and_resumes(tmp_path):
     out = tmp_path / "scenes"
-    write("novel", 5, 32, out, seed=3, workers=0)
+    write_scenes("novel", 5, 32, out, seed=3, workers=0)
     batch = render_batch("novel", range(5), 32, seed=3)
     for row in range(5):
         image = torch.from_numpy(np.array(Image.open(out / f"{row:06d}.png"))).permute(2, 0, 1) / 127.5 - 1
@@ -394,14 +394,14 @@ def test_writes_what_it_renders_and_resumes(tmp_path):
         assert json.loads((out / f"{row:06d}.boxes.json").read_text()) == [[[*b], p] for b, p in batch["boxes"][row]]
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
     (out / "000002.png").unlink()
-    write("novel", 5, 32, out, seed=3, workers=1)
+    write_scenes("novel", 5, 32, out, seed=3, workers=1)
     after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in out.iterdir()}
     assert {path for path in before if before[path][0] != after[path][0]} == {*out.glob("000002.*")}
     assert {path: content for path, (_, content) in before.items()} == {path: c for path, (_, c) in after.items()}
 
 
 def test_complete_captions_are_written_on_request_alone(tmp_path):
-    write("val", 4, 32, tmp_path / "short", workers=0)
+    write_scenes("val", 4, 32, tmp_path / "short", workers=0)
     out = ("--out", str(tmp_path / "whole"))
     main(["scenes", "--split", "val", "--count", "4", "--size", "32", "--complete", "1", "--workers", "0", *out])
     shares = [json.loads((tmp_path / name / "scenes.json").read_text())["complete"] for name in ("short", "whole")]
@@ -416,7 +416,7 @@ def test_complete_captions_are_written_on_request_alone(tmp_path):
 
 
 def test_scenes_that_were_written_are_read_as_they_would_be_rendered(tmp_path):
-    write("train", 3, 32, tmp_path / "scenes", seed=3, workers=0, complete=0.5)
+    write_scenes("train", 3, 32, tmp_path / "scenes", seed=3, workers=0, complete=0.5)
     settings = {"split": "train", "size": 32, "seed": 3, "complete": 0.5, "swaps": 3, "phrases": True}
     read = SceneImages(count=3, **settings, folder=str(tmp_path / "scenes"))
     rendered = SceneImages(count=3, **settings)
@@ -438,7 +438,7 @@ def test_scenes_that_were_written_are_read_as_they_would_be_rendered(tmp_path):
             SceneImages(**{"count": 3, **settings, **change}, folder=str(tmp_path / "scenes"))
     with pytest.raises(FileNotFoundError, match=r"found no scenes\.json there"):
         SceneImages(count=3, **settings, folder=str(tmp_path))
-    with pytest.raises(ValueError, match="expected 0 to 5 swaps a caption, found 6"):
+    with pytest.raises(ValueError, match="expected 0 to 5 swaps per caption, found 6"):
         SceneImages("train", 32, 1, swaps=6)
 
 
@@ -446,21 +446,21 @@ def test_an_interrupted_write_leaves_nothing_half_written(tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(writing, "_png", lambda image: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
-            write("train", 2, 32, tmp_path, workers=0)
+            write_scenes("train", 2, 32, tmp_path, workers=0)
     assert {path.name for path in tmp_path.iterdir()} == {
         *("scenes.json", "000000.txt", "000000.depth.npy", "000000.instances.npy", "000000.boxes.json")
     }
-    write("train", 2, 32, tmp_path, workers=0)
+    write_scenes("train", 2, 32, tmp_path, workers=0)
     assert len([*tmp_path.glob("*.png")]) == 2
 
 
 def test_refuses_to_mix_and_to_be_misused(tmp_path):
-    write("train", 1, 32, tmp_path / "a", workers=0)
+    write_scenes("train", 1, 32, tmp_path / "a", workers=0)
     with pytest.raises(ValueError, match=r"'size': 32.*'size': 64.*choose another folder"):
-        write("train", 1, 64, tmp_path / "a", workers=0)
+        write_scenes("train", 1, 64, tmp_path / "a", workers=0)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "holiday.jpg").touch()
     with pytest.raises(ValueError, match="holds other files"):
-        write("train", 1, 64, tmp_path / "b", workers=0)
+        write_scenes("train", 1, 64, tmp_path / "b", workers=0)
     with pytest.raises(ValueError, match=r"expected a split of train, val, novel.*found 'test', 1, 64, 0 and 0.0"):
-        write("test", 1, 64, tmp_path / "c", workers=0)
+        write_scenes("test", 1, 64, tmp_path / "c", workers=0)

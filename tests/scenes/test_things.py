@@ -15,7 +15,7 @@ from composer.evaluation import counting
 from composer.evaluation.adherence import quantise
 from composer.evaluation.counting import NUMBERS, scenes_with
 from composer.scenes import COLOURS, SHAPES, SIZES, describe, render_batch
-from composer.scenes.things import Asked, Judge, Marks, Seen, asked_of, is_at, load_judge, mark, see, tabulate
+from composer.scenes.things import Asked, Judge, Marks, Seen, is_at, list_asked, load_judge, mark, see, tabulate
 from composer.training.things import JudgeTraining, ThingImages, compare, soften
 
 
@@ -65,7 +65,7 @@ def test_a_perfect_judge_sees_all_that_was_asked_for(tables):
             return drawn(tables)
 
     found = see(Perfect(), torch.zeros(48, 3, 64, 64))
-    assert all(all(mark(asked_of(table), things).values()) for table, things in zip(tables, found, strict=True))
+    assert all(all(mark(list_asked(table), things).values()) for table, things in zip(tables, found, strict=True))
     assert [len(things) for things in found] == (tables[..., 0] >= 0).sum(1).tolist()
     first, truth = found[0][0], tables[0][0]
     assert abs(first.across - truth[3]) < 1e-5 and abs(first.foot - truth[5]) < 1e-5

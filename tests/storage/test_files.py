@@ -69,7 +69,7 @@ def test_what_is_no_file_is_neither_read_nor_replaced(tmp_path):
     for path in (pipe, folder, Path("/dev/zero")):
         with pytest.raises(ValueError, match="expected a file, found"):
             read_text(path)
-        with pytest.raises(FileExistsError, match="which is something else"):
+        with pytest.raises(FileExistsError, match="which exists and is not a file"):
             write_atomically(path, b"a")
     assert pipe.is_fifo() and folder.is_dir()
     with pytest.raises(FileNotFoundError, match="there is no file"):
@@ -84,7 +84,7 @@ def test_texts_are_read_in_utf8_and_within_bounds(tmp_path):
     with pytest.raises(ValueError, match="at most 7 bytes, found more in"):
         read_text(path, 7)
     path.write_bytes(b"\xff")
-    with pytest.raises(ValueError, match="is no text in UTF-8"):
+    with pytest.raises(ValueError, match="is not a text in UTF-8"):
         read_text(path)
 
 

@@ -115,7 +115,7 @@ def test_a_hub_that_is_away_leaves_the_copy_in_the_cache(hub, cascade, pushed, m
     Cascade.load(NAME, network=True)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert equal(Cascade.load(NAME, network=True), cascade)
-    assert "what is in the cache is taken (HF_HUB_OFFLINE is set)" in caplog.text
+    assert "using the cached model (HF_HUB_OFFLINE is set)" in caplog.text
 
 
 def test_without_the_network_the_error_says_how_to_allow_it(hub, pushed):
@@ -227,7 +227,7 @@ def test_a_model_with_files_that_are_not_fetched_is_not_pushed(hub, reading):
     with pytest.raises(ValueError, match=r"manifest lists caption/words\.pt"):
         model.push(NAME)
     model.folder = None
-    with pytest.raises(ValueError, match=r"reads caption/words\.pt in its folder, and has none"):
+    with pytest.raises(ValueError, match=r"reads caption/words\.pt in its folder, but was loaded from none"):
         model.push(NAME)
     assert not hub.repos
 

@@ -16,7 +16,7 @@ import pytest
 
 from composer.cascade.cascade import Cascade
 from composer.storage import files
-from composer.storage.files import remove_abandoned, replacing, replacing_all, reserved, settle
+from composer.storage.files import finish_replacing, remove_abandoned, replacing, replacing_all, reserved
 from composer.storage.folder import read_model, write_model
 
 KILLS = int(os.environ.get("COMPOSER_KILLS", "20"))
@@ -119,7 +119,7 @@ def test_a_folder_is_replaced_whole_wherever_it_stops(tmp_path):
         for name in ("a", "b", "in/c", "mine"):
             (folder / name).write_text("old")
         status = script(REPLACE, folder, step).wait()
-        settle(folder)
+        finish_replacing(folder)
         found = {name: (folder / name).read_text() for name in ("a", "b", "in/c")}
         assert len({*found.values()}) == 1 and (folder / "mine").read_text() == "old"
         outcomes.append(found["a"])

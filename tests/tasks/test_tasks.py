@@ -179,7 +179,7 @@ def test_interpolations_end_at_their_sources(eight, pair):
     middle = found[1][1].parts
     torch.testing.assert_close(middle["palette"], (a.has.parts["palette"] + b.has.parts["palette"]) / 2)
     torch.testing.assert_close(middle["semantics"].norm(), a.has.parts["semantics"].norm())
-    with pytest.raises(ValueError, match="nothing lies between two representations of Sketch"):
+    with pytest.raises(ValueError, match="Sketch cannot interpolate between two representations"):
         tasks.interpolations(eight, a, b, 3, between=["sketch"])
     with pytest.raises(ValueError, match="at least 2 pictures"):
         tasks.interpolations(eight, a, b, 1)

@@ -71,7 +71,7 @@ def test_what_is_not_here_is_not_counted():
     broken = {"class_path": "decomposers.Semantics", "init_args": {"weights": "nowhere/at/all"}}
     costs, weights = measure_decomposers({"far": ABSENT, "gone": broken}, 64)
     assert costs["far"] == DecomposerCost(remark="not counted: weights are fetched on first use") and weights == 0
-    assert costs["gone"].flops is None and "nothing lies at nowhere/at/all" in costs["gone"].remark
+    assert costs["gone"].flops is None and "there is nothing at nowhere/at/all" in costs["gone"].remark
 
 
 def test_a_t5_is_counted_at_full_length_and_not_run_when_it_is_large(tmp_path, monkeypatch):
@@ -95,5 +95,5 @@ def test_offline_ends_with_its_block(monkeypatch):
     with pytest.raises(ZeroDivisionError):
         locate("hub:nobody/nothing@main:x", wanted="x", who="Y")
     monkeypatch.undo()
-    with pytest.raises(FileNotFoundError, match="only what is on this machine"), offline():
+    with pytest.raises(FileNotFoundError, match="the network may not be used"), offline():
         locate("hub:nobody/nothing@main:x", wanted="x", who="Y")

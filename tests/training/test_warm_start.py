@@ -103,7 +103,7 @@ def test_a_silent_adapter_learns(saved, reps, name):
         (lambda: Vector(5, 32, 16), "condition ninth .* set num_tokens: 0"),
         (lambda: Text(6, 32, 16), "condition ninth .* set token_dim: 0"),
         (lambda: TextTransformer(20, 8, 1, 2, 32, 16, length=9), "condition ninth .* set token_dim: 0"),
-        (lambda: LowRes(4), "start from one that enlarges"),
+        (lambda: LowRes(4), "start from an upsampler"),
         (lambda: Spatial(1, 8), "ninth with the network's spatial_dim of 4, found 8"),
         (lambda: Vector(5, 16, 16, num_tokens=0), "ninth with the network's vector_dim of 32, found 16"),
     ],
