@@ -96,7 +96,7 @@ def parse_recipe(cascade: Cascade, found: Mapping[str, Any], limited: bool = Tru
         limited: Refuse what asks for more than `LIMITS`.
 
     Raises:
-        ValueError: The recipe is another model's, not whole, of a newer format, does not fit the model, or asks for too
+        ValueError: The recipe is another model's, incomplete, of a newer format, does not fit the model, or asks for too
             much.
     """
     _check_format(found)
@@ -293,7 +293,7 @@ def draw_recipe(
         (1 3 h w) in [-1, 1]; for an edit, what `Frame.paste` takes.
 
     Raises:
-        ValueError: The recipe is another model's, was drawn away from another model, or is not whole.
+        ValueError: The recipe is another model's, was drawn away from another model, or is incomplete.
     """
     redo = parse_recipe(cascade, found, limited)
     if (then := found.get("autoguidance")) != (now := cascade.autoguidance):
@@ -350,7 +350,7 @@ def frame_of(found: Mapping[str, Any], original: File, limited: bool = True) -> 
         limited: Refuse what asks for more than `LIMITS`.
 
     Raises:
-        ValueError: The recipe is another picture's, no edit's, not whole, of a newer format, or asks for too much.
+        ValueError: The recipe is another picture's, no edit's, incomplete, of a newer format, or asks for too much.
     """
     _check_format(found)
     check_edit(found)

@@ -235,7 +235,7 @@ def test_a_picture_is_made_again_from_its_recipe(cascade, saved, images, tmp_pat
     assert torch.equal(quantise(draw_recipe(model, read_recipe(tmp_path / "x.png"))), quantise(image))
     with pytest.raises(ValueError, match="drawn by the model 'tiny'"):
         draw_recipe(cascade, made)
-    with pytest.raises(ValueError, match="not whole"):
+    with pytest.raises(ValueError, match="recipe is incomplete"):
         draw_recipe(model, {"model": {"sha256": ""}})
 
 

@@ -104,7 +104,7 @@ REFUSED = {
         "partly bright and partly dark",
     ),
     "nan": (pillow(np.where(WHERE, 1, np.nan).astype(np.float32), "TIFF"), "NaN"),
-    "a program": (raw(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 40\n%%EndComments\nshowpage\n"), "no image"),
+    "a program": (raw(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 40\n%%EndComments\nshowpage\n"), "not an image"),
     "a pipe": (os.mkfifo, "not a regular file"),
     "a folder": (os.mkdir, "not a regular file"),
     "cut": (raw(png_bytes(BYTE, 8, 0)[:60]), "damaged"),

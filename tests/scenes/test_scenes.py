@@ -460,7 +460,7 @@ def test_refuses_to_mix_and_to_be_misused(tmp_path):
         write_scenes("train", 1, 64, tmp_path / "a", workers=0)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "holiday.jpg").touch()
-    with pytest.raises(ValueError, match="holds other files"):
+    with pytest.raises(ValueError, match="contains other files"):
         write_scenes("train", 1, 64, tmp_path / "b", workers=0)
     with pytest.raises(ValueError, match=r"expected a split of train, val, novel.*found 'test', 1, 64, 0 and 0.0"):
         write_scenes("test", 1, 64, tmp_path / "c", workers=0)
