@@ -96,8 +96,8 @@ def parse_recipe(cascade: Cascade, found: Mapping[str, Any], limited: bool = Tru
         limited: Refuse what asks for more than `LIMITS`.
 
     Raises:
-        ValueError: The recipe is another model's, incomplete, of a newer format, does not fit the model, or asks for too
-            much.
+        ValueError: The recipe is another model's, incomplete, of a newer format, does not fit the model, or asks for
+            too much.
     """
     _check_format(found)
     check_recipe(found)

@@ -93,7 +93,7 @@ def test_missing_and_foreign_weights_are_named(folder, tmp_path):
     config["network"]["width"] = 12
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
-    with pytest.raises(ValueError, match="weights do not match config.json"):
+    with pytest.raises(ValueError, match=r"weights do not match config\.json"):
         SceneDepth(str(tmp_path))
 
 
