@@ -124,16 +124,20 @@ def stack(parts: Sequence[Conditioning], b: int) -> Conditioning:
 class Condition(nn.Module, Buildable, ABC):
     """Adapts one representation to one or more ports.
 
-    The contract: a dropped row contributes exactly nothing, that is a zero vector, masked tokens, a zero map.
+    The contract: a dropped row contributes exactly nothing, that is a zero vector, masked tokens, a zero map. Where
+    `null` is set, it contributes what a null value does instead, such as an empty caption: networks that were trained
+    like that know no other absence.
 
     Attributes:
         always: Whether joint dropout never drops it: an upsampler needs the image that it enlarges.
+        null: Whether a dropped row, and an image without this representation, is read as a null value.
 
     Args:
         dropout: Probability that joint dropout removes this condition from a row.
     """
 
     always = False
+    null: bool = False
 
     def __init__(self, dropout: float = 0.5):
         super().__init__()
@@ -175,8 +179,15 @@ class Condition(nn.Module, Buildable, ABC):
     @torch.no_grad()
     def try_out(self, size: tuple[int, int]) -> Conditioning:
         """Runs the condition on one `example`, to see which ports it fills."""
+        return self._run_example(size, keep=True)
+
+    def without(self, size: tuple[int, int]) -> Conditioning:
+        """What one dropped row contributes."""
+        return self._run_example(size, keep=False)
+
+    def _run_example(self, size: tuple[int, int], keep: bool) -> Conditioning:
         with torch.device(next((p.device for p in self.parameters()), torch.get_default_device())):
-            made: Conditioning = self(self.example(1, size), torch.ones(1, dtype=torch.bool), size)
+            made: Conditioning = self(self.example(1, size), torch.full((1,), keep), size)
         return made
 
 
@@ -307,13 +318,15 @@ class ConditionSet(nn.ModuleDict):
         unknown = sorted(reps.keys() - self.keys())
         if unknown:
             raise KeyError(f"no condition named {', '.join(unknown)}; this model has {', '.join(sorted(self.keys()))}")
-        total = Conditioning()
+        total, b = Conditioning(), max((len(value) for value in reps.values()), default=1)
         for name, condition in self.named():
             if name in reps:
                 value = reps[name]
                 rows = torch.ones(len(value), dtype=torch.bool, device=value.device) if keep is None else keep[name]
-                adapt = partial(_kept, condition) if rows.device.type == "cpu" else condition
-                total = total + adapt(value, rows, size)
+                skips = rows.device.type == "cpu" and not condition.null
+                total = total + (partial(_kept, condition) if skips else condition)(value, rows, size)
+            elif condition.null:
+                total = total + condition.without(size).expand(b)
         return total
 
 

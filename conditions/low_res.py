@@ -1,5 +1,7 @@
 """The previous stage's image."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -8,15 +10,17 @@ from torch.nn import functional as F
 from composer.conditioning import Condition, Conditioning
 from composer.networks.unet import sinusoids
 
-from .spatial import convolutions
+from .spatial import Placed, convolutions
 
 
 class LowRes(Condition):
-    """The small image, enlarged (bilinear) and concatenated to the noisy one; joint dropout never drops it.
+    """The small image, enlarged and concatenated to the noisy one; joint dropout never drops it.
 
     Args:
         spatial_dim: Channels of the U-Net's map. 3 concatenates the image itself, as in the papers; more, if other
             local conditions share the map, adds two convolutions.
+        offset: Where the image itself is put among the map's channels, without convolutions, see `Spatial`.
+        resize: How it is enlarged: ``bilinear`` as in ADM and GLIDE, or ``bicubic`` (antialiased) as in Karlo.
         vector_dim: Width of the U-Net's embedding, to which the level of augmentation is added (Imagen, section 2.5);
             0 does not tell the network (unCLIP).
         width: Channels of the level's sinusoidal embedding.
@@ -24,10 +28,21 @@ class LowRes(Condition):
 
     always = True
 
-    def __init__(self, spatial_dim: int = 3, vector_dim: int = 0, width: int = 128):
+    def __init__(
+        self,
+        spatial_dim: int = 3,
+        vector_dim: int = 0,
+        width: int = 128,
+        offset: int | None = None,
+        resize: Literal["bilinear", "bicubic"] = "bilinear",
+    ):
         super().__init__(dropout=0.0)
-        self.width = width
-        self.encode = nn.Identity() if spatial_dim == 3 else convolutions(3, 16, spatial_dim)
+        if resize not in ("bilinear", "bicubic"):
+            raise ValueError(f"expected resize to be bilinear or bicubic, found {resize!r}")
+        self.width, self.resize = width, resize
+        self.encode: nn.Module = nn.Identity() if spatial_dim == 3 else convolutions(3, 16, spatial_dim)
+        if offset is not None:
+            self.encode = Placed(3, spatial_dim, offset)
         self.embed = (
             nn.Sequential(nn.Linear(width, vector_dim), nn.SiLU(), nn.Linear(vector_dim, vector_dim))
             if vector_dim
@@ -38,7 +53,7 @@ class LowRes(Condition):
         """Enlarges `value`, an image and its level of augmentation, to `size`; see `Condition.forward`."""
         image, level = value[:, :3], value[:, 3, 0, 0]
         if image.shape[-2:] != size:
-            image = F.interpolate(image, size, mode="bilinear", align_corners=False)
+            image = F.interpolate(image, size, mode=self.resize, antialias=self.resize == "bicubic")
         kept = keep[:, None, None, None]
         return Conditioning(
             spatial=torch.where(kept, self.encode(image), 0),

@@ -17,13 +17,21 @@ class Spatial(Condition):
         in_channels: Channels of the representation.
         spatial_dim: Channels of the U-Net's map.
         hidden: Channels between the two convolutions.
+        offset: Where the map itself is put among the U-Net's map channels, without convolutions, as in GLIDE's
+            inpainting; None is nowhere.
         dropout: Probability that joint dropout removes this condition from a row.
     """
 
-    def __init__(self, in_channels: int, spatial_dim: int, hidden: int = 16, dropout: float = 0.5):
+    def __init__(
+        self, in_channels: int, spatial_dim: int, hidden: int = 16, offset: int | None = None, dropout: float = 0.5
+    ):
         super().__init__(dropout)
         self.in_channels = in_channels
-        self.encode = convolutions(in_channels, hidden, spatial_dim)
+        self.encode: nn.Sequential | Placed = (
+            convolutions(in_channels, hidden, spatial_dim)
+            if offset is None
+            else Placed(in_channels, spatial_dim, offset)
+        )
 
     def forward(self, value: Float[Tensor, "b c h w"], keep: Bool[Tensor, " b"], size: tuple[int, int]) -> Conditioning:
         """Encodes `value`, resized to `size`: bilinear, antialiased if it shrinks; see `Condition.forward`.
@@ -42,7 +50,31 @@ class Spatial(Condition):
         return torch.zeros(b, self.in_channels, *size)
 
     def silence(self) -> None:
+        if isinstance(self.encode, Placed):
+            raise ValueError("it has no weights to set to zero (offset): leave out the offset")
         zero(self.encode[-1])
+
+
+class Placed(nn.Module):
+    """Puts a map among further channels, which are zero.
+
+    Args:
+        in_channels: Channels of the map.
+        out_channels: Channels of the result.
+        offset: Index of the map's first channel in the result.
+
+    Raises:
+        ValueError: The map does not fit.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, offset: int):
+        super().__init__()
+        self.before, self.behind = offset, out_channels - offset - in_channels
+        if min(self.before, self.behind) < 0:
+            raise ValueError(f"expected room for {in_channels} channels of {out_channels} at the offset {offset}")
+
+    def forward(self, value: Float[Tensor, "b c h w"]) -> Float[Tensor, "b k h w"]:
+        return F.pad(value, (0, 0, 0, 0, self.before, self.behind))
 
 
 def convolutions(in_channels: int, hidden: int, out_channels: int) -> nn.Sequential:

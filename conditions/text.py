@@ -1,5 +1,7 @@
 """Encodings of a caption by a frozen text encoder."""
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -12,7 +14,8 @@ class Text(Condition):
     """Projects a caption's word encodings to tokens, and its sentence to the embedding.
 
     The sentence has its own encoding, or is pooled from the words by attention (Imagen, section 2.5 and appendix
-    F.1). Layer norm comes before every projection, which helps considerably (section 2.5).
+    F.1). Layer norm comes before every projection, which helps considerably (section 2.5); in Karlo it comes after the
+    words' and there is none for the sentence.
 
     Args:
         in_dim: Width of the encodings; the representation has one more channel, its mask.
@@ -20,14 +23,33 @@ class Text(Condition):
         token_dim: Width of the U-Net's tokens; 0 makes none, and only the embedding is used.
         sentence: The last row of the sequence is the sentence embedding, as in the representation ``caption``; False
             treats every row as a word, as in ``t5``, and pools them; a caption without words then adds nothing.
+        norm: ``before`` the projections as in Imagen, or ``after`` as in Karlo, which needs a `sentence`.
+        null_length: Entries of the encoding that a dropped caption is read as, such as the empty caption's in Karlo;
+            0 for none. It is stored with the weights, and does not train.
         dropout: Probability that joint dropout removes this condition from a row. 0.1 in Imagen (section 4.1).
     """
 
-    def __init__(self, in_dim: int, vector_dim: int, token_dim: int, sentence: bool = True, dropout: float = 0.5):
+    def __init__(
+        self,
+        in_dim: int,
+        vector_dim: int,
+        token_dim: int,
+        sentence: bool = True,
+        norm: Literal["before", "after"] = "before",
+        null_length: int = 0,
+        dropout: float = 0.5,
+    ):
         super().__init__(dropout)
-        self.in_dim = in_dim
-        self.to_tokens = nn.Sequential(nn.LayerNorm(in_dim), nn.Linear(in_dim, token_dim)) if token_dim else None
-        self.to_vector = nn.Sequential(nn.LayerNorm(in_dim), nn.Linear(in_dim, vector_dim)) if sentence else None
+        if norm not in ("before", "after") or (norm == "after" and not sentence):
+            raise ValueError(f"expected a norm before or, with a sentence, after the projections, found {norm!r}")
+        self.in_dim, self.null = in_dim, null_length > 0
+        if self.null:
+            self.register_buffer("nothing", torch.zeros(null_length, in_dim + 1))
+        before = [nn.LayerNorm(in_dim)] if norm == "before" else []
+        after = [nn.LayerNorm(token_dim)] if norm == "after" else []
+        self.to_tokens = nn.Sequential(*before, nn.Linear(in_dim, token_dim), *after) if token_dim else None
+        before = [nn.LayerNorm(in_dim)] if norm == "before" else []
+        self.to_vector = nn.Sequential(*before, nn.Linear(in_dim, vector_dim)) if sentence else None
         self.pool = None if sentence else _AttentionPooling(in_dim, vector_dim)
 
     def forward(self, value: Float[Tensor, "b n d1"], keep: Bool[Tensor, " b"], size: tuple[int, int]) -> Conditioning:
@@ -38,6 +60,9 @@ class Text(Condition):
         """
         if value.shape[2] != self.in_dim + 1:
             raise ValueError(f"expected encodings of width {self.in_dim} and a mask, found {value.shape[2]} channels")
+        if self.null:
+            value = self._fill(value, keep & (value[..., -1] > 0.5).any(1))
+            keep = torch.ones_like(keep)
         real = (value[..., -1] > 0.5) & keep[:, None]
         encodings = torch.where(real[..., None], value[..., :-1], 0)  # padding may contain anything
         if self.to_vector is not None:
@@ -50,6 +75,17 @@ class Text(Condition):
             return Conditioning(vector=vector)
         tokens = torch.where(real[..., None], self.to_tokens(encodings), 0)
         return Conditioning(vector=vector, tokens=tokens, token_mask=real)
+
+    def _fill(self, value: Float[Tensor, "b n d1"], keep: Bool[Tensor, " b"]) -> Float[Tensor, "b m d1"]:
+        """Puts the null encoding in place of dropped ones; the shorter of the two is padded before the sentence."""
+        nothing = self.get_buffer("nothing").to(value).expand(len(value), -1, -1)
+        words, ends = max(value.shape[1], nothing.shape[1]), self.to_vector is not None
+
+        def pad(x: Tensor) -> Tensor:
+            last = x.shape[1] - ends
+            return torch.cat([F.pad(x[:, :last], (0, 0, 0, words - x.shape[1])), x[:, last:]], 1)
+
+        return torch.where(keep[:, None, None], pad(value), pad(nothing))
 
     def example(self, b: int, size: tuple[int, int]) -> Float[Tensor, "b n d1"]:
         """A caption of 77 words, as many as CLIP reads, and the sentence if there is one."""

@@ -29,6 +29,9 @@ class TextTransformer(Condition):
         token_dim: Width of the U-Net's tokens; 0 makes none, and only the embedding is used.
         length: Positions; tokens beyond are cut, shorter sequences padded. 128 in GLIDE.
         skip_padding: Whether padding is skipped; False computes the same as GLIDE.
+        project: Whether the tokens are projected; False gives the transformer's output, as in GLIDE, whose `token_dim`
+            is the transformer's width.
+        null: Whether a dropped caption is read as an empty one, as in GLIDE (section 2.3), and not as none.
         dropout: Probability that joint dropout removes this condition from a row.
     """
 
@@ -42,25 +45,30 @@ class TextTransformer(Condition):
         token_dim: int,
         length: int = 77,
         skip_padding: bool = True,
+        project: bool = True,
+        null: bool = False,
         dropout: float = 0.5,
     ):
         super().__init__(dropout)
         if width % heads:
             raise ValueError(f"expected a width that {heads} heads divide, found {width}")
-        self.length, self.skip_padding = length, skip_padding
+        if not project and token_dim != width:
+            raise ValueError(f"expected a token_dim of the transformer's {width}, or project: true, found {token_dim}")
+        self.length, self.skip_padding, self.null = length, skip_padding, null
         self.embedding = nn.Embedding(vocabulary_size, width)
         self.position = nn.Parameter(torch.randn(length, width) * 0.01)
         self.padding = nn.Parameter(torch.randn(length, width) * 0.02)
         nn.init.normal_(self.embedding.weight, std=0.02)
         self.blocks = nn.ModuleList(TransformerBlock(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
-        self.to_tokens = nn.Linear(width, token_dim) if token_dim else None
+        self.to_tokens = None if not token_dim else nn.Linear(width, token_dim) if project else nn.Identity()
         self.to_vector = nn.Linear(width, vector_dim)
 
     def forward(self, value: Shaped[Tensor, "b n 2"], keep: Bool[Tensor, " b"], size: tuple[int, int]) -> Conditioning:
         """Encodes (token id, mask) pairs, the mask 1 where the token is real; see `Condition.forward`."""
         value = F.pad(value[:, : self.length], (0, 0, 0, max(0, self.length - value.shape[1])))
         real = (value[..., 1] > 0.5) & keep[:, None]
+        keep = torch.ones_like(keep) if self.null else keep
         positions = self._positions(real)
         ids, real = value[:, positions, 0].long(), real[:, positions]
         words = self.embedding(ids) + self.position[positions]

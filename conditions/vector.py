@@ -22,6 +22,9 @@ class Vector(Condition):
             of them zero, so the MLPs read ``sqrt(in_dim * value)`` instead (Hellinger's map, whose root mean square is
             1 for every histogram): a colour on 2% of the image is then 7 times, not 50 times, weaker than one that
             covers it. False reads the value unchanged, which should have unit scale.
+        hidden: Channels between the two layers of both MLPs; None are `vector_dim` and `token_dim`, 0 makes each a
+            single layer, as in Karlo's decoder.
+        null: Whether a dropped row is read as a learned value, zeros at first, as in unCLIP (section 2.1).
         dropout: Probability that joint dropout removes this condition from a row.
     """
 
@@ -32,16 +35,18 @@ class Vector(Condition):
         token_dim: int,
         num_tokens: int = 4,
         shares: bool = False,
+        hidden: int | None = None,
+        null: bool = False,
         dropout: float = 0.5,
     ):
         super().__init__(dropout)
+        self.null = null
+        self.nothing = nn.Parameter(torch.zeros(in_dim)) if null else None
         self.in_dim, self.num_tokens, self.shares = in_dim, num_tokens, shares
-        self.to_vector = nn.Sequential(nn.Linear(in_dim, vector_dim), nn.SiLU(), nn.Linear(vector_dim, vector_dim))
+        self.to_vector = nn.Sequential(*_layers(in_dim, vector_dim if hidden is None else hidden, vector_dim))
         self.to_tokens = (
             nn.Sequential(
-                nn.Linear(in_dim, token_dim),
-                nn.SiLU(),
-                nn.Linear(token_dim, num_tokens * token_dim),
+                *_layers(in_dim, token_dim if hidden is None else hidden, num_tokens * token_dim),
                 nn.Unflatten(1, (num_tokens, token_dim)),
             )
             if num_tokens
@@ -58,6 +63,8 @@ class Vector(Condition):
             raise ValueError(f"expected vectors of length {self.in_dim}, found {value.shape[1]}")
         if self.shares:
             value = (self.in_dim * value.clamp(min=1e-6)).sqrt()  # the clamp keeps the root's gradient finite at 0
+        if self.nothing is not None:
+            value, keep = torch.where(keep[:, None], value, self.nothing), torch.ones_like(keep)
         return Conditioning(
             vector=torch.where(keep[:, None], self.to_vector(value), 0),
             tokens=None if self.to_tokens is None else torch.where(keep[:, None, None], self.to_tokens(value), 0),
@@ -71,3 +78,10 @@ class Vector(Condition):
         if self.to_tokens is not None:
             raise ValueError("it makes tokens, and even zeros take their share of attention: set num_tokens: 0")
         zero(self.to_vector[-1])
+
+
+def _layers(in_dim: int, hidden: int, out_dim: int) -> list[nn.Module]:
+    """A two-layer MLP; one layer where `hidden` is 0."""
+    if not hidden:
+        return [nn.Linear(in_dim, out_dim)]
+    return [nn.Linear(in_dim, hidden), nn.SiLU(), nn.Linear(hidden, out_dim)]

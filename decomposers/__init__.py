@@ -7,6 +7,7 @@ from .captioner import Captioner as Captioner
 from .depth import Depth as Depth
 from .dexined import DexiNed as DexiNed
 from .intensity import Intensity as Intensity
+from .label import Label as Label
 from .mask import Mask as Mask
 from .palette import Palette as Palette
 from .reader import SceneDepth as SceneDepth

@@ -11,7 +11,7 @@ from composer.cascade.parts import slerp
 from composer.decomposition import Batch
 from composer.names import Kind
 
-from ._clip import ClipDecomposer, barcode, cosine_distance
+from ._clip import DEFAULT_MODEL, DEFAULT_WEIGHTS, ClipDecomposer, barcode, cosine_distance
 
 
 class Semantics(ClipDecomposer):
@@ -22,9 +22,14 @@ class Semantics(ClipDecomposer):
     Args:
         model: See `ClipDecomposer`.
         weights: See `ClipDecomposer`.
+        scaled: False leaves embeddings as long as CLIP makes them, as Karlo reads them.
     """
 
     kind = Kind.APPEARANCE
+
+    def __init__(self, model: str = DEFAULT_MODEL, weights: str = DEFAULT_WEIGHTS, scaled: bool = True):
+        super().__init__(model, weights)
+        self.scaled = scaled
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Float[Tensor, "b d"]:
@@ -34,13 +39,14 @@ class Semantics(ClipDecomposer):
         return self.distance(wanted, self._embedded(batch))
 
     def _embedded(self, batch: Batch) -> Float[Tensor, "b d"]:
-        value = F.normalize(self._clip.encode_image(batch["image"]), dim=1)
-        return value * math.sqrt(value.shape[1])
+        return self._scale(self._clip.encode_image(batch["image"]))
+
+    def _scale(self, value: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
+        return F.normalize(value, dim=1) * math.sqrt(value.shape[1]) if self.scaled else value
 
     def from_text(self, text: str) -> Float[Tensor, "1 d"]:
         """The caption's embedding in place of an image's: the crudest substitute for a prior (DALL-E 2, figure 8)."""
-        value = F.normalize(self._clip.encode_text([text], torch.device("cpu"))[1], dim=1)
-        return value * math.sqrt(value.shape[1])
+        return self._scale(self._clip.encode_text([text], torch.device("cpu"))[1])
 
     def preview(self, value: Float[Tensor, "b d"]) -> Float[Tensor, "b 3 h w"]:
         """Draws the embedding's numbers."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from composer.decomposition import Batch, Decomposer
 from composer.names import Kind
+from composer.storage.files import shorten_error
 from composer.storage.pretrained import locate
 
 _START, _END, _UNKNOWN = 49406, 49407, -1
@@ -38,30 +39,41 @@ class Tokens(Decomposer):
     """Ids of a caption's byte-pair pieces, for a text transformer that trains with the model (GLIDE, section 2.2).
 
     The pieces are CLIP's (Radford et al. 2021): start, pieces, end, then zeros. A row without a caption is all zeros,
-    its mask too. A caption that is too long is cut, keeping the end piece.
+    its mask too. A caption that is too long is cut, keeping the end piece. With `merges`, the pieces are GPT-2's, of
+    the caption in lower case and without start and end, as the released GLIDE reads them.
 
     Args:
         length: Pieces per caption, including start and end.
         words: A text file with one word a line (see `locate`). The ids then cover only the pieces of these words: 0
             padding, 1 unknown, the words' pieces in the file's order, start, end, so that a small model needs no
             embedding of 49,408 rows. None keeps CLIP's ids.
+        merges: GPT-2's ``merges.txt`` (see `locate`), such as ``hub:openai-community/gpt2@REVISION:merges.txt``. Needs
+            the package tokenizers, which comes with the extra ``hf``. None takes CLIP's pieces.
+
+    Raises:
+        ValueError: `words` and `merges` are both given, or the file is not what it should be.
     """
 
     kind = Kind.TEXT
     code_licence = "MIT (open_clip)"
     weights_licence = "MIT (CLIP's vocabulary)"
-    weights_arguments = ("words",)
+    weights_arguments = ("words", "merges")
 
-    def __init__(self, length: int = 77, words: str | None = None):
+    def __init__(self, length: int = 77, words: str | None = None, merges: str | None = None):
         super().__init__()
+        if words is not None and merges is not None:
+            raise ValueError("Tokens: words choose among CLIP's pieces, merges are GPT-2's: give one of them")
         if not 2 <= length <= MAX_LENGTH:
             raise ValueError(f"a caption needs start and end and has at most {MAX_LENGTH} pieces, found {length=}")
         self.length = length
         self._compact = None if words is None else _compact(words)
+        self._gpt2 = None if merges is None else _byte_pairs(merges)
 
     @property
     def vocabulary_size(self) -> int:
         """Number of ids: rows of an embedding."""
+        if self._gpt2 is not None:
+            return int(self._gpt2.get_vocab_size())
         return _END + 1 if self._compact is None else len(self._compact) + 2
 
     def can_read(self, batch: Batch) -> bool:
@@ -75,7 +87,10 @@ class Tokens(Decomposer):
     def encode(self, caption: str) -> Int[Tensor, "n 2"]:
         """Tokenizes one caption."""
         value = torch.zeros(self.length, 2, dtype=torch.long)
-        if caption:
+        if caption and self._gpt2 is not None:
+            ids = self._gpt2.encode(caption.lower()).ids[: self.length]
+            value[: len(ids), 0], value[: len(ids), 1] = torch.tensor(ids), 1
+        elif caption:
             ids = [_START, *_bpe().encode(caption)[: self.length - 2], _END]
             if self._compact is not None:
                 ids = [self._compact.get(piece, 1) for piece in ids]
@@ -85,6 +100,8 @@ class Tokens(Decomposer):
     def decode(self, value: Int[Tensor, "n 2"]) -> str:
         """Converts one row of pieces to text, unknown ones to question marks."""
         ids: list[int] = value[value[:, 1].bool(), 0].tolist()
+        if self._gpt2 is not None:
+            return str(self._gpt2.decode(ids))
         if self._compact is not None:
             pieces = {i: piece for piece, i in self._compact.items()}
             ids = [pieces.get(i, _UNKNOWN) for i in ids]
@@ -98,6 +115,8 @@ class Tokens(Decomposer):
 
     def unread(self, text: str) -> tuple[str, ...]:
         """Lists words with an unknown piece, and words beyond the length; punctuation is ignored."""
+        if (gpt2 := self._gpt2) is not None:
+            return lost_words(text, self.length, lambda word: gpt2.encode(" " + word.lower()).ids, lambda _: True)
         known = (lambda piece: True) if self._compact is None else self._compact.__contains__
         return lost_words(text, self.length - 2, _pieces, known)
 
@@ -144,6 +163,30 @@ def _compact(words: str) -> dict[int, int]:
     text = path.read_text(encoding="utf-8")
     pieces = dict.fromkeys(piece for word in text.split() for piece in _bpe().encode(word))
     return {piece: i for i, piece in enumerate([*pieces, _START, _END], start=2)}
+
+
+@lru_cache(maxsize=4)
+def _byte_pairs(merges: str) -> Any:
+    """GPT-2's tokenizer. Its ids follow from the merges: the 256 bytes, what each merge makes, the end of a text."""
+    try:
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    except ImportError as error:
+        raise ImportError("Tokens with merges needs: pip install 'composer-diffusion[hf]'") from error
+    path = locate(merges, wanted="GPT-2's merges.txt", who="Tokens")
+    if path.stat().st_size > MAX_WORDS:
+        raise ValueError(f"Tokens: expected at most {MAX_WORDS} bytes of merges in {path}, found {path.stat().st_size}")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    split = [line.partition(" ") for line in lines if line and not line.startswith("#version")]
+    pairs = [(first, second) for first, _, second in split]
+    if not pairs or not all(first and second and " " not in second for first, second in pairs):
+        raise ValueError(f"Tokens: expected two pieces with a space between them in each line of {path}")
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(pair) for pair in pairs), "<|endoftext|>"]
+    try:
+        found = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, pairs))
+    except Exception as error:  # the library raises its own
+        raise ValueError(f"Tokens: {path} holds no merges of byte pairs: {shorten_error(error)}") from error
+    found.pre_tokenizer, found.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return found
 
 
 def write_texts(texts: Sequence[str], size: int = 128) -> Float[Tensor, "b 3 h w"]:

@@ -41,6 +41,14 @@ class NoiseLevels(Buildable, ABC):
     def sigma(self, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
         """The quantile of the noise levels: a share `u` in (0, 1) of them lies below it."""
 
+    def step(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Where a noise level lies between the steps of the schedule, in thousandths: step 250 is 0.25.
+
+        Raises:
+            ValueError: This distribution has no steps.
+        """
+        raise ValueError(f"{type(self).__name__} has no steps: leave the denoiser's time at cosine")
+
 
 class Cosine(NoiseLevels):
     """The cosine schedule in continuous time: sigma = tan(pi t / 2), t ~ U(0, 1).
@@ -61,14 +69,15 @@ class Cosine(NoiseLevels):
         return torch.tan(math.pi / 2 * torch.lerp(torch.full_like(u, self.t_min), torch.full_like(u, self.t_max), u))
 
 
-class Linear(NoiseLevels):
-    """The linear schedule of DDPM (Ho et al. 2020) in continuous time.
+class Stepped(NoiseLevels):
+    """The noise levels of a schedule with steps; between the steps ln(sigma) is interpolated.
 
-    Betas rise from `beta_start` to `beta_end` over `steps` steps; between the steps ln(sigma) is interpolated.
+    Args:
+        betas: One per step: the share of the variance that becomes noise.
     """
 
-    def __init__(self, beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000):
-        kept = (1 - torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)).cumprod(0)
+    def __init__(self, betas: Float[Tensor, " n"]):
+        kept = (1 - betas.double()).cumprod(0)
         self.table = ((1 - kept) / kept).log() / 2
 
     def sigma(self, u: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -76,6 +85,37 @@ class Linear(NoiseLevels):
         table = self.table.to(position.device)
         low = position.long().clamp(max=len(table) - 2)
         return torch.lerp(table[low], table[low + 1], position - low).exp().float().to(u.device)
+
+    def step(self, sigma: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        wanted = to_float64(sigma).log()
+        table = self.table.to(wanted.device)
+        high = torch.searchsorted(table, wanted).clamp(1, len(table) - 1)
+        share = (wanted - table[high - 1]) / (table[high] - table[high - 1])
+        return ((high - 1 + share).clamp(0, len(table) - 1) / 1000).float().to(sigma.device)
+
+
+class Linear(Stepped):
+    """The linear schedule of DDPM (Ho et al. 2020): betas rise from `beta_start` to `beta_end` over `steps` steps."""
+
+    def __init__(self, beta_start: float = 1e-4, beta_end: float = 0.02, steps: int = 1000):
+        super().__init__(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64))
+
+
+class SquaredCosine(Stepped):
+    """The cosine schedule as its authors' code has it: in steps, with an offset (Nichol and Dhariwal 2021, eq. 17).
+
+    GLIDE, Karlo and unCLIP were trained with it. sigma is from 0.0064 to 20,291.
+
+    Args:
+        steps: Number of steps.
+        offset: s in cos^2((t + s) / (1 + s) pi / 2); keeps the first steps from being too small.
+        most: Maximum of a step's beta.
+    """
+
+    def __init__(self, steps: int = 1000, offset: float = 0.008, most: float = 0.999):
+        time = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        kept = ((time + offset) / (1 + offset) * math.pi / 2).cos().square()
+        super().__init__((1 - kept[1:] / kept[:-1]).clamp(max=most))
 
 
 class LogNormal(NoiseLevels):
@@ -94,7 +134,7 @@ class LogNormal(NoiseLevels):
 class Denoiser(nn.Module, Buildable):
     """D(x; sigma, cond), an estimate of the clean image.
 
-    The network F sees x scaled to unit variance and the noise level as the time of the cosine schedule, in [0, 1].
+    The network F sees x scaled to unit variance and the noise level as a time in [0, 1].
     Only this class knows what F predicts (Karras et al. 2022, eq. 7; with sigma_data 1, `v` is
     the v of Salimans and Ho 2022, with any sigma_data it is EDM's target up to its sign):
 
@@ -120,6 +160,8 @@ class Denoiser(nn.Module, Buildable):
         residual: For upsamplers: denoises the image minus `Conditioning.origin`, the enlarged small image, in this
             unit of images and noise levels, about twice the standard deviation of that difference. A change of
             variables that leaves only detail to learn (SRDiff, Li et al. 2022). Not in the papers; None is theirs.
+        time: What F is told of the noise level: ``cosine``, the time of the continuous cosine schedule, whatever
+            `noise` is; or ``step``, the place between the steps of `noise`, as in published weights.
     """
 
     def __init__(
@@ -130,8 +172,14 @@ class Denoiser(nn.Module, Buildable):
         sigma_data: float = 0.5,
         min_snr: float | None = None,
         residual: float | None = None,
+        time: Literal["cosine", "step"] = "cosine",
     ):
         super().__init__()
+        if time not in ("cosine", "step"):
+            raise ValueError(f"expected the time cosine or step, found {time!r}")
+        if time == "step":
+            noise.step(torch.ones(1))  # it needs steps
+        self.time = time
         if target not in ("eps", "x0", "v"):
             raise ValueError(f"expected the target eps, x0 or v, found {target!r}")
         if sigma_data <= 0 or (min_snr is not None and min_snr <= 0):
@@ -173,7 +221,7 @@ class Denoiser(nn.Module, Buildable):
         c_in = (s**2 + self.sigma_data**2).rsqrt()
         reduced = nullcontext() if self.precision is None else torch.autocast(x.device.type, self.precision)
         with reduced:
-            out: Tensor = self.network(c_in * x, level(sigma), cond)
+            out: Tensor = self.network(c_in * x, self.noise.step(sigma) if self.time == "step" else level(sigma), cond)
         return c_skip * x + c_out * out.float()
 
     def start(

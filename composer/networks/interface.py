@@ -34,7 +34,7 @@ class Network(nn.Module, Buildable, ABC):
 
         Args:
             x: Noisy images, scaled to about unit variance by the denoiser.
-            level: Noise level as the time of the cosine schedule, 0 (clean) to 1 (noise).
+            level: Noise level as a time, 0 (clean) to 1 (noise), see `Denoiser`.
             cond: The conditioning; ports that are None are absent.
         """
 

@@ -88,7 +88,9 @@ class Attention(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Residual block with scale-shift norm (ADM, section 3.1 and its AdaGN), then attention if there is any.
+    """Residual block, then attention if there is any.
+
+    The embedding scales and shifts the second norm's output (ADM, section 3.1: AdaGN), or is added to its input (DDPM).
 
     Args:
         channels: Width of the input.
@@ -98,6 +100,7 @@ class ResBlock(nn.Module):
         norm: Makes the norm of so many channels.
         scale: 0.5 averages 2 x 2 pixels and 2 repeats them, in both branches and before the first convolution.
         attention: Follows the block; None for none.
+        scale_shift: Whether the embedding scales and shifts; False adds it.
     """
 
     def __init__(
@@ -109,12 +112,14 @@ class ResBlock(nn.Module):
         norm: Norm,
         scale: float = 1,
         attention: Attention | None = None,
+        scale_shift: bool = True,
     ):
         super().__init__()
         self.scale = scale
         self.norm1 = norm(channels)
         self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
-        self.scale_shift = nn.Linear(vector_dim, 2 * out_channels)
+        self.scale_shift = nn.Linear(vector_dim, 2 * out_channels) if scale_shift else None
+        self.added = None if scale_shift else nn.Linear(vector_dim, out_channels)
         self.norm2 = norm(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = _zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
@@ -131,8 +136,14 @@ class ResBlock(nn.Module):
         h = F.silu(self.norm1(x))
         if self.scale != 1:
             h, x = _resample(h, self.scale), _resample(x, self.scale)
-        scale, shift = self.scale_shift(embedding)[:, :, None, None].chunk(2, dim=1)
-        h = F.silu(torch.addcmul(shift, self.norm2(self.conv1(h)), 1 + scale))
+        h = self.conv1(h)
+        if self.scale_shift is None:
+            assert self.added is not None
+            h = self.norm2(h + self.added(embedding)[:, :, None, None])
+        else:
+            scale, shift = self.scale_shift(embedding)[:, :, None, None].chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm2(h), 1 + scale)
+        h = F.silu(h)
         x = self.skip(x) + self.conv2(self.dropout(h))
         return x if self.attention is None else self.attention(x, keys_values, token_mask)
 
@@ -172,6 +183,11 @@ class UNet(Network):
         attend_once: Whether only the last block of such a level attends, in encoder and decoder, as in Imagen's
             Efficient U-Net (figures A.28 and A.29), instead of every block.
         head_dim: Channels of an attention head.
+        heads: Number of heads at every level, instead of `head_dim`, as in some of ADM's networks.
+        scale_shift: See `ResBlock`; False in unCLIP's upsamplers as Karlo trained them.
+        variances: Whether the last convolution has three more channels, the learned variances of Nichol and Dhariwal
+            (2021). They are not returned: only the papers' own ancestral sampling uses them. Published weights have
+            them.
         vector_dim: Width of the embedding, and of `Conditioning.vector`.
         token_dim: Channels of `Conditioning.tokens`; 0 for a network that reads none.
         spatial_dim: Channels of `Conditioning.spatial`; 0 for a network that reads none.
@@ -204,6 +220,9 @@ class UNet(Network):
         cross_attention: Sequence[int] = (),
         attend_once: bool = False,
         head_dim: int = 64,
+        heads: int | None = None,
+        scale_shift: bool = True,
+        variances: bool = False,
         vector_dim: int = 512,
         token_dim: int = 512,
         spatial_dim: int = 8,
@@ -220,7 +239,8 @@ class UNet(Network):
         counts = [blocks] * len(widths) if isinstance(blocks, int) else list(blocks)
         if len(counts) != len(widths):
             raise ValueError(f"expected one number of blocks per level ({len(widths)}), found {len(counts)}")
-        self.width, self.vector_dim, self.token_dim, self.spatial_dim = width, vector_dim, token_dim, spatial_dim
+        self.channels, self.width = channels, width
+        self.vector_dim, self.token_dim, self.spatial_dim = vector_dim, token_dim, spatial_dim
         factors = [first_stride * 2**i for i in range(len(widths))]
         self.stride = factors[-1]
         self.skip_scale, self.checkpointing = skip_scale, checkpointing
@@ -230,8 +250,8 @@ class UNet(Network):
             """A factor of 0 attends to nothing."""
             itself = factor in attention
             attends = itself or factor in cross_attention
-            layer = Attention(c2, head_dim, token_dim, norm, itself) if attends else None
-            return ResBlock(c, c2, vector_dim, dropout, norm, scale, layer)
+            layer = Attention(c2, c2 // heads if heads else head_dim, token_dim, norm, itself) if attends else None
+            return ResBlock(c, c2, vector_dim, dropout, norm, scale, layer, scale_shift)
 
         def resampling(c: int, c2: int, scale: float) -> nn.Module:
             """A residual block keeps the width; the next level's first block changes it, as in ADM."""
@@ -261,7 +281,8 @@ class UNet(Network):
                 joined.append(block(current + skips.pop(), c, factor=0 if attend_once and left else factors[i]))
                 current = c
             self.decoder.append(joined)
-        last = _zero(nn.Conv2d(current, channels * first_stride**2, 3, padding=1))
+        out_channels = 2 * channels if variances else channels
+        last = _zero(nn.Conv2d(current, out_channels * first_stride**2, 3, padding=1))
         self.last = nn.Sequential(norm(current), nn.SiLU(), last, nn.PixelShuffle(first_stride))
         self.to(memory_format=torch.channels_last)
 
@@ -302,7 +323,7 @@ class UNet(Network):
                 h = run(self.upsamplers[i - 1], h)
             for block in blocks:
                 h = run(block, torch.cat([h, self._scaled(skips.pop())], dim=1))
-        out: Tensor = self.last(h)
+        out: Tensor = self.last(h)[:, : self.channels]
         return out.to(x.dtype)
 
     def inner_convolutions(self) -> list[Tensor]:
