@@ -72,17 +72,23 @@ class Clip:
 
     @torch.no_grad()
     def encode_text(
-        self, captions: Sequence[str], device: torch.device
+        self, captions: Sequence[str], device: torch.device, empty: bool = False
     ) -> tuple[Float[Tensor, "b n w"], Float[Tensor, "b d"], Float[Tensor, "b n"]]:
         """Encodes captions.
 
+        Args:
+            captions: The captions.
+            device: Where to.
+            empty: Whether an empty caption is encoded like any other, as start and end.
+
         Returns:
             Word embeddings after the last norm and before the projection; sentence embeddings, projected; a mask that
-            is 1 where there is a word. All are zero where the caption is empty.
+            is 1 where there is a word. All are zero where the caption is empty, unless `empty` is set.
         """
         if self.tokens is None:
             raise ValueError("this model has its own tokenizer; captions need a model with CLIP's word pieces")
-        ids, real = self.tokens({"caption": captions}).to(device).unbind(-1)
+        rows = [self.tokens.encode(caption, empty) for caption in captions]
+        ids, real = torch.stack(rows).to(device).unbind(-1)
         network: Any = self.network.to(device)
         with torch.autocast(device.type, enabled=False):
             out = network.forward_intermediates(text=ids, text_indices=1, normalize_intermediates=True, normalize=False)

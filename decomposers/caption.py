@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from composer.decomposition import Batch
 from composer.names import Kind
 
-from ._clip import ClipDecomposer, barcode, cosine_distance
+from ._clip import DEFAULT_MODEL, DEFAULT_WEIGHTS, ClipDecomposer, barcode, cosine_distance
 from .tokens import captions_device
 
 
@@ -21,9 +21,14 @@ class Caption(ClipDecomposer):
     Args:
         model: See `ClipDecomposer`.
         weights: See `ClipDecomposer`.
+        empty: Whether an empty caption is encoded like any other, as start and end, and not as none.
     """
 
     kind = Kind.TEXT
+
+    def __init__(self, model: str = DEFAULT_MODEL, weights: str = DEFAULT_WEIGHTS, empty: bool = False):
+        super().__init__(model, weights)
+        self.empty = empty
 
     def can_read(self, batch: Batch) -> bool:
         return "caption" in batch
@@ -34,7 +39,7 @@ class Caption(ClipDecomposer):
         Returns:
             The word embeddings, then the sentence embedding; the last channel is 1 for real entries.
         """
-        words, sentence, mask = self._clip.encode_text(batch["caption"], captions_device(batch))
+        words, sentence, mask = self._clip.encode_text(batch["caption"], captions_device(batch), self.empty)
         width = max(words.shape[2], sentence.shape[1])
         entries = [F.pad(words, (0, width - words.shape[2])), F.pad(sentence, (0, width - sentence.shape[1]))[:, None]]
         return torch.cat([torch.cat(entries, 1), torch.cat([mask, mask[:, :1]], 1)[..., None]], 2)

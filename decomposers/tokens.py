@@ -84,13 +84,18 @@ class Tokens(Decomposer):
         rows = [self.encode(caption) for caption in batch["caption"]]
         return torch.stack(rows).to(captions_device(batch))
 
-    def encode(self, caption: str) -> Int[Tensor, "n 2"]:
-        """Tokenizes one caption."""
+    def encode(self, caption: str, empty: bool = False) -> Int[Tensor, "n 2"]:
+        """Tokenizes one caption.
+
+        Args:
+            caption: The caption.
+            empty: Whether an empty one has start and end, too, which differs from none.
+        """
         value = torch.zeros(self.length, 2, dtype=torch.long)
         if caption and self._gpt2 is not None:
             ids = self._gpt2.encode(caption.lower()).ids[: self.length]
             value[: len(ids), 0], value[: len(ids), 1] = torch.tensor(ids), 1
-        elif caption:
+        elif caption or empty:
             ids = [_START, *_bpe().encode(caption)[: self.length - 2], _END]
             if self._compact is not None:
                 ids = [self._compact.get(piece, 1) for piece in ids]

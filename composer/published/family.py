@@ -1,0 +1,110 @@
+"""What is known of each family of published networks."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from composer.published.engine import Row
+
+Tensors = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a model needs besides the published weights, as its decomposers name it (see `storage.pretrained.locate`).
+
+    Attributes:
+        merges: GPT-2's merges, which GLIDE's captions are split by.
+        clip: The CLIP whose embeddings Karlo and Alibaba's networks read; None is each family's own.
+    """
+
+    merges: str = "hub:openai-community/gpt2@607a30d783dfa663caf39e06633721c8d4cfcd7e:merges.txt"
+    clip: str | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of published networks.
+
+    Attributes:
+        about: What it is, in a line.
+        licence: Of the released weights, and what it allows.
+        released: Number of tensors and of values of each released network, by the name of its file.
+        marks: Names of tensors by which a file is recognised.
+        size: Side of the images that it draws, in pixels.
+        configure: Makes a model's configuration of the shapes of the weights, the size, and what else is needed.
+        rows: The rows of a network of ours, whose modules are named as in a model's file.
+        prefix: Of the names in the file; removed.
+        left: Names of theirs that are not needed -> why.
+        channels: Channels that the first convolution reads; None for any.
+    """
+
+    about: str
+    licence: str
+    released: Mapping[str, tuple[int, int]]
+    marks: tuple[str, ...]
+    configure: Callable[[Tensors, int, Needs], dict[str, Any]]
+    rows: Callable[[nn.Module, Needs], list[Row]]
+    size: int = 64
+    prefix: str = ""
+    left: Mapping[str, str] = field(default_factory=dict)
+    channels: int | None = None
+
+    def recognises(self, tensors: Tensors) -> bool:
+        """Whether these could be weights of this family, by their names and the channels of the first layer."""
+        first = tensors.get("input_blocks.0.0.weight")
+        fits = self.channels is None or (first is not None and first.shape[1] == self.channels)
+        return fits and all(name in tensors for name in self.marks)
+
+
+def denoiser(network: Mapping[str, Any], noise: str) -> dict[str, Any]:
+    """The specification of a published denoiser: it estimates the noise, and is told the step of its schedule."""
+    arguments = {
+        "network": {"class_path": "composer.UNet", "init_args": dict(network)},
+        "noise": {"class_path": f"composer.diffusion.denoiser.{noise}"},
+        "target": "eps",
+        "sigma_data": 1.0,
+        "time": "step",
+    }
+    return {"class_path": "composer.Denoiser", "init_args": arguments}
+
+
+def configuration(
+    size: int,
+    denoiser: Mapping[str, Any],
+    conditions: Mapping[str, Any],
+    decomposers: Mapping[str, Any],
+    guidance: float = 1.0,
+    scale: int = 0,
+) -> dict[str, Any]:
+    """The configuration of a model of one stage.
+
+    Args:
+        size: Side of its images, in pixels.
+        denoiser: Its specification.
+        conditions: Name -> specification.
+        decomposers: The same, of what reads images and captions.
+        guidance: Weight of guidance unless a person says another.
+        scale: How many times a stage enlarges; 0 for one that draws from noise alone.
+    """
+    low_res = {"low_res": {"class_path": "composer.cascade.low_res.LowRes", "init_args": {"scale": scale}}}
+    stage = {
+        "file": f"up{size}.safetensors" if scale else "base.safetensors",
+        "size": size,
+        "denoiser": denoiser,
+        "conditions": conditions,
+        "sampling": {"guidance": guidance, "steps": 30},
+    }
+    return {"stages": [stage | (low_res if scale else {})], "decomposers": decomposers, "readers": {}}
+
+
+def condition(name: str, **arguments: Any) -> dict[str, Any]:
+    """The specification of a condition."""
+    return {"class_path": f"conditions.{name}", "init_args": arguments}
+
+
+def decomposer(name: str, **arguments: Any) -> dict[str, Any]:
+    """The specification of a decomposer."""
+    return {"class_path": f"decomposers.{name}", "init_args": arguments}
