@@ -1,5 +1,6 @@
 """ADM, guided-diffusion (Dhariwal and Nichol 2021): ImageNet and LSUN, without captions."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +13,9 @@ from composer.published.family import Family, Needs, Tensors, condition, configu
 from composer.published.unet import OPENAI, plan, unet_rows
 
 
-def _configure(tensors: Tensors, size: int, needs: Needs, noise: str, scale: int = 0, **heads: int) -> dict[str, Any]:
+def _configure(
+    tensors: Tensors, size: int, needs: Needs, noise: str, heads: Mapping[str, int], scale: int = 0
+) -> dict[str, Any]:
     label = tensors.get("label_emb.weight")
     network = plan(tensors, OPENAI, **heads)
     conditions, decomposers = {}, {}
@@ -47,7 +50,7 @@ def _family(
         'MIT; its model card: for research, "not intended to be commercially deployed"',
         files,
         ("input_blocks.0.0.weight", *(["label_emb.weight"] if labels else [])),
-        partial(_configure, noise=noise, scale=scale, **(heads or {"head_dim": 64})),
+        partial(_configure, noise=noise, heads=heads or {"head_dim": 64}, scale=scale),
         partial(_rows, by_head=by_head),
         size=size,
         channels=6 if scale else 3,
@@ -60,16 +63,16 @@ FAMILIES = {
     "adm-256": _family(256, {"256x256_diffusion.pt": (567, 553_838_086)}),
     "adm-256-uncond": _family(
         256,
-        {
-            name: (566, 552_814_086)
-            for name in (
+        dict.fromkeys(
+            (
                 "256x256_diffusion_uncond.pt",
                 "lsun_bedroom.pt",
                 "lsun_cat.pt",
                 "lsun_horse.pt",
                 "lsun_horse_nodropout.pt",
-            )
-        },
+            ),
+            (566, 552814086),
+        ),
         labels=False,
     ),
     "adm-512": _family(512, {"512x512_diffusion.pt": (645, 558_997_638)}),

@@ -30,7 +30,7 @@ def regroup(heads: int, parts: int) -> Transform:
     """Rows of queries, keys, values (or of the last two) of each head together -> all queries, all keys, all values."""
 
     def apply(x: Tensor) -> Tensor:
-        rows = x.unflatten(0, (heads, parts, -1)).transpose(0, 1).flatten(0, 2)
+        rows = x.reshape(heads, parts, -1, *x.shape[1:]).transpose(0, 1).flatten(0, 2)
         return rows.flatten(1) if rows.ndim > 1 else rows
 
     return Transform(f"{parts} parts of {heads} heads, each part together", apply)
@@ -38,9 +38,11 @@ def regroup(heads: int, parts: int) -> Transform:
 
 def interleave(count: int) -> Transform:
     """Rows of a projection to `count` tokens, channel by channel -> token by token."""
-    return Transform(
-        f"{count} tokens, each together", lambda x: x.unflatten(0, (-1, count)).transpose(0, 1).flatten(0, 1)
-    )
+
+    def apply(x: Tensor) -> Tensor:
+        return x.reshape(-1, count, *x.shape[1:]).transpose(0, 1).flatten(0, 1)
+
+    return Transform(f"{count} tokens, each together", apply)
 
 
 JOIN = Transform("joined", lambda *parts: torch.cat([x.flatten(1) if x.ndim > 2 else x for x in parts]))

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from composer.networks.transformer import TransformerBlock
 from composer.networks.unet import UNet
 from composer.published.engine import Row, pair
 from composer.published.family import Family, Needs, Tensors, condition, configuration, decomposer, denoiser
@@ -50,15 +51,14 @@ def _configure(
 def _rows(weights: nn.Module, needs: Needs) -> list[Row]:
     network, text = weights.get_submodule("denoiser.network"), weights.get_submodule("conditions.caption")
     assert isinstance(network, UNet)
-    blocks = text.get_submodule("blocks")
-    heads: int = getattr(blocks.get_submodule("0"), "heads")
+    blocks = [block for block in text.modules() if isinstance(block, TransformerBlock)]
     ours = "conditions.caption"
     return [
         *unet_rows(network, OPENAI),
         Row(f"{ours}.embedding.weight", ("token_embedding.weight",)),
         Row(f"{ours}.position", ("positional_embedding",)),
         Row(f"{ours}.padding", ("padding_embedding",)),
-        *transformer_rows(len(list(blocks.children())), heads, f"{ours}.blocks"),
+        *transformer_rows(len(blocks), blocks[0].heads, f"{ours}.blocks"),
         *pair(f"{ours}.norm", "final_ln"),
         *pair(f"{ours}.to_vector", "transformer_proj"),
     ]

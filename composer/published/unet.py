@@ -114,7 +114,7 @@ def unet_rows(network: UNet, layout: Layout, prefix: str = "denoiser.network.") 
     for i, block in enumerate(network.middle):
         place = i if i == 0 or network.middle[0].attention is None else 2
         rows += _block_rows(f"middle.{i}", block, middle, layout, f".{place}", f".{place + 1}")
-    for i, (ours, block, step, place) in enumerate(_decoder(network)):
+    for ours, block, step, place in _decoder(network):
         rows += _block_rows(ours, block, f"{decoder}.{step}", layout, f".{place}")
     rows += [*pair("last.0", f"{last}.0"), *pair("last.2", f"{last}.2")]
     return [Row(prefix + row.ours, row.theirs, row.how) for row in rows]
