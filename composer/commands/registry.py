@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
-from composer.commands import data, demo, measure, models, priors, train, training
+from composer.commands import data, demo, measure, models, priors, published, train, training
 from composer.commands.request import Task
 from composer.commands.signature import line_of
 from composer.commands.tasks import TASKS
@@ -83,7 +83,7 @@ class TrainingCommand:
 
 
 def _commands(*functions: Callable[..., Any], **usage: str) -> dict[str, Command]:
-    names = {function.__name__.replace("_", "-"): function for function in functions}
+    names = {function.__name__.rstrip("_").replace("_", "-"): function for function in functions}
     return {name: Command(name, run, usage.get(name)) for name, run in names.items()}
 
 
@@ -100,7 +100,7 @@ GROUPS: dict[str, dict[str, Command | TaskCommand | TrainingCommand]] = {
         **_commands(priors.embed, priors.pca),
     },
     "measure": {**_commands(measure.evaluate, priors.evaluate_prior, measure.report)},
-    "models": {**_commands(models.export, models.assemble)},
+    "models": {**_commands(models.export, models.assemble, published.import_)},
 }
 COMMANDS = {name: run for group in GROUPS.values() for name, run in group.items()}
 

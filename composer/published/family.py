@@ -17,7 +17,8 @@ class Needs:
 
     Attributes:
         merges: GPT-2's merges, which GLIDE's captions are split by.
-        clip: The CLIP whose embeddings Karlo and Alibaba's networks read; None is each family's own.
+        clip: The CLIP whose embeddings Karlo's and Alibaba's networks read, and that measures whether GLIDE's pictures
+            show their captions; None is each family's own, and none for GLIDE.
     """
 
     merges: str = "hub:openai-community/gpt2@607a30d783dfa663caf39e06633721c8d4cfcd7e:merges.txt"
@@ -78,6 +79,7 @@ def configuration(
     decomposers: Mapping[str, Any],
     guidance: float = 1.0,
     scale: int = 0,
+    readers: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The configuration of a model of one stage.
 
@@ -88,6 +90,7 @@ def configuration(
         decomposers: The same, of what reads images and captions.
         guidance: Weight of guidance unless a person says another.
         scale: How many times a stage enlarges; 0 for one that draws from noise alone.
+        readers: As `decomposers`, of what measures results, where that is something else.
     """
     low_res = {"low_res": {"class_path": "composer.cascade.low_res.LowRes", "init_args": {"scale": scale}}}
     stage = {
@@ -97,7 +100,7 @@ def configuration(
         "conditions": conditions,
         "sampling": {"guidance": guidance, "steps": 30},
     }
-    return {"stages": [stage | (low_res if scale else {})], "decomposers": decomposers, "readers": {}}
+    return {"stages": [stage | (low_res if scale else {})], "decomposers": decomposers, "readers": readers or {}}
 
 
 def condition(name: str, **arguments: Any) -> dict[str, Any]:

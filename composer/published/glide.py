@@ -45,7 +45,8 @@ def _configure(
     if scale:
         conditions["low_res"] = condition("LowRes", spatial_dim=maps, offset=4 if mask else 0)
     made = denoiser(network, "Linear" if scale else "SquaredCosine")
-    return configuration(size, made, conditions, decomposers, 1.0 if scale else 3.0, scale)
+    readers = {} if needs.clip is None else {"caption": decomposer("Agreement", weights=needs.clip)}
+    return configuration(size, made, conditions, decomposers, 1.0 if scale else 3.0, scale, readers)
 
 
 def _rows(weights: nn.Module, needs: Needs) -> list[Row]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from composer.cascade.assembling import carry_weights
 from composer.cascade.stage import Stage
 from composer.published import adm, alibaba, glide, karlo
 from composer.published.engine import Converted, convert
@@ -134,9 +135,10 @@ def import_model(
     for one in read:
         config["stages"] += one.spec["stages"]
         config["decomposers"] |= one.spec["decomposers"]
+        config["readers"] |= one.spec["readers"]
     weights = {one.spec["stages"][0]["file"]: made.tensors for one, made in zip(read, done, strict=True)}
     with replacing_all(out) as new:
-        write_model(new, config, weights, _card(config["name"], read))
+        write_model(new, carry_weights(config, new), weights, _card(config["name"], read))
     return done
 
 

@@ -27,9 +27,9 @@ def tiny(quick_gelu: bool, embed_dim: int = 48, **text) -> CLIP:
     return model.eval()
 
 
-def write_folder(model: CLIP, path, quick_gelu: bool, **text):
+def write_folder(model: CLIP, path, quick_gelu: bool, embed_dim: int = 48, **text):
     path.mkdir()
-    config = {"embed_dim": 48, "quick_gelu": quick_gelu, "vision_cfg": VISION, "text_cfg": TEXT | text}
+    config = {"embed_dim": embed_dim, "quick_gelu": quick_gelu, "vision_cfg": VISION, "text_cfg": TEXT | text}
     facts = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
     (path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": facts}))
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path / "open_clip_model.safetensors")

@@ -1,0 +1,63 @@
+"""The command ``import``: published weights as models; light."""
+
+from pathlib import Path
+from typing import Annotated
+
+from composer.commands.signature import Value
+from composer.terminal import say
+
+
+def import_(
+    files: Annotated[tuple[str, ...], Value(metavar="FILE", nargs="+")],
+    *,
+    families: Annotated[tuple[str, ...], Value(metavar="FAMILY", flags=("--as",), nargs="+")] = (),
+    out: Path | None = None,
+    check: bool = False,
+    merges: Annotated[str, Value(metavar="FILE")] | None = None,
+    clip: Annotated[str, Value(metavar="WEIGHTS")] | None = None,
+    name: str | None = None,
+    report: Annotated[Path, Value(Path, "FILE")] | None = None,
+    allow_network: bool = False,
+) -> None:
+    """Make a model of published weights: GLIDE, ADM, Karlo, Alibaba's.
+
+    Args:
+        files: the published files, one per family; several become the stages of one model, smallest images first
+        families: the family of each file, such as glide-base; without it, the command says what the files look like
+        out: the new model's folder
+        check: compare the files with the known layouts, and write nothing
+        merges: GPT-2's merges.txt, for GLIDE (default: from the Hugging Face hub)
+        clip: CLIP's weights, for Karlo and Alibaba's (default: each one's own, from the Hugging Face hub), and to
+            measure GLIDE's pictures with (default: they are not)
+        name: the model's name (default: the folder's)
+        report: a JSON file that says for each tensor where it comes from
+        allow_network: allow downloading merges and CLIP's weights from the Hugging Face hub
+
+    Examples:
+        base.pt upsample.pt --as glide-base glide-up --out models/glide --allow-network
+        base.pt --check --as glide-base
+    """
+    from composer.published import Needs, Published, import_model
+    from composer.published.importing import recognise
+    from composer.storage.files import write_json
+    from composer.storage.pretrained import fetching
+
+    if not families:
+        say(*(f"{file}: {recognise(file)}" for file in files))
+        return
+    if len(families) != len(files):
+        raise ValueError(f"expected a family of --as for each file, found {len(families)} for {len(files)}")
+    needs = Needs(**{key: value for key, value in (("merges", merges), ("clip", clip)) if value is not None})
+    if check:
+        for file, family in zip(files, families, strict=True):
+            one = Published.open(file, family, needs)
+            one.convert(needs, shapes_only=True)
+            say(f"{file}: {one.compare()}; every tensor has its place")
+        return
+    if out is None:
+        raise ValueError("import needs --out: the new model's folder")
+    with fetching(allow_network):
+        done = import_model(dict(zip(families, files, strict=True)), out, needs, name)
+    if report is not None:
+        write_json(report, {family: one.report for family, one in zip(families, done, strict=True)})
+    say(f"model in {out}: {sum(len(one.tensors) for one in done)} tensors of {', '.join(families)}")
