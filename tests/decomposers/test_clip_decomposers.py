@@ -281,3 +281,35 @@ def test_captioner_says_what_blip_says(tmp_path, batch):
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"Captioner needs preprocessor_config\.json"):
         Captioner(str(tmp_path))
+
+
+def test_merges_split_as_gpt2_does(tmp_path):
+    from transformers import GPT2Tokenizer
+
+    merges = ["r e", "re d", "Ġ c", "Ġc u", "Ġcu b", "Ġcub e", "o n"]
+    path = tmp_path / "merges.txt"
+    path.write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    tokens = Tokens(length=24, merges=str(path))
+    pieces = tokens._gpt2.get_vocab()
+    reference = GPT2Tokenizer(vocab=pieces, merges=[tuple(pair.split()) for pair in merges])
+    assert tokens.vocabulary_size == 257 + len(merges) and pieces["<|endoftext|>"] == 263
+    assert pieces["!"] == 0 and pieces["~"] == 93 and pieces["¡"] == 94 and pieces["Ā"] == 188 and pieces["re"] == 256
+    for caption in ("A red cube, on  snow!", "naïve 日本 'tis", "x" * 40):
+        expected = reference(caption.lower())["input_ids"][:24]
+        value = tokens.encode(caption)
+        assert value[value[:, 1] == 1, 0].tolist() == expected
+    assert tokens.decode(tokens.encode("A red cube")) == "a red cube"
+    assert tokens.unread("a red cube " + "x" * 30) == ("x" * 30,) and not tokens.encode("").any()
+    (tmp_path / "words.txt").write_text("one two three\n")
+    with pytest.raises(ValueError, match="two pieces with a space"):
+        Tokens(merges=str(tmp_path / "words.txt"))
+
+
+def test_an_empty_caption_may_be_one(reference, folder):
+    start, end = Caption(weights=folder, empty=True).from_text("")[0, :2, -1]
+    assert start == end == 1 and not Caption(weights=folder).from_text("").any()
+    raw, scaled = (Semantics(weights=folder, scaled=x) for x in (False, True))
+    image = {"image": torch.rand(2, 3, 32, 32)}
+    lengths = raw(image).norm(dim=1, keepdim=True)
+    torch.testing.assert_close(raw(image) / lengths * 48**0.5, scaled(image))
+    assert (lengths - 48**0.5).abs().min() > 1e-3
