@@ -40,6 +40,7 @@ class Family:
         prefix: Of the names in the file; removed.
         left: Names of theirs that are not needed -> why.
         channels: Channels that the first convolution reads; None for any.
+        check: Raises a ValueError where what a model needs besides does not belong to the weights.
     """
 
     about: str
@@ -52,6 +53,7 @@ class Family:
     prefix: str = ""
     left: Mapping[str, str] = field(default_factory=dict)
     channels: int | None = None
+    check: Callable[[Tensors, Needs], None] = lambda tensors, needs: None
 
     def recognises(self, tensors: Tensors) -> bool:
         """Whether these could be weights of this family, by their names and the channels of the first layer."""

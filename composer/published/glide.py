@@ -5,11 +5,13 @@ from typing import Any
 
 from torch import nn
 
+from composer.decomposition import Decomposer
 from composer.networks.transformer import TransformerBlock
 from composer.networks.unet import UNet
 from composer.published.engine import Row, pair
 from composer.published.family import Family, Needs, Tensors, condition, configuration, decomposer, denoiser
 from composer.published.unet import OPENAI, plan, transformer_rows, unet_rows
+from composer.storage.building import build
 
 HEAD = 64
 """Channels of an attention head, in the U-Net and in the text transformer."""
@@ -49,6 +51,14 @@ def _configure(
     return configuration(size, made, conditions, decomposers, 1.0 if scale else 3.0, scale, readers)
 
 
+def _check(tensors: Tensors, needs: Needs) -> None:
+    """Counts the pieces that the merges make."""
+    made = build(decomposer("Tokens", merges=needs.merges), Decomposer)
+    found, expected = getattr(made, "vocabulary_size", 0), tensors["token_embedding.weight"].shape[0]
+    if found != expected:
+        raise ValueError(f"expected merges that make {expected} pieces, found {found} in {needs.merges}")
+
+
 def _rows(weights: nn.Module, needs: Needs) -> list[Row]:
     network, text = weights.get_submodule("denoiser.network"), weights.get_submodule("conditions.caption")
     assert isinstance(network, UNet)
@@ -75,6 +85,7 @@ def _family(about: str, file: str, released: tuple[int, int], channels: int, sca
         _rows,
         size=256 if scale else 64,
         channels=channels,
+        check=_check,
     )
 
 

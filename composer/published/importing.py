@@ -59,7 +59,7 @@ class Published:
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}")
         family = FAMILIES[name]
-        tensors = _without(load_tensors(path), family.prefix)
+        tensors = _without(load_tensors(path, lazily=True), family.prefix)
         if not family.recognises(tensors):
             raise ValueError(f"{path} is not a file of {name}: {_describe(tensors)}")
         try:
@@ -130,6 +130,8 @@ def import_model(
     if (out / "config.json").exists():
         raise FileExistsError(f"{out} holds a model already: choose another folder")
     read = [Published.open(file, family, needs) for family, file in files.items()]
+    for one in read:
+        one.family.check(one.tensors, needs or Needs())
     done = [one.convert(needs) for one in read]
     config: dict[str, Any] = {"name": name or out.name, "stages": [], "decomposers": {}, "readers": {}}
     for one in read:
@@ -148,7 +150,7 @@ def recognise(path: str | Path) -> str:
     Raises:
         ValueError: It is damaged, or no file of tensors.
     """
-    return _describe(load_tensors(Path(path)))
+    return _describe(load_tensors(Path(path), lazily=True))
 
 
 def _without(tensors: Mapping[str, Tensor], prefix: str) -> Mapping[str, Tensor]:

@@ -213,6 +213,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def flush_file(path: Path) -> None:
+    """Flushes a file that another library has written to the disk, so that it survives a power cut."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file with `replacing`; missing folders are made."""
     with replacing(path) as file:

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
-from composer.storage.files import printable, replacing_all, resolve_below, write_atomically, write_json
+from composer.storage.files import flush_file, printable, replacing_all, resolve_below, write_atomically, write_json
 from composer.storage.finding import FORMAT, read_config, require_model
 from composer.storage.formats import FILE, MAX_JSON, check_manifest
 from composer.storage.pretrained import load_tensors
@@ -61,7 +61,8 @@ def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, d
         FILE(name, "the name of a file of weights")
     with replacing_all(folder) as new:
         for name, tensors in weights.items():
-            write_atomically(new / name, save({k: v.detach().contiguous().cpu() for k, v in tensors.items()}))
+            save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, new / name)
+            flush_file(new / name)
         write_json(new / "config.json", {"format": FORMAT, **config})
         if card or not (folder / "README.md").exists():
             write_atomically(new / "README.md", card.encode())

@@ -6,6 +6,7 @@ import re
 import socket
 import urllib.error
 import urllib.request
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -285,10 +286,15 @@ def load_frozen(folder: Path, build: Callable[[dict[str, Any]], Network], who: s
     return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
-def load_tensors(path: Path) -> dict[str, Tensor]:
+def load_tensors(path: Path, lazily: bool = False) -> dict[str, Tensor]:
     """Reads named tensors from safetensors, or from a torch file that contains only tensors.
 
     From a training checkpoint, takes the ``state_dict``.
+
+    Args:
+        path: The file.
+        lazily: Whether a torch file's bytes are read when they are needed, so that they take no memory of their own;
+            the file must not change meanwhile.
 
     Raises:
         ValueError: The file could run code when read, is damaged, or contains something else.
@@ -302,7 +308,8 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ValueError(f"{path} is not a complete safetensors file: {shorten_error(error)}") from error
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        mapped = lazily and zipfile.is_zipfile(path)  # files of before torch 1.6 are none
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
             f"{path} is refused: expected safetensors, or a torch file of tensors only, found a pickle that may run "

@@ -152,6 +152,10 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, merges):
     whole.write_bytes(whole.read_bytes()[:-5000])
     with pytest.raises(ValueError, match="is refused"):
         Published.open(whole, "glide-base")
+    other = tmp_path / "other.txt"
+    other.write_text("o n\n")
+    with pytest.raises(ValueError, match=f"expected merges that make {257 + len(MERGES)} pieces, found 258"):
+        import_model({"glide-base": write(tmp_path / "base2.pt", BASE)}, tmp_path / "out", Needs(str(other)))
     with pytest.raises(FileNotFoundError, match="there is no file"):
         Published.open(tmp_path / "absent.pt", "glide-base")
     with pytest.raises(ValueError, match="expected a family of glide-base"):
