@@ -14,6 +14,9 @@ from torch.nn import functional as F
 from composer.decomposition import Representations
 from composer.storage.building import Buildable
 
+TokenMask = Bool[Tensor, "b n"] | Float[Tensor, "b n"]
+"""Which tokens may be attended to, or with which weight: e^score times the weight enters the softmax."""
+
 Keep = dict[str, Tensor]
 """Name -> (b,) bool; False drops that condition for that row."""
 
@@ -55,7 +58,7 @@ class Conditioning:
     Attributes:
         vector: (b d) added to the embedding of the noise level.
         tokens: (b n c) concatenated to the keys and values of attention.
-        token_mask: (b n) True where a token may be attended to.
+        token_mask: (b n) True where a token may be attended to; or its weight in attention, 0 to 1.
         spatial: (b k h w) concatenated to the noisy image.
         origin: (b 3 h w) the previous stage's image, enlarged; origins add.
         keys_values: What `UNet.prepare` computed from `tokens`, one (2 b heads n d) per layer; not part of the sum.
@@ -63,7 +66,7 @@ class Conditioning:
 
     vector: Float[Tensor, "b d"] | None = field(default=None, metadata=ADDED)
     tokens: Float[Tensor, "b n c"] | None = field(default=None, metadata=JOINED)
-    token_mask: Bool[Tensor, "b n"] | None = field(default=None, metadata=JOINED)
+    token_mask: TokenMask | None = field(default=None, metadata=JOINED)
     spatial: Float[Tensor, "b k h w"] | None = field(default=None, metadata=PLACED)
     origin: Float[Tensor, "b 3 h w"] | None = field(default=None, metadata=PLACED)
     keys_values: tuple[Tensor, ...] | None = None
@@ -163,11 +166,16 @@ class Condition(nn.Module, Buildable, ABC):
         """
 
     @abstractmethod
-    def silence(self) -> None:
+    def silence(self, channels: int | None = None) -> None:
         """Zeroes its last layers, so that it contributes exactly nothing until it is trained.
 
         This is how a new condition is added to a trained model: training starts from the unchanged model; the gradient
         reaches the last layers in the first step, the layers before them from the second step on.
+
+        Args:
+            channels: How many channels of a map to zero, counted from the first; None is all. The others are those
+                that only new columns of a network's first layer read: these columns are zero, and the two would
+                never train if both were.
 
         Raises:
             ValueError: It makes tokens, which take part in attention's softmax even if they are zero; or it can't be
@@ -191,10 +199,11 @@ class Condition(nn.Module, Buildable, ABC):
         return made
 
 
-def zero(layer: nn.Module) -> None:
-    """Fills a layer's parameters with zeros."""
+@torch.no_grad()
+def zero(layer: nn.Module, channels: int | None = None) -> None:
+    """Fills a layer's parameters with zeros; only those of the first output channels where `channels` says so."""
     for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
+        parameter[:channels].zero_()
 
 
 class ConditionSet(nn.ModuleDict):

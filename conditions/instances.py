@@ -54,8 +54,8 @@ class Instances(Condition):
         """A map of the image's size without any instance."""
         return torch.zeros(b, 2, *size, dtype=torch.long)
 
-    def silence(self) -> None:
-        zero(self.encode[-1])
+    def silence(self, channels: int | None = None) -> None:
+        zero(self.encode[-1], channels)
 
 
 def nearest(x: Shaped[Tensor, "b c h w"], size: tuple[int, int]) -> Shaped[Tensor, "b c h2 w2"]:

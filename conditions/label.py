@@ -28,5 +28,5 @@ class Label(Condition):
     def example(self, b: int, size: tuple[int, int]) -> Shaped[Tensor, "b 1"]:
         return torch.zeros(b, 1, dtype=torch.long)
 
-    def silence(self) -> None:
+    def silence(self, channels: int | None = None) -> None:
         zero(self.embedding)

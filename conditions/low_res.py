@@ -65,7 +65,7 @@ class LowRes(Condition):
         """A grey image a quarter as wide and high, as in the papers' cascades, and not corrupted."""
         return torch.zeros(b, 4, size[0] // 4, size[1] // 4)
 
-    def silence(self) -> None:
+    def silence(self, channels: int | None = None) -> None:
         """Refuses: an upsampler is another model, not one with an added condition."""
         raise ValueError("low_res can't be added to a trained stage: start from an upsampler")
 

@@ -49,10 +49,10 @@ class Spatial(Condition):
         """A map of the image's size."""
         return torch.zeros(b, self.in_channels, *size)
 
-    def silence(self) -> None:
+    def silence(self, channels: int | None = None) -> None:
         if isinstance(self.encode, Placed):
             raise ValueError("it has no weights to set to zero (offset): leave out the offset")
-        zero(self.encode[-1])
+        zero(self.encode[-1], channels)
 
 
 class Placed(nn.Module):

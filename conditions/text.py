@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from composer.conditioning import Condition, Conditioning, zero
 
+from .gate import Gate
+
 
 class Text(Condition):
     """Projects a caption's word encodings to tokens, and its sentence to the embedding.
@@ -24,6 +26,7 @@ class Text(Condition):
         sentence: The last row of the sequence is the sentence embedding, as in the representation ``caption``; False
             treats every row as a word, as in ``t5``, and pools them; a caption without words then adds nothing.
         norm: ``before`` the projections as in Imagen, or ``after`` as in Karlo, which needs a `sentence`.
+        gate: Whether the tokens pass a `Gate`, so that the condition can join a trained model.
         null_length: Entries of the encoding that a dropped caption is read as, such as the empty caption's in Karlo;
             0 for none. It is stored with the weights, and does not train.
         dropout: Probability that joint dropout removes this condition from a row. 0.1 in Imagen (section 4.1).
@@ -36,6 +39,7 @@ class Text(Condition):
         token_dim: int,
         sentence: bool = True,
         norm: Literal["before", "after"] = "before",
+        gate: bool = False,
         null_length: int = 0,
         dropout: float = 0.5,
     ):
@@ -43,6 +47,7 @@ class Text(Condition):
         if norm not in ("before", "after") or (norm == "after" and not sentence):
             raise ValueError(f"expected a norm before or, with a sentence, after the projections, found {norm!r}")
         self.in_dim, self.null = in_dim, null_length > 0
+        self.gate = Gate() if gate else None
         if self.null:
             self.register_buffer("nothing", torch.zeros(null_length, in_dim + 1))
         before = [nn.LayerNorm(in_dim)] if norm == "before" else []
@@ -74,7 +79,7 @@ class Text(Condition):
         if self.to_tokens is None:
             return Conditioning(vector=vector)
         tokens = torch.where(real[..., None], self.to_tokens(encodings), 0)
-        return Conditioning(vector=vector, tokens=tokens, token_mask=real)
+        return Conditioning(vector=vector, tokens=tokens, token_mask=real if self.gate is None else self.gate(real))
 
     def _fill(self, value: Float[Tensor, "b n d1"], keep: Bool[Tensor, " b"]) -> Float[Tensor, "b m d1"]:
         """Puts the null encoding in place of dropped ones; the shorter of the two is padded before the sentence."""
@@ -91,9 +96,13 @@ class Text(Condition):
         """A caption of 77 words, as many as CLIP reads, and the sentence if there is one."""
         return torch.ones(b, 77 + (self.pool is None), self.in_dim + 1)
 
-    def silence(self) -> None:
-        if self.to_tokens is not None:
-            raise ValueError("it makes tokens, and even zeros take their share of attention: set token_dim: 0")
+    def silence(self, channels: int | None = None) -> None:
+        if self.to_tokens is not None and self.gate is None:
+            raise ValueError(
+                "it makes tokens, and even zeros take their share of attention: set gate: true, or token_dim: 0"
+            )
+        if self.gate is not None:
+            self.gate.close()
         if self.to_vector is not None:
             zero(self.to_vector[-1])
         else:

@@ -88,7 +88,7 @@ class TextTransformer(Condition):
         """A caption of full length."""
         return torch.ones(b, self.length, 2, dtype=torch.long)
 
-    def silence(self) -> None:
+    def silence(self, channels: int | None = None) -> None:
         if self.to_tokens is not None:
             raise ValueError("it makes tokens, and even zeros take their share of attention: set token_dim: 0")
         zero(self.to_vector)

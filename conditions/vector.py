@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from composer.conditioning import Condition, Conditioning, zero
 
+from .gate import Gate
+
 
 class Vector(Condition):
     """Projects one vector per row to the embedding and to a few tokens.
@@ -24,6 +26,7 @@ class Vector(Condition):
             covers it. False reads the value unchanged, which should have unit scale.
         hidden: Channels between the two layers of both MLPs; None are `vector_dim` and `token_dim`, 0 makes each a
             single layer, as in Karlo's decoder.
+        gate: Whether the tokens pass a `Gate`, so that the condition can join a trained model.
         null: Whether a dropped row is read as a learned value, zeros at first, as in unCLIP (section 2.1).
         dropout: Probability that joint dropout removes this condition from a row.
     """
@@ -36,10 +39,14 @@ class Vector(Condition):
         num_tokens: int = 4,
         shares: bool = False,
         hidden: int | None = None,
+        gate: bool = False,
         null: bool = False,
         dropout: float = 0.5,
     ):
         super().__init__(dropout)
+        if gate and not num_tokens:
+            raise ValueError("a gate weighs tokens: expected num_tokens above 0")
+        self.gate = Gate() if gate else None
         self.null = null
         self.nothing = nn.Parameter(torch.zeros(in_dim)) if null else None
         self.in_dim, self.num_tokens, self.shares = in_dim, num_tokens, shares
@@ -65,18 +72,23 @@ class Vector(Condition):
             value = (self.in_dim * value.clamp(min=1e-6)).sqrt()  # the clamp keeps the root's gradient finite at 0
         if self.nothing is not None:
             value, keep = torch.where(keep[:, None], value, self.nothing), torch.ones_like(keep)
+        mask = None if self.to_tokens is None else keep[:, None].expand(-1, self.num_tokens)
         return Conditioning(
             vector=torch.where(keep[:, None], self.to_vector(value), 0),
             tokens=None if self.to_tokens is None else torch.where(keep[:, None, None], self.to_tokens(value), 0),
-            token_mask=None if self.to_tokens is None else keep[:, None].expand(-1, self.num_tokens),
+            token_mask=mask if self.gate is None or mask is None else self.gate(mask),
         )
 
     def example(self, b: int, size: tuple[int, int]) -> Float[Tensor, "b d"]:
         return torch.ones(b, self.in_dim)
 
-    def silence(self) -> None:
-        if self.to_tokens is not None:
-            raise ValueError("it makes tokens, and even zeros take their share of attention: set num_tokens: 0")
+    def silence(self, channels: int | None = None) -> None:
+        if self.to_tokens is not None and self.gate is None:
+            raise ValueError(
+                "it makes tokens, and even zeros take their share of attention: set gate: true, or num_tokens: 0"
+            )
+        if self.gate is not None:
+            self.gate.close()
         zero(self.to_vector[-1])
 
 

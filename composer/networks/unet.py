@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from composer.conditioning import Conditioning
+from composer.conditioning import Conditioning, TokenMask
 from composer.networks.interface import Network
 from composer.networks.norm import GroupNorm
 
@@ -64,7 +64,7 @@ class Attention(nn.Module):
         self,
         x: Float[Tensor, "b c h w"],
         keys_values: Float[Tensor, "2 b heads n d"] | None = None,
-        token_mask: Bool[Tensor, "b n"] | None = None,
+        token_mask: TokenMask | None = None,
     ) -> Float[Tensor, "b c h w"]:
         b, c, h, w = x.shape
         pixels = self.norm(x).permute(0, 2, 3, 1).reshape(b, h * w, c)  # free of copies in channels_last
@@ -78,7 +78,7 @@ class Attention(nn.Module):
             own, joined = k.shape[2], keys_values.to(k.dtype)
             k, v = torch.cat([k, joined[0]], dim=2), torch.cat([v, joined[1]], dim=2)
             if token_mask is not None:
-                mask = F.pad(token_mask, (own, 0), value=True)[:, None, None]
+                mask = _scores_of(F.pad(token_mask, (own, 0), value=1), q.dtype)[:, None, None]
         out: Tensor = self.out(_attend(q, k, v, mask).transpose(1, 2).reshape(b, h * w, c))
         return x + out.reshape(b, h, w, c).permute(0, 3, 1, 2)
 
@@ -131,7 +131,7 @@ class ResBlock(nn.Module):
         x: Float[Tensor, "b c h w"],
         embedding: Float[Tensor, "b d"],
         keys_values: Float[Tensor, "2 b heads n d2"] | None = None,
-        token_mask: Bool[Tensor, "b n"] | None = None,
+        token_mask: TokenMask | None = None,
     ) -> Float[Tensor, "b c2 h2 w2"]:
         h = F.silu(self.norm1(x))
         if self.scale != 1:
@@ -379,6 +379,11 @@ def _norm(channels: int, groups: int, group_width: int) -> GroupNorm:
     return GroupNorm(next(n for n in range(most, 0, -1) if channels % n == 0), channels)
 
 
+def _scores_of(mask: TokenMask, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores of attention: nothing for a mask of booleans, the logarithm of weights."""
+    return mask if mask.dtype == torch.bool else mask.float().log().to(dtype)
+
+
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if q.device.type == "cpu" and prefers_matmul(q):
         return attend_by_matmul(q, k, v, mask)
@@ -397,13 +402,15 @@ def attend_by_matmul(
     q: Float[Tensor, "b heads n d"],
     k: Float[Tensor, "b heads m d"],
     v: Float[Tensor, "b heads m d"],
-    attn_mask: Bool[Tensor, "b 1 1 m"] | None = None,
+    attn_mask: Bool[Tensor, "b 1 1 m"] | Float[Tensor, "b 1 1 m"] | None = None,
 ) -> Float[Tensor, "b heads n d"]:
     """Scaled dot-product attention by two matrix products, in the precision of `q`."""
     with torch.autocast("cpu", enabled=False):
         scores = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
         if attn_mask is not None:
-            scores = scores + torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill(~attn_mask, -math.inf)
+            if attn_mask.dtype == torch.bool:
+                attn_mask = torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill(~attn_mask, -math.inf)
+            scores = scores + attn_mask
         return torch.matmul(scores.softmax(dim=3), v)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from composer.conditioning import Condition, ConditionSet, Keep
 from composer.decomposition import Batch, Representations
@@ -23,6 +23,9 @@ from composer.training.reader_loss import ReaderLoss
 from composer.training.safety import SafeTraining
 from composer.training.schedule import Schedule
 from composer.training.warm_start import warm_start
+
+FIRST = "first"
+"""The network's first layer, as `train_only` names it."""
 
 
 def stream(name: str, *key: int) -> torch.Generator:
@@ -51,7 +54,8 @@ class StageTraining(SafeTraining):
         start_from: A model whose weights the training begins with: a folder, such as one that was exported before its
             run was lost, or the name of one that ships. Of several stages the one of this size is meant. Conditions
             that it lacks may be added: they start silent (`warm_start`). None begins with fresh weights.
-        train_only: Names of the conditions that are trained while all else stays as `start_from` has it; None trains
+        train_only: Names of the conditions that are trained while all else stays as `start_from` has it; ``first``
+            among them is the network's first layer, which new maps need where the trained model had none. None trains
             everything.
         learning_rate: Peak learning rate of AdamW.
         betas: Decay of AdamW's two moments.
@@ -144,12 +148,14 @@ class StageTraining(SafeTraining):
         """Keeps everything from the optimiser and the average, except for some conditions."""
         if self.start_from is None:
             raise ValueError("train_only leaves the rest as a trained model has it: name that model with start_from")
-        if not but or (unknown := sorted(set(but) - set(self.conditions))):
+        first = getattr(self.denoiser.network, FIRST, None)
+        known: dict[str, nn.Module] = dict(self.conditions) | ({} if first is None else {FIRST: first})
+        if not but or (unknown := sorted(set(but) - set(known))):
             found = ", ".join(unknown) if but else "none"
-            raise ValueError(f"expected train_only out of {', '.join(self.conditions)}; found {found}")
+            raise ValueError(f"expected train_only out of {', '.join(known)}; found {found}")
         self.requires_grad_(False)
         for name in but:
-            self.conditions[name].requires_grad_(True)
+            known[name].requires_grad_(True)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, reps = self._read(batch)

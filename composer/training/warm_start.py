@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from composer.conditioning import Condition, ConditionSet
 from composer.diffusion.denoiser import Denoiser
@@ -13,9 +15,14 @@ from composer.storage.finding import find_model
 from composer.storage.folder import read_model
 from composer.storage.loading import load_strictly
 
+FIRST = "denoiser.network.first.weight"
+
 
 def warm_start(denoiser: Denoiser, conditions: ConditionSet, size: int, model: str | Path) -> tuple[str, list[str]]:
     """Loads a trained stage's weights; conditions that it lacks are silenced, so that it draws just what it drew.
+
+    A network with more map channels than the trained one has gets columns of zeros in its first layer, as GLIDE's
+    inpainting began (Nichol et al. 2021, section 2.3).
 
     Args:
         denoiser: Of the stage's plan; it takes the stage's weights.
@@ -33,13 +40,37 @@ def warm_start(denoiser: Denoiser, conditions: ConditionSet, size: int, model: s
     folder = find_model(model)
     config, weights, _ = read_model(folder)
     stage = _fitting(config["stages"], size, "low_res" in conditions, folder)
+    tensors = weights[stage["file"]]
     known = ConditionSet({name: c for name, c in conditions.named() if name in stage["conditions"]})
+    trained = nn.ModuleDict({"denoiser": denoiser, "conditions": known})
+    trained_maps = _widen(tensors, trained)
     new = {name: c for name, c in conditions.named() if name not in known}
     for name, condition in new.items():
-        _add(name, condition, denoiser.network, size)
-    trained = nn.ModuleDict({"denoiser": denoiser, "conditions": known})
-    load_strictly(trained, weights[stage["file"]], f"{folder / stage['file']}")
+        _add(name, condition, denoiser.network, size, trained_maps)
+    load_strictly(trained, tensors, f"{folder / stage['file']}")
     return stage["file"], list(new)
+
+
+def _widen(tensors: dict[str, Tensor], trained: nn.Module) -> int | None:
+    """Adds zeros for map channels that the trained network did not have: columns of its first layer, and rows of the
+    last layers that make maps.
+
+    Returns:
+        The number of map channels that it had; None if nothing was added.
+    """
+    own = trained.state_dict()
+    if FIRST not in own or FIRST not in tensors or own[FIRST].shape[1] <= tensors[FIRST].shape[1]:
+        return None
+    added: int = own[FIRST].shape[1] - tensors[FIRST].shape[1]
+    network = trained.get_submodule("denoiser.network")
+    assert isinstance(network, Network)
+    maps = network.spatial_dim
+    for name, x in tensors.items():
+        if name == FIRST:
+            tensors[name] = F.pad(x, (0, 0, 0, 0, 0, added))
+        elif name in own and x.shape[1:] == own[name].shape[1:] and (len(x), len(own[name])) == (maps - added, maps):
+            tensors[name] = torch.cat([x, x.new_zeros(added, *x.shape[1:])])
+    return maps - added
 
 
 def _fitting(stages: Sequence[Mapping[str, Any]], size: int, enlarges: bool, folder: Path) -> Mapping[str, Any]:
@@ -57,17 +88,17 @@ def _fitting(stages: Sequence[Mapping[str, Any]], size: int, enlarges: bool, fol
     return fitting[0]
 
 
-def _add(name: str, condition: Condition, network: Network, size: int) -> None:
+def _add(name: str, condition: Condition, network: Network, size: int, maps: int | None) -> None:
     """Silences a new condition, after a look at whether its ports are the trained network's."""
     try:
-        condition.silence()
+        condition.silence() if maps is None else condition.silence(maps)
     except ValueError as error:
         raise ValueError(f"the condition {name} can't be added to a trained model: {error}") from error
     made = condition.try_out((size, size))
     if made.spatial is not None and not network.spatial_dim:
         raise ValueError(
-            f"the condition {name} is a map, and this network was trained without any (spatial_dim: 0): its first "
-            "layer has no place for one; train a model with a spatial_dim above 0"
+            f"the condition {name} is a map, and this network reads none (spatial_dim: 0): set its spatial_dim above "
+            "0; the new columns of its first layer begin as zeros"
         )
     for port, value, width in (
         ("vector_dim", made.vector, network.vector_dim),

@@ -100,9 +100,9 @@ def test_a_silent_adapter_learns(saved, reps, name):
 @pytest.mark.parametrize(
     ("adapter", "says"),
     [
-        (lambda: Vector(5, 32, 16), "condition ninth .* set num_tokens: 0"),
-        (lambda: Text(6, 32, 16), "condition ninth .* set token_dim: 0"),
-        (lambda: TextTransformer(20, 8, 1, 2, 32, 16, length=9), "condition ninth .* set token_dim: 0"),
+        (lambda: Vector(5, 32, 16), "condition ninth .* or num_tokens: 0"),
+        (lambda: Text(6, 32, 16), "condition ninth .* token_dim: 0"),
+        (lambda: TextTransformer(20, 8, 1, 2, 32, 16, length=9), "condition ninth .* token_dim: 0"),
         (lambda: LowRes(4), "start from an upsampler"),
         (lambda: Spatial(1, 8), "ninth with the network's spatial_dim of 4, found 8"),
         (lambda: Vector(5, 16, 16, num_tokens=0), "ninth with the network's vector_dim of 32, found 16"),
@@ -134,7 +134,7 @@ def test_a_network_without_a_map_takes_none(tmp_path):
     Cascade.from_spec(spec).save(tmp_path / "model", "")
     built = Stage.from_spec(stage)
     conditions = ConditionSet({**built.conditions, "ninth": Spatial(1, 4)})
-    with pytest.raises(ValueError, match=r"ninth is a map, and this network was trained without .* \(spatial_dim: 0\)"):
+    with pytest.raises(ValueError, match=r"ninth is a map, and this network reads none \(spatial_dim: 0\)"):
         warm_start(built.denoiser, conditions, SIZE, tmp_path / "model")
 
 
@@ -252,10 +252,102 @@ def test_a_resumed_run_is_the_run_that_was_not_interrupted(saved, tmp_path):
 
 
 def test_what_train_only_may_name(saved):
-    with pytest.raises(ValueError, match="train_only out of palette, intensity, mask, ninth; found nineth"):
+    with pytest.raises(ValueError, match="train_only out of palette, intensity, mask, ninth, first; found nineth"):
         training(saved, train_only=["nineth"])
     with pytest.raises(ValueError, match="found none"):
         training(saved, train_only=[])
     denoiser, known = plan()
     with pytest.raises(ValueError, match="name that model with start_from"):
         StageTraining(denoiser, known, SIZE, train_only=["mask"])
+
+
+def widened(saved, was, to, **more):
+    """A trained model whose network has `was` map channels, the same plan with `to`, and new conditions."""
+    spec = json.loads(json.dumps(TINY["stages"][0]))
+    network = spec["denoiser"]["init_args"]["network"]["init_args"]
+    spec["conditions"] = {"palette": spec["conditions"]["palette"]}
+    if was:
+        spec["conditions"]["mask"] = {
+            "class_path": "conditions.Spatial",
+            "init_args": {"in_channels": 4, "spatial_dim": was},
+        }
+    network["spatial_dim"] = was
+    torch.manual_seed(3)
+    old = Cascade.from_spec(
+        {**TINY, "stages": [spec], "decomposers": {k: TINY["decomposers"][k] for k in spec["conditions"]}}
+    )
+    for parameter in old.stages[0].weights().parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    old.save(saved / "old")
+    network["spatial_dim"] = to
+    if was:
+        spec["conditions"]["mask"]["init_args"]["spatial_dim"] = to
+    new = Stage.from_spec(spec)
+    new.weights().requires_grad_(True)
+    return old.stages[0], new.denoiser, ConditionSet(dict(new.conditions.items()) | more)
+
+
+@pytest.mark.parametrize("was", [0, 4])
+def test_maps_join_a_network_that_had_fewer(tmp_path, reps, was):
+    old, denoiser, conditions = widened(tmp_path, was, 7, sketch=Spatial(1, 7), instances=Instances(3, 7))
+    warm_start(denoiser, conditions, SIZE, tmp_path / "old")
+    known = {name: reps[name] for name in old.conditions}
+    new = {"sketch": torch.rand(2, 1, SIZE, SIZE), "instances": torch.ones(2, 2, SIZE, SIZE)}
+    with torch.no_grad():
+        want = estimate(old.denoiser, old.conditions, known)
+        for given in (known, known | new):
+            torch.testing.assert_close(estimate(denoiser, conditions, given), want, atol=1e-5, rtol=0)
+    trained = [denoiser.network.first.weight, *conditions["sketch"].parameters()]
+    optimizer = torch.optim.SGD(trained, lr=1e-2)
+    before = [p.clone() for p in trained]
+    for _ in range(2):
+        optimizer.zero_grad()
+        estimate(denoiser, conditions, known | new).square().mean().backward()
+        optimizer.step()
+    assert all(not torch.equal(a, b) for a, b in zip(before, trained, strict=True))
+    assert not torch.equal(before[0][:, -1], trained[0][:, -1])  # the new columns
+
+
+@pytest.mark.parametrize("kind", ["vector", "text"])
+def test_tokens_join_behind_a_gate(saved, reps, cascade, kind):
+    """Step 0 is the old model within 1e-3; without tokens (above) it is that bit for bit."""
+    denoiser, known = plan()
+    ninth = Vector(5, 32, 16, gate=True) if kind == "vector" else Text(6, 32, 16, gate=True)
+    conditions = ConditionSet(known | {"ninth": ninth})
+    warm_start(denoiser, conditions, SIZE, saved)
+    for parameter in denoiser.parameters():  # the tiny model attends to nothing yet
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    given = reps | {"ninth": value_of(ninth)}
+    with torch.no_grad():
+        want = estimate(denoiser, ConditionSet(known), reps)
+        assert 0 < (estimate(denoiser, conditions, given) - want).abs().max() < 1e-3
+        ninth.gate.logarithm.zero_()
+        assert (estimate(denoiser, conditions, given) - want).abs().max() > 3e-3
+        ninth.gate.close()
+    optimizer = torch.optim.AdamW(ninth.parameters(), lr=1e-3, weight_decay=0)
+    before = ninth.gate(torch.ones(1, 1, dtype=torch.bool)).item()
+    for _ in range(3):
+        optimizer.zero_grad()
+        estimate(denoiser, conditions, given).square().mean().backward()
+        optimizer.step()
+    after = ninth.gate(torch.ones(1, 1, dtype=torch.bool)).item()
+    assert abs(after / before - 1) > 0.1  # three steps at 1e-3: it moves fast
+
+
+
+def test_a_gate_weighs_tokens_in_attention():
+    """A weight of 2 is a token that stands twice: e^s counts twice in the softmax."""
+    from composer.networks.norm import GroupNorm
+    from composer.networks.unet import Attention, attend_by_matmul
+
+    layer = Attention(32, 16, 8, lambda c: GroupNorm(1, c))
+    torch.nn.init.normal_(layer.out.weight)
+    x, tokens = torch.randn(2, 32, 4, 4), torch.randn(2, 3, 8)
+    twice = torch.cat([tokens, tokens[:, :1]], 1)
+    weighed = layer(x, layer.keys_values(tokens), torch.tensor([[2.0, 1.0, 1.0]]).expand(2, 3))
+    torch.testing.assert_close(weighed, layer(x, layer.keys_values(twice)), atol=1e-5, rtol=0)
+    none = layer(x, layer.keys_values(tokens), torch.tensor([[0.0, 1.0, 1.0]]).expand(2, 3))
+    torch.testing.assert_close(none, layer(x, layer.keys_values(tokens[:, 1:])), atol=1e-5, rtol=0)
+    q, mask = torch.randn(1, 2, 5, 8), torch.tensor([[[[0.0, -1.0, 0.5, -torch.inf, 2.0]]]])
+    want = torch.nn.functional.scaled_dot_product_attention(q, q, q, mask)
+    torch.testing.assert_close(attend_by_matmul(q, q, q, mask), want, atol=1e-5, rtol=0)
