@@ -128,19 +128,19 @@ class Condition(nn.Module, Buildable, ABC):
     """Adapts one representation to one or more ports.
 
     The contract: a dropped row contributes exactly nothing, that is a zero vector, masked tokens, a zero map. Where
-    `null` is set, it contributes what a null value does instead, such as an empty caption: networks that were trained
-    like that know no other absence.
+    `has_null` is set, it contributes what a null value does instead, such as an empty caption: networks that were
+    trained like that know no other absence.
 
     Attributes:
         always: Whether joint dropout never drops it: an upsampler needs the image that it enlarges.
-        null: Whether a dropped row, and an image without this representation, is read as a null value.
+        has_null: Whether a dropped row, and an image without this representation, is read as a null value.
 
     Args:
         dropout: Probability that joint dropout removes this condition from a row.
     """
 
     always = False
-    null: bool = False
+    has_null: bool = False
 
     def __init__(self, dropout: float = 0.5):
         super().__init__()
@@ -332,9 +332,9 @@ class ConditionSet(nn.ModuleDict):
             if name in reps:
                 value = reps[name]
                 rows = torch.ones(len(value), dtype=torch.bool, device=value.device) if keep is None else keep[name]
-                skips = rows.device.type == "cpu" and not condition.null
+                skips = rows.device.type == "cpu" and not condition.has_null
                 total = total + (partial(_kept, condition) if skips else condition)(value, rows, size)
-            elif condition.null:
+            elif condition.has_null:
                 total = total + condition.without(size).expand(b)
         return total
 

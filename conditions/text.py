@@ -46,9 +46,9 @@ class Text(Condition):
         super().__init__(dropout)
         if norm not in ("before", "after") or (norm == "after" and not sentence):
             raise ValueError(f"expected a norm before or, with a sentence, after the projections, found {norm!r}")
-        self.in_dim, self.null = in_dim, null_length > 0
+        self.in_dim, self.has_null = in_dim, null_length > 0
         self.gate = Gate() if gate else None
-        if self.null:
+        if self.has_null:
             self.register_buffer("nothing", torch.zeros(null_length, in_dim + 1))
         before = [nn.LayerNorm(in_dim)] if norm == "before" else []
         after = [nn.LayerNorm(token_dim)] if norm == "after" else []
@@ -65,7 +65,7 @@ class Text(Condition):
         """
         if value.shape[2] != self.in_dim + 1:
             raise ValueError(f"expected encodings of width {self.in_dim} and a mask, found {value.shape[2]} channels")
-        if self.null:
+        if self.has_null:
             value = self._fill(value, keep & (value[..., -1] > 0.5).any(1))
             keep = torch.ones_like(keep)
         real = (value[..., -1] > 0.5) & keep[:, None]

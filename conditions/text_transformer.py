@@ -31,7 +31,7 @@ class TextTransformer(Condition):
         skip_padding: Whether padding is skipped; False computes the same as GLIDE.
         project: Whether the tokens are projected; False gives the transformer's output, as in GLIDE, whose `token_dim`
             is the transformer's width.
-        null: Whether a dropped caption is read as an empty one, as in GLIDE (section 2.3), and not as none.
+        has_null: Whether a dropped caption is read as an empty one, as in GLIDE (section 2.3), and not as none.
         dropout: Probability that joint dropout removes this condition from a row.
     """
 
@@ -46,7 +46,7 @@ class TextTransformer(Condition):
         length: int = 77,
         skip_padding: bool = True,
         project: bool = True,
-        null: bool = False,
+        has_null: bool = False,
         dropout: float = 0.5,
     ):
         super().__init__(dropout)
@@ -54,7 +54,7 @@ class TextTransformer(Condition):
             raise ValueError(f"expected a width that {heads} heads divide, found {width}")
         if not project and token_dim != width:
             raise ValueError(f"expected a token_dim of the transformer's {width}, or project: true, found {token_dim}")
-        self.length, self.skip_padding, self.null = length, skip_padding, null
+        self.length, self.skip_padding, self.has_null = length, skip_padding, has_null
         self.embedding = nn.Embedding(vocabulary_size, width)
         self.position = nn.Parameter(torch.randn(length, width) * 0.01)
         self.padding = nn.Parameter(torch.randn(length, width) * 0.02)
@@ -68,7 +68,7 @@ class TextTransformer(Condition):
         """Encodes (token id, mask) pairs, the mask 1 where the token is real; see `Condition.forward`."""
         value = F.pad(value[:, : self.length], (0, 0, 0, max(0, self.length - value.shape[1])))
         real = (value[..., 1] > 0.5) & keep[:, None]
-        keep = torch.ones_like(keep) if self.null else keep
+        keep = torch.ones_like(keep) if self.has_null else keep
         positions = self._positions(real)
         ids, real = value[:, positions, 0].long(), real[:, positions]
         words = self.embedding(ids) + self.position[positions]

@@ -27,7 +27,7 @@ class Vector(Condition):
         hidden: Channels between the two layers of both MLPs; None are `vector_dim` and `token_dim`, 0 makes each a
             single layer, as in Karlo's decoder.
         gate: Whether the tokens pass a `Gate`, so that the condition can join a trained model.
-        null: Whether a dropped row is read as a learned value, zeros at first, as in unCLIP (section 2.1).
+        has_null: Whether a dropped row is read as a learned value, zeros at first, as in unCLIP (section 2.1).
         dropout: Probability that joint dropout removes this condition from a row.
     """
 
@@ -40,15 +40,15 @@ class Vector(Condition):
         shares: bool = False,
         hidden: int | None = None,
         gate: bool = False,
-        null: bool = False,
+        has_null: bool = False,
         dropout: float = 0.5,
     ):
         super().__init__(dropout)
         if gate and not num_tokens:
             raise ValueError("a gate weighs tokens: expected num_tokens above 0")
         self.gate = Gate() if gate else None
-        self.null = null
-        self.nothing = nn.Parameter(torch.zeros(in_dim)) if null else None
+        self.has_null = has_null
+        self.nothing = nn.Parameter(torch.zeros(in_dim)) if has_null else None
         self.in_dim, self.num_tokens, self.shares = in_dim, num_tokens, shares
         self.to_vector = nn.Sequential(*_layers(in_dim, vector_dim if hidden is None else hidden, vector_dim))
         self.to_tokens = (

@@ -26,7 +26,7 @@ def _configure(tensors: Tensors, size: int, needs: Needs, noise: str, scale: int
             token_dim=network["token_dim"],
             num_tokens=tokens,
             hidden=hidden,
-            null=True,
+            has_null=True,
         )
     }
     clip = {} if needs.clip is None else {"weights": needs.clip}

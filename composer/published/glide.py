@@ -36,7 +36,7 @@ def _configure(
             length=length,
             skip_padding=False,
             project=False,
-            null=True,
+            has_null=True,
             dropout=0.2,
         )
     }

@@ -33,7 +33,7 @@ def _configure(tensors: Tensors, size: int, needs: Needs, head: int = 64) -> dic
     text = tensors["text_seq_proj.0.weight"].shape[1]
     conditions = {
         "caption": condition("Text", in_dim=text, norm="after", null_length=EMPTY, **ports),
-        "semantics": condition("Vector", in_dim=width, num_tokens=TOKENS, hidden=0, null=True, **ports),
+        "semantics": condition("Vector", in_dim=width, num_tokens=TOKENS, hidden=0, has_null=True, **ports),
     }
     decomposers = {"caption": reader("Caption", needs), "semantics": reader("Semantics", needs, scaled=False)}
     return configuration(size, denoiser(network, "SquaredCosine"), conditions, decomposers, guidance=4.0)

@@ -15,7 +15,7 @@ def same(a, b):
 
 
 def test_a_dropped_vector_is_a_learned_one():
-    condition = Vector(5, 8, 6, num_tokens=2, hidden=0, null=True)
+    condition = Vector(5, 8, 6, num_tokens=2, hidden=0, has_null=True)
     torch.nn.init.normal_(condition.nothing)
     value = torch.randn(2, 5)
     replaced = torch.stack([value[0], condition.nothing.detach()])
@@ -26,7 +26,7 @@ def test_a_dropped_vector_is_a_learned_one():
 
 
 def test_a_dropped_caption_is_an_empty_one():
-    condition = TextTransformer(11, 16, 1, 2, 8, 16, length=4, skip_padding=False, project=False, null=True).eval()
+    condition = TextTransformer(11, 16, 1, 2, 8, 16, length=4, skip_padding=False, project=False, has_null=True).eval()
     value = torch.tensor([[[3, 1], [4, 1], [0, 0], [0, 0]], [[5, 1], [0, 0], [0, 0], [0, 0]]])
     empty = torch.stack([value[0], torch.zeros(4, 2, dtype=torch.long)])
     assert same(condition(value, NO, SIZE), condition(empty, YES, SIZE))
@@ -52,7 +52,7 @@ def test_a_dropped_encoding_is_a_stored_one():
 
 
 def test_what_is_absent_is_read_as_its_null_value():
-    kind = {"a": Vector(5, 8, 6, null=True), "b": Vector(3, 8, 6)}
+    kind = {"a": Vector(5, 8, 6, has_null=True), "b": Vector(3, 8, 6)}
     torch.nn.init.normal_(kind["a"].nothing)
     conditions, b = ConditionSet(kind), torch.randn(2, 3)
     reps = {"a": kind["a"].nothing.detach().expand(2, -1), "b": b}

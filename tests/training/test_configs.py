@@ -55,7 +55,7 @@ def test_papers_sizes_are_theirs_within_3_percent(name):
     head, model = built(Path(f"configs/{name}.yaml"))
     count = sum(p.numel() for p in model.parameters())
     off = count / PAPERS[name] - 1
-    assert abs(off) < 0.03
+    assert abs(off) < 0.03 and (off == 0 or not name.startswith("paper/glide"))
     assert f"Expect: {count:,} parameters" in head
     assert name.startswith("paper/glide") or f"{abs(off):.1%} {'above' if off > 0 else 'below'} the paper's" in head
 

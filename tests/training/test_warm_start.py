@@ -334,7 +334,6 @@ def test_tokens_join_behind_a_gate(saved, reps, cascade, kind):
     assert abs(after / before - 1) > 0.1  # three steps at 1e-3: it moves fast
 
 
-
 def test_a_gate_weighs_tokens_in_attention():
     """A weight of 2 is a token that stands twice: e^s counts twice in the softmax."""
     from composer.networks.norm import GroupNorm
