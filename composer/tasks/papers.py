@@ -23,7 +23,7 @@ from composer.prior import Prior
 from composer.tasks.composition import Composition, Source, from_words, interpolate, of_kind, require, resolve_names
 
 INVERSION_STEPS = 50
-"""Steps of an inversion and of the drawing that follows; on the shipped model they give an image back to 60 dB."""
+"""Steps of an inversion and of the drawing that follows; on the included model they give an image back to 60 dB."""
 
 RECONFIGURATION_GUIDANCE = 2.0
 """Guidance of a reconfiguration, from the old conditions to the new ones; much more oversaturates colours."""
@@ -186,7 +186,7 @@ def translate(
     """Makes a picture show what a caption says: image translation, a reconfiguration (Composer, section 3.4).
 
     The paper keeps all representations that there are, and so does `keep` None. Where they contradict the caption they
-    win, with the shipped model altogether; hence only the picture's shapes are kept by default.
+    win, with the included model altogether; hence only the picture's shapes are kept by default.
     """
     return reconfigure(cascade, source, from_words(cascade, "caption", caption), keep, steps, progress)
 
