@@ -1,4 +1,4 @@
-"""The closed loop: for one picture, what was asked of it and what came back, condition by condition."""
+"""The report on one picture: what was asked and what came out, condition by condition."""
 
 import re
 from collections.abc import Mapping
