@@ -1,4 +1,4 @@
-"""How images are sampled, where the caller overrides the model."""
+"""Sampling options that override the model's settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -20,8 +20,8 @@ class SampleOptions:
         percentile: See `Sampling`.
         augmentation: See `Sampling`.
         tile: See `Sampling`.
-        stages: Name of a stage -> fields of `Sampling` that differ from its own; they win over those above.
-        size: Height and width of the result in pixels; None is the last stage's square, which stages are trained on.
+        stages: Name of a stage -> fields of `Sampling` to override; they win over those above.
+        size: Height and width of the result in pixels; None is the square that the last stage was trained on.
         until: Name of the stage to stop after; None runs all of them.
     """
 
@@ -57,5 +57,5 @@ class SampleOptions:
 
     @property
     def first(self) -> dict[str, Any]:
-        """What differs in the first stage that runs, as fields of `Sampling`."""
+        """The options for the first stage that runs, as fields of `Sampling`."""
         return {name: value for name, value in self.said().items() if name not in ("stages", "size", "until")}
