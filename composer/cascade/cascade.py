@@ -536,8 +536,8 @@ class Cascade:
         if unknown := sorted(asked.strengths.keys() - parts.keys()):
             given = ", ".join(parts) or "none"
             raise KeyError(
-                f"there is a strength for {', '.join(unknown)}, which is not among the given conditions ({given}): give it, "
-                "or leave out its strength"
+                f"there is a strength for {', '.join(unknown)}, which is not among the given conditions ({given}): "
+                "give it, or leave out its strength"
             )
         if isinstance(asked.start, InitialNoise):
             asked.start.require(self.identity, len(seeds))
