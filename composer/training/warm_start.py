@@ -18,7 +18,7 @@ def warm_start(denoiser: Denoiser, conditions: ConditionSet, size: int, model: s
     """Loads a trained stage's weights; conditions that it lacks are silenced, so that it draws just what it drew.
 
     Args:
-        denoiser: Of the stage's plan; it takes the stage's weights.
+        denoiser: Of the stage's architecture; it takes the stage's weights.
         conditions: The stage's own, which take its weights, and new ones.
         size: Side of the images, in pixels; decides which stage is meant where a model has several.
         model: The model's folder, or the name of one that ships.
@@ -28,7 +28,7 @@ def warm_start(denoiser: Denoiser, conditions: ConditionSet, size: int, model: s
 
     Raises:
         FileNotFoundError: There is no such model.
-        ValueError: No stage of it fits, its weights are those of another plan, or a condition can't be added to it.
+        ValueError: No stage of it fits, its weights are those of another architecture, or a condition can't be added to it.
     """
     folder = find_model(model)
     config, weights, _ = read_model(folder)
