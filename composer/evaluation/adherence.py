@@ -118,15 +118,16 @@ def with_prior(parts: Parts, prior: Prior | None, captions: Sequence[str], seeds
 
 @dataclass(frozen=True)
 class DecomposedRows:
-    """Consecutive rows of a sample, taken apart.
+    """Consecutive rows of a sample, decomposed.
 
     Attributes:
         image: In [-1, 1].
-        captions: Empty where the sample has none.
-        parts: What a model can be asked for.
-        wanted: The same as the model's readers read it.
-        true: What the readers read from the images alone.
-        strangers: The same of the image before each; the sample's last one precedes its first.
+        captions: Empty if the sample has none.
+        parts: The model's representations.
+        wanted: The same in the space of its readers.
+        true: The readers' representations of the images alone, without captions.
+        strangers: The same of an unrelated image, whose distance is what chance gives: that of the row before; the last
+            row of the sample precedes its first.
     """
 
     image: Float[Tensor, "b 3 h w"]
@@ -198,7 +199,7 @@ class Evaluation:
         return {key: x.to(self.cascade.device) if isinstance(x, Tensor) else x for key, x in batch.items()}
 
     def block(self, index: Sequence[int]) -> DecomposedRows:
-        """Takes some rows apart; each follows the one before it, and the sample's first row its last."""
+        """Decomposes some rows, and the row before each as its stranger."""
         own, before = self.read(index), self.read([(index[0] - 1) % self.sample.count])["image"]
         true = self.cascade.read({"image": quantise(torch.cat([before, own["image"]]))})
         return DecomposedRows(
@@ -301,7 +302,7 @@ class Evaluation:
         return [{name: _score(far / self.sample.count) for name, far in total.items()} for total in totals]
 
     def _compare(self, images: Tensor, names: Sequence[str], block: DecomposedRows) -> dict[str, Float[Tensor, "b 3"]]:
-        """How far the pictures, strangers and the true images are from what was asked, row by row."""
+        """The distances of pictures, strangers and true images from what was asked, row by row."""
         if not names:
             return {}
         got, readers = self.cascade.read({"image": images}, names), dict(self.cascade.readers.named())

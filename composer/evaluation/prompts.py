@@ -91,7 +91,7 @@ class Answers:
     Attributes:
         images: 8 bits; the longer side is at most `LARGEST`.
         scores: CLIP score of each (see `clip_score`), at the size that the model draws.
-        strangers: CLIP score of each with the meaning of another prompt: what chance gives.
+        strangers: CLIP score of each with another prompt, unrelated to it: what chance gives.
         unread: The words of each prompt that the model does not know, or that its length cuts off.
     """
 

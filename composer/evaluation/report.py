@@ -22,7 +22,7 @@ from composer.tasks.editing import Frame, Original
 from composer.tasks.recipe import edited, frame_of, parse_recipe
 
 LONGEST = 500
-"""Characters of words in a table; they are a stranger's."""
+"""Maximum characters of a text in a table, as it may come from an untrusted file."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ConditionRow:
         source: Where it came from: a file's hash and name, or a person's words.
         strength: How much, when and where it counts; empty where it counts fully.
         distance: How far the picture is from what was asked, in its reader's unit; None where that cannot be measured.
-        closed: How much of the way from strangers' (0) to what was asked (1) it goes; see `Reading.measure`.
+        closed: Adherence, from 0 (chance) to 1 (a perfect match); see `Reading.measure`.
         asked: Preview of what was asked.
         back: Preview of what came back; None where it is not read from pictures.
     """

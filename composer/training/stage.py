@@ -125,7 +125,7 @@ class StageTraining(SafeTraining):
         """Refuses what would train badly in silence, and loads the weights to start from.
 
         Raises:
-            ValueError: float16 was asked for, the weights are those of another architecture, or a reader has no gradient.
+            ValueError: float16 was asked for, the weights are of another architecture, or a reader has no gradient.
         """
         super().setup(stage)
         if self.reader_loss is not None:

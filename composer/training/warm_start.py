@@ -28,7 +28,7 @@ def warm_start(denoiser: Denoiser, conditions: ConditionSet, size: int, model: s
 
     Raises:
         FileNotFoundError: There is no such model.
-        ValueError: No stage of it fits, its weights are those of another architecture, or a condition can't be added to it.
+        ValueError: No stage of it fits, its weights are of another architecture, or a condition can't be added.
     """
     folder = find_model(model)
     config, weights, _ = read_model(folder)
