@@ -104,7 +104,7 @@ def main(args: Sequence[str] | None = None) -> None:
     o = parser.parse_args(args)
     model = Cascade.load(o.model).to("cpu", torch.bfloat16 if o.precision == "bf16" else None)
     options = SampleOptions(steps=o.steps)
-    about = {"model": model.sha256, "precision": o.precision, **options.said()}
+    about = {"model": model.sha256, "precision": o.precision, **options.to_dict()}
     done = _done(o.out, about)
     missing = [name for name in o.only if o.again or name not in done]
     with Progress() as bar:

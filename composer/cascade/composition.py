@@ -67,7 +67,7 @@ class Composition:
         told += [f"{weight:+g} {', '.join(other)}" for other, weight in self.also]
         told += [f"starts at {self.start!r}"] if self.start is not None else []
         told += [f"keeps {self.kept!r}"] if self.kept is not None else []
-        told += [f"{name}={value!r}" for name, value in self.options.said().items()]
+        told += [f"{name}={value!r}" for name, value in self.options.to_dict().items()]
         told += ["parts drawn for each seed"] if self.draw_parts is not None else []
         return f"Composition({'; '.join([', '.join(parts) or 'nothing', *told])})"
 

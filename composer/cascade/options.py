@@ -48,9 +48,9 @@ class SampleOptions:
 
     def __or__(self, other: "SampleOptions | None") -> "SampleOptions":
         """Both; the right side wins."""
-        return self if other is None else replace(self, **other.said())
+        return self if other is None else replace(self, **other.to_dict())
 
-    def said(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The fields that are not None, by name."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in own.items() if value not in (None, {})}
@@ -58,4 +58,4 @@ class SampleOptions:
     @property
     def first(self) -> dict[str, Any]:
         """The options for the first stage that runs, as fields of `Sampling`."""
-        return {name: value for name, value in self.said().items() if name not in ("stages", "size", "until")}
+        return {name: value for name, value in self.to_dict().items() if name not in ("stages", "size", "until")}

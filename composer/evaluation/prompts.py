@@ -164,7 +164,7 @@ def answer(
 
 
 def from_captions(cascade: Cascade, captions: list[str]) -> Parts:
-    """All that a model reads of captions alone; nothing if it reads none."""
+    """The representations that a model computes from captions alone; none if it has no such condition."""
     read = cascade.decompose({"caption": captions})
     return Parts({name: value.to(cascade.device) for name, value in read.items() if name in cascade.names})
 

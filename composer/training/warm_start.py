@@ -1,4 +1,4 @@
-"""Where a training's weights come from when they are not fresh: a trained stage, which may take up new conditions."""
+"""Starts a training from the weights of a trained stage, to which new conditions may be added."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from composer.storage.loading import load_strictly
 
 
 def warm_start(denoiser: Denoiser, conditions: ConditionSet, size: int, model: str | Path) -> tuple[str, list[str]]:
-    """Loads a trained stage's weights; conditions that it lacks are silenced, so that it draws just what it drew.
+    """Loads a trained stage's weights; conditions that it lacks start silent, so that it draws what it drew before.
 
     Args:
         denoiser: Of the stage's architecture; it takes the stage's weights.
