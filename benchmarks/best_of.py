@@ -1,6 +1,6 @@
 """The best of several: what choosing among N pictures by adherence gains, also by measures that the choice never saw.
 
-For Scenes of the split `val`, 16 candidates are drawn for each request with the shipped model; the best of N is chosen
+For Scenes of the split `val`, 16 candidates are drawn for each request with the included model; the best of N is chosen
 as `--best-of N` does, by the mean of what all that was asked closes:
 
     python benchmarks/best_of.py --json benchmarks/results/best_of.json --plot docs/pictures/best_of.png

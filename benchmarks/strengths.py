@@ -1,7 +1,7 @@
 """Strengths: how well a condition is followed as it counts more or less, at some noise levels only, in one half only.
 
-Scenes of the split `val` are drawn again from their representations with the shipped model, each from its own seed, the
-same in every setting:
+The included model draws Scenes of the split `val` again from their representations, each from its own seed, the same in
+every setting:
 
     python benchmarks/strengths.py --json benchmarks/results/strengths.json --plot docs/pictures/strengths.png
 

@@ -2,7 +2,7 @@
 
 Times the 99.5th percentile of one image's magnitudes against `torch.quantile` and a plain `topk`, processor time on one
 thread, medians of rounds in which all three take the same values. Then draws Scenes after their captions alone with the
-shipped model, at growing guidance, without a threshold, with static and with dynamic ones, from the same noise each:
+included model, at growing guidance, without a threshold, with static and with dynamic ones, from the same noise each:
 
     python benchmarks/thresholding.py --count 32 --json benchmarks/results/thresholding.json \\
         --plot docs/pictures/thresholding.png --samples docs/pictures/thresholding_samples.png

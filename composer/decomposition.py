@@ -37,7 +37,7 @@ class Decomposer(nn.Module, Buildable, ABC):
         weights_licence: Licence of the weights, as their authors state it.
         kind: What the representation says of an image. Tasks and evaluations choose conditions by it: `style_transfer`
             keeps one picture's layout and takes another's appearance. A condition without a kind takes part only if
-                it is named.
+            it is named.
     """
 
     kind: Kind | None = None

@@ -1,4 +1,4 @@
-"""Names from before 0.2, when this package was one flat folder, still import: plugins and YAMLs out there use them."""
+"""Keeps module names from before 0.2 importable, when all modules were in one folder: plugins and YAMLs use them."""
 
 import importlib
 import sys

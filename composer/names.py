@@ -7,7 +7,7 @@ SHIPPED = "scenes256"
 """The model that comes with the package."""
 
 DIFFUSION_PRIOR, AUTOREGRESSIVE_PRIOR = "scenes_prior_diffusion", "scenes_prior_ar"
-"""The priors that come with it; the second one knows the principal components of its CLIP's embeddings."""
+"""The priors that come with it; the second one contains the principal components of its CLIP's embeddings."""
 
 DEVICES = ("cuda", "mps", "cpu")
 """The kinds of device that networks run on, the fastest first."""
@@ -16,14 +16,14 @@ SamplerName = Literal["euler", "heun", "dpmpp_2m", "ancestral"]
 """Functions of `composer.diffusion.samplers`."""
 
 CLOSED = "closed: 1 is a perfect match, 0 is no better than chance"
-"""What the figures that `evaluation.reading.Reading` gives mean, for people."""
+"""Explains the figures of `evaluation.reading.Reading` to users."""
 
 
 class Kind(StrEnum):
-    """What a representation says of an image; see `composer.Decomposer.kind`."""
+    """Which aspect of an image a representation describes; see `composer.Decomposer.kind`."""
 
     STRUCTURE = "structure"
-    """Where edges and surfaces are, place by place: a sketch, depth."""
+    """Where edges and surfaces are, pixel by pixel: a sketch, depth."""
 
     SEGMENTATION = "segmentation"
     """Which things are where."""

@@ -1,4 +1,4 @@
-"""What the examples share: pictures to take from, rows to show, and a command line.
+"""Shared code of the examples: input pictures, rows of results, and a command line.
 
 An example is a few functions from a `Studio` to an `ExampleRow`. `run` makes a script of them, `gallery.py` a page of
 all examples.
@@ -110,7 +110,7 @@ def make_table(closed: Closed) -> str:
 
 
 class Studio:
-    """Where examples draw.
+    """The model, settings and folder with which examples draw.
 
     Args:
         model: The model.
@@ -135,7 +135,7 @@ class Studio:
 
     @property
     def inverting(self) -> dict[str, Any]:
-        """How tasks invert."""
+        """Options of tasks that invert pictures."""
         steps = {} if self.options is None or self.options.steps is None else {"steps": self.options.steps}
         return {"progress": self.progress, **steps}
 
@@ -169,7 +169,7 @@ class Studio:
         return self._framed(picture, picture.original, open_region(box, (h, w)))
 
     def beyond(self, picture: Picture, *sides: float) -> tuple[Picture, Frame]:
-        """Enlarges a picture's canvas at left, top, right and bottom, by shares of its own, and draws only there."""
+        """Extends a picture at left, top, right and bottom, by fractions of its size, and draws only there."""
         left, top, right, bottom = sides
         return self._framed(picture, *extend(picture.original, (left, top, right, bottom)))
 
@@ -178,7 +178,7 @@ class Studio:
         return Picture(picture.name, picture.original, frame.source(self.model)), frame
 
     def taken(self, picture: Picture, *names: str) -> list[Shown]:
-        """A picture, and previews of what is taken from it."""
+        """A picture, and previews of the representations that are taken from it."""
         return [(Path(picture.name).stem, picture.original.image), *self.preview(picture.source.has, *names)]
 
     def preview(self, composition: Composition, *names: str) -> list[Shown]:

@@ -1,4 +1,4 @@
-"""The closed loop: draw several, take them apart again, keep the one that follows best.
+"""The best of several: draw several pictures, decompose them again, keep the one with the highest adherence.
 
 python examples/best_of.py
 python examples/best_of.py --model models/mine --seed 3
@@ -20,11 +20,11 @@ def best_of_eight(studio: Studio) -> ExampleRow:
 
 def only_one(studio: Studio) -> ExampleRow:
     """Draws captions once."""
-    return _row(studio, "One picture a caption", 1)
+    return _row(studio, "One picture per caption", 1)
 
 
 def _row(studio: Studio, title: str, best: int) -> ExampleRow:
-    many = f"the best of {best}, by adherence" if best > 1 else "without a choice"
+    many = f"the best of {best}, by adherence" if best > 1 else "one picture each"
     return studio.row(
         title,
         f"Two captions, two seeds, {many}.",

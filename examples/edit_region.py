@@ -1,4 +1,4 @@
-"""Edits within a region: new content, other colours, variations, and beyond the border; the rest stays, bit for bit.
+"""Edits within a region: new content, other colours, variations, and outpainting; the rest stays, bit for bit.
 
 python examples/edit_region.py                                   # Scenes, a photograph
 python examples/edit_region.py photo.jpg
@@ -32,7 +32,7 @@ def outpainted(studio: Studio) -> ExampleRow:
     _, frame = studio.beyond(picture, 0, 0, 0.5, 0)
     return studio.row(
         "Outpainting",
-        "A Scene goes on beyond its border; nothing but the picture itself says how.",
+        "A Scene continues beyond its border, without any condition but the picture itself.",
         f"outpaint {picture} --by 0,0,0.5,0",
         studio.taken(picture),
         Composition(),
@@ -64,7 +64,7 @@ def varied(studio: Studio) -> ExampleRow:
     square, frame = studio.within(picture, box)
     return studio.row(
         "Variations within a region",
-        "Inside a box of a Scene, sketch and depth stay; the rest is drawn anew for each seed.",
+        "Inside a box of a Scene, sketch and depth stay; the rest is new for each seed.",
         f"vary {picture} --region {box} --keep sketch depth",
         [*studio.taken(picture), *studio.preview(square.source.has, "sketch", "depth")],
         variations(studio.model, square.source, ("sketch", "depth")),

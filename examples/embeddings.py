@@ -1,4 +1,4 @@
-"""What DALL-E 2 does with CLIP's embeddings (Ramesh et al. 2022): bipartite variations, differences, components.
+"""What DALL-E 2 does with CLIP's embeddings (Ramesh et al. 2022): variations, text differences, principal components.
 
 python examples/embeddings.py                                    # Scenes
 python examples/embeddings.py photo.jpg other.jpg
@@ -17,8 +17,8 @@ def from_the_latent(studio: Studio) -> ExampleRow:
     (picture,) = studio.pictures("scene16")
     model, inverting = studio.model, studio.inverting
     return studio.row(
-        "Variations from the latent",
-        "Embedding and inverted noise hold all of a Scene; the more fresh noise on the way, the freer the variation.",
+        "Variations from inverted noise",
+        "Embedding and inverted noise determine a Scene; the more fresh noise is added, the freer the variation.",
         [f"vary {picture} --from-noise {eta:g}" for eta in ETAS],
         studio.taken(picture),
         [(f"eta {eta:g}", variations(model, picture.source, eta=eta, **inverting)) for eta in ETAS],
@@ -29,7 +29,7 @@ def between_latents(studio: Studio) -> ExampleRow:
     """Interpolates embedding and initial noise."""
     a, b = studio.pictures("scene18", "scene06")
     return studio.row(
-        "Interpolation from the latents",
+        "Interpolation with inverted noise",
         "Embeddings and inverted noises both go from one Scene to the other, so both ends are the Scenes themselves.",
         f"interpolate {a} {b} --between semantics --from-noises",
         [*studio.taken(a), *studio.taken(b)],
@@ -44,7 +44,7 @@ def turned(studio: Studio) -> ExampleRow:
     (picture,) = studio.pictures("scene21")
     return studio.row(
         "Text differences",
-        f"A Scene's embedding turns from *{before}* to *{after}*, its inverted noise stays.",
+        f"A Scene's embedding moves from *{before}* to *{after}*; its inverted noise stays.",
         f'turn {picture} --before "{before}" --after "{after}"',
         studio.taken(picture),
         text_difference(studio.model, picture.source, before, after, shares, **studio.inverting),

@@ -34,42 +34,43 @@ FAMILIES = (
     *(colorize, restyle, pose_and_try_on, edit_region, embeddings, strengths),
 )
 REMARKS: dict[str, str] = {
-    "caption_alone": "Grass and sky come as asked. What stands there is rarely red and never a sphere: of things, the "
-    "caption decides little, and without a map of shapes the model draws lumps, here as in all rows below.",
-    "caption_and_prior": "Now most are red, which is the prior's doing; still not spheres, and seed 0 is yellow.",
-    "and_not": "Ground and sky are added and led away from; the blue torus is not there.",
-    "only_one": "Snow, wood and dusk are there, the things and the clear sky are not.",
-    "best_of_eight": "Among eight there is one with a red or a pink thing and the right sky, once none; in none are "
-    "both of its things.",
-    "recombined": "All things turn blue, since those of the second Scene are; the pavement's joints are still there in "
-    "the sand, since the sketch has them.",
-    "from_a_drawing": "The drawing's colours stay where its shapes do; little of the Scene's semantics comes in.",
-    "of_semantics": "Ground, sky and the colour stay, the shapes do not: seed 0 has not even the colour.",
-    "of_subsets": "Semantics alone give fur's colours and no cat: the model knows seven photographs.",
-    "from_one_to_another": "The way is not even: between 0.33 and 0.44 all changes at once.",
-    "in_place": "Sky, things and ground change one after the other; at 0 the cone should be pink, and is not.",
-    "other_shapes": "The ground was to stay stone and lost its joints; the sphere is red, not orange.",
-    "in_other_words": "Ground and sky follow the words; the cylinder does not turn blue, and is no cone, since its "
+    "caption_alone": "Grass and sky come as asked. What stands there is rarely red and never a sphere: the caption "
+    "hardly decides the objects, and without a map of shapes the model draws lumps, here as in all rows below.",
+    "caption_and_prior": "Thanks to the prior most are red now; still no spheres, and seed 0 is yellow.",
+    "and_not": "Ground and sky are added and removed as asked; the blue torus is missing.",
+    "only_one": "Snow, wood and dusk are there, the objects and the clear sky are not.",
+    "best_of_eight": "Among eight there is mostly one with a red or a pink object and the right sky; none has both "
+    "objects of its caption.",
+    "recombined": "All objects turn blue, since those of the second Scene are; the sand still has the pavement's "
+    "joints, since the sketch has them.",
+    "from_a_drawing": "Where the drawing's shapes stay, so do its colours; little of the Scene's semantics is visible.",
+    "of_semantics": "Ground, sky and the object's colour stay, shapes do not; with seed 0 the colour is lost too.",
+    "of_subsets": "Semantics alone give the colours of fur, but no cat: the model knows only seven photographs.",
+    "from_one_to_another": "The change is not gradual: between 0.33 and 0.44 everything changes at once.",
+    "in_place": "Sky, objects and ground change one after the other; at 0 the cone should be pink, and is not.",
+    "other_shapes": "The ground should have stayed stone but lost its joints; the sphere is red, not orange.",
+    "in_other_words": "Ground and sky follow the captions; the cylinder does not turn blue, nor into a cone, since the "
     "shapes were kept.",
     "by_a_picture": "Blue and grey come through; the torus' turquoise and pink land on patches of fur.",
-    "by_a_person": "Cream and blue, or blue alone: the shares are not met.",
-    "between_palettes": "The sky keeps its grey for half of the way.",
-    "photograph": "The strokes are the sketch's, for the model has no more detail to draw from.",
+    "by_a_person": "Cream and blue, or blue alone: the proportions are wrong.",
+    "between_palettes": "The sky stays grey for the first half.",
+    "photograph": "What looks like brush strokes are the lines of the sketch: the model has no finer detail "
+    "to draw from.",
     "scene": "At 0 the Scene should have its own looks; its cones and its cube are yellow and its planks are gone.",
-    "other_pose": "Shapes and setting are right; the things take several colours each.",
-    "worn": "The suit takes on the Scene's green and pink, in smears and with colours of neither: what semantics and "
-    "palette say of a whole picture is little to dress a part of another one in.",
-    "inpainted": "Something is put there, once red, never a cube; the pavement's joints are lost.",
-    "outpainted": "Sky and ground go on nearly without a seam; what stands there is a lump.",
-    "colorized": "The seam is the region's own border, as asked.",
-    "varied": "Shapes stay and colours vary; the checks of the floor get lost.",
-    "from_the_latent": "From 0.3 on, the things are others.",
-    "between_latents": "Half way, things are neither torus nor cubes.",
-    "turned": "The sky turns as asked; the green cube vanishes, which nobody asked for.",
+    "other_pose": "Shapes and background are right; the objects have several colours each.",
+    "worn": "The suit takes on the Scene's green and pink, smeared, and with colours of neither: semantics and palette "
+    "of a whole picture say too little about a garment.",
+    "inpainted": "Something appears, once red, never a cube; the pavement's joints are lost.",
+    "outpainted": "Sky and ground continue almost without a seam; the object is a lump.",
+    "colorized": "The seam is the border of the region, as asked.",
+    "varied": "Shapes stay and colours vary; the checks of the floor are lost.",
+    "from_the_latent": "From 0.3 on, the objects are different ones.",
+    "between_latents": "Halfway, the objects are neither a torus nor cubes.",
+    "turned": "The sky changes as asked; the green cube vanishes, which nobody asked for.",
     "components": "Sky and ground are not right even with 16 components.",
-    "how_much": "Between half and twice there is little to see: half is nearly enough.",
-    "when": "Early alone gives places and sizes, late alone the outlines; neither gives the torus, nor do both.",
-    "where": "The things of the other half are lumps, not those of the Scene that only gave semantics.",
+    "how_much": "From half to twice, little changes: half is nearly enough.",
+    "when": "Early alone gives positions and sizes, late alone the outlines; neither gives the torus, nor do both.",
+    "where": "In the other half the objects are lumps, not those of the Scene that gave only its semantics.",
 }
 """What a row shows and what it does not, written with its pictures in sight."""
 
@@ -78,14 +79,15 @@ SEEN = "efce4ada4305e354fa31db1a8e2c0c1041af456dde15e6d8b5d0b96ed4b00d9a"
 
 HEAD = """# Gallery
 
-All of this is drawn by the shipped model, `scenes256`, at 64 pixels and enlarged to 256, by `make gallery`, which
-runs the scripts in [examples](../../examples). The Scenes are of a split that no training saw; the photographs are
-those of scikit-image, and crops of them were in the training. What pictures are taken from was chosen for what it
-shows; what is drawn was not: it has the first seeds, 0, 1, 2, and a row says so where one of several was kept.
+Everything here was drawn by the included model, `scenes256`, at 64 pixels and upsampled to 256. `make gallery` draws
+it: it runs the scripts in [examples](../../examples). The Scenes are from a split that no training saw; the photographs
+are those of scikit-image, and crops of them were in the training. We chose the inputs for what they show, but not the
+results: they have the first seeds, 0, 1, 2, and where the best of several was kept, the text says so.
 
-The commands work in this folder; with `--precision bf16` they draw these very pictures (but for JPEG). The tables say
-how much of the way from other pictures (0) to what was asked (1) each result goes when it is taken apart again
-(`composer.evaluation.best_of.closed`); below 0 it is farther off than they are. "Seen" is what we found when we looked.
+The commands run in this folder; with `--precision bf16` they draw the same pictures, but for JPEG compression. The
+tables give the adherence ("closed"): each result is decomposed again and compared with what was asked. 1 is a perfect
+match, 0 no better than an unrelated picture, and below 0 worse than that. "Seen" is what we noticed when we looked at
+the results.
 """
 
 
@@ -102,7 +104,7 @@ def main(args: Sequence[str] | None = None) -> None:
     o = parser.parse_args(args)
     model = Cascade.load(o.model).to("cpu", torch.bfloat16 if o.precision == "bf16" else None)
     options = SampleOptions(steps=o.steps)
-    about = {"model": model.sha256, "precision": o.precision, **options.said()}
+    about = {"model": model.sha256, "precision": o.precision, **options.to_dict()}
     done = _done(o.out, about)
     missing = [name for name in o.only if o.again or name not in done]
     with Progress() as bar:

@@ -1,4 +1,4 @@
-"""Interpolation: from one picture to another, wholly or in some representations (Composer, section 3.2).
+"""Interpolation: from one picture to another, in all representations or in some (Composer, section 3.2).
 
 python examples/interpolation.py                                 # two Scenes
 python examples/interpolation.py a.jpg b.jpg
@@ -27,7 +27,7 @@ def in_place(studio: Studio) -> ExampleRow:
     """Interpolates how things look, and holds where they are."""
     a, b = studio.pictures("scene09", "scene19")
     return studio.row(
-        "Interpolation, shapes held",
+        "Interpolation with fixed shapes",
         "Semantics and palette go to those of the second Scene; sketch, depth and instances of the first one stay.",
         f"interpolate {a} {b} --keep {' '.join(LOCAL)}",
         [*studio.taken(a, *LOCAL), *studio.taken(b)],

@@ -1,4 +1,4 @@
-"""Pose and try-on: a picture's things in another one's shapes; another one's looks on a person (Composer, section 3.4).
+"""Pose and try-on: objects take another picture's shapes; a person takes a garment's looks (Composer, section 3.4).
 
 python examples/pose_and_try_on.py                               # Scenes, a photograph
 python examples/pose_and_try_on.py person.jpg other.jpg

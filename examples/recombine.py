@@ -1,4 +1,4 @@
-"""Recombination: where things are from one picture, how they look from another.
+"""Recombination: the layout of one picture with the looks of another.
 
 python examples/recombine.py                                     # two Scenes that no training saw
 python examples/recombine.py photo.jpg painting.jpg --seed 1
@@ -30,7 +30,7 @@ def from_a_drawing(studio: Studio) -> ExampleRow:
     asked = scene.source.pick("semantics")
     return studio.row(
         "From a rough drawing",
-        "A flat drawing, made noisy and drawn to the end under a Scene's semantics: the noisier, the less of it stays.",
+        "A flat drawing, noised and denoised again with a Scene's semantics: the more noise, the less of it stays.",
         [f"compose --semantics {scene} --start {drawing}:{time}" for time in times],
         [*studio.taken(drawing), *studio.taken(scene)],
         [(f"time {time}", redraw(studio.model, drawing.source, asked, time)) for time in times],

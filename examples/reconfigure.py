@@ -1,4 +1,4 @@
-"""Reconfiguration: a picture is inverted, and drawn again with something of it changed (Composer, section 3.4).
+"""Reconfiguration: a picture is inverted, and drawn again with some conditions changed (Composer, section 3.4).
 
 python examples/reconfigure.py                                   # two Scenes
 python examples/reconfigure.py photo.jpg edited.jpg

@@ -1,4 +1,4 @@
-"""Style transfer: the content of one picture in the style of another, as strong as you like (Composer, section 3.3).
+"""Style transfer: the content of one picture in the style of another, at several strengths (Composer, section 3.3).
 
 python examples/restyle.py                                       # two photographs, two Scenes
 python examples/restyle.py photo.jpg painting.jpg

@@ -1,4 +1,4 @@
-"""Variations: what is kept of a picture stays, the rest is new (Composer, section 3.2).
+"""Variations: some conditions of a picture are kept, the rest is new (Composer, section 3.2).
 
 python examples/variations.py                                    # a photograph, a Scene
 python examples/variations.py photo.jpg --seed 5
@@ -15,7 +15,7 @@ def of_semantics(studio: Studio) -> ExampleRow:
     (picture,) = studio.pictures("scene12")
     return studio.row(
         "Variations",
-        "The semantics of a Scene stay; where things are and how they are lit is drawn anew for each seed.",
+        "The semantics of a Scene stay; layout and lighting are new for each seed.",
         f"vary {picture} --keep semantics",
         studio.taken(picture),
         variations(studio.model, picture.source),
@@ -27,7 +27,7 @@ def of_subsets(studio: Studio) -> ExampleRow:
     """Keeps more and more."""
     (picture,) = studio.pictures("chelsea")
     return studio.row(
-        "The more is kept, the nearer",
+        "Keeping more conditions",
         "Four subsets of what the model reads from a photograph, the same seed.",
         [f"vary {picture} --keep {' '.join(names)}" for names in KEPT],
         studio.taken(picture, "sketch", "depth", "palette"),

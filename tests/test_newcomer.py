@@ -137,8 +137,8 @@ def command(line):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run_from_the_first_cell_to_the_last(path, here, monkeypatch):
     """As Jupyter runs them, on a tiny model; what stands last in a cell shows itself."""
-    changed = Sampling.changed
-    monkeypatch.setattr(Sampling, "changed", lambda *args: replace(changed(*args), steps=2))
+    override = Sampling.override
+    monkeypatch.setattr(Sampling, "override", lambda *args: replace(override(*args), steps=2))
     shutil.rmtree("out")
     said, pictures = {"command": command}, 0
     cells = json.loads(path.read_text())["cells"]

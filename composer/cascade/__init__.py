@@ -1,4 +1,4 @@
-"""Stages from small to large, and what they read."""
+"""Cascades: stages from small to large, what they draw, and how."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What people ask a model for, as they write it; where it cannot be meant, the error says what to write instead."""
+"""Interprets what users pass to a model; where that makes no sense, the error says what to write instead."""
 
 import operator
 from collections.abc import Collection, Iterable, Mapping
@@ -49,10 +49,10 @@ def to_seeds(seeds: Any) -> list[int]:
 
 
 def to_composition(what: Any) -> tuple[Composition, dict[str, Tensor | str]]:
-    """Returns what was asked as a composition, and its representations, some of which may still be words.
+    """Converts what was asked to a composition, and its representations, some of which may still be text.
 
     Raises:
-        ValueError: It is none of what `Cascade.sample` takes.
+        ValueError: It is nothing that `Cascade.sample` takes.
     """
     if isinstance(what, Composition):
         return what, dict(what.parts)
@@ -69,16 +69,16 @@ def to_composition(what: Any) -> tuple[Composition, dict[str, Tensor | str]]:
 
 
 def names_picture(what: Any) -> bool:
-    """Whether something is probably the path of a picture."""
+    """Whether a value is probably the path of a picture."""
     suffixes = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
     return isinstance(what, Path) or (isinstance(what, str) and what.lower().endswith(suffixes))
 
 
 def require_options(options: Any) -> None:
-    """Makes sure that options are `SampleOptions`.
+    """Checks that options are `SampleOptions`.
 
     Raises:
-        ValueError: It is not.
+        ValueError: They are something else.
     """
     if not isinstance(options, SampleOptions | None):
         says = ", ".join(f"{name}={value!r}" for name, value in options.items()) if isinstance(options, dict) else "..."
@@ -86,7 +86,7 @@ def require_options(options: Any) -> None:
 
 
 def require_names(given: Iterable[str], known: Collection[str]) -> None:
-    """Makes sure that a model has conditions of these names.
+    """Checks that a model has conditions of these names.
 
     Raises:
         KeyError: There is no such condition; the message suggests what was probably meant.

@@ -13,19 +13,19 @@ from composer.storage.folder import read_model
 from composer.storage.formats import FILE, check_names, check_run
 
 GROUPS = ("decomposers", "readers")
-"""What a model reads pictures with, in its configuration."""
+"""Sections of a model's configuration that name decomposers."""
 
 CARRIED = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.json", "*.txt", "*.model", "*.md", "LICENSE*", "NOTICE*")
-"""Files that a model's folder takes along: weights, what describes them, and licences."""
+"""Files that are copied into a model's folder: weights, their descriptions, and licences."""
 
 
 def from_run(config: Mapping[str, Any], name: str, sampling: Mapping[str, Any]) -> dict[str, Any]:
-    """Derives a model's configuration from that of the training run which made it.
+    """Derives a model's configuration from that of its training run.
 
     Args:
-        config: The ``model`` and ``data`` sections that travel with a checkpoint.
+        config: The ``model`` and ``data`` sections of a checkpoint's configuration.
         name: The model's name.
-        sampling: Fields of `Sampling`, the model's own.
+        sampling: The model's sampling settings, as fields of `Sampling`.
 
     Raises:
         ValueError: The configuration is not that of a stage.
@@ -55,7 +55,7 @@ def from_run(config: Mapping[str, Any], name: str, sampling: Mapping[str, Any]) 
 def assemble(
     parts: Mapping[str, Path], name: str, plugins: Collection[str] = ()
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
-    """Joins models of one stage each to one model of several. Nothing is written.
+    """Assembles one model from models of one stage each. Nothing is written.
 
     Args:
         parts: Name of a stage -> model's folder, from the smallest to the largest.
@@ -67,7 +67,7 @@ def assemble(
         `carry_weights`; and file name -> tensors.
 
     Raises:
-        ValueError: A part has several stages, or two parts take the same representation from different decomposers.
+        ValueError: A part has several stages, or two parts have different decomposers for the same representation.
     """
     stages: list[dict[str, Any]] = []
     weights: dict[str, dict[str, Tensor]] = {}
@@ -84,7 +84,7 @@ def assemble(
             for key, spec in config.get(group, {}).items():
                 spec = {**spec, "init_args": resolve_arguments(class_of(spec, Decomposer, plugins), spec, path)}
                 if known.setdefault(key, spec) != spec:
-                    raise ValueError(f"{path} and the parts before it take {key} from different {group}: {spec}")
+                    raise ValueError(f"{path} has another {key} in its {group} than the parts before it: {spec}")
     return {"name": name, "stages": stages, **groups}, weights
 
 
@@ -95,18 +95,18 @@ def carry_weights(
     read: Collection[str] | None = None,
     within: Collection[Path] | None = None,
 ) -> dict[str, Any]:
-    """Copies files that decomposers and readers were built from into the model's folder, so that it can be moved.
+    """Copies the files that decomposers and readers need into the model's folder, so that the folder can be moved.
 
-    What is copied is what a class declares (`Buildable.weights_arguments`), of the kinds `CARRIED`. Build everything
-    first, by `noting_files`: a file that no decomposer can be built from has no place in a model.
+    These are the files that a class declares (`Buildable.weights_arguments`), if they are of the kinds `CARRIED`. Build
+    everything within `noting_files` first: files that no decomposer reads are not copied.
 
     Args:
         config: A model's configuration; its local paths become ``model:`` ones, others (``asset:``, ``hub:``) stay.
         folder: The model's folder.
         plugins: Modules that the user trusts.
-        read: The local files that were read, as they are named in the configuration; None takes every name that is a
+        read: The local files that were read, by their names in the configuration; None takes every name that is a
             file's.
-        within: Folders that files may come from, hidden ones inside excepted, or single files; None allows all places.
+        within: Folders that files may come from, except from hidden ones inside, or single files; None allows all.
 
     Raises:
         ValueError: A file lies elsewhere, or is of another kind; nothing has been copied then.
@@ -135,7 +135,7 @@ def carry_weights(
 
 
 def carried_files(config: Mapping[str, Any]) -> list[str]:
-    """Says which files a model's configuration has in the model's folder, a line each."""
+    """Lists the files that a model's configuration has in the model's folder, one line per file."""
     specs = [(group, key, spec) for group in GROUPS for key, spec in config.get(group, {}).items()]
     named = [
         (group, key, value) for group, key, spec in specs for value in (spec.get("init_args") or {}).values() if value
@@ -145,7 +145,7 @@ def carried_files(config: Mapping[str, Any]) -> list[str]:
 
 
 def _carried_files(path: Path, within: Collection[Path] | None) -> dict[str, Path]:
-    """The files to copy of what an argument names: path below the new folder -> file."""
+    """The files to copy for an argument: path below the new folder -> file."""
     listed = sorted(path.iterdir()) if path.is_dir() else [path]
     files = [file for file in listed if file.is_file() and any(file.match(kind) for kind in CARRIED)]
     if not files:

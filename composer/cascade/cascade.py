@@ -42,14 +42,14 @@ class Cascade:
     Attributes:
         weaker: The weaker model that guidance leads away from (see `lead_away_from`), or None.
         folder: Where it was loaded from; None for a model that was not.
-        strangers: The readers' representations of held-out images, which results are compared with; empty if the
-            model's folder has none.
+        strangers: The readers' representations of held-out images, which have nothing to do with a request: their
+            distance from it is what chance gives. Empty if the model's folder has none.
 
     Args:
         stages: From the smallest to the largest; each later one reads the image before it as ``low_res``.
         decomposition: Decomposers by the name of their condition.
-        readers: Decomposers that measure results for adherence; a name that is missing here uses `decomposition`.
-        sha256: Names the exact state that was loaded; empty for a model that was never saved.
+        readers: Decomposers that measure adherence; for a name that is missing here, that of `decomposition`.
+        sha256: Identifies the exact state that was loaded; empty for a model that was never saved.
     """
 
     def __init__(self, stages: Sequence[Stage], decomposition: Decomposition, readers: Decomposition, sha256: str = ""):
@@ -57,7 +57,7 @@ class Cascade:
             raise ValueError("a cascade needs at least one stage")
         for before, stage in pairwise(stages):
             if stage.low_res is None or stage.size != before.size * stage.low_res.scale:
-                found = "begins with noise alone" if stage.low_res is None else f"enlarges {stage.low_res.scale} times"
+                found = "reads no smaller image" if stage.low_res is None else f"enlarges {stage.low_res.scale} times"
                 raise ValueError(
                     f"stage {stage.name} ({stage.size} px) cannot follow {before.name} ({before.size} px): it {found}"
                 )
@@ -73,9 +73,9 @@ class Cascade:
         return f"Cascade({self.spec.get('name', 'without a name')}: {stages})"
 
     def lead_away_from(self, weaker: "Cascade | None") -> None:
-        """Guides away from a weaker model, not from the unconditional estimate (autoguidance, Karras et al. 2024).
+        """Guides away from a weaker model instead of the unconditional estimate (autoguidance, Karras et al. 2024).
 
-        Both read the same conditions, so they differ in the errors that the weaker one makes more often.
+        Both have the same conditions, so that they differ only by the weaker one's larger errors.
 
         Args:
             weaker: The same architecture, trained less; stages that it lacks are guided as usual. None turns it off.
@@ -116,14 +116,14 @@ class Cascade:
 
     @classmethod
     def load(cls, folder: str | Path, plugins: Collection[str] = (), network: bool = False) -> "Cascade":
-        """Loads a model's folder, or a model by its name: one that the package ships, or one of the Hugging Face hub.
+        """Loads a model from its folder, or by its name: an included one, or one on the Hugging Face hub.
 
         Args:
-            folder: The model's folder; ``scenes256``, which is shipped; or ``owner/name@revision`` on the hub, where
-                only a commit as revision names the same model for ever. Without a revision the newest commit is taken,
+            folder: The model's folder; ``scenes256``, which is included; or ``owner/name@revision`` on the hub, where
+                only a commit as revision always names the same model. Without a revision the newest commit is taken,
                 and logged. A local folder of that name takes precedence over the hub.
             plugins: Modules that the user trusts.
-            network: Whether a model of the hub, and weights that a model names, may be downloaded if they are not on
+            network: Whether a model on the hub, and weights that a model names, may be downloaded if they are not on
                 this machine yet.
 
         Raises:
@@ -151,7 +151,7 @@ class Cascade:
 
         Args:
             spec: A model's configuration.
-            weights: Those of each stage, by the name of its file.
+            weights: File name of a stage -> its weights.
             plugins: Modules that the user trusts.
             folder: The model's folder, if it has one.
             sha256: See `Cascade`.
@@ -170,10 +170,13 @@ class Cascade:
         return cascade
 
     def load_weights(self, weights: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Loads each stage's weights, by the name of its file.
+        """Loads weights into the stages.
+
+        Args:
+            weights: File name of a stage -> its weights.
 
         Raises:
-            ValueError: They are not those of this configuration.
+            ValueError: They do not fit this configuration.
         """
         for stage in self.stages:
             load_strictly(stage.weights(), weights[stage.spec["file"]], f"stage {stage.spec['file']}")
@@ -221,7 +224,7 @@ class Cascade:
         return push_model(repo, lambda at: self.save(at, card, dtype), self.spec, self.folder, message, private)
 
     def to(self, device: torch.device | str, precision: torch.dtype | None = None) -> "Cascade":
-        """Moves the model.
+        """Moves the model to a device, and sets its precision.
 
         Args:
             device: Where it samples.
@@ -248,7 +251,7 @@ class Cascade:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The conditions that a person can ask for, in order."""
+        """Names of the conditions that a user can set, in order."""
         every = dict.fromkeys(name for stage in self.stages for name in stage.conditions)
         return tuple(name for name in every if name != "low_res")
 
@@ -256,22 +259,22 @@ class Cascade:
         """Reads image files as this model takes them: upright, in sRGB, cropped to a square, in [-1, 1].
 
         Raises:
-            Refused: A file is no picture that can be read.
+            Refused: A file cannot be read as a picture.
         """
         return open_pictures(paths, self.stages[0].size).to(self.device)
 
     def decompose(self, what: Batch | Picture | Sequence[Picture], caption: str | Sequence[str] | None = None) -> Parts:
-        """Takes images apart: every representation of this model that they allow.
+        """Computes all representations of images that this model has conditions for.
 
         Args:
             what: A picture or several: image files, pictures of Pillow, arrays (h w 3) of uint8, tensors (3 h w) in
                 [-1, 1]; they are cropped to squares of the first stage's size. Or a batch: ``image`` (b 3 h w) in
                 [-1, 1], best of that size; ``caption`` and ``region`` if known.
-            caption: What the pictures show, if known: one text for all, or one each.
+            caption: What the pictures show, if known: one text for all, or one per picture.
 
         Raises:
-            Refused: A file is no picture that can be read.
-            ValueError: Something is no picture.
+            Refused: A file cannot be read as a picture.
+            ValueError: A value is no picture.
         """
         batch = to_batch(what, caption, self.stages[0].size)
         if not isinstance(what, Mapping):
@@ -279,13 +282,13 @@ class Cascade:
         return Parts.of(self.decomposition(batch), self.decomposition)
 
     def read(self, batch: Batch, names: Collection[str] | None = None) -> Parts:
-        """Reads images, or what was asked of them, in the space that adherence is measured in.
+        """Computes the readers' representations of images or captions, by which adherence is measured.
 
-        Images of another size are read at the first stage's, which is where most conditions act.
+        Images of another size are resized to the first stage's, which is where most conditions act.
 
         Args:
             batch: As in `decompose`.
-            names: What to read, as far as the batch allows; None reads all.
+            names: Which ones, if the batch allows; None is all.
         """
         size = self.stages[0].size
         if "image" in batch:
@@ -303,7 +306,7 @@ class Cascade:
 
     @property
     def identity(self) -> str:
-        """Names this model's exact state: its SHA-256, or for one that was never saved this very object."""
+        """Identifies this model's exact state: its SHA-256, or a name for this object if it was never saved."""
         return self.sha256 or f"unsaved-{id(self)}"
 
     @torch.no_grad()
@@ -318,24 +321,25 @@ class Cascade:
     ) -> Float[Images, "b 3 h w"]:
         """Draws images, one stage after the other.
 
-        ``model.sample(caption="a red cube", palette="#aa3311", seeds=[0, 1])`` asks by words, ``model.sample(shapes |
-        looks)`` by the parts of images, and a `Composition` says all that can be said.
+        Conditions are given as text, ``model.sample(caption="a red cube", palette="#aa3311", seeds=[0, 1])``; as the
+        parts of images, ``model.sample(shapes | looks)``; or as a `Composition`, which has all further options.
 
         Args:
-            what: Representations to follow, each with one row or one row per seed, or words that give them; or a
+            what: Representations to follow, each with one row or one row per seed, or texts in their place; or a
                 composition of them.
-            seeds: One per picture; a picture depends on its seed alone, not on the others.
-            options: How to sample, where that differs from what the model or the composition says.
-            progress: Wraps the steps of each stage.
-            **conditions: Further representations, or words, by the name of their condition.
+            seeds: One per picture; a picture depends on its own seed alone, not on the others.
+            options: How to sample; overrides the settings of the model and of the composition.
+            progress: Wraps the sequence of steps of each stage, to show progress.
+            **conditions: Further representations, or texts, by the name of their condition.
 
         Returns:
-            Images in [-1, 1], a row per seed. They are a tensor, and ``images.save("out.png")`` saves them.
+            Images in [-1, 1], one row per seed: a tensor with a method to save it, ``images.save("out.png")``.
 
         Raises:
-            KeyError: A condition that no stage has, a strength of a condition that is not given, or no stage's name.
-            ValueError: A wrong number of rows, a stage that cannot draw that size, initial noise of another model or
-                size, or guidance away from two things at once.
+            KeyError: No stage has such a condition; a strength is of a condition that is not given; no stage has such
+                a name.
+            ValueError: The number of rows is wrong, a stage cannot draw that size, the initial noise is of another
+                model or size, or guidance would lead away from two things at once.
         """
         seeds = to_seeds(seeds)
         require_options(options)
@@ -399,21 +403,21 @@ class Cascade:
         return run_sampler(how, denoise, x, sigmas, noise_seeds, progress)
 
     def _small(self, asked: Composition, rows: int) -> Tensor | None:
-        """The image to enlarge, if that is where the drawing begins; a row per seed."""
+        """The image to enlarge, if sampling starts with one; one row per seed."""
         if not isinstance(asked.start, SmallImage):
             return None
         return asked.start.image.expand(rows, -1, -1, -1).to(self.device)
 
     def settings(self, what: Composition | None = None, options: SampleOptions | None = None) -> dict[str, Sampling]:
-        """How each stage that `sample` runs is going to sample.
+        """The sampling settings of each stage that `sample` would run.
 
         Args:
             what: As in `sample`.
             options: As in `sample`.
 
         Raises:
-            KeyError: A name is that of no stage.
-            ValueError: There is no such field, or a stage cannot have such tiles.
+            KeyError: No stage has such a name.
+            ValueError: `Sampling` has no such field, or a stage cannot use such tiles.
         """
         asked = what or Composition()
         return self._settings(asked.options | options, self._small(asked, 1))
@@ -423,13 +427,13 @@ class Cascade:
         if unknown := sorted(given.keys() - {stage.name for stage in self.stages}):
             raise KeyError(f"no stage {', '.join(unknown)}; this model has {', '.join(s.name for s in self.stages)}")
         given[chain[0].name] = {**options.first, **given.get(chain[0].name, {})}
-        settings = {s.name: s.sampling.changed(given.get(s.name, {}), f"stage {s.name}") for s in chain}
+        settings = {s.name: s.sampling.override(given.get(s.name, {}), f"stage {s.name}") for s in chain}
         for stage in chain:
-            stage.estimator(settings[stage.name].tile)  # before an earlier stage has taken its time
+            stage.estimator(settings[stage.name].tile)  # fails before an earlier stage has spent time
         return settings
 
     def ignores_seeds(self, what: Composition, options: SampleOptions | None = None) -> bool:
-        """Whether the first stage draws the same for every seed: from one noise, without fresh noise on the way."""
+        """Whether the first stage draws the same for all seeds: it has one initial noise, and adds no fresh noise."""
         if not isinstance(what.start, InitialNoise) or len(what.start.noise) > 1:
             return False
         how = self.settings(what, options)[self.stages[0].name]
@@ -459,13 +463,13 @@ class Cascade:
         steps: int = 50,
         progress: Progress | None = None,
     ) -> InitialNoise:
-        """Finds the noise from which `reps` gives `image` back (Composer, section 3.4), for the first stage.
+        """Finds the noise from which the first stage draws `image` again, given `reps` (Composer, section 3.4).
 
-        Heun's method, without guidance or thresholds: at 50 steps the error of Euler (DDIM) is 200 times as large.
+        By Heun's method, without guidance or thresholds; at 50 steps, Euler's error (DDIM) is 200 times as large.
 
         Args:
             image: Of the first stage's size.
-            reps: What is known of the image (c1), with one row or one row per image.
+            reps: Representations of the image (c1 in the paper), with one row or one row per image.
             steps: Of Heun's method.
             progress: Wraps the steps.
 
@@ -483,15 +487,15 @@ class Cascade:
     def ask(
         self, what: Composition | Mapping[str, Tensor | str] | None = None, **conditions: Tensor | str
     ) -> Composition:
-        """Makes a composition of what `sample` takes: words become representations, and what to measure is noted.
+        """Converts the arguments of `sample` to a composition: texts become representations.
 
         Args:
             what: As in `sample`.
             **conditions: As in `sample`.
 
         Raises:
-            KeyError: A condition that no stage has.
-            ValueError: Something is neither a representation nor words that give it.
+            KeyError: No stage has such a condition.
+            ValueError: A value is neither a representation nor text that can be converted to one.
         """
         asked, given = to_composition(what)
         given |= conditions
@@ -511,7 +515,7 @@ class Cascade:
 
     @torch.no_grad()
     def _as_read(self, given: Mapping[str, Tensor | str], parts: Parts) -> Parts:
-        """The given representations as the readers have them, as far as that is known without the image."""
+        """The given representations in the readers' space, as far as that is known without the image."""
         own, readers = dict(self.decomposition.named()), dict(self.readers.named())
         read: dict[str, Tensor] = {}
         for name, value in given.items():
@@ -522,7 +526,7 @@ class Cascade:
         return Parts(read)
 
     def _resolved(self, asked: Composition, seeds: Sequence[int]) -> Composition:
-        """What is asked, resolved, with all its representations checked.
+        """Resolves what is asked, and checks all its representations.
 
         Raises:
             KeyError: See `sample`.
@@ -530,7 +534,11 @@ class Cascade:
         """
         parts = self._checked(asked.resolve(seeds).parts, len(seeds))
         if unknown := sorted(asked.strengths.keys() - parts.keys()):
-            raise KeyError(f"a strength for {', '.join(unknown)}, but what is given is {', '.join(parts) or 'nothing'}")
+            given = ", ".join(parts) or "none"
+            raise KeyError(
+                f"there is a strength for {', '.join(unknown)}, which is not among the given conditions ({given}): "
+                "give it, or leave out its strength"
+            )
         if isinstance(asked.start, InitialNoise):
             asked.start.require(self.identity, len(seeds))
         return replace(
@@ -558,5 +566,5 @@ def _network_of(spec: Mapping[str, Any], plugins: Collection[str], folder: Path 
 
 
 def _salt(seeds: Sequence[int], stream: int) -> list[int]:
-    """Seeds for what is drawn besides the first stage's noise, which is drawn from the seeds themselves."""
+    """Derived seeds for all random numbers but the first stage's noise, which comes from the seeds themselves."""
     return list(seeds) if stream == 0 else draw(torch.tensor(seeds), STREAM + stream, 1 << 62).tolist()

@@ -1,4 +1,4 @@
-"""What a picture is to be composed of: representations, how much each counts, and where the drawing begins."""
+"""Compositions: the conditions of a picture, how much each counts, and where sampling starts."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -16,24 +16,24 @@ BY_NAME = ("parts", "wanted", "sources", "strengths")
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Composition:
-    """Everything that says what to draw, but for the seeds. Compositions combine as parts do; the right side wins.
+    """Everything that says what to draw, except the seeds. Compositions combine as parts do; the right side wins.
 
     Attributes:
-        parts: Representations to agree with, of one row or of one row per seed.
-        wanted: The same as the model's readers read them, which is what adherence compares.
-        sources: Where each representation came from: a file's SHA-256 and name, or a person's words.
+        parts: Representations to follow, of one row or of one row per seed.
+        wanted: The same in the space of the model's readers, to measure adherence by.
+        sources: Where each representation came from: a file's SHA-256 and name, or a text.
         strengths: How much, when and where single representations count; one without a strength counts fully.
         away: What guidance leads away from (c1 of two-sided guidance, Composer eq. 2); None is the estimate without
             conditions.
         also: Further representations and their weights, each against what guidance leads away from: a positive weight
             asks for them as well (AND), a negative one for something else (NOT; Liu et al. 2022, eq. 11).
-        start: Where the drawing begins; None is the seeds' noise.
-        kept: What of an image has to stay.
-        options: How to sample; what the caller says wins.
-        draw_parts: Makes parts of the seeds, one row each, such as semantics by a prior.
+        start: Where sampling starts; None is noise drawn from the seeds.
+        kept: The part of an image that has to stay.
+        options: How to sample; options of the caller win.
+        draw_parts: Draws parts from the seeds, one row per seed, such as semantics by a prior.
 
     Raises:
-        ValueError: A strength is no `Strength`, or the start no such start.
+        ValueError: A strength is no `Strength`, or the start no `Start`.
     """
 
     parts: Parts = field(default_factory=Parts)
@@ -67,7 +67,7 @@ class Composition:
         told += [f"{weight:+g} {', '.join(other)}" for other, weight in self.also]
         told += [f"starts at {self.start!r}"] if self.start is not None else []
         told += [f"keeps {self.kept!r}"] if self.kept is not None else []
-        told += [f"{name}={value!r}" for name, value in self.options.said().items()]
+        told += [f"{name}={value!r}" for name, value in self.options.to_dict().items()]
         told += ["parts drawn for each seed"] if self.draw_parts is not None else []
         return f"Composition({'; '.join([', '.join(parts) or 'nothing', *told])})"
 
@@ -75,7 +75,7 @@ class Composition:
         return f"{name} at {self.strengths[name].weight:g}" if name in self.strengths else name
 
     def _source(self, name: str) -> str:
-        """The words or the file that a representation came from, without the file's hash."""
+        """The text or the file that a representation came from, without the file's hash."""
         return re.sub("^sha256:[0-9a-f]+ ?", "", self.sources.get(name, ""))
 
     def _repr_png_(self) -> bytes | None:
@@ -87,7 +87,7 @@ class Composition:
         """Keeps the named representations.
 
         Raises:
-            KeyError: One of them is not here.
+            KeyError: One of them is missing.
         """
         self.parts.pick(*names)
         return self._filter(lambda name: name in names)
@@ -105,7 +105,7 @@ class Composition:
         return replace(self, parts=parts, wanted=wanted, sources=kept(self.sources), strengths=kept(self.strengths))
 
     def __or__(self, other: "Composition") -> "Composition":
-        """Both, name by name. A name that the right side gives counts as the right side says."""
+        """Both, name by name; the right side wins, with its strength and source."""
         mine = self.drop(*other.parts)
         given = [f.name for f in fields(self) if f.name not in (*BY_NAME, "options")]
         rest = {name: getattr(other, name) for name in given if getattr(other, name) not in (None, ())}
@@ -120,7 +120,7 @@ class Composition:
         )
 
     def resolve(self, seeds: Sequence[int]) -> "Composition":
-        """The same with what depends on the seeds drawn, a row per seed."""
+        """Draws what depends on the seeds, one row per seed."""
         return (
             self
             if self.draw_parts is None
@@ -128,7 +128,7 @@ class Composition:
         )
 
     def row(self, i: int) -> "Composition":
-        """Row i of one that is resolved, for the picture of the i-th seed."""
+        """Row i of a resolved composition, for the picture of the i-th seed."""
         return replace(
             self,
             parts=self.parts.row(i),

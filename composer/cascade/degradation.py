@@ -1,4 +1,4 @@
-"""Degradation of small images as the world does it, for stages that enlarge whatever they are given."""
+"""Realistic degradation of small images, for upsamplers that should work on any image."""
 
 import io
 import math
@@ -19,10 +19,10 @@ INTERPOLATIONS = ("bilinear", "bicubic", "area")
 class Degradation(Corruption):
     """unCLIP's corruption of its second upsampler's input, after BSR (Zhang et al. 2021, section 3).
 
-    In an order drawn by the seed: an isotropic and an anisotropic Gaussian blur, a resizing down and up again, Gaussian
-    noise (independent, grey or correlated over the channels), JPEG; then JPEG once more, as pictures are saved in the
-    end. Each strength is uniform from 0 to level times its maximum; training uses level 1. The paper's noise of camera
-    sensors is left out.
+    In random order: an isotropic and an anisotropic Gaussian blur, resizing down and up again, Gaussian noise
+    (independent, grey or correlated over the channels), JPEG; then JPEG once more, as pictures are saved in the end.
+    Each strength is uniform from 0 to level times its maximum; training uses level 1. The paper's camera sensor noise
+    is left out.
 
     The defaults are the moderate strengths of latent diffusion (Rombach et al. 2022, appendix D.6.1, and its code),
     which found the paper's own very strong: noise to 25 and quality down to 30.
@@ -69,7 +69,7 @@ class Degradation(Corruption):
         return _blurred(x, long, short, math.pi * _uniform(generator))
 
     def _resize(self, x: Tensor, level: float, generator: Generator) -> Tensor:
-        """Without antialiasing but for `area`: aliasing is one of the things that happen to pictures."""
+        """Without antialiasing except for `area`: aliasing is one of the degradations."""
         factor = 1 + level * (self.shrink - 1) * _uniform(generator)
         down, up = (INTERPOLATIONS[int(_uniform(generator) * len(INTERPOLATIONS))] for _ in range(2))
         h, w = x.shape[2:]
@@ -107,7 +107,7 @@ def _blurred(x: Float[Tensor, "1 3 h w"], sigma1: float, sigma2: float, angle: f
     line = torch.arange(-radius, radius + 1.0)
     dy, dx = torch.meshgrid(line, line, indexing="ij")
     along, across = dx * math.cos(angle) + dy * math.sin(angle), dy * math.cos(angle) - dx * math.sin(angle)
-    least = 1e-2  # of a pixel: nothing, but a number to divide by
+    least = 1e-2  # of a pixel: as good as no blur, but not a division by 0
     weights = torch.exp(-((along / max(sigma1, least)) ** 2 + (across / max(sigma2, least)) ** 2) / 2)
     kernel = (weights / weights.sum()).to(x).expand(3, 1, -1, -1)
     return F.conv2d(F.pad(x, (radius,) * 4, mode="replicate"), kernel, groups=3)

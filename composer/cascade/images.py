@@ -1,4 +1,4 @@
-"""What a cascade draws: tensors that can be saved with their recipes, and that show themselves in a notebook."""
+"""The results of a cascade: tensors that can be saved with their recipes and are displayed in notebooks."""
 
 from collections.abc import Iterator
 from pathlib import Path

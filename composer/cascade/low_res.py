@@ -1,6 +1,6 @@
 """The link between two stages: the smaller image as the next stage reads it, and how training corrupts it.
 
-A stage that only ever saw perfect small images breaks on what the stage before it really makes. So training corrupts
+An upsampler that was trained on perfect small images fails on those that the previous stage draws. So training corrupts
 them: with noise whose level the network is told (Ho et al. 2022; Imagen, section 2.5), or by blur and degradation
 (unCLIP, section 2.3).
 """
@@ -41,8 +41,8 @@ class GaussianNoise(Corruption):
     """Imagen's noise-conditioning: variance-preserving Gaussian noise, alpha x + s noise with s = sin(pi level / 2).
 
     Args:
-        highest: Training draws levels from U[0, highest]; 1 in Imagen. A small network that is only ever sampled at
-            low levels does better with less.
+        highest: Training draws levels from U[0, highest]; 1 in Imagen. A small network that samples only at low
+            levels is better with less.
     """
 
     def __init__(self, highest: float = 1.0):
@@ -89,10 +89,10 @@ class GaussianBlur(Corruption):
 
 
 class LowRes(Decomposer):
-    """The image of the stage before, (b 4 h w): in [-1, 1], and in the last channel the level of its corruption.
+    """The previous stage's image, (b 4 h w): in [-1, 1], and in the last channel the level of its corruption.
 
-    In training it is the batch's image made small, corrupted at a level drawn from the sample's seed; without a seed
-    it is clean. In a cascade it is what the stage before has made, through `corrupt`.
+    In training it is the batch's image, shrunk and corrupted at a level drawn from the sample's seed; without a seed
+    it is not corrupted. In a cascade, the image that the previous stage has drawn goes through `corrupt`.
 
     Args:
         corruption: How training corrupts it; None never does.
@@ -140,7 +140,7 @@ class LowRes(Decomposer):
 
 
 def shrink(image: Float[Tensor, "b 3 h w"], scale: int) -> Float[Tensor, "b 3 h2 w2"]:
-    """Makes images `scale` times smaller, as `images.fit` does.
+    """Makes images `scale` times smaller, see `composer.images.reading.fit`.
 
     Raises:
         ValueError: `scale` does not divide height and width.

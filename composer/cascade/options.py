@@ -1,4 +1,4 @@
-"""How images are sampled, where the caller overrides the model."""
+"""Sampling options that override the model's settings."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -20,8 +20,8 @@ class SampleOptions:
         percentile: See `Sampling`.
         augmentation: See `Sampling`.
         tile: See `Sampling`.
-        stages: Name of a stage -> fields of `Sampling` that differ from its own; they win over those above.
-        size: Height and width of the result in pixels; None is the last stage's square, which stages are trained on.
+        stages: Name of a stage -> fields of `Sampling` to override; they win over those above.
+        size: Height and width of the result in pixels; None is the square that the last stage was trained on.
         until: Name of the stage to stop after; None runs all of them.
     """
 
@@ -48,14 +48,14 @@ class SampleOptions:
 
     def __or__(self, other: "SampleOptions | None") -> "SampleOptions":
         """Both; the right side wins."""
-        return self if other is None else replace(self, **other.said())
+        return self if other is None else replace(self, **other.to_dict())
 
-    def said(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """The fields that are not None, by name."""
         own = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in own.items() if value not in (None, {})}
 
     @property
     def first(self) -> dict[str, Any]:
-        """What differs in the first stage that runs, as fields of `Sampling`."""
-        return {name: value for name, value in self.said().items() if name not in ("stages", "size", "until")}
+        """The options for the first stage that runs, as fields of `Sampling`."""
+        return {name: value for name, value in self.to_dict().items() if name not in ("stages", "size", "until")}

@@ -13,7 +13,7 @@ from composer.images.sheet import png, previews, sheet
 from composer.mistakes import did_you_mean
 
 ROWS, SIDE = 8, 128
-"""Images of which a notebook shows the parts, at most, and the side of each preview in pixels."""
+"""In a notebook: the largest number of images whose parts are shown, and the side of each preview in pixels."""
 
 
 class Parts(Representations):
@@ -28,7 +28,7 @@ class Parts(Representations):
 
     @classmethod
     def of(cls, values: Mapping[str, Tensor], shown_by: Decomposition | None) -> "Parts":
-        """Parts that show themselves in a notebook."""
+        """Parts that notebooks can display."""
         made = cls(values)
         made.shown_by = shown_by
         return made
@@ -37,7 +37,7 @@ class Parts(Representations):
         """Keeps the named representations.
 
         Raises:
-            KeyError: One of them is not here.
+            KeyError: One of them is missing.
         """
         missing = sorted(set(names) - self.keys())
         if missing:
@@ -73,13 +73,13 @@ class Parts(Representations):
         return None if shown is None else png(shown)
 
     def preview(self, labels: Mapping[str, str] | None = None) -> Image.Image | None:
-        """Draws the representations as their decomposers show them, a row per image, `ROWS` at most.
+        """Draws previews of the representations, one row per image, at most `ROWS`.
 
         Args:
-            labels: Name -> what stands above its column; the name itself unless it is here.
+            labels: Name -> heading of its column; by default the name itself.
 
         Returns:
-            None where no decomposer is known, or there is nothing to show.
+            None if no decomposer is known, or there is nothing to show.
         """
         by = dict(() if self.shown_by is None else self.shown_by.named())
         tensors = {name: value[:ROWS] for name, value in self.items() if name in by and isinstance(value, Tensor)}
@@ -102,19 +102,19 @@ def row(value: Shaped[Tensor, "b *d"], i: int) -> Shaped[Tensor, "1 *d"]:
 
 
 def slerp(a: Float[Tensor, "b *d"], b: Float[Tensor, "b *d"], share: float) -> Float[Tensor, "b *d"]:
-    """Interpolates spherically, row by row: directions along the great circle, lengths evenly.
+    """Interpolates spherically, row by row: directions along the great circle, lengths linearly.
 
     Args:
         a: Where `share` is 0.
         b: Where `share` is 1; of the same shape.
-        share: How far to go; outside [0, 1] it extrapolates along the circle.
+        share: Position between the two; outside [0, 1] it extrapolates along the circle.
 
     Raises:
         ValueError: The shapes differ.
 
     Reference:
-        Shoemake 1985. Rows that point the same way are interpolated linearly, which is the limit; so are opposite ones,
-        for which no great circle is the right one.
+        Shoemake 1985. Rows of the same direction are interpolated linearly, which is the limit; so are opposite ones,
+        between which the great circle is not unique.
     """
     check_shapes(a, b)
     x, y = to_float64(a.flatten(1)), to_float64(b.flatten(1))

@@ -1,4 +1,4 @@
-"""How pictures were drawn, and the recipe of it that a PNG carries."""
+"""How pictures were drawn, and the recipe that says so in a PNG."""
 
 import base64
 import hashlib
@@ -18,15 +18,15 @@ from composer.cascade.start import InitialNoise, NoisyImage, SmallImage
 from composer.diffusion.strength import Strength
 
 FORMAT = 2
-"""Of the recipes that are written. The oldest have no number; each format includes the earlier ones."""
+"""Version of the recipes that are written. The oldest have none; each one includes the earlier ones."""
 
 PRECISIONS: dict[str, torch.dtype | None] = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Names in recipes of the precisions inside the networks."""
+"""Name of a precision in recipes -> dtype inside the networks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """How pictures were drawn. It holds no network, so that a picture keeps no model in memory.
+    """How pictures were drawn. It has no network, so that a picture keeps no model in memory.
 
     Attributes:
         model: Name and SHA-256 of the model.
@@ -50,7 +50,7 @@ class Origin:
 
     @property
     def can_be_redrawn(self) -> bool:
-        """Whether a recipe can say all of it: it holds no image to enlarge, and nothing of one that was edited."""
+        """Whether a recipe is enough: it contains neither an image to upsample nor one that was edited."""
         return self.composition.kept is None and not isinstance(self.composition.start, SmallImage)
 
     def recipe(self, i: int = 0) -> dict[str, Any]:
@@ -95,10 +95,10 @@ class Origin:
 
 
 def versions() -> dict[str, str]:
-    """The versions that decide a picture's last bits."""
+    """The versions of packages on which a picture's last bits depend."""
     return {name: version(name) for name in ("composer-diffusion", "torch")}
 
 
 def pack(reps: Mapping[str, Tensor]) -> str:
-    """Packs tensors to text, exactly."""
+    """Encodes tensors as text, without loss."""
     return base64.b64encode(zlib.compress(save({k: v.cpu() for k, v in reps.items()}), 9)).decode()

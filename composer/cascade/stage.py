@@ -71,11 +71,11 @@ class Sampling:
         low, high = self.guidance_interval
         return low <= float(level(torch.tensor(sigma))) <= high
 
-    def changed(self, changes: Mapping[str, Any], what: str) -> "Sampling":
+    def override(self, changes: Mapping[str, Any], what: str) -> "Sampling":
         """Replaces some fields.
 
         Raises:
-            ValueError: `changes` names something else; the message names `what`.
+            ValueError: There is no such field; the message names `what`.
         """
         known = [field.name for field in fields(self)]
         if unknown := sorted(changes.keys() - set(known)):
@@ -89,11 +89,11 @@ class Stage:
 
     Attributes:
         denoiser: Estimates the clean image.
-        conditions: What the denoiser reads.
+        conditions: Its conditions.
         size: Height and width of its images, in pixels.
         sampling: How it samples unless a call overrides it.
         spec: How denoiser and conditions were built, for `Cascade.save`.
-        low_res: How the image of the stage before is made its condition; None for a stage that begins with noise alone.
+        low_res: Makes the condition ``low_res`` from the previous stage's image; None for a stage without it.
     """
 
     denoiser: Denoiser
@@ -105,7 +105,10 @@ class Stage:
 
     def __post_init__(self) -> None:
         if (self.low_res is None) == ("low_res" in self.conditions):
-            raise ValueError(f"stage {self.name}: the condition low_res and how it is made (low_res) go together")
+            raise ValueError(
+                f"stage {self.name}: a condition low_res and an entry low_res, which says how it is made, go together: "
+                "add the missing one, or remove both"
+            )
 
     @classmethod
     def from_spec(cls, spec: Spec, plugins: Collection[str] = (), folder: Path | None = None) -> "Stage":
@@ -126,18 +129,18 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """The name of its weights' file, without the suffix."""
+        """Its name: that of the file of its weights, without the suffix."""
         return Path(self.spec["file"]).stem
 
     def weights(self) -> nn.Module:
-        """The stage's weights under the names that its file has."""
+        """The stage's networks, which give its weights the names that they have in its file."""
         return nn.ModuleDict({"denoiser": self.denoiser, "conditions": self.conditions})
 
     def estimator(self, tile: int | None) -> Estimator:
-        """The denoiser, or one that sees tiles of that side.
+        """The denoiser, or a wrapper that runs it on tiles of that side.
 
         Raises:
-            ValueError: Such tiles do not fit the network.
+            ValueError: The network cannot run on such tiles.
         """
         if tile is None:
             return self.denoiser
@@ -146,7 +149,7 @@ class Stage:
         return Tiled(self.denoiser, tile, network.stride, norms)
 
     def encode(self, reps: Representations, size: tuple[int, int]) -> Conditioning:
-        """Encodes what this stage reads of `reps` for images of a height and width."""
+        """Encodes the representations that this stage has conditions for, for images of a height and width."""
         known = {name: value for name, value in reps.items() if name in self.conditions}
         cond: Conditioning = self.conditions(known, size)
         return cond
@@ -154,17 +157,17 @@ class Stage:
     def start(
         self, start: Start | None, seeds: Sequence[int], size: tuple[int, int], steps: int, own: Conditioning
     ) -> tuple[Tensor, Tensor]:
-        """Where the sampling begins, and its noise levels.
+        """Returns the noisy images from which sampling starts, and its noise levels.
 
         Args:
-            start: As a composition says it; None is the noise of the seeds.
+            start: See `Composition`; None is noise drawn from the seeds.
             seeds: One per picture.
             size: Height and width of the images.
             steps: From the highest noise level to none.
-            own: What every estimate reads.
+            own: The conditioning that all estimates share.
 
         Raises:
-            ValueError: Initial noise of another size.
+            ValueError: The initial noise has another size.
         """
         sigmas = self.denoiser.sigmas(steps)
         noise = samplers.latents(seeds, (3, *size), next(self.denoiser.parameters()).device)
@@ -187,18 +190,18 @@ class Stage:
         how: Sampling,
         weaker: "Stage | None" = None,
     ) -> list[Term]:
-        """What guidance sums: a term for each set of conditions that counts somewhere, and what it leads away from.
+        """The terms of guidance: one per set of conditions that counts somewhere, and what guidance leads away from.
 
         Args:
-            asked: What to follow, with strengths; each of its `also` is guided away from the same as the rest.
-            own: What every term reads, that is the image of the stage before.
+            asked: The conditions to follow, with their strengths. Guidance leads away from the same for all of them,
+                also for those of its `also`.
+            own: Representations that all terms share: the previous stage's image.
             size: Height and width of the images.
-            how: Its guidance is the weight of what is followed; what guidance leads away from has 1 minus that.
-            weaker: A weaker stage that guidance leads away from, under the same conditions (autoguidance, Karras et
-                al. 2024).
+            how: Its guidance w is the weight of the conditions to follow; what guidance leads away from has 1 - w.
+            weaker: A weaker stage to lead away from, with the same conditions (autoguidance, Karras et al. 2024).
 
         Raises:
-            ValueError: Guidance is to lead away both from `weaker` and from something else.
+            ValueError: Guidance would lead away both from `weaker` and from something else.
         """
         reps = asked.parts
         names = [name for name in reps if name in self.conditions]
@@ -223,13 +226,16 @@ class Stage:
         within = all(name in reps and torch.equal(reps[name], value) for name, value in behind.items())
         if weaker is not None:
             if not within:
-                raise ValueError("autoguidance leads away from a weaker model: leave out what else to lead away from")
+                raise ValueError(
+                    "autoguidance leads away from a weaker model, and cannot also lead away from conditions: leave "
+                    "out one of them"
+                )
             by = weaker.estimator(how.tile)
             pairs = [(subset, share) for subset, share in weights.items()]
             terms = [Term(self.encode(pick(s), size), _product(guidance, share)) for s, share in pairs]
             terms += [Term(weaker.encode(pick(s), size), _product(left, share), by) for s, share in pairs]
             return [*terms, *others]
-        start = frozenset(behind) if within else None  # often a set that counts besides: the network reads it once
+        start = frozenset(behind) if within else None  # often one of the sets that count anyway: it is estimated once
 
         def total(subset: frozenset[str]) -> Callable[[float], float | Tensor]:
             share = weights.get(subset)
@@ -250,7 +256,7 @@ def sizes_of(chain: Sequence[Stage], size: tuple[int, int] | None, image: Tensor
     """Height and width of each stage's images, so that the last one's are `size`.
 
     Raises:
-        ValueError: A stage cannot draw its share.
+        ValueError: A stage cannot draw images of that size.
     """
     last = chain[-1]
     if image is not None:
@@ -274,7 +280,7 @@ def sizes_of(chain: Sequence[Stage], size: tuple[int, int] | None, image: Tensor
 def run_sampler(
     how: Sampling, denoise: Denoise, x: Tensor, sigmas: Tensor, seeds: Sequence[int], progress: Progress | None
 ) -> Tensor:
-    """Runs a stage's sampler; `seeds` serve the one that draws fresh noise."""
+    """Runs a stage's sampler; `seeds` are for the one that adds fresh noise."""
     extra: dict[str, Any] = {} if progress is None else {"progress": progress}
     if how.sampler == "ancestral":
         return samplers.ancestral(denoise, x, sigmas, seeds, how.eta, **extra)

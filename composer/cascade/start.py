@@ -1,4 +1,4 @@
-"""Where a drawing begins, when not at the seeds' noise, and what stays of an image while it is drawn."""
+"""Where sampling starts, if not at noise drawn from the seeds, and which part of an image stays."""
 
 from dataclasses import dataclass, field, replace
 
@@ -13,18 +13,18 @@ from composer.images.reading import fit
 
 @dataclass(frozen=True)
 class InitialNoise:
-    """The noise from which a model reproduces an image (x_T of Composer, section 3.4), in place of the seeds'.
+    """Initial noise from which a model reproduces an image (x_T of Composer, section 3.4), instead of the seeds'.
 
     Attributes:
         noise: Of about unit variance, at the size of the model's first stage; a row per seed, or one for all.
-        model: Identity of the model that found it, as others draw something else from it; None fits any model.
+        model: Identity of the model that inverted the image, as others draw something else from it; None is any.
     """
 
     noise: Float[Tensor, "b 3 h w"] = field(repr=False)
     model: str | None = None
 
     def interpolate(self, other: "InitialNoise", share: float) -> "InitialNoise":
-        """Goes `share` of the way to another noise along the great circle (DALL-E 2, section 3.2).
+        """Interpolates to another noise along the great circle (DALL-E 2, section 3.2).
 
         Raises:
             ValueError: The other one is of another model, or another size.
@@ -38,7 +38,7 @@ class InitialNoise:
         return replace(self, noise=row(self.noise, i))
 
     def require(self, model: str, rows: int) -> None:
-        """Makes sure that a model can begin with it.
+        """Checks that a model can start with it.
 
         Raises:
             ValueError: It is another model's, or has neither 1 nor `rows` rows.
@@ -58,12 +58,12 @@ Latent = InitialNoise
 
 @dataclass(frozen=True)
 class NoisyImage:
-    """An image made noisy, from which the first stage goes on (SDEdit, Meng et al. 2022).
+    """An image to which noise is added, from which the first stage starts (SDEdit, Meng et al. 2022).
 
     Attributes:
         image: In [-1, 1], of any size; a row per seed, or one for all.
-        time: How noisy, as the cosine schedule's time in (0, 1]: the lower, the more of the image stays, below about
-            0.8 its layout.
+        time: Noise level, as the cosine schedule's time in (0, 1]: the lower, the more of the image stays; below
+            about 0.8 its layout does.
 
     Raises:
         ValueError: The time is out of range.
@@ -83,7 +83,7 @@ class NoisyImage:
 
 @dataclass(frozen=True)
 class SmallImage:
-    """A small image to enlarge: the stages up to its size are left out.
+    """A small image to upsample: the stages up to its size are skipped.
 
     Attributes:
         image: In [-1, 1]; a row per seed, or one for all.
@@ -101,10 +101,10 @@ Start = InitialNoise | NoisyImage | SmallImage
 
 @dataclass(frozen=True)
 class Kept:
-    """What of an image has to stay while it is drawn.
+    """The part of an image that has to stay.
 
     Attributes:
-        image: In [-1, 1], of any size; a row per seed, or one for all. Each stage holds it at its own size.
+        image: In [-1, 1], of any size; a row per seed, or one for all. Each stage resizes it to its own size.
         where: 1 where it stays.
     """
 
@@ -116,7 +116,7 @@ class Kept:
         return Kept(row(self.image, i), row(self.where, i))
 
     def at(self, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Image and map at a stage's size; a pixel that is partly free is free."""
+        """Image and map at a stage's size; a pixel that is partly free counts as free."""
         where = self.where
         if where.shape[-2:] != size:
             where = (F.interpolate(1 - where, size, mode="bilinear", antialias=True) <= 0).to(where)

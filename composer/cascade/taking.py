@@ -1,4 +1,4 @@
-"""Turns what people pass to a model into tensors: files, Pillow images, arrays, words."""
+"""Converts what users pass to a model to tensors: files, Pillow images, arrays, texts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -23,8 +23,8 @@ def open_pictures(pictures: Iterable[Picture], size: int) -> Float[Tensor, "b 3 
     """Reads pictures as a model takes them: upright, in sRGB, cropped to a square, in [-1, 1].
 
     Raises:
-        Refused: A file is no picture that can be read.
-        ValueError: Something is no picture.
+        Refused: A file cannot be read as a picture.
+        ValueError: A value is no picture.
     """
     return torch.stack([resize_and_crop(open_picture(picture, size), size) for picture in pictures])
 
@@ -37,7 +37,7 @@ def open_picture(picture: Picture, size: int | None = None) -> Float[Tensor, "3 
         size: Shorter side that the caller will reduce it to, see `load_rgb`.
 
     Raises:
-        Refused: A file is no picture that can be read.
+        Refused: A file cannot be read as a picture.
         ValueError: It is no picture.
     """
     if isinstance(picture, File):
@@ -61,16 +61,16 @@ def open_picture(picture: Picture, size: int | None = None) -> Float[Tensor, "3 
 
 
 def to_batch(what: Batch | Picture | Sequence[Picture], caption: str | Sequence[str] | None, size: int) -> Batch:
-    """Makes a batch of pictures; a batch stays as it is.
+    """Makes a batch from pictures; a batch stays as it is.
 
     Args:
         what: A batch, a picture, or several pictures; a tensor may be (b 3 h w).
-        caption: What they show: one text for all, or one each.
+        caption: What they show: one text for all, or one per picture.
         size: Side of the images.
 
     Raises:
-        Refused: A file is no picture that can be read.
-        ValueError: Something is no picture.
+        Refused: A file cannot be read as a picture.
+        ValueError: A value is no picture.
     """
     if isinstance(what, Mapping):
         return dict(what)
@@ -93,10 +93,10 @@ def _listed(what: Picture | Sequence[Picture]) -> Sequence[Picture]:
 
 @torch.no_grad()
 def to_representations(given: Mapping[str, Tensor | str], decomposition: Decomposition) -> Representations:
-    """Makes representations of words, such as ``{"caption": "a red cube", "palette": "#aa3311"}``; tensors stay.
+    """Converts texts, such as ``{"caption": "a red cube", "palette": "#aa3311"}``, to representations; tensors stay.
 
     Raises:
-        ValueError: A value is neither words nor a tensor, or the condition is not given by words.
+        ValueError: A value is neither text nor a tensor, or the condition cannot be given as text.
     """
     by = dict(decomposition.named())
     return {name: value if isinstance(value, Tensor) else _from_words(name, value, by) for name, value in given.items()}

@@ -49,7 +49,7 @@ class Measuring:
     def run(self) -> None:
         """Measures, then prints and writes the results."""
         about: dict[str, Any] = {"seed": self.sample.seed, "precision": self.machine.precision or "fp32"}
-        about |= {"sampling": self.options.said()} | ({"prior": self.prior.sha256} if self.prior else {})
+        about |= {"sampling": self.options.to_dict()} | ({"prior": self.prior.sha256} if self.prior else {})
         about["autoguidance"] = self.cascade.weaker and self.cascade.weaker.sha256
         if self.prompts.prompts is not None:
             self._measure_prompts(self.prompts.prompts, about)

@@ -1,4 +1,4 @@
-"""Adherence: take the result apart again, and see how well it agrees with what was asked.
+"""Adherence: decomposes results again, and measures how well they match what was asked.
 
 For a condition, ``closed = 1 - d(asked, got) / d(asked, a random other image's)``, distances averaged over the sample
 first: 1 is perfect, 0 is chance.
@@ -82,7 +82,7 @@ class Adherence:
         return {name: value for name, value in found.items() if value is not None}
 
     def table(self) -> Table:
-        """How much of the way from chance to perfect each condition closes."""
+        """What each condition closes, from 0 (chance) to 1 (perfect)."""
         rows = []
         for name, score in self.alone.items():
             every = "-" if self.together is None else f"{self.together[name].closed:.2f}"
@@ -105,12 +105,12 @@ class Adherence:
 
 
 def quantise(image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """Images as a PNG would give them back: 8 bits a channel."""
+    """Rounds images to 8 bits per channel, as a PNG does."""
     return (image.clamp(-1, 1) * 127.5 + 127.5).round() / 127.5 - 1
 
 
 def with_prior(parts: Parts, prior: Prior | None, captions: Sequence[str], seeds: Sequence[int]) -> Parts:
-    """Adds the semantics that a prior draws for captions, where captions are asked for and no semantics are."""
+    """Adds the semantics that a prior draws for captions, if captions are given and no semantics."""
     if prior is None or "caption" not in parts or SEMANTICS in parts:
         return parts
     return parts | {SEMANTICS: prior.sample(captions, seeds=seeds)}
@@ -118,15 +118,16 @@ def with_prior(parts: Parts, prior: Prior | None, captions: Sequence[str], seeds
 
 @dataclass(frozen=True)
 class DecomposedRows:
-    """Consecutive rows of a sample, taken apart.
+    """Consecutive rows of a sample, decomposed.
 
     Attributes:
         image: In [-1, 1].
-        captions: Empty where the sample has none.
-        parts: What a model can be asked for.
-        wanted: The same as the model's readers read it.
-        true: What the readers read from the images alone.
-        strangers: The same of the image before each; the sample's last one precedes its first.
+        captions: Empty if the sample has none.
+        parts: The model's representations.
+        wanted: The same in the space of its readers.
+        true: The readers' representations of the images alone, without captions.
+        strangers: The same of an unrelated image, whose distance is what chance gives: that of the row before; the last
+            row of the sample precedes its first.
     """
 
     image: Float[Tensor, "b 3 h w"]
@@ -142,7 +143,7 @@ Selection = tuple[Sequence[str], Sequence[str]]
 
 
 class Evaluation:
-    """Measures a model on a sample of images, some rows at a time: memory does not grow with the sample.
+    """Measures a model on a sample of images, batch by batch: memory does not grow with the sample.
 
     Args:
         cascade: The model.
@@ -180,7 +181,7 @@ class Evaluation:
         self.shift = int(torch.randint(1, sample.count, (1,), generator=torch.Generator().manual_seed(seed)))
 
     def spans(self) -> Iterator[range]:
-        """The numbers of all rows, batch by batch."""
+        """The indices of all rows, batch by batch."""
         for start in range(0, self.sample.count, self.rows):
             yield range(start, min(start + self.rows, self.sample.count))
 
@@ -189,7 +190,7 @@ class Evaluation:
         return [self.seed * 1_000_003 + i for i in span]
 
     def others(self, span: range) -> list[int]:
-        """The numbers of the rows that these are paired with."""
+        """The indices of the rows that these are paired with."""
         return [(i - self.shift) % self.sample.count for i in span]
 
     def read(self, index: Sequence[int]) -> Batch:
@@ -198,7 +199,7 @@ class Evaluation:
         return {key: x.to(self.cascade.device) if isinstance(x, Tensor) else x for key, x in batch.items()}
 
     def block(self, index: Sequence[int]) -> DecomposedRows:
-        """Takes some rows apart; each follows the one before it, and the sample's first row its last."""
+        """Decomposes some rows, and the row before each as its stranger."""
         own, before = self.read(index), self.read([(index[0] - 1) % self.sample.count])["image"]
         true = self.cascade.read({"image": quantise(torch.cat([before, own["image"]]))})
         return DecomposedRows(
@@ -263,7 +264,7 @@ class Evaluation:
         return self.sample.count * (len(self.scored) + 1 + len(self.pairs()) + self.can_mask())
 
     def draw(self, what: Composition | Parts, span: range) -> Float[Tensor, "b 3 h w"]:
-        """Draws the pictures of some rows, as a PNG would keep them.
+        """Draws the pictures of some rows, rounded as in a PNG.
 
         Args:
             what: What the pictures follow, one row per picture.
@@ -301,7 +302,7 @@ class Evaluation:
         return [{name: _score(far / self.sample.count) for name, far in total.items()} for total in totals]
 
     def _compare(self, images: Tensor, names: Sequence[str], block: DecomposedRows) -> dict[str, Float[Tensor, "b 3"]]:
-        """How far the pictures, strangers and the true images are from what was asked, row by row."""
+        """The distances of pictures, strangers and true images from what was asked, row by row."""
         if not names:
             return {}
         got, readers = self.cascade.read({"image": images}, names), dict(self.cascade.readers.named())

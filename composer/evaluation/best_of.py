@@ -1,4 +1,4 @@
-"""The best of several: results are taken apart again, and the one that follows best is kept.
+"""The best of several: results are decomposed again, and the one with the highest adherence is kept.
 
 DALL-E reranks by CLIP (Ramesh et al. 2021, section 2.6); this reranks by all that was asked.
 """
@@ -55,7 +55,7 @@ def best_of(
     progress: Progress | None = None,
     **conditions: Tensor | str,
 ) -> Best:
-    """Draws n pictures for each seed and keeps the one that adheres best: ``best_of(model, parts, n=8).images``.
+    """Draws n pictures per seed and keeps the one with the highest adherence: ``best_of(model, parts, n=8).images``.
 
     Candidates are drawn by the first stage alone; the chosen ones are drawn again, by all of them.
 

@@ -1,4 +1,4 @@
-"""Counts things: of pictures drawn from captions of one, two and three things, how many show what was asked."""
+"""Counts how many pictures, drawn from captions of one, two and three objects, show what was asked."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ def count_things(
     progress: Callable[[int], None] = lambda count: None,
     options: SampleOptions | None = None,
 ) -> dict[str, Counted]:
-    """Draws Scenes of `val` from their captions, and lets a judge list what they and the true pictures show.
+    """Draws Scenes of `val` from their captions, and detects with a judge what they and the true images show.
 
     Args:
         cascade: A model that reads captions; its first stage draws.
@@ -88,7 +88,7 @@ def count_things(
 
 
 def scenes_with(number: int, count: int) -> list[int]:
-    """The first scenes of `val` that hold so many things."""
+    """The first scenes of `val` with so many objects."""
     found: list[int] = []
     index = 0
     while len(found) < count:
@@ -107,7 +107,7 @@ def measure_shares(judge: Judge, images: Float[Tensor, "b 3 h w"], asked: Sequen
 
 
 def markdown(found: Mapping[str, Counted]) -> str:
-    """What `count_things` gave, as Markdown: the drawn pictures, and the true ones in brackets."""
+    """The result of `count_things` as Markdown: the drawn pictures, and the true ones in brackets."""
     rows = [
         [number, *(f"{row.drawn[name]:.2f} ({row.true[name]:.2f})" for name in QUESTIONS)]
         for number, row in found.items()

@@ -16,7 +16,7 @@ from composer.images.table import Table
 
 
 def features_of(cascade: Cascade, source: str) -> Features:
-    """Finds features by name.
+    """Finds a feature extractor by name.
 
     Args:
         cascade: A model.
@@ -54,7 +54,7 @@ def measure(
     features: Features | None = None,
     reader: Decomposer | None = None,
 ) -> dict[str, Any]:
-    """Draws one picture per row of a sample, from its caption where there is one, and compares the two sets.
+    """Draws one picture per row of a sample, from its caption if there is one, and compares the two sets.
 
     Pictures are discarded as soon as they have been read; see `Comparison` for what is kept of them.
 
@@ -101,7 +101,7 @@ def measure(
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """What `measure` gave, as Markdown."""
+    """The result of `measure` as Markdown."""
     rows = []
     if "fid" in found:
         rows.append(("FID", f"{found['fid']:.2f}"))

@@ -40,7 +40,7 @@ class Kid(NamedTuple):
 
 
 def read_by(reader: Decomposer) -> Features:
-    """Features from what reads images, such as `decomposers.Semantics`: CLIP's image embedding."""
+    """Uses a decomposer as a feature extractor, such as `decomposers.Semantics`: CLIP's image embedding."""
 
     def features(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         value: Tensor = reader({"image": images})
@@ -70,7 +70,7 @@ def kid(
     subset_size: int | None = None,
     seed: int = 0,
 ) -> Kid:
-    """Kernel distance of two sets of images; it has no bias, so it serves small samples too.
+    """Kernel distance of two sets of images; it is unbiased, so it also works for small samples.
 
     Where the fake images are made from the real ones (upsampled, say), the two are no independent draws: the estimate
     comes out too low, by much the same for every method. Compare methods with each other and with the true images' own
@@ -90,7 +90,7 @@ def kid(
 
 @torch.no_grad()
 def embed(images: Float[Tensor, "b 3 h w"], features: Features, rows: int = 32) -> Float[Tensor, "b d"]:
-    """Reads images, rounded to 8 bits, some rows at a time; in float64, on the CPU."""
+    """Computes the features of images, rounded to 8 bits, batch by batch; in float64, on the CPU."""
     parts = [images[start : start + rows] for start in range(0, len(images), rows)]
     return torch.cat([features(quantise(part)).cpu().double() for part in parts])
 
@@ -153,7 +153,7 @@ def kernel_distance(
 
 
 class Comparison:
-    """Compares two sets of images that come some at a time; no image is kept.
+    """Compares two sets of images, batch by batch; no image is kept.
 
     For FID it keeps sums of the features and of their products, 8 d (d + 1) bytes per set (34 MB at Inception's 2048
     features). For KID it keeps the features, 4 n d bytes per set (246 MB at 30,000 images and 2048 features).
@@ -169,7 +169,7 @@ class Comparison:
         self.seen = self.width = 0
 
     def update(self, real: Float[Tensor, "b 3 h w"], fake: Float[Tensor, "b 3 h2 w2"]) -> None:
-        """Takes in as many images of one set as of the other."""
+        """Adds as many images of one set as of the other."""
         read = embed(real, self.features), embed(fake, self.features)
         if not self.seen:
             self.width = read[0].shape[1]
@@ -183,7 +183,7 @@ class Comparison:
         self.seen += len(real)
 
     def compute(self) -> dict[str, Any]:
-        """Gives ``fid``, ``kid`` (a `Kid` as a dict) and ``features``, their number, once all images were taken in."""
+        """Returns ``fid``, ``kid`` (a `Kid` as a dict) and ``features``, their number, after all images were added."""
         found: dict[str, Any] = {"fid": float(self._moments.compute())} if self.fid else {}
         found |= {"kid": kernel_distance(*self._kept)._asdict()} if self.kid else {}
         return found | {"features": self.width}

@@ -91,7 +91,7 @@ class Answers:
     Attributes:
         images: 8 bits; the longer side is at most `LARGEST`.
         scores: CLIP score of each (see `clip_score`), at the size that the model draws.
-        strangers: CLIP score of each with the meaning of another prompt: what chance gives.
+        strangers: CLIP score of each with another prompt, unrelated to it: what chance gives.
         unread: The words of each prompt that the model does not know, or that its length cuts off.
     """
 
@@ -164,7 +164,7 @@ def answer(
 
 
 def from_captions(cascade: Cascade, captions: list[str]) -> Parts:
-    """All that a model reads of captions alone; nothing if it reads none."""
+    """The representations that a model computes from captions alone; none if it has no such condition."""
     read = cascade.decompose({"caption": captions})
     return Parts({name: value.to(cascade.device) for name, value in read.items() if name in cascade.names})
 

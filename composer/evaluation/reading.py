@@ -1,4 +1,4 @@
-"""Reads results: what a model's readers see in pictures, and how well that matches what was asked."""
+"""Measures results: decomposes pictures with a model's readers, and compares them with what was asked."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from composer.images.reading import fit
 from composer.names import SHIPPED
 
 STRANGERS = 32
-"""Images that results are compared with, so that a distance becomes a share of the way."""
+"""Number of strangers: images unrelated to any request, whose distance from it is what chance gives."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Measured:
 
     Attributes:
         distance: In its reader's unit; 0 is a perfect match.
-        closed: How much of the way from strangers' (0) to what was asked (1) each picture goes.
+        closed: Adherence of each picture: 0 is no better than chance, 1 a perfect match.
     """
 
     distance: Float[Tensor, " b"]
@@ -34,11 +34,11 @@ class Measured:
 
 
 class Reading:
-    """Pictures taken apart again. Each condition is read once, when it is first asked for.
+    """Pictures, decomposed again. Each representation is computed once, when it is first needed.
 
     Args:
-        cascade: Whose readers and decomposers read.
-        images: In [-1, 1]; of another size than the first stage's they are read at that size.
+        cascade: The model whose readers and decomposers are used.
+        images: In [-1, 1]; they are resized to the first stage's size.
         region: Of edits, 1 where the pictures may change.
     """
 
@@ -56,17 +56,17 @@ class Reading:
         self._parts = Parts()
 
     def parts(self, names: Collection[str]) -> Parts:
-        """What the readers see of the named conditions, as far as pictures show them."""
+        """The readers' representations of the named conditions, of those that can be computed from pictures."""
         if missing := [name for name in names if name not in self._parts]:
             self._parts |= self.cascade.read(self._batch, missing)
         return self._parts.pick(*(name for name in names if name in self._parts))
 
     @torch.no_grad()
     def distances(self, wanted: Parts) -> dict[str, Float[Tensor, " b"]]:
-        """How far the pictures are from what was asked, by condition, each in its reader's unit.
+        """The distance of each picture from what was asked, by condition, in its reader's unit.
 
         Args:
-            wanted: What was asked, as the readers read it; of one row or b rows.
+            wanted: What was asked, in the readers' space; of one row or b rows.
         """
         got = self.parts(wanted)
         return {
@@ -77,17 +77,18 @@ class Reading:
 
     @torch.no_grad()
     def measure(self, wanted: Parts) -> dict[str, Measured]:
-        """How near the pictures come to what was asked, by condition, on the CPU.
+        """Measures the adherence of each picture, by condition, on the CPU.
 
-        How much of the way is closed is 1 - d(asked, got) / d(asked, stranger), the latter a mean over the held-out
-        images that the model was exported with, else over Scenes of the split ``novel`` that the package renders: the
-        same for every result of a model, so that results compare.
+        What a picture closes is 1 - d(asked, picture) / chance, and chance is the mean of d(asked, stranger) over
+        images that have nothing to do with the request: the held-out images that the model was exported with, else
+        Scenes of the split ``novel`` that the package renders. They are the same for all results of a model, so that
+        results can be compared.
 
         Args:
-            wanted: What was asked, as the readers read it; of one row or b rows.
+            wanted: What was asked, in the readers' space; of one row or b rows.
 
         Raises:
-            ValueError: What the model has of held-out images is of another shape than its readers give.
+            ValueError: The model's representations of held-out images have another shape than its readers'.
         """
         far, found = self.distances(wanted), {}
         strange = _strangers_read(self.cascade, far) if far else Parts()
@@ -96,7 +97,7 @@ class Reading:
             strangers = strange[name]
             if strangers.shape[1:] != self._parts[name].shape[1:]:
                 raise ValueError(
-                    f"the model's readings of held-out images have another shape of {name} than its readers give, "
+                    f"the model's representations of held-out images have another shape of {name} than its readers', "
                     f"{tuple(strangers.shape[1:])} and not {tuple(self._parts[name].shape[1:])}: export it again"
                 )
             chance = [readers[name].distance(row.expand_as(strangers), strangers).mean() for row in wanted[name]]
@@ -105,15 +106,15 @@ class Reading:
         return found
 
     def closed(self, wanted: Parts) -> dict[str, Float[Tensor, " b"]]:
-        """How much of the way to what was asked the pictures go, by condition; see `measure`."""
+        """What each picture closes, by condition; see `measure`."""
         return {name: one.closed for name, one in self.measure(wanted).items()}
 
     @torch.no_grad()
     def preview(self, name: str) -> Float[Tensor, "b 3 h w"] | None:
-        """Shows a condition of the pictures as its decomposer does where that reads pictures, else as its reader does.
+        """Previews of a representation of the pictures, by its decomposer if that reads pictures, else by its reader.
 
         Returns:
-            On the CPU; None where it is not read from pictures.
+            On the CPU; None if it cannot be computed from pictures.
         """
         decomposer, reader = (dict(by.named())[name] for by in (self.cascade.decomposition, self.cascade.readers))
         if decomposer is not reader and decomposer.can_read(self._batch):
@@ -126,7 +127,7 @@ _READ: WeakKeyDictionary[Cascade, Parts] = WeakKeyDictionary()
 
 
 def _strangers_read(cascade: Cascade, names: Collection[str]) -> Parts:
-    """What a model's readers make of the strangers; they are frozen, so that each reads them once."""
+    """The readers' representations of the strangers; computed once per model, since readers are frozen."""
     known = _READ.setdefault(cascade, Parts())
     known.update({name: value for name, value in cascade.strangers.items() if name not in known})
     if missing := [name for name in names if name not in known]:
@@ -137,7 +138,7 @@ def _strangers_read(cascade: Cascade, names: Collection[str]) -> Parts:
 
 @torch.no_grad()
 def read_held_out(cascade: Cascade, data: str) -> Parts:
-    """What a model's readers make of held-out images, for `Cascade.strangers`.
+    """Computes the readers' representations of held-out images, for `Cascade.strangers`.
 
     Args:
         cascade: The model.
@@ -152,9 +153,9 @@ def read_held_out(cascade: Cascade, data: str) -> Parts:
 
 
 def strangers_note(cascade: Cascade) -> str:
-    """Says that results are compared with Scenes, as the model has no held-out images; empty where it needs none.
+    """A note that chance is measured with Scenes, for a model without held-out images; else empty.
 
-    The included model learned from Scenes, so for it these are the right ones.
+    Also empty for the included model, for which Scenes are right, as it was trained on them.
     """
     if cascade.strangers or cascade.spec.get("name") == SHIPPED:
         return ""

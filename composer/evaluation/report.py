@@ -1,4 +1,4 @@
-"""The closed loop: for one picture, what was asked of it and what came back, condition by condition."""
+"""The report on one picture: what was asked and what came out, condition by condition."""
 
 import re
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from composer.tasks.editing import Frame, Original
 from composer.tasks.recipe import edited, frame_of, parse_recipe
 
 LONGEST = 500
-"""Characters of words in a table; they are a stranger's."""
+"""Maximum characters of a text in a table, as it may come from an untrusted file."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ConditionRow:
         source: Where it came from: a file's hash and name, or a person's words.
         strength: How much, when and where it counts; empty where it counts fully.
         distance: How far the picture is from what was asked, in its reader's unit; None where that cannot be measured.
-        closed: How much of the way from strangers' (0) to what was asked (1) it goes; see `Reading.measure`.
+        closed: Adherence, from 0 (chance) to 1 (a perfect match); see `Reading.measure`.
         asked: Preview of what was asked.
         back: Preview of what came back; None where it is not read from pictures.
     """
@@ -64,7 +64,7 @@ class Report:
 
     @property
     def closed(self) -> dict[str, float]:
-        """How much of the way from chance (0) to what was asked (1) the picture goes, where that can be measured."""
+        """Adherence to each condition, from 0 (chance) to 1 (a perfect match), where it can be measured."""
         return {row.name: row.closed for row in self.rows if row.closed is not None}
 
     def __repr__(self) -> str:
@@ -76,14 +76,14 @@ class Report:
         return png(self.picture())
 
     def picture(self) -> Image.Image:
-        """Draws the picture, then one row per condition: what was asked, and what came back."""
+        """Draws the picture, then one row per condition: what was asked, and what came out."""
         cells = [[before, after] for _, before, after in self.pictures] + [[row.asked, row.back] for row in self.rows]
         labels = [label for label, _, _ in self.pictures] + [_label(row) for row in self.rows]
         title = f"{self.settings['model']}, seed {self.settings['seed']}"
         return sheet(cells, labels, ["asked", "came back"], title)
 
     def tables(self) -> list[Table]:
-        """How it was drawn, and what came back of each condition."""
+        """How the picture was drawn, and its adherence to each condition."""
         rows = [
             (row.name, row.source, row.strength or "1", _number(row.distance, 4), _number(row.closed, 2))
             for row in self.rows

@@ -13,7 +13,7 @@ from composer.decomposition import Batch
 
 @dataclass(frozen=True)
 class Sample:
-    """Images that are read when asked for: a large sample takes no more memory than a small one.
+    """Images that are read when needed: a large sample takes no more memory than a small one.
 
     Attributes:
         count: Number of images.

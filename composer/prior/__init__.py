@@ -1,4 +1,4 @@
-"""Priors: from a caption to the image embedding that a picture of it might have (Ramesh et al. 2022, section 2.2)."""
+"""Priors: they draw image embeddings that go with a caption (Ramesh et al. 2022, section 2.2)."""
 
 from composer.data.embeddings import Embeddings
 from composer.prior.autoregressive import AutoregressivePrior

@@ -1,4 +1,4 @@
-"""The autoregressive prior."""
+"""The autoregressive prior: a causal transformer over the quantised principal components of image embeddings."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ class AutoregressivePrior(Prior):
 
     The sequence is: the caption's words, the text embedding, the quantised dot product of text and image embedding,
     then the embedding's code: its leading principal components, by decreasing variance, each in one of 1,024
-    buckets. When sampling, the dot product is drawn from the top half of those seen in training; the words, text and
-    dot product are read once, and every component at the cost of one position.
+    buckets. When sampling, the dot product is drawn from the top half of those seen in training; keys and values are
+    cached, so that each component costs one position.
 
-    The tables of the buckets begin as smooth functions of the value that a bucket stands for: with independent rows, a
-    short training learns next to nothing. With `waves` they stay such functions, and what is learned of one bucket is
-    learned of its neighbours. Not in the paper.
+    The embeddings of the buckets are initialised as smooth functions of the value that a bucket stands for: with
+    independent ones, a short training learns next to nothing. With `waves` they remain smooth functions, so that what
+    is learned about a bucket also holds for its neighbours. Not in the paper.
 
-    Needs the principal components of the training's embeddings, which `composer pca` finds.
+    Needs the principal components of the training's embeddings, which `composer pca` computes.
 
     Args:
         dim: See `Prior`.
@@ -39,11 +39,11 @@ class AutoregressivePrior(Prior):
         buckets: Buckets per component.
         dot_buckets: Buckets of the dot product, each of which holds equally many training images. Not in the paper.
         length: See `Prior`.
-        waves: Number of cosines of the bucket's number that a bucket's embedding and logit are sums of, which a small
-            model learns sooner than a row per bucket; None is the paper's independent rows.
+        waves: A bucket's embedding and logit are sums of this many cosines of the bucket's index, which a small model
+            learns sooner; None learns an independent embedding per bucket, as in the paper.
         guidance: See `Prior`; of the logits.
-        percentile: Percentile of the dot products, in [0, 1), above which they are drawn. The paper tried 0.5, 0.7,
-            0.85 and 0.95 and found the first best.
+        percentile: Dot products are drawn above this percentile, in [0, 1), of those seen in training. The paper tried
+            0.5, 0.7, 0.85 and 0.95 and found the first best.
     """
 
     basis: Tensor | None
@@ -87,7 +87,7 @@ class AutoregressivePrior(Prior):
     def check_ready(self) -> None:
         if not self.codebook.fitted:
             raise ValueError(
-                "this prior has no principal components yet: find them by `composer pca -c CONFIG`, then "
+                "this prior has no principal components yet: compute them with `composer pca -c CONFIG`, then "
                 "train or adopt them"
             )
 
@@ -98,7 +98,7 @@ class AutoregressivePrior(Prior):
         caption: Float[Tensor, "b n c"],
         keep: Bool[Tensor, " b"],
     ) -> Float[Tensor, "b k q"]:
-        """Gives the logits of each component's bucket, which depend on the components before it alone.
+        """Computes the logits of each component's bucket, given the components before it.
 
         Args:
             codes: Bucket of each component, as `Codebook.encode` gives them.
@@ -135,7 +135,7 @@ class AutoregressivePrior(Prior):
         keep: Bool[Tensor, " b"],
         generator: torch.Generator,
     ) -> Float[Tensor, " b"]:
-        """-ln p(code | caption), in nats, the mean over the components; draws nothing."""
+        """-ln p(code | caption), in nats, the mean over the components; nothing is random."""
         codes = self.codebook.encode(semantics)
         agreement = (semantics * text_embedding(caption, self.dim)).mean(1)
         dot = (self.codebook.rank(agreement) * self.dot_buckets).long()
@@ -145,7 +145,7 @@ class AutoregressivePrior(Prior):
     def draw(
         self, caption: Float[Tensor, "b n c"], seeds: Sequence[int], guidance: float, progress: Progress
     ) -> Float[Tensor, "b d"]:
-        """Draws a dot product, then one component after the other; w l(caption) + (1 - w) l(nothing) are the logits."""
+        """Draws a dot product, then component by component, with logits w l(caption) + (1 - w) l(no caption)."""
         # one number in [0, 1) per choice, for inverse transform sampling
         chance = torch.stack([_uniform(seed, self.dimensions + 1) for seed in seeds])
         agreed = torch.lerp(torch.full_like(chance[:, 0], self.percentile), torch.ones_like(chance[:, 0]), chance[:, 0])
@@ -164,13 +164,13 @@ class AutoregressivePrior(Prior):
 
 
 def cosines(buckets: int, waves: int) -> Float[Tensor, "{buckets} {waves}"]:
-    """Cosines of a bucket's place among the others, the slowest first, and the faster the smaller."""
+    """Cosines of a bucket's position, of increasing frequency and decreasing amplitude."""
     place, k = (torch.arange(buckets) + 0.5) / buckets, torch.arange(1, waves + 1)
     return torch.cos(math.pi * place[:, None] * k) / k.sqrt()
 
 
 def smooth(buckets: int, width: int, waves: int = 16) -> Float[Tensor, "{buckets} {width}"]:
-    """A random table of unit variance whose neighbouring rows are alike: sums of a few slow cosines of the row."""
+    """A random table of unit variance with similar neighbouring rows: sums of cosines of low frequency."""
     basis = cosines(buckets, waves)
     return basis @ torch.randn(waves, width) / basis.square().sum(1).mean().sqrt()
 
@@ -183,5 +183,5 @@ def choose(logits: Float[Tensor, "b q"], chance: Float[Tensor, " b"]) -> Int[Ten
 
 
 def _uniform(seed: int, count: int) -> Float[Tensor, " n"]:
-    """Numbers in [0, 1) on the CPU, the same wherever they are used."""
+    """Random numbers in [0, 1), drawn on the CPU, so that they are the same on every device."""
     return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The diffusion prior."""
+"""The diffusion prior: a causal transformer that denoises image embeddings."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -15,7 +15,7 @@ from composer.prior.gaussian import Gaussian
 from composer.prior.interface import Prior, has_caption, text_embedding
 
 STREAM = 900
-"""Of `draw`, and the numbers above it: seeds of the candidates after the first."""
+"""The first of the streams of `draw` that give the seeds of the candidates after the first."""
 
 
 class DiffusionPrior(Prior):
@@ -23,17 +23,17 @@ class DiffusionPrior(Prior):
 
     The sequence is: the caption's words, the text embedding, the noise level, the noised image embedding, and a final
     query, whose output is the estimate of the embedding itself: L = |f(z + sigma noise, sigma, caption) - z|^2. As it
-    is causal, words and text are read once per sampling, not once per step.
+    is causal, their keys and values are computed once per sample, not once per step.
 
     Noise is sigma (see `composer.diffusion.denoiser`); the network sees the noised embedding scaled to unit variance
     and the level as the cosine schedule's time. Where the paper takes 64 steps of Analytic-DPM, this takes
     DPM-Solver++(2M).
 
-    A short training learns what the caption says long before it learns to keep what little noise leaves of the
-    embedding, and until then all draws of a caption are nearly the same. With `linear`, the network begins as the best
-    linear estimate and learns what that lacks (see `Gaussian`); its squared error is measured in units of that
-    estimate's, and the query begins as the sum of all that it would else have to find. Not in the paper. It needs the
-    principal components that `composer pca` finds.
+    A short training learns to use the caption long before it learns to use the noised embedding at low noise levels,
+    and until then all draws for a caption are nearly the same. With `linear`, the network starts as the best linear
+    estimate and learns only a correction (see `Gaussian`); its squared error is given in units of that estimate's, and
+    the query starts as the sum of the tokens that it would otherwise have to attend to. Not in the paper. It needs the
+    principal components that `composer pca` computes.
 
     Args:
         dim: See `Prior`.
@@ -48,8 +48,8 @@ class DiffusionPrior(Prior):
         candidates: Embeddings drawn per result: the one with the largest dot product with the text embedding is kept. 2
             in the paper.
         linear: Whether the network corrects the best linear estimate; False predicts the embedding as in the paper.
-        noises: Noised embeddings per row of training, each at its own level. The caption, by far the longest part of
-            the sequence, is read once for all of them. 1 in the paper.
+        noises: Noised embeddings per training row, each at its own level. The caption, by far the longest part of the
+            sequence, is processed once for all of them. 1 in the paper.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class DiffusionPrior(Prior):
     def check_ready(self) -> None:
         if self.linear is not None and not self.linear.fitted:
             raise ValueError(
-                "this prior has no principal components yet: find them by `composer pca -c CONFIG`, then "
+                "this prior has no principal components yet: compute them with `composer pca -c CONFIG`, then "
                 "train or adopt them"
             )
 
@@ -102,7 +102,7 @@ class DiffusionPrior(Prior):
         caption: Float[Tensor, "b n c"],
         keep: Bool[Tensor, " b"],
     ) -> Float[Tensor, "b k d"]:
-        """Estimates the clean embedding, for k noised ones per row that do not see each other.
+        """Estimates the clean embedding, for k noised ones per row that do not attend to each other.
 
         Args:
             z: Noised embeddings, z + sigma * noise.
@@ -173,11 +173,11 @@ class DiffusionPrior(Prior):
         return error.mean(1)
 
     def denoiser(self, caption: Float[Tensor, "b n c"], guidance: float) -> Denoise:
-        """The guided estimate as a sampler takes it; the captions are read here, once.
+        """The guided estimate, as samplers take it; the captions are processed here, once.
 
         Args:
             caption: Encoded captions, one per row of what will be denoised.
-            guidance: Weight w of w f(z, caption) + (1 - w) f(z, nothing).
+            guidance: Weight w of w f(z, caption) + (1 - w) f(z, no caption).
         """
         b, k = len(caption), 1 if guidance == 1 else 2
         keep = torch.arange(k, device=caption.device).repeat_interleave(b) == 0
@@ -203,7 +203,7 @@ class DiffusionPrior(Prior):
     def draw(
         self, caption: Float[Tensor, "b n c"], seeds: Sequence[int], guidance: float, progress: Progress
     ) -> Float[Tensor, "b d"]:
-        """Draws `candidates` embeddings per row and keeps the one that agrees best with the text."""
+        """Draws `candidates` embeddings per row and keeps the one with the largest dot product with the text's."""
         more = [draw_number(torch.tensor(seeds), STREAM + i, 1 << 62).tolist() for i in range(1, self.candidates)]
         fresh = [seed for group in (seeds, *more) for seed in group]
         sigmas = cosine_sigmas(self.steps)

@@ -1,4 +1,4 @@
-"""A prior's folder, made of what its training left."""
+"""Makes a prior's folder from its training's checkpoint."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -29,7 +29,7 @@ def export_prior(
     within: Collection[Path] | None = None,
     network: bool = False,
 ) -> dict[str, Any]:
-    """Writes a prior's folder from what its training left.
+    """Writes a prior's folder from its training's checkpoint.
 
     Args:
         config: The ``model`` and ``data`` sections that travel with a checkpoint.
@@ -38,7 +38,7 @@ def export_prior(
         name: The prior's name.
         card: The card, Markdown.
         dtype: Precision of the weights on disk.
-        sampling: ``guidance`` and ``steps``, where they are to differ from the training's configuration.
+        sampling: ``guidance`` and ``steps``, if they should differ from the training's configuration.
         plugins: Modules that the user trusts.
         within: See `carry_weights`.
         network: See `Prior.load`.
@@ -47,7 +47,7 @@ def export_prior(
         The prior's configuration.
 
     Raises:
-        ValueError: `sampling` holds what this prior does not have, or weights and configuration do not fit.
+        ValueError: This prior lacks an option of `sampling`, or weights and configuration do not fit.
     """
     if foreign := sorted(sampling.keys() - {"guidance", "steps"}):
         raise ValueError(f"a prior has no {', '.join(foreign)}; it has guidance and, if by diffusion, steps")

@@ -1,4 +1,4 @@
-"""The best linear estimate of a noised embedding: what a diffusion prior knows before it has learned anything."""
+"""The best linear estimate of a noised embedding: what a diffusion prior with ``linear`` starts from."""
 
 from collections.abc import Mapping
 
@@ -12,13 +12,13 @@ BUFFERS = ("mean", "text_mean", "regression", "components", "variance", "rest_co
 
 
 class Gaussian(nn.Module):
-    """Embeddings as a normal distribution with a mean that is linear in the text embedding; without text, a wider one.
+    """Embeddings as normally distributed, around a linear function of the text embedding; without text, more widely.
 
-    With mean m and, along principal direction i of what is left, the variance c_i, the best linear estimate of z from
-    z + sigma noise is m + c_i / (c_i + sigma^2) of the rest along i, and errs by c_i sigma^2 / (c_i + sigma^2). A
-    network F that reads the rest in units of its spread, and whose output is added in units of that error, sees and
-    says numbers of size 1 at every level and in every direction: the preconditioning of Karras et al. (2022, eq. 7)
-    with a variance for each direction in place of one for all.
+    Let m be the mean, and c_i the variance of z - m along its principal direction i. The best linear estimate of z from
+    z + sigma noise is m, plus c_i / (c_i + sigma^2) times the residual z + sigma noise - m along each i; its squared
+    error is c_i sigma^2 / (c_i + sigma^2). A network whose input is the residual in units of its standard deviation,
+    and whose output is added in units of that error, has inputs and outputs of unit variance at every noise level and
+    in every direction: the preconditioning of Karras et al. (2022, eq. 7), with a variance for each direction.
 
     Args:
         dim: Width of the embeddings.
@@ -40,26 +40,26 @@ class Gaussian(nn.Module):
 
     @property
     def fitted(self) -> bool:
-        """Whether there is anything to estimate with."""
+        """Whether the statistics are known."""
         return bool((self.variance > 0).any())
 
     def adopt(self, found: Mapping[str, Tensor]) -> None:
-        """Takes over what `composer.prior.pca.fit_pca` found.
+        """Takes over the statistics of `composer.prior.pca.fit_pca`.
 
         Raises:
-            ValueError: It was found on embeddings of another width, or is something else.
+            ValueError: They are of embeddings of another width, or something else.
         """
         take_over(self, found, self.dim)
 
     def centre(self, text: Float[Tensor, "b d"], given: Bool[Tensor, " b"]) -> Float[Tensor, "b 1 d"]:
-        """The mean of each row: by its text embedding, or that of all."""
+        """The mean of each row: given its text embedding, or that of all embeddings."""
         told = (text - self.text_mean) @ self.regression
         return (self.mean + torch.where(given[:, None], told, 0.0))[:, None]
 
     def read(
         self, z: Float[Tensor, "b k d"], sigma: Float[Tensor, "b k"], centre: Tensor, given: Bool[Tensor, " b"]
     ) -> Float[Tensor, "b k d"]:
-        """Noised embeddings less their mean, along the principal directions, in units of their spread."""
+        """Noised embeddings minus their mean, along the principal directions, in units of their standard deviation."""
         given, rest = given[:, None, None], z - centre
         turned = torch.where(given, rest @ self.rest_components.T, rest @ self.components.T)
         return turned * (self._variance(given) + sigma[..., None] ** 2).rsqrt()
@@ -72,14 +72,14 @@ class Gaussian(nn.Module):
         centre: Tensor,
         given: Bool[Tensor, " b"],
     ) -> Float[Tensor, "b k d"]:
-        """The estimate of the embedding itself, from what `read` gave and the network's output."""
+        """The estimate of the clean embedding, from the result of `read` and the network's output."""
         given, level = given[:, None, None], sigma[..., None]
         variance = self._variance(given)
         turned = variance.sqrt() * (variance.sqrt() * seen + level * out) * (variance + level**2).rsqrt()
         return centre + torch.where(given, turned @ self.rest_components, turned @ self.components)
 
     def error(self, sigma: Float[Tensor, "b k"], given: Bool[Tensor, " b"]) -> Float[Tensor, "b k"]:
-        """The mean squared error of a number of the best linear estimate."""
+        """The squared error of the best linear estimate, the mean over an embedding's numbers."""
         variance, level = self._variance(given[:, None, None]), sigma[..., None] ** 2
         return (variance * level / (variance + level)).mean(2)
 

@@ -1,4 +1,4 @@
-"""What every prior is: something that draws image embeddings for captions, and a folder on disk."""
+"""The interface of priors: they draw image embeddings for captions, and are saved as folders."""
 
 import math
 from abc import ABC, abstractmethod
@@ -28,7 +28,7 @@ from composer.storage.pretrained import fetching
 class Prior(nn.Module, Buildable, ABC):
     """p(semantics | caption): draws CLIP image embeddings that go with a caption (unCLIP, section 2.2).
 
-    A caption arrives as the same CLIP encodes it: a sequence of words, then the sentence's embedding, its first `dim`
+    A caption is encoded by the same CLIP: a sequence of word encodings, then the sentence's embedding, its first `dim`
     channels; the last channel is 1 where an entry is real. A dropped row and one without a caption are the same.
     Embeddings of images and of texts have length sqrt(dim).
 
@@ -44,7 +44,7 @@ class Prior(nn.Module, Buildable, ABC):
     Attributes:
         encode: Encodes captions; set by `reads`.
         spec: The configuration that it was loaded from.
-        sha256: Names the exact state that was loaded; empty for a prior that was never saved.
+        sha256: Identifies the exact state that was loaded; empty for a prior that was never saved.
     """
 
     def __init__(
@@ -80,8 +80,8 @@ class Prior(nn.Module, Buildable, ABC):
         Args:
             semantics: Image embeddings.
             caption: Encoded captions.
-            keep: False where a row loses its text, for guidance.
-            generator: What is drawn from, on the CPU.
+            keep: False where a row's text is dropped, for guidance.
+            generator: Of all random numbers, on the CPU.
         """
 
     @abstractmethod
@@ -95,18 +95,18 @@ class Prior(nn.Module, Buildable, ABC):
         """Draws one embedding per encoded caption, each from its own seed, not normalised yet."""
 
     def adopt(self, statistics: Mapping[str, Tensor]) -> None:
-        """Takes over what was measured on the training data before the training.
+        """Takes over statistics of the training data, computed before the training.
 
         Raises:
-            ValueError: This prior needs none, or other ones.
+            ValueError: This prior needs no statistics, or others.
         """
         raise ValueError(f"{type(self).__name__} needs no statistics of the data")
 
     def check_ready(self) -> None:
-        """Raises a ValueError where something has to happen before this prior can train or sample."""
+        """Raises a ValueError, which says what to do first, if this prior cannot train or sample yet."""
 
     def reads(self, decomposer: Decomposer) -> "Prior":
-        """Sets what encodes captions. It belongs to the data: it is neither trained nor saved with the weights."""
+        """Sets the encoder of captions. It belongs to the data: it is neither trained nor saved with the weights."""
         self.encode = decomposer.eval().forward
         return self
 
@@ -122,17 +122,17 @@ class Prior(nn.Module, Buildable, ABC):
         """Draws image embeddings for captions, ready for `Cascade.sample` as its ``semantics``.
 
         Args:
-            captions: What the images are to show; "" asks for anything.
+            captions: What the images should show; "" asks for nothing in particular.
             n: Embeddings per caption.
             seeds: One per row; a row depends on its caption and its seed alone. None counts from 0.
             guidance: Weight of classifier-free guidance; None is the prior's own.
-            progress: Wraps the steps.
+            progress: Wraps the sequence of steps, to show progress.
 
         Returns:
             `n` rows for the first caption, then those of the next one; unit length times sqrt(dim).
 
         Raises:
-            ValueError: The number of seeds is not that of the rows, or nothing encodes captions here.
+            ValueError: The number of seeds differs from that of the rows, or the prior has no encoder of captions.
         """
         rows = len(captions) * n
         seeds = range(rows) if seeds is None else seeds
@@ -142,7 +142,7 @@ class Prior(nn.Module, Buildable, ABC):
                 f"and {len(seeds)} seeds"
             )
         if self.encode is None:
-            raise ValueError("this prior has no caption encoder: use Prior.load, or set one by prior.reads(...)")
+            raise ValueError("this prior has no caption encoder: use Prior.load, or set one with prior.reads(...)")
         self.check_ready()
         weight = next(self.parameters())
         caption = self.encode({"caption": list(captions)}).to(weight).repeat_interleave(n, dim=0)
@@ -172,7 +172,7 @@ class Prior(nn.Module, Buildable, ABC):
         Args:
             folder: The prior's folder, its name, or ``owner/name@revision`` on the Hugging Face hub.
             plugins: Modules that the user trusts.
-            network: Whether a prior of the hub, and weights that it names, may be downloaded if they are not on this
+            network: Whether a prior on the hub, and weights that it names, may be downloaded if they are not on this
                 machine yet.
 
         Raises:
@@ -229,13 +229,13 @@ class Prior(nn.Module, Buildable, ABC):
         return push_model(repo, lambda at: self.save(at, card, dtype), self.spec, self._folder, message, private)
 
     def image_reader(self, plugins: Collection[str] = ()) -> Decomposer:
-        """What read the image embeddings that this prior, which was loaded, was trained on.
+        """The decomposer whose image embeddings this prior, which must have been loaded, was trained on.
 
         Raises:
-            ValueError: Its configuration does not say.
+            ValueError: Its configuration does not name it.
         """
         if SEMANTICS not in self.spec["decomposers"]:
-            raise ValueError(f"this prior's configuration has no decomposer {SEMANTICS}, which read its images")
+            raise ValueError(f"this prior's configuration has no decomposer {SEMANTICS} for its image embeddings")
         with fetching(self._network):
             reader = build(self.spec["decomposers"][SEMANTICS], Decomposer, plugins, self._folder)
         return reader.eval().requires_grad_(False)
@@ -244,7 +244,7 @@ class Prior(nn.Module, Buildable, ABC):
 class CaptionTokens(nn.Module):
     """The first tokens of a prior's sequence: a caption's words, then the text embedding.
 
-    Words come first in the sequence, so that positions that no caption of a batch uses can be left out.
+    Words come first, so that padding behind the longest caption of a batch can be left out.
 
     Args:
         dim: Width of CLIP's embeddings.
@@ -265,7 +265,7 @@ class CaptionTokens(nn.Module):
     def forward(
         self, caption: Float[Tensor, "b n c"], keep: Bool[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b m w"], Bool[Tensor, "b m"]]:
-        """Gives the tokens and which of them are real; of a row without text that is a learned one alone.
+        """Returns the tokens and which of them are real; a row without text has a single, learned token.
 
         Raises:
             ValueError: A caption has more words than there are positions.
@@ -284,7 +284,7 @@ class CaptionTokens(nn.Module):
 
 
 def has_caption(caption: Float[Tensor, "b n c"], keep: Bool[Tensor, " b"]) -> Bool[Tensor, " b"]:
-    """Which rows of encoded captions have one that is kept."""
+    """Which rows have a caption that is kept."""
     return keep & (caption[:, -1, -1] > 0.5)
 
 

@@ -1,4 +1,4 @@
-"""Principal components of image embeddings, and embeddings as codes of quantised components."""
+"""Principal components of image embeddings, and their quantisation."""
 
 from collections.abc import Mapping
 
@@ -10,11 +10,11 @@ from composer.devices import to_float64
 from composer.prior.interface import to_sphere
 
 DOT_QUANTILES = 1024
-"""Shares at which the distribution of the dot products is known."""
+"""Quantiles by which the distribution of the dot products is stored."""
 
 
 def fit_pca(semantics: Float[Tensor, "n d"], text: Float[Tensor, "n d"]) -> dict[str, Tensor]:
-    """Finds the principal components of image embeddings, and how these agree with their captions.
+    """Computes the principal components of image embeddings, and how these embeddings agree with their captions'.
 
     Args:
         semantics: Image embeddings, one per image.
@@ -24,7 +24,7 @@ def fit_pca(semantics: Float[Tensor, "n d"], text: Float[Tensor, "n d"]) -> dict
         ``mean`` (d,), ``components`` (d d), one per row, by decreasing variance; ``variance`` (d,); ``low`` and
         ``high`` (d,), the range of each component; ``dots``, quantiles of the cosine of image and text embedding;
         ``text_mean`` (d,) and ``regression`` (d d), for the best linear estimate mean + (text - text_mean) @
-        regression, and ``rest_components`` and ``rest_variance`` of what it leaves.
+        regression, and ``rest_components`` and ``rest_variance`` of its residuals.
 
     Raises:
         ValueError: There are too few rows.
@@ -71,7 +71,7 @@ def _quantiles(values: Float[Tensor, " n"], count: int) -> Float[Tensor, " m"]:
 
 
 def dimensions_for(variance: Float[Tensor, " d"], share: float) -> int:
-    """How many of the leading components keep a share of the variance.
+    """How many leading components explain a share of the variance.
 
     Args:
         variance: Of each component, decreasing.
@@ -83,10 +83,10 @@ def dimensions_for(variance: Float[Tensor, " d"], share: float) -> int:
 
 
 def take_over(module: nn.Module, found: Mapping[str, Tensor], dim: int) -> None:
-    """Fills the buffers of a module with what was found on embeddings of width `dim`.
+    """Fills a module's buffers with the statistics of `fit_pca`, of embeddings of width `dim`.
 
     Raises:
-        ValueError: It was found on embeddings of another width, or is something else.
+        ValueError: They are of embeddings of another width, or something else.
     """
     own = dict(module.named_buffers())
     if wrong := [name for name, value in own.items() if name not in found or found[name].shape != value.shape]:
@@ -99,7 +99,7 @@ def take_over(module: nn.Module, found: Mapping[str, Tensor], dim: int) -> None:
 
 
 class Codebook(nn.Module):
-    """Quantises embeddings: one integer per component, each component's range cut into equal buckets.
+    """Quantises embeddings: one integer per principal component, whose range is divided into equal buckets.
 
     Args:
         dim: Width of the embeddings.
@@ -125,10 +125,10 @@ class Codebook(nn.Module):
         self.register_buffer("dots", torch.zeros(DOT_QUANTILES + 1))
 
     def adopt(self, found: Mapping[str, Tensor]) -> None:
-        """Takes over what `fit_pca` found.
+        """Takes over the statistics of `fit_pca`.
 
         Raises:
-            ValueError: It was found on embeddings of another width, or is something else.
+            ValueError: They are of embeddings of another width, or something else.
         """
         rows = {"components", "low", "high"}
         cut = {name: value[: self.dimensions] if name in rows else value for name, value in found.items()}
@@ -140,16 +140,16 @@ class Codebook(nn.Module):
         return bool((self.high > self.low).all())
 
     def encode(self, semantics: Float[Tensor, "b d"]) -> Int[Tensor, "b k"]:
-        """The bucket of each component; values outside the training's range go to the outermost."""
+        """The bucket of each component; values outside the training's range get the first or the last bucket."""
         share = ((semantics.float() - self.mean) @ self.components.T - self.low) / (self.high - self.low)
         return (share * self.buckets).floor().long().clamp(0, self.buckets - 1)
 
     def decode(self, codes: Int[Tensor, "b k"]) -> Float[Tensor, "b d"]:
-        """The embedding in the middle of the buckets."""
+        """The embedding whose components are the middles of their buckets."""
         projected = torch.lerp(self.low, self.high, (codes + 0.5) / self.buckets)
         return projected @ self.components + self.mean
 
     def rank(self, dot: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """The share, in [0, 1), of the images seen whose cosine with their text is smaller."""
+        """The share, in [0, 1), of the training's images whose cosine with their caption is smaller."""
         below = torch.searchsorted(self.dots, dot.float().contiguous(), right=True)
         return ((below - 1).clamp(min=0) / DOT_QUANTILES).clamp(max=1 - 1e-6)

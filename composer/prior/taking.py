@@ -1,4 +1,4 @@
-"""Loads priors that a person names, for a model, and their principal components."""
+"""Loads priors that users name, for a model, and their principal components."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -15,17 +15,17 @@ from composer.storage.pretrained import load_tensors
 def prior_for(
     cascade: Cascade, folder: str, given: Collection[str], plugins: Sequence[str], network: bool = False
 ) -> Prior:
-    """Loads a prior that is to draw the semantics for a model, see `require_caption` and `load_prior`."""
+    """Loads a prior to draw the semantics for a model, see `require_caption` and `load_prior`."""
     require_caption(cascade, given)
     return load_prior(cascade, folder, plugins, network)
 
 
 def require_caption(cascade: Cascade, given: Collection[str]) -> None:
-    """Makes sure that a prior has something to draw.
+    """Checks that the request has a caption but no semantics, and that the model reads both.
 
     Args:
         cascade: The model.
-        given: The conditions that a person asked for.
+        given: The conditions that the user asked for.
 
     Raises:
         ValueError: There is no caption to draw for, the semantics are given already, or the model reads none.
@@ -61,12 +61,12 @@ def principal_components(source: str, plugins: Sequence[str]) -> tuple[Tensor, T
     """Reads the mean and the principal components of image embeddings, the most important first.
 
     Args:
-        source: A file that ``pca`` wrote, or an autoregressive prior, shipped or a folder.
+        source: A file that ``pca`` wrote, or an autoregressive prior: the name of an included one, or a folder.
         plugins: Modules that the user trusts.
 
     Raises:
         FileNotFoundError: There is neither.
-        ValueError: The prior knows no components.
+        ValueError: The prior has no principal components.
     """
     if Path(source).is_file():
         found = load_tensors(Path(source))

@@ -15,7 +15,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 
 def find_model(folder: str | Path, network: bool = False) -> Path:
-    """Finds the folder of a model: a local one, one that the package ships, or one on the Hugging Face hub.
+    """Finds the folder of a model: a local one, an included one, or one on the Hugging Face hub.
 
     Args:
         folder: The model's folder, its name, or ``owner/name@revision`` on the hub. A local folder of that name
@@ -108,7 +108,7 @@ def find_config(name: str) -> Path:
     """Finds a training's configuration.
 
     Args:
-        name: A file, or the name of a configuration that is shipped, such as ``tiny`` or ``paper/composer_base``;
+        name: A file, or the name of an included configuration, such as ``tiny`` or ``paper/composer_base``;
             ``.yaml`` may be left out. A file takes precedence.
 
     Raises:
@@ -121,5 +121,5 @@ def find_config(name: str) -> Path:
         if path.is_file():
             return path
     known = sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
-    near = did_you_mean(short, known) or f"; the ones that are shipped: {', '.join(known)}"
-    raise FileNotFoundError(f"no configuration {name}: no file has that name, and none that is shipped{near}")
+    near = did_you_mean(short, known) or f"; the included ones are {', '.join(known)}"
+    raise FileNotFoundError(f"there is no configuration {name}, neither a file nor an included one{near}")

@@ -22,7 +22,9 @@ PRIOR_FILE = "prior.safetensors"
 """The weights of a prior; a stage's file is named in its configuration."""
 
 STRANGERS_FILE = "strangers_v1.safetensors"
-"""The readers' representations of held-out images, by condition, to compare results with (chance). Optional.
+"""The readers' representations of held-out images, by condition. Optional.
+
+These images are strangers to any request: their distance from it is what chance gives.
 
 The number in the name is the version of its layout.
 """

@@ -28,7 +28,7 @@ _fetches = ContextVar("_fetches", default=True)
 
 
 class NotFetched(FileNotFoundError):
-    """Weights of the Hugging Face hub are not in the cache and could not be fetched."""
+    """Weights on the Hugging Face hub are not in the cache and could not be fetched."""
 
 
 @contextmanager
@@ -144,7 +144,7 @@ def locate(source: str, *, wanted: str, who: str) -> Path:
         source: One of
 
             - a local path,
-            - ``asset:NAME``, a file or folder that ships with this package,
+            - ``asset:NAME``, a file or folder of this package,
             - ``hub:owner/name@revision:file`` or ``hub:owner/name@revision`` (the folder with configuration, vocabulary
               and weights) on the Hugging Face hub. The revision is required, so that a name always means the same.
         wanted: What is looked for, such as a file's name, for the error message.
@@ -161,9 +161,7 @@ def locate(source: str, *, wanted: str, who: str) -> Path:
     if source.startswith("asset:"):
         path = _ASSETS / source.removeprefix("asset:")
         if not Path(os.path.normpath(path)).is_relative_to(_ASSETS):
-            raise ValueError(
-                f"{who}: expected the name of a file that the package ships after asset:, found {source!r}"
-            )
+            raise ValueError(f"{who}: expected the name of a file of the package after asset:, found {source!r}")
     else:
         path = Path(source).expanduser()
     if not (path.is_file() or path.is_dir()):  # reading a pipe or a device would never end
@@ -281,7 +279,7 @@ def load_frozen(folder: Path, build: Callable[[dict[str, Any]], Network], who: s
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        says = f"{folder}: the weights do not match config.json:  {shorten_error(error)}"
+        says = f"{folder}: the weights do not match config.json: {shorten_error(error)}"
         raise ValueError(says) from error
     return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 

@@ -1,4 +1,4 @@
-"""Makes compositions of pictures and words."""
+"""Makes compositions from pictures and texts."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,7 +40,7 @@ class Source:
     def of(
         cls, cascade: Cascade, image: Float[Tensor, "3 h w"], caption: str = "", source: str = "an image"
     ) -> "Source":
-        """Takes an image apart.
+        """Decomposes an image.
 
         Args:
             cascade: The model that reads it.
@@ -56,7 +56,7 @@ class Source:
 
     @classmethod
     def open(cls, cascade: Cascade, path: File, caption: str = "") -> "Source":
-        """Takes an image's file apart.
+        """Decomposes an image file.
 
         Raises:
             Refused: The file is no picture that can be read.
@@ -102,7 +102,7 @@ class _Inversion:
 
 
 def from_words(cascade: Cascade, name: str, words: str) -> Composition:
-    """Makes one representation of words, such as a caption or ``"#aa3311 0.6, #eeddcc 0.4"``.
+    """Makes one representation from a text, such as a caption or ``"#aa3311 0.6, #eeddcc 0.4"``.
 
     Raises:
         KeyError: The model has no such condition.
@@ -114,7 +114,7 @@ def from_words(cascade: Cascade, name: str, words: str) -> Composition:
 
 
 def from_file(cascade: Cascade, name: str, path: File) -> Composition:
-    """Reads one representation from an image's file, and no other one (`Source.open` reads all).
+    """Computes a single representation of an image file (`Source.open` computes all).
 
     Raises:
         KeyError: The model has no such condition.
@@ -145,7 +145,7 @@ def preview(
     what: Composition | Mapping[str, Tensor | str] | Source | Picture | Sequence[Picture] | None = None,
     **conditions: Tensor | str,
 ) -> Image.Image:
-    """Draws what a model reads from pictures or words, a labelled picture of each representation.
+    """Draws a labelled preview of each representation that a model computes from pictures or texts.
 
     Args:
         cascade: The model.
@@ -167,7 +167,7 @@ def preview(
 
 
 def require(cascade: Cascade, *names: str, task: str = "this") -> None:
-    """Makes sure that a model has the conditions that a task needs.
+    """Checks that a model has the conditions that a task needs.
 
     Raises:
         KeyError: Names the ones that are missing, and what the model has.
@@ -206,7 +206,7 @@ def resolve_names(cascade: Cascade, names: Sequence[str], task: str = "this") ->
 
 
 def interpolate(cascade: Cascade, a: Composition, b: Composition, share: float) -> Composition:
-    """Goes `share` of the way from one composition to another, in the representations that both have.
+    """Interpolates between two compositions, in the representations that both have.
 
     Raises:
         ValueError: One of them has a representation that the other lacks, or one with nothing in between.

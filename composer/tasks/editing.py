@@ -36,7 +36,7 @@ BOXED = 256
 
 @dataclass(frozen=True)
 class Original:
-    """A picture as its file holds it, turned upright.
+    """A picture with its file's own pixel values, turned upright.
 
     Attributes:
         picture: Pixels as they are, of one of `MODES` (a palette is spelled out, which loses nothing).
@@ -184,7 +184,7 @@ class Frame:
         return cls(original, region, *window(region[0, 0] > 0))
 
     def seen(self, size: int) -> tuple[Float[Tensor, "1 3 s s"], Float[Tensor, "1 1 s s"]]:
-        """The square and where it may change, at a stage's size; a pixel that is free in part is free."""
+        """The square and its region, at a stage's size; a pixel that is partly free counts as free."""
         if size not in self._seen:  # resizing a large picture takes a second
             image = self.original.image[None, :, self.rows, self.columns]
             region = self.region[:, :, self.rows, self.columns]
@@ -193,11 +193,11 @@ class Frame:
         return self._seen[size]
 
     def source(self, cascade: Cascade, caption: str = "", source: str = "the picture") -> Source:
-        """The square taken apart."""
+        """Decomposes the square."""
         return Source.of(cascade, self.seen(cascade.stages[0].size)[0][0], caption, source)
 
     def restrict(self, cascade: Cascade, composition: Composition) -> Composition:
-        """Leaves a composition free within the region alone; a full region is plain generation.
+        """Restricts a composition to the region; a region that covers everything is plain generation.
 
         Within the square the kept pixels are a condition (``mask``, where the model has it) and are held through the
         sampling. Guidance does not lead away from that condition, as in GLIDE (section 2.4), whose model without a
@@ -242,7 +242,7 @@ class Frame:
 
 
 def to_region(region: Region, size: tuple[int, int]) -> Float[Tensor, "1 1 h w"]:
-    """Makes a region of whatever says one.
+    """Converts a box, a mask's file or an array to a region.
 
     Args:
         region: What `open_region` reads; four numbers left, top, right, bottom; or a mask of the picture's size, as a

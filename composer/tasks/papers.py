@@ -1,4 +1,4 @@
-"""The tasks that Composer and DALL-E 2 show, each a function from pictures and words to what is to be drawn.
+"""The tasks of Composer, DALL-E 2 and others, as functions from pictures and texts to compositions.
 
 A task gives a `Composition` (or several, labelled); ``cascade.sample(composition, seeds)`` draws it, `editing.Frame`
 restricts it to a region, `best_of` draws the best of several. Each works on any model that has the conditions it names,
@@ -23,7 +23,7 @@ from composer.prior import Prior
 from composer.tasks.composition import Composition, Source, from_words, interpolate, of_kind, require, resolve_names
 
 INVERSION_STEPS = 50
-"""Steps of an inversion and of the drawing that follows; on the shipped model they give an image back to 60 dB."""
+"""Steps of an inversion and of the drawing that follows; on the included model they give an image back to 60 dB."""
 
 RECONFIGURATION_GUIDANCE = 2.0
 """Guidance of a reconfiguration, from the old conditions to the new ones; much more oversaturates colours."""
@@ -53,7 +53,7 @@ def text_to_image(cascade: Cascade, caption: str, prior: Prior | None = None) ->
 
 
 def combine(cascade: Cascade, asked: Composition, prompts: Sequence[tuple[str, float]]) -> Composition:
-    """Adds captions to what is asked: AND with a positive weight, NOT with a negative one (Liu et al. 2022, eq. 11).
+    """Adds captions to a composition: AND with a positive weight, NOT with a negative one (Liu et al. 2022, eq. 11).
 
     Args:
         cascade: The model.
@@ -73,7 +73,7 @@ def variations(
     steps: int = INVERSION_STEPS,
     progress: Progress | None = None,
 ) -> Composition:
-    """Draws a picture's variations: what is kept of it stays, the rest is new (Composer, section 3.2).
+    """Draws variations of a picture: the conditions that are kept stay, the rest is new (Composer, section 3.2).
 
     Args:
         cascade: The model.
@@ -186,7 +186,7 @@ def translate(
     """Makes a picture show what a caption says: image translation, a reconfiguration (Composer, section 3.4).
 
     The paper keeps all representations that there are, and so does `keep` None. Where they contradict the caption they
-    win, with the shipped model altogether; hence only the picture's shapes are kept by default.
+    win, with the included model altogether; hence only the picture's shapes are kept by default.
     """
     return reconfigure(cascade, source, from_words(cascade, "caption", caption), keep, steps, progress)
 
@@ -200,7 +200,7 @@ def pose_transfer(
     steps: int = INVERSION_STEPS,
     progress: Progress | None = None,
 ) -> Composition:
-    """Gives a picture's things the shapes of another one's (Composer, section 3.4): a reconfiguration.
+    """Gives a picture's objects the shapes of another picture's (Composer, section 3.4): a reconfiguration.
 
     Args:
         cascade: The model.
@@ -219,7 +219,7 @@ def pose_transfer(
 def colorize(
     cascade: Cascade, source: Source, palettes: Sequence[Composition], count: int = 1, keep: Sequence[str] = ()
 ) -> Labelled:
-    """Colours a picture anew: its intensity with other palettes (Composer, section 3.3).
+    """Recolours a picture: its intensity with other palettes (Composer, section 3.3).
 
     Args:
         cascade: The model.
@@ -273,7 +273,7 @@ def try_on(cascade: Cascade, wearer: Source, garment: Source, keep: Sequence[str
 
 
 def redraw(cascade: Cascade, source: Source, asked: Composition, time: float) -> Composition:
-    """Starts from a picture, made noisy, rather than from noise alone (SDEdit, Meng et al. 2022).
+    """Starts from a picture with added noise instead of noise alone (SDEdit, Meng et al. 2022).
 
     Args:
         cascade: The model.
@@ -334,7 +334,7 @@ def truncated(
     dimensions: Sequence[int],
     keep: Sequence[str] = (),
 ) -> Labelled:
-    """Draws what the first principal components of a picture's semantics hold (DALL-E 2, section 5, figure 7).
+    """Draws from only the first principal components of a picture's semantics (DALL-E 2, section 5, figure 7).
 
     Args:
         cascade: The model.

@@ -55,7 +55,7 @@ def changes_since(cascade: Cascade, found: Mapping[str, Any]) -> list[str]:
 
 
 def unpack(text: str) -> Parts:
-    """Reverses `pack`. The text is not trusted: it can hold tensors and nothing else.
+    """Reverses `pack`. The text is not trusted: it can contain tensors and nothing else.
 
     Raises:
         ValueError: It is damaged, or would unpack to more than `MAX_BYTES`.
@@ -72,7 +72,7 @@ def unpack(text: str) -> Parts:
 
 @dataclass(frozen=True)
 class Redo:
-    """A recipe, read: what to draw, and how.
+    """A parsed recipe: what to draw, and how.
 
     Attributes:
         composition: What it was drawn from.
@@ -130,7 +130,7 @@ def parse_recipe(cascade: Cascade, found: Mapping[str, Any], limited: bool = Tru
 
 
 def check_model(found: Mapping[str, Any], sha256: str) -> None:
-    """Makes sure that a recipe is that of a model, of which no more than its hash need be known.
+    """Checks that a recipe is of this model, of which only the hash need be known.
 
     Args:
         found: The recipe.
@@ -206,7 +206,7 @@ class _Tensors(dict[str, Tensor]):
 
 @dataclass(frozen=True)
 class Limits:
-    """What a recipe may ask for, unless a person allows more.
+    """Limits on what a recipe may ask for, unless the user allows more.
 
     Attributes:
         side: Of the picture, in pixels.
@@ -319,7 +319,7 @@ def draw_recipe(
 def with_edit(
     made: Mapping[str, Any], original: File, frame: Frame, soften: int, sides: Sequence[float] | None = None
 ) -> dict[str, Any]:
-    """Adds to a recipe what an edit consists of.
+    """Adds the data of an edit to a recipe.
 
     Args:
         made: The recipe.
@@ -335,7 +335,7 @@ def with_edit(
 
 
 def edited(found: Mapping[str, Any]) -> str:
-    """The name of the picture that was edited; a phrase where the recipe is too old to know it."""
+    """The name of the picture that was edited; a phrase if the recipe is too old to say it."""
     edit = found.get("edit")
     name = edit.get("name") if isinstance(edit, Mapping) else None
     return "another picture" if name is None else printable(str(name))

@@ -1,4 +1,4 @@
-"""Training: of stages, priors, readers and CLIP; callbacks, checkpoints, the command line, and what it will cost."""
+"""Training of stages, priors, readers and CLIP; callbacks, checkpoints, the command line, estimates of its needs."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What happens around the training steps: averaged weights and checkpoints."""
+"""Lightning callbacks: averaged weights and checkpoints."""
 
 import os
 import signal
@@ -159,7 +159,7 @@ class Checkpoints(Checkpoint):
         self._speaks = self._began = False
 
     def most_at_once(self, max_steps: int) -> int | None:
-        """The most checkpoints on the disk in a run of so many steps: kept ones, the last two and the next one.
+        """Maximum number of checkpoints on the disk in a run of so many steps: kept ones, the last two, the next one.
 
         Args:
             max_steps: -1 for a run without end.

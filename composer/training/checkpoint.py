@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written whole or not at all, sealed with a hash, never with broken numbers.
+"""Checkpoints of a training: written atomically, with a hash, and only if all numbers are finite.
 
 They are read without running any code, and only if their bytes are those that were written. The hash is the comment of
 the zip archive that PyTorch writes, so that `torch.load` reads the file as ever.
@@ -148,7 +148,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def is_sound(path: Path) -> bool:
-    """Whether a checkpoint's bytes are those that were written, as far as its hash or, without one, the zip can say."""
+    """Whether a checkpoint is undamaged, judged by its hash or, without one, by the zip's checksums."""
     with path.open("rb") as file:
         return _is_sound(file)
 
@@ -193,7 +193,7 @@ def _is_sound_without_hash(file: IO[bytes], size: int) -> bool:
 
 
 def load_stage(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Reads what a trained stage consists of, without Lightning.
+    """Reads a trained stage from a checkpoint, without Lightning.
 
     Args:
         path: A checkpoint that `composer fit` wrote.
@@ -216,13 +216,13 @@ def load_stage(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights of a checkpoint: the averaged ones, and the trained ones where no average was kept."""
+    """The weights of a checkpoint: the averaged ones, or the trained ones if there is no average."""
     weights: dict[str, Tensor] = checkpoint.get("state_dict", {}) | checkpoint.get("ema", {})
     return weights
 
 
 def expected_size(model: nn.Module) -> int:
-    """Bytes of a checkpoint of a training: all weights, and of the trained ones an average and AdamW's two moments.
+    """Bytes of a checkpoint: all weights, and for the trained ones an average and AdamW's two moments.
 
     Args:
         model: What is trained, on any device.
@@ -233,7 +233,7 @@ def expected_size(model: nn.Module) -> int:
 
 
 def require_space(folder: Path, size: int) -> None:
-    """Refuses to start what would fill the disk: the last checkpoint, the one before and the next one.
+    """Refuses a training whose checkpoints would fill the disk: the last two and the next one.
 
     Args:
         folder: Where checkpoints will be written; made if missing.

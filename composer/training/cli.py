@@ -120,7 +120,7 @@ class TrainingCLI(LightningCLI):
         """Reads nothing from the checkpoint: the configuration that the user gave is the one that counts."""
 
     def before_instantiate_classes(self) -> None:
-        """Settles the run's folder and what to resume from."""
+        """Determines the run's folder and the checkpoint to resume from."""
         if self.subcommand is None:
             return
         config = self.config[self.subcommand]
@@ -140,7 +140,7 @@ class TrainingCLI(LightningCLI):
             )
 
     def run_folder(self, config: Any) -> str:
-        """The folder that a configuration names for its run, or else one with the configuration's own name."""
+        """The run's folder: the one that the configuration names, or else one with the configuration's own name."""
         return config.trainer.default_root_dir or str(Path("runs") / _named_after(self._words))
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
@@ -156,7 +156,7 @@ class TrainingCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
-        """Gives a stage or a prior its configuration, as plain values, to travel with the checkpoints."""
+        """Gives a stage or a prior its configuration, as plain values, to be saved in checkpoints."""
         if not isinstance(self.model, StageTraining | PriorTraining):
             return
         dumped = json.loads(self.parser.dump(self.config, format="json", skip_unset=False, skip_link_targets=False))
@@ -166,7 +166,7 @@ class TrainingCLI(LightningCLI):
 
 
 def run_training(plugins: Sequence[str] = ()) -> None:
-    """Runs what the process's own command line says.
+    """Runs the process's own command line.
 
     Args:
         plugins: Modules that the user trusts.

@@ -162,7 +162,7 @@ class ClipTraining(SafeTraining):
             )
 
     def on_validation_epoch_end(self) -> None:
-        """Logs how often the right one of 256 is found, of captions for an image and of images for a caption."""
+        """Logs retrieval among 256: how often an image's caption is found, and a caption's image."""
         image, text = (torch.cat(found) for found in zip(*self._found, strict=True))
         self._found.clear()
         whole = len(image) // GALLERY * GALLERY or len(image)
@@ -294,7 +294,7 @@ def contrastive_loss(
 def phrase_loss(
     image: Float[Tensor, "b d"], text: Float[Tensor, "p d"], true: Bool[Tensor, "b p"], scale: Float[Tensor, ""]
 ) -> Float[Tensor, ""]:
-    """Mean cross entropy of finding each phrase that is true of an image among all that are not.
+    """Mean cross entropy of each phrase that is true of an image against all that are not.
 
     Args:
         image: Unit embeddings.
@@ -311,7 +311,7 @@ def phrase_loss(
 def tell_apart(
     image: Float[Tensor, "b d"], text: Float[Tensor, "b d"], false: Float[Tensor, "n d"]
 ) -> Bool[Tensor, " b"]:
-    """Whether each image is nearer to its caption than to all of its false ones.
+    """Whether each image is nearer to its caption than to all false captions of it.
 
     Args:
         image: Unit embeddings.
@@ -333,7 +333,7 @@ def retrieval(image: Float[Tensor, "b d"], text: Float[Tensor, "b d"]) -> tuple[
 def disturb(
     image: Float[Tensor, "b 3 h w"], shift: int, noise: float, generator: torch.Generator
 ) -> Float[Tensor, "b 3 h w"]:
-    """Moves images by some pixels and makes them noisy, each row by its own amount.
+    """Shifts images by some pixels and adds noise, each row by its own amount.
 
     Args:
         image: Images.

@@ -1,4 +1,4 @@
-"""Bounds of a configuration's YAML: a few lines of aliases can stand for more than any memory holds."""
+"""Limits on a configuration's YAML: a few lines of aliases can expand to more than any memory holds."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 class TooLarge(ValueError):
-    """A configuration that stands for too much."""
+    """A configuration expands to too many values."""
 
 
 @cache
@@ -38,7 +38,7 @@ def bound_configurations() -> None:
 
 
 def check_size(text: str) -> None:
-    """Makes sure that a YAML text stands for no more than a configuration holds.
+    """Checks that a YAML text does not expand to more values than any configuration needs.
 
     Raises:
         TooLarge: It has too many characters; with its aliases it has too many values; or its interpolations multiply:

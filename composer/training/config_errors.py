@@ -25,7 +25,7 @@ NOISE = re.compile(
 
 
 def explain(message: str, keys: Iterable[str], files: Sequence[str | Path], packages: Sequence[str]) -> str:
-    """Trims what jsonargparse says of a mistake to the key, what was expected, and where it stands.
+    """Shortens an error of jsonargparse to the key, what was expected, and where it is in the file.
 
     Args:
         message: What jsonargparse says.

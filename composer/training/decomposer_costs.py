@@ -35,7 +35,7 @@ class DecomposerCost:
 def measure_decomposers(
     specs: Mapping[str, Spec], side: int, plugins: Collection[str] = ()
 ) -> tuple[dict[str, DecomposerCost], int]:
-    """Builds each decomposer whose weights are on this machine and runs it once, on the CPU; fetches nothing.
+    """Builds each decomposer whose weights are on this machine and runs it once, on the CPU; downloads nothing.
 
     Args:
         specs: Name -> how the decomposer is built.

@@ -46,7 +46,7 @@ class MemoryNeed:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """What training takes, with checkpointing or without.
+    """What a training needs, with activation checkpointing or without.
 
     Attributes:
         checkpointing: Whether the backward pass computes blocks again.
@@ -64,12 +64,12 @@ class TrainingCost:
 
     @property
     def per_image(self) -> int:
-        """Bytes that each further image takes, where the batch is large."""
+        """Bytes per additional image of a large batch."""
         (few, less), (many, more) = sorted(self.totals.items())[-2:]
         return (more - less) // (many - few)
 
     def largest_batch(self, space: float) -> int:
-        """The largest batch that fits a device with so many bytes; 0 if not even one image fits.
+        """The largest batch that fits on a device with so many bytes; 0 if not even one image fits.
 
         On straight lines between the totals. The truth is the maximum of several lines, one for each moment that may
         be the peak, so it lies below them.
@@ -82,7 +82,7 @@ class TrainingCost:
 
 @dataclass(frozen=True)
 class SamplingCost:
-    """What sampling one image takes, in float32.
+    """What sampling one image needs, in float32.
 
     Attributes:
         rows: 2 with guidance, whose terms are one batch, else 1.
@@ -99,7 +99,7 @@ class SamplingCost:
 
 @dataclass(frozen=True)
 class Disk:
-    """What checkpoints take on the disk.
+    """What checkpoints need on the disk.
 
     Attributes:
         folder: The run's.
@@ -117,7 +117,7 @@ class Disk:
 
     @property
     def needed(self) -> int:
-        """Bytes that further checkpoints take; of a run without end, the last two and the next one."""
+        """Bytes that further checkpoints need; in a run without a last step, the last two and the next one."""
         return max(0, (self.most or AT_ONCE) * self.checkpoint - self.present)
 
     @property
@@ -257,7 +257,7 @@ def estimate_training_needs(
     device: Device = "cuda",
     progress: Callable[[], object] = lambda: None,
 ) -> TrainingNeeds:
-    """Estimates a training's needs: its stage, its decomposers as far as they are here, its checkpoints.
+    """Estimates a training's needs: its stage, those of its decomposers that are on this machine, its checkpoints.
 
     Args:
         words: Of the training's command line: ``-c FILE`` and what it changes.
@@ -298,7 +298,7 @@ def estimate_training_needs(
 
 
 def disk_of(folder: Path, checkpoint: int, most: int | None) -> Disk:
-    """Looks at the disk that a run's folder lies on, or will lie on.
+    """Measures the disk on which a run's folder is or will be.
 
     Args:
         folder: The run's.

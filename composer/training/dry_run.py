@@ -1,4 +1,4 @@
-"""A stage's training and sampling steps on the meta device, where tensors have shapes and no numbers.
+"""A stage's training and sampling steps on the meta device, where tensors have shapes but no values.
 
 FLOPs come from torch's own counter, a multiply-add as two. Attention counts as two matrix products, so the number
 depends on no kernel, precision or device. For memory, every tensor is followed from its allocation to its release, in
@@ -35,7 +35,7 @@ RAISED = {F.group_norm, F.layer_norm, torch.group_norm, torch.layer_norm}
 
 @contextmanager
 def count_flops() -> Iterator[FlopCounterMode]:
-    """Counts what runs inside, by unfused kernels: torch's counter does not know all the fused ones."""
+    """Counts the FLOPs within the block, with unfused kernels, as torch's counter does not know all fused ones."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -102,7 +102,7 @@ def _loss(denoiser: Denoiser, conditions: ConditionSet, image: Tensor, reps: Rep
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows the bytes of the tensors that are alive, those of a stage and its gradients aside.
+    """Tracks the bytes of live tensors, except for those of a stage and its gradients.
 
     Attributes:
         now: Bytes alive now.
@@ -130,7 +130,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Kernels(TorchFunctionMode):
-    """Does to meta tensors, which autocast does not know, what a device's autocast and fused kernels do to real ones.
+    """Emulates a device's autocast and fused kernels on meta tensors, which autocast does not support.
 
     Args:
         device: Whose rules apply.
@@ -143,7 +143,7 @@ class Kernels(TorchFunctionMode):
         self._weights: dict[int, Tensor] | None = {}
 
     def forget(self) -> None:
-        """Lets go of the weights that were cast, as autocast does when the forward pass ends."""
+        """Frees the weights that were cast, as autocast does when the forward pass ends."""
         self._weights = None
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

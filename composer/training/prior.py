@@ -59,7 +59,7 @@ class PriorTraining(SafeTraining):
         self.schedule = Schedule(warmup_steps, decay_steps)
 
     def setup(self, stage: str) -> None:
-        """Compares what the prior reads with what the data gives, and takes over the statistics.
+        """Checks that the data fits the prior, and takes over the statistics.
 
         Raises:
             ValueError: float16 was asked for, the data lacks text or embeddings, or statistics are missing or foreign.
@@ -91,7 +91,7 @@ class PriorTraining(SafeTraining):
         return self.prior.loss(semantics, text, keep.to(semantics.device), generator).mean()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Logs the loss with all captions and with none; noise depends on the batch's number alone."""
+        """Logs the loss with all captions and with none; the noise depends on the batch's index alone."""
         b = len(batch["seed"])
         for name, keep in (("val/loss", torch.ones(b)), ("val/none", torch.zeros(b))):
             loss = self._loss(batch, keep.bool(), stream("validation", batch_idx))

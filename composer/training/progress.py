@@ -1,4 +1,4 @@
-"""What a person sees of a training: its progress bar and its messages."""
+"""A training's progress bar and messages."""
 
 import time
 from datetime import timedelta
@@ -18,7 +18,7 @@ EARLY = (1, 3, 10)
 
 
 class Messages(L.Callback):
-    """Says what is trained, and what each validation has found."""
+    """Reports what is trained, and the results of each validation."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         size = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)

@@ -1,4 +1,4 @@
-"""Trains the scene reader on the truth that Scenes carry."""
+"""Trains the reader of Scenes on their ground truth."""
 
 import time
 from pathlib import Path
@@ -22,7 +22,7 @@ BORDER_WEIGHT = 10.0
 
 
 class ReaderTraining(SafeTraining):
-    """Fits a `SceneReader` to depth, categories and borders, and writes out what the last validation measured.
+    """Trains a `SceneReader` for depth, categories and borders, and saves it with its last validation's measurements.
 
     Generated pictures are noisier and softer than rendered ones and may have any colours, so pictures are bleached,
     tinted, blurred and made noisy at random: a reader that trusts clean pixels alone would measure the generator's
@@ -125,14 +125,14 @@ class ReaderTraining(SafeTraining):
 def flip(
     image: Float[Tensor, "b 3 h w"], depth: Float[Tensor, "b 1 h w"], instances: Float[Tensor, "b 2 h w"]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mirrors half of the rows, picture and truth alike."""
+    """Mirrors half of the rows, image and ground truth alike."""
     rows = (torch.rand(len(image), device=image.device) < 0.5)[:, None, None, None]
     image, depth, instances = (torch.where(rows, x.flip(-1), x) for x in (image, depth, instances))
     return image, depth, instances
 
 
 def count_matches(truth: Int[Tensor, "h w"], found: Int[Tensor, "h w"]) -> Float[Tensor, " 2"]:
-    """How many instances two maps share, by an intersection over union above 1/2, and how many they hold together.
+    """How many instances two maps share (intersection over union above 1/2), and how many they have together.
 
     Twice the first over the second is the recognition quality of Kirillov et al. 2019, eq. 2, whatever the category.
     """
@@ -145,7 +145,7 @@ def count_matches(truth: Int[Tensor, "h w"], found: Int[Tensor, "h w"]) -> Float
 
 
 def degrade(image: Float[Tensor, "b 3 h w"], noise: float, blur: float) -> Float[Tensor, "b 3 h w"]:
-    """Bleaches, tints, blurs and makes noisy, each row by its own amount; channels may trade places."""
+    """Bleaches, tints, blurs and adds noise, each row by its own amount; channels may be swapped."""
     b, _, h, w = image.shape
 
     def amount(high: float, channels: int = 1) -> Tensor:

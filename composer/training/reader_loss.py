@@ -1,4 +1,4 @@
-"""A loss on what frozen readers find in the estimate: pictures that do as they were asked, not only likely ones."""
+"""A loss on what frozen readers compute from the estimate, so that images follow their conditions."""
 
 import torch
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from composer.decomposition import Decomposer, Decomposition, Representations
 
 
 class ReaderLoss:
-    """Reads the estimate of rows with little noise again and adds how far it is from what the row was given.
+    """Decomposes the estimates of rows with little noise, and adds their distance from the rows' representations.
 
     At much noise the estimate is an average of many pictures, of which no reader knows what it shows. A network learns
     to please its reader: measure the trained model with another one, of other weights.
@@ -34,7 +34,7 @@ class ReaderLoss:
             raise ValueError(f"expected below and weights above 0, found {below} and {weights}")
 
     def check(self, conditions: ConditionSet, size: int) -> None:
-        """Tries every reader out.
+        """Runs every reader once, to find errors before the training.
 
         Raises:
             ValueError: There is no condition of its name, or what it reads has no gradient.

@@ -1,4 +1,4 @@
-"""What keeps every training from going wrong in silence."""
+"""Checks that keep a training from failing silently."""
 
 import logging
 from typing import Any
@@ -91,7 +91,7 @@ class SafeTraining(L.LightningModule):
             checkpoint["config"] = self.config
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on with the trained weights when fitting; anything else sees the averaged ones."""
+        """Continues with the trained weights when fitting; anything else uses the averaged ones."""
         self.skipped = checkpoint.get("skipped", 0)
         if self.trainer.state.fn != "fit":
             checkpoint["state_dict"] = averaged_weights(checkpoint)

@@ -25,7 +25,7 @@ GridRow = tuple[str, dict[str, Tensor]]
 
 
 class SampleGrid(L.Callback):
-    """Draws, after each validation, a row for each of its first images: original, representations, samples.
+    """Draws a grid after each validation, with one row per image: original, representations, samples.
 
     The picture goes to ``samples/`` in the run's folder and to every logger that takes images: TensorBoard, Weights &
     Biases. Seeds are fixed, so pictures compare. It is sampled as a finished model does it (`Cascade.sample`).
@@ -58,7 +58,7 @@ class SampleGrid(L.Callback):
         self._batch: Batch = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Looks whether the model can draw the prompts, before anything is trained."""
+        """Checks that the model can draw the prompts, before the training starts."""
         if not self.prompts:
             return
         conditions = list(pl_module.conditions) if isinstance(pl_module, StageTraining) else []

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 @dataclass(frozen=True)
 class Schedule:
-    """A linear warm-up, then the peak, or a cosine from the peak to 0.
+    """A linear warm-up to the peak, then a constant rate, or a cosine to 0.
 
     Args:
         warmup_steps: Steps over which the learning rate rises from 0.
@@ -38,7 +38,7 @@ class Schedule:
         return 0.5 + 0.5 * math.cos(math.pi * min(1.0, done))
 
     def drive(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Puts an optimizer's learning rates under this schedule, as `configure_optimizers` has to return it."""
+        """Makes an optimizer follow this schedule, in the form that `configure_optimizers` returns."""
         scheduler = LambdaLR(optimizer, lambda step: self.rate(step))  # a lambda, so that it is not saved
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

@@ -126,10 +126,10 @@ class StageTraining(SafeTraining):
         self._validated = 0
 
     def setup(self, stage: str) -> None:
-        """Refuses what would train badly in silence, and loads the weights to start from.
+        """Refuses settings that would silently train badly, and loads the weights to start from.
 
         Raises:
-            ValueError: float16 was asked for, the weights are those of another plan, or a reader has no gradient.
+            ValueError: float16 was asked for, the weights are of another architecture, or a reader has no gradient.
         """
         super().setup(stage)
         if self.reader_loss is not None:
@@ -140,7 +140,7 @@ class StageTraining(SafeTraining):
             self._origin = f"starting from {file} of {self.start_from}{added}"
 
     def on_train_start(self) -> None:
-        """Says what weights the training starts from, unless it is resumed."""
+        """Reports which weights the training starts from, unless it is resumed."""
         if self._origin and self.trainer.global_step == 0 and self.trainer.is_global_zero:
             note(self._origin)
 

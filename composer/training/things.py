@@ -1,4 +1,4 @@
-"""Trains the judge of things on the exact truth of Scenes."""
+"""Trains the judge, which detects objects, on the ground truth of Scenes."""
 
 import time
 from collections import Counter
@@ -44,7 +44,7 @@ class ThingImages(ImageDataset):
 
 
 class JudgeTraining(SafeTraining):
-    """Fits a `Judge` to the things of Scenes, and writes out how often it is right on pictures that it has not seen.
+    """Trains a `Judge` on the objects of Scenes, and saves it with its accuracy on held-out Scenes.
 
     Generated pictures are noisier and softer than rendered ones, so pictures are blurred and made noisy at random.
 
@@ -120,7 +120,7 @@ class JudgeTraining(SafeTraining):
 def soften(
     image: Float[Tensor, "b 3 h w"], noise: float, blur: float, generator: torch.Generator
 ) -> Float[Tensor, "b 3 h w"]:
-    """Blurs pictures and makes them noisy, each row by its own amount; colours stay.
+    """Blurs images and adds noise, each row by its own amount; colours stay.
 
     Args:
         image: Pictures.
@@ -135,7 +135,7 @@ def soften(
 
 
 def compare(marks: Marks, things: Float[Tensor, "b k 6"]) -> dict[str, Float[Tensor, ""]]:
-    """How far marks are from the truth: focal loss of the marks, cross entropies of the kinds, distance of the places.
+    """The loss of marks: focal loss of their presence, cross entropies of their kinds, distance of their positions.
 
     The marks are wanted to be 1 at a thing's middle and to fall as a Gaussian around it, where they count less (Zhou et
     al. 2019, eq. 1); all else counts at the middles alone.

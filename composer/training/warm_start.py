@@ -1,4 +1,4 @@
-"""Where a training's weights come from when they are not fresh: a trained stage, which may take up new conditions."""
+"""Starts a training from the weights of a trained stage, to which new conditions may be added."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,13 +19,13 @@ FIRST = "denoiser.network.first.weight"
 
 
 def warm_start(denoiser: Denoiser, conditions: ConditionSet, size: int, model: str | Path) -> tuple[str, list[str]]:
-    """Loads a trained stage's weights; conditions that it lacks are silenced, so that it draws just what it drew.
+    """Loads a trained stage's weights; conditions that it lacks start silent, so that it draws what it drew before.
 
     A network with more map channels than the trained one has gets columns of zeros in its first layer, as GLIDE's
     inpainting began (Nichol et al. 2021, section 2.3).
 
     Args:
-        denoiser: Of the stage's plan; it takes the stage's weights.
+        denoiser: Of the stage's architecture; it takes the stage's weights.
         conditions: The stage's own, which take its weights, and new ones.
         size: Side of the images, in pixels; decides which stage is meant where a model has several.
         model: The model's folder, or the name of one that ships.
@@ -35,7 +35,7 @@ def warm_start(denoiser: Denoiser, conditions: ConditionSet, size: int, model: s
 
     Raises:
         FileNotFoundError: There is no such model.
-        ValueError: No stage of it fits, its weights are those of another plan, or a condition can't be added to it.
+        ValueError: No stage of it fits, its weights are of another architecture, or a condition can't be added.
     """
     folder = find_model(model)
     config, weights, _ = read_model(folder)

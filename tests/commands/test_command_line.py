@@ -34,9 +34,9 @@ MISTAKES = {
     "scenes": "required: --count, --out",
     "export a b c": "nothing here takes c",
     "fit": "fit needs -c CONFIG",
-    "fit -c tinny": "no configuration tinny: no file has that name, and none that is shipped (did you mean tiny?)",
+    "fit -c tinny": "there is no configuration tinny, neither a file nor an included one (did you mean tiny?)",
     "doctor composer_base": "did you mean paper/composer_base",
-    "cache -c nothing-like-it --names palette": "the ones that are shipped: folder64, ",
+    "cache -c nothing-like-it --names palette": "the included ones are folder64, ",
 }
 
 

@@ -117,7 +117,7 @@ def test_what_cannot_be_led_away_from(pair, parts, eight):
     with pytest.raises(ValueError, match="stage base draws 16 px from palette, intensity, mask; found 16 px, caption"):
         strong.lead_away_from(eight)
     strong.lead_away_from(weak)
-    with pytest.raises(ValueError, match="leave out what else"):
+    with pytest.raises(ValueError, match="leave out one of them"):
         strong.sample(Composition(parts=parts.pick("palette"), away=parts.pick("intensity")))
 
 

@@ -89,7 +89,7 @@ def test_a_strength_of_nothing_and_of_everything(cascade):
     )
     half = cascade.sample(Composition(parts=parts, strengths={"palette": Strength(weight=0.5)}))
     assert not torch.allclose(half, full) and not torch.allclose(half, without)
-    with pytest.raises(KeyError, match="a strength for sketch, but what is given is palette"):
+    with pytest.raises(KeyError, match="a strength for sketch, which is not among the given"):
         cascade.sample(Composition(parts=Parts(palette=parts["palette"]), strengths={"sketch": Strength()}))
 
 
