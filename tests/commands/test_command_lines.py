@@ -1,4 +1,4 @@
-"""500 odd command lines, the same every time: each ends well or in one error of a few lines, and harms nothing."""
+"""250 odd command lines, the same every time: each ends well or in one error of a few lines, and harms nothing."""
 
 import os
 from pathlib import Path
@@ -11,8 +11,8 @@ from tests import command_lines
 from tests.conftest import TINY, talkative
 from tests.hostility import run
 
-COUNT = int(os.environ.get("COMPOSER_COMMAND_LINES", "500"))
-CHUNKS = 10
+COUNT = int(os.environ.get("COMPOSER_COMMAND_LINES", "250"))
+CHUNKS = 5
 CONFIG = (Path(__file__).parents[2] / "configs/tiny.yaml").read_text(encoding="utf-8")
 DRAWING = ("compose", "edit", "outpaint", "vary", "interpolate", "reconfigure", "translate", "repose", "colorize")
 DRAWING += ("restyle", "try-on", "turn", "reconstruct")
