@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
+from composer.cascade.recipe import pack
 from composer.storage.folder import digest
-from composer.tasks.recipe import pack
 
 ODD = [
     *(None, True, -1, 0, 1 << 31, 10**9, 10**18, 10**40, 1e308, float("nan"), float("inf"), -0.5, 0.3),
@@ -110,6 +110,7 @@ TENSORS = {"a": torch.zeros(3)}
 
 def configurations(config: dict) -> Iterator[tuple[str, Any]]:
     """Hostile configurations of a model, made from an honest one."""
+    value: Any
 
     def but(path: tuple, new: Any) -> Any:
         return changed(config, path, new)
@@ -301,6 +302,7 @@ def hostile_folders(honest: Path, folder: Path) -> Iterator[tuple[str, Path]]:
 
 def recipes(found: dict) -> Iterator[tuple[str, Any]]:
     """Hostile recipes, made from an honest one."""
+    value: Any
 
     def but(path: tuple, new: Any) -> Any:
         return changed(found, path, new)
@@ -443,6 +445,7 @@ def edit_recipes(found: dict) -> Iterator[tuple[str, Any]]:
 
 def run_configurations(config: dict) -> Iterator[tuple[str, Any]]:
     """Hostile configurations of a checkpoint, made from an honest one."""
+    value: Any
 
     def but(path: tuple, new: Any) -> Any:
         return changed(config, path, new)

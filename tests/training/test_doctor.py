@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,14 @@ from composer.networks.unet import UNet
 from composer.training.doctor import MemoryNeed, TrainingCost, disk_of, estimate_needs
 from composer.training.dry_run import Kernels, LiveBytes, count_flops, sampling_step, training_flops, training_memory
 
-PLAN = {"width": 32, "multipliers": [1, 2], "blocks": 1, "attention": [2], "head_dim": 16, "vector_dim": 64}
+PLAN: dict[str, Any] = {
+    "width": 32,
+    "multipliers": [1, 2],
+    "blocks": 1,
+    "attention": [2],
+    "head_dim": 16,
+    "vector_dim": 64,
+}
 PLAN |= {"token_dim": 32, "spatial_dim": 4}
 CONDITIONS = {
     "caption": lambda: conditions.Text(24, 64, 32),
@@ -33,7 +41,7 @@ CONDITIONS = {
 }
 
 
-def stage(device="meta", names=("palette", "sketch"), **plan):
+def stage(device="meta", names=("palette", "sketch"), **plan) -> tuple[Denoiser, ConditionSet]:
     with torch.device(device):
         conds = ConditionSet({name: CONDITIONS[name]() for name in names})
         return Denoiser(UNet(**(PLAN | plan)), LogNormal()), conds
