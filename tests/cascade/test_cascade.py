@@ -126,7 +126,7 @@ def test_wrong_arguments_are_explained():
         build({"class_path": "decomposers.Intensity", "init_args": {"colour": 1}}, Buildable)
 
 
-def test_a_failed_save_leaves_the_model_whole(cascade, saved, monkeypatch):
+def test_a_failed_save_leaves_the_model_intact(cascade, saved, monkeypatch):
     def full(self, target):
         raise OSError(28, "No space left on device")
 

@@ -18,7 +18,7 @@ from tests.hostility import run
 from tests.odd_pictures import KINDS, REFUSED, SAME, mutant
 
 SEEDS = 5
-MUTANTS = int(os.environ.get("COMPOSER_MUTANTS", "2000"))
+MUTANTS = int(os.environ.get("COMPOSER_MUTANTS", "1000"))
 
 
 def png_values(data):

@@ -216,7 +216,7 @@ CASES = [(None, False), (torch.bfloat16, False), (None, True), (torch.bfloat16, 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads how much memory a process took from Linux")
-def test_a_process_takes_as_much_memory_as_was_said():
+def test_a_process_takes_as_much_memory_as_estimated():
     """Its allocator is told to give back at once what is released: what it hoards is not the model's."""
     at_once = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", MEASURE]
