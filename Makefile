@@ -39,6 +39,7 @@ check: $(READY)
 	$(VENV)/bin/mypy
 	MYPYPATH=benchmarks $(VENV)/bin/mypy benchmarks
 	MYPYPATH=examples $(VENV)/bin/mypy examples
+	$(VENV)/bin/mypy tests
 
 bench: $(READY)
 	$(RUN) benchmarks/unet.py --json benchmarks/results/unet.json

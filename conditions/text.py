@@ -32,6 +32,8 @@ class Text(Condition):
         dropout: Probability that joint dropout removes this condition from a row. 0.1 in Imagen (section 4.1).
     """
 
+    nothing: Tensor
+
     def __init__(
         self,
         in_dim: int,
@@ -83,7 +85,7 @@ class Text(Condition):
 
     def _fill(self, value: Float[Tensor, "b n d1"], keep: Bool[Tensor, " b"]) -> Float[Tensor, "b m d1"]:
         """Puts the null encoding in place of dropped ones; the shorter of the two is padded before the sentence."""
-        nothing = self.get_buffer("nothing").to(value).expand(len(value), -1, -1)
+        nothing = self.nothing.to(value).expand(len(value), -1, -1)
         words, ends = max(value.shape[1], nothing.shape[1]), self.to_vector is not None
 
         def pad(x: Tensor) -> Tensor:

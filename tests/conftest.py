@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def spatial(channels):
     return {"class_path": "conditions.Spatial", "init_args": {"in_channels": channels, "spatial_dim": 4, "hidden": 4}}
 
 
-TINY = {
+TINY: dict[str, Any] = {
     "name": "tiny",
     "stages": [
         {

@@ -4,6 +4,7 @@ import ast
 import graphlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("composer", "decomposers", "conditions")
@@ -32,13 +33,13 @@ def named(tree: ast.AST, package: Sequence[str]) -> Iterator[tuple[str, str]]:
             module = ".".join([*parent, *([node.module] if node.module else [])])
             yield from ((module, alias.name) for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            yield from ((word.value, "") for word in node.args[:1] if isinstance(word, ast.Constant))
+            yield from ((str(word.value), "") for word in node.args[:1] if isinstance(word, ast.Constant))
 
 
 def read(path: Path) -> tuple[list[str], list[str]]:
     """The modules that a file imports: all of them, and those that importing the file runs."""
     tree, package = ast.parse((ROOT / path).read_text()), path.parent.parts
-    lazy = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lazy: list[Any] = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     lazy += [n for n in ast.walk(tree) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
     whole = [module for module, _ in named(tree, package)]
     for node in lazy:

@@ -5,6 +5,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -149,7 +150,9 @@ def palette_png(depth: int, alpha: int = 0) -> Make:
     return make
 
 
-def tiff_bytes(raw: np.ndarray, photometric: int, order: str = "<", bits: int | None = None, **tags) -> bytes:
+def tiff_bytes(
+    raw: np.ndarray, photometric: int, order: Literal["<", ">"] = "<", bits: int | None = None, **tags
+) -> bytes:
     """A TIFF by hand: uncompressed, of any samples; tags are tTAG=(type, values), type 3 of 16 bits, 4 of 32."""
     h, w = raw.shape[:2]
     count = raw.shape[2] if raw.ndim == 3 else 1
@@ -194,7 +197,10 @@ def pack_12(raw: np.ndarray) -> bytes:
     return np.packbits(bits.reshape(len(raw), -1).astype(np.uint8), axis=1).tobytes()
 
 
-def tiff(*channels: int, depth: int = 8, order: str = "<", kept: bool = True, **tags) -> Make:
+NO_TAGS: dict[str, Any] = {}
+
+
+def tiff(*channels: int, depth: int = 8, order: Literal["<", ">"] = "<", kept: bool = True, **tags: Any) -> Make:
     def make(rng: Rng) -> Odd:
         raw = values(rng, *channels, top=2**depth - 1)
         return Odd(tiff_bytes(raw, 2 if channels and channels[0] > 2 else 1, order, **tags), raw if kept else None)
@@ -202,7 +208,7 @@ def tiff(*channels: int, depth: int = 8, order: str = "<", kept: bool = True, **
     return make
 
 
-def white_is_zero(depth: int, order: str = "<") -> Make:
+def white_is_zero(depth: int, order: Literal["<", ">"] = "<") -> Make:
     def make(rng: Rng) -> Odd:
         raw = values(rng, top=2**depth - 1)
         return Odd(tiff_bytes(raw, 0, order), (2**depth - 1 - raw).astype(raw.dtype))
@@ -263,7 +269,7 @@ def bitmap(rng: Rng) -> Odd:
 def quantized(format: str, transparent: bool = False, frames: int = 1) -> Make:
     def make(rng: Rng) -> Odd:
         pictures = [Image.fromarray(values(rng, 3)).resize((50, 40)).quantize(60) for _ in range(frames)]
-        options = {"transparency": 3} if transparent else {}
+        options: dict[str, Any] = {"transparency": 3} if transparent else {}
         options |= {"save_all": True, "append_images": pictures[1:]} if frames > 1 else {}
         table = np.array(pictures[0].getpalette(), np.uint8).reshape(-1, 3)
         index = np.asarray(pictures[0])
@@ -325,7 +331,7 @@ SAME: dict[str, Make] = {
     **{
         f"TIFF of {n} channels": tiff(*c, **t)
         for n, c, t in (
-            (1, (), {}),
+            (1, (), NO_TAGS),
             (2, (2,), {"t338": (3, [2])}),
             (3, (3,), {}),
             (4, (4,), {"t338": (3, [2])}),
@@ -374,7 +380,7 @@ REFUSED: dict[str, Make] = {
     "PNG with colours by cICP": png(8, 3, others=((b"cICP", bytes([9, 16, 0, 1])),)),
     **{
         f"TIFF of {n} channels of 16 bits": tiff(n, depth=16, kept=False, **t)
-        for n, t in ((3, {}), (4, {"t338": (3, [2])}))
+        for n, t in ((3, NO_TAGS), (4, {"t338": (3, [2])}))
     },
     "big-endian TIFF of colours of 16 bits": tiff(3, depth=16, order=">", kept=False),
     **{f"premultiplied TIFF of {n} channels": tiff(n, kept=False, t338=(3, [1])) for n in (2, 4)},

@@ -25,12 +25,12 @@ class There(torch.Tensor):
     def __new__(cls, here):
         refuse_float64(here.dtype)
         layout = {"strides": here.stride(), "storage_offset": here.storage_offset(), "dtype": here.dtype}
-        return torch.Tensor._make_wrapper_subclass(cls, here.shape, **layout, device=NAME)
+        return torch.Tensor._make_wrapper_subclass(cls, here.shape, **layout, device=torch.device(NAME))
 
     def __init__(self, here):
         self.here = here
 
-    def __repr__(self):
+    def __repr__(self):  # type: ignore[override]
         return f"There({self.here})"
 
     def as_subclass(self, cls):
@@ -38,10 +38,10 @@ class There(torch.Tensor):
         both = There if cls is torch.Tensor else type(f"There{cls.__name__}", (cls, There), {})
         return both(self.here)
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @classmethod
-    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):  # type: ignore[override]
         return compute(function, args, kwargs or {})
 
 

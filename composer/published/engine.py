@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +80,7 @@ class Converted:
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
-    report: list[dict[str, object]] = field(default_factory=list)
+    report: list[dict[str, Any]] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
 
 

@@ -12,6 +12,7 @@ from composer.cascade.assembling import carry_weights
 from composer.cascade.cascade import Cascade
 from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
+from composer.cascade.recipe import pack
 from composer.cascade.stage import Sampling
 from composer.decomposition import Decomposer
 from composer.evaluation.adherence import Evaluation, quantise
@@ -21,7 +22,7 @@ from composer.images.sheet import from_pil, read_recipe, save_png, to_pil
 from composer.storage.building import Buildable, build
 from composer.tasks.composition import Composition
 from composer.tasks.editing import Original, edit, feather, open_region, window
-from composer.tasks.recipe import draw_recipe, pack, recipe, unpack
+from composer.tasks.recipe import draw_recipe, recipe, unpack
 from tests.conftest import SIZE, TINY
 
 
@@ -125,7 +126,7 @@ def test_wrong_arguments_are_explained():
         build({"class_path": "decomposers.Intensity", "init_args": {"colour": 1}}, Buildable)
 
 
-def test_a_failed_save_leaves_the_model_whole(cascade, saved, monkeypatch):
+def test_a_failed_save_leaves_the_model_intact(cascade, saved, monkeypatch):
     def full(self, target):
         raise OSError(28, "No space left on device")
 

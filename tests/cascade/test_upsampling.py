@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ from conditions import LowRes as LowResCondition
 from conditions import Spatial
 from tests.conftest import SIZE, TINY
 
-UP = {
+UP: dict[str, Any] = {
     "file": "up64.safetensors",
     "size": 4 * SIZE,
     "denoiser": {

@@ -92,7 +92,7 @@ def test_the_page_keeps_what_was_drawn_and_says_what_is_to_be_said(here, monkeyp
     for link in re.findall(r"\]\(([^)]+\.(?:jpg|gif))\)", page):
         assert (here / "docs/gallery" / link).exists()
     with Image.open(here / "docs/gallery/from_one_to_another.gif") as film:
-        assert film.n_frames == 18
+        assert getattr(film, "n_frames", 1) == 18
     found = json.loads((here / "docs/gallery/figures.json").read_text())
     write_atomically(here / "docs/gallery/figures.json", json.dumps({**found, "model": "other"}).encode())
     gallery.main([*told, "inpainted"])

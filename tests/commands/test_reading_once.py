@@ -59,7 +59,7 @@ def calls(monkeypatch):
         monkeypatch.setattr(owner, name, counted)
 
     watch(Cascade, "invert")
-    loading = Prior.load.__func__
+    loading = vars(Prior)["load"].__func__
 
     def load(cls, *args, **kwargs):
         count["load"] += 1
@@ -162,11 +162,9 @@ def test_results_are_not_read_back_for_sheet_and_film(run, saved, opened, photos
 
 @pytest.mark.parametrize("kind", ["RGB", "RGBA", "LA", "L", "I;16", "P"])
 def test_a_film_is_that_of_the_files(run, saved, photos, tmp_path, kind):
-    picture = Image.open(photos[0])
+    read = Image.open(photos[0])
     picture = (
-        Image.fromarray(np.asarray(picture)[..., 0].astype(np.uint16) * 200)
-        if kind == "I;16"
-        else picture.convert(kind)
+        Image.fromarray(np.asarray(read)[..., 0].astype(np.uint16) * 200) if kind == "I;16" else read.convert(kind)
     )
     picture.save(tmp_path / "a.png")
     within = ("--region", "0.2,0.2,0.7,0.8", "--between", "palette", "--frames", "3", "--steps", "2")

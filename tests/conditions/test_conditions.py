@@ -191,10 +191,11 @@ class Grounded(Conditioning):
 def test_a_further_port_costs_a_line():
     boxes, more = torch.randn(2, 3, 5), torch.randn(1, 4, 5)
     a, b = Grounded(grounding=boxes, spatial=torch.randn(2, 6, 4, 4)), Grounded(grounding=more, vector=torch.ones(1, 4))
-    assert torch.equal((a + a).grounding, torch.cat([boxes, boxes], 1))
-    assert torch.equal(b.expand(2).grounding, more.expand(2, 4, 5))
-    assert torch.equal(a.crop(slice(2), slice(2)).grounding, boxes)
+    assert torch.equal(vars(a + a)["grounding"], torch.cat([boxes, boxes], 1))
+    assert torch.equal(vars(b.expand(2))["grounding"], more.expand(2, 4, 5))
+    assert torch.equal(vars(a.crop(slice(2), slice(2)))["grounding"], boxes)
     both = stack([a, b, Grounded()], 2)
+    assert isinstance(both, Grounded)
     assert torch.equal(both.grounding[:2, :3], boxes) and torch.equal(both.grounding[2:4], more.expand(2, 4, 5))
     assert not both.grounding[:2, 3:].any() and not both.grounding[4:].any()
     assert torch.equal(both.spatial[:2], a.spatial) and torch.equal(both.vector[2:4], torch.ones(2, 4))
@@ -215,9 +216,9 @@ def test_joint_dropout_has_composers_frequencies():
         kept = [bool(outcome & bit) for bit in (4, 2, 1)]
         p = 0.8 * torch.tensor([1 - r if k else r for k, r in zip(kept, rates.values(), strict=True)]).prod()
         expected.append(float(p) + 0.1 * (not any(kept)) + 0.1 * all(kept))
-    expected = torch.tensor(expected) * n
-    assert expected.sum() == pytest.approx(n)
-    chi_square = ((seen.bincount(minlength=8) - expected) ** 2 / expected).sum()
+    wanted = torch.tensor(expected) * n
+    assert wanted.sum() == pytest.approx(n)
+    chi_square = ((seen.bincount(minlength=8) - wanted) ** 2 / wanted).sum()
     assert chi_square < 24.3  # 99.9% of draws at 7 degrees of freedom
     again = conditions.draw_keep(n, torch.device("cpu"), torch.Generator().manual_seed(0))
     assert all(torch.equal(keep[k], again[k]) for k in rates)
@@ -227,7 +228,9 @@ WEIGHTS = {"caption": 2.0, "semantics": 2.0, "palette": 1.0, "sketch": 1.0}
 
 
 def stratified(**changes):
-    conditions = {name: Vector(5, 8, 4, dropout=0.6) for name in ("caption", "semantics", "palette")}
+    conditions: dict[str, Condition] = {
+        name: Vector(5, 8, 4, dropout=0.6) for name in ("caption", "semantics", "palette")
+    }
     conditions |= {"sketch": Spatial(1, 2, dropout=0.7), "low_res": LowRes(3)}
     options = {"drop_all": 0.1, "keep_all": 0.15, "keep_one": 0.35, "keep_two_global": 0.15}
     return ConditionSet(conditions, **options | {"weights": {"caption": 2, "semantics": 2}} | changes)
@@ -431,7 +434,7 @@ def test_pooling_changes_no_name_of_a_text_with_a_sentence():
 
 def naive_transformer(model: TextTransformer, row: Tensor, skip: bool) -> tuple[Tensor, list[Tensor]]:
     """One row, one position, one head at a time, straight from GLIDE's description."""
-    w, heads = {k: v.detach() for k, v in model.state_dict().items()}, model.blocks[0].heads
+    w, heads = {k: v.detach() for k, v in model.state_dict().items()}, int(vars(model.blocks[0])["heads"])
 
     def norm(x: Tensor, name: str) -> Tensor:
         scaled = (x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt()

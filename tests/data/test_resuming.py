@@ -2,7 +2,7 @@
 
 import pytest
 
-from composer.data.datasets import Crops
+from composer.data.datasets import Crops, ImageDataset
 from composer.data.embeddings import Embeddings
 from composer.data.loading import ImageData, ImageFolder, Mixture, Photographs, SceneImages
 from composer.data.resuming import IMAGES_PER_STEP, compare_data
@@ -91,7 +91,11 @@ def test_a_folder_is_known_by_its_files(tmp_path):
 def test_what_tells_datasets_apart(tmp_path):
     scenes = SceneImages("train", 32, 10)
     assert scenes.identity() == SceneImages("train", 64, 10).identity() == Crops(scenes, 16).identity()
-    others = [SceneImages("val", 32, 10), SceneImages("train", 32, 11), SceneImages("train", 32, 10, seed=1)]
+    others: list[ImageDataset] = [
+        SceneImages("val", 32, 10),
+        SceneImages("train", 32, 11),
+        SceneImages("train", 32, 10, seed=1),
+    ]
     others += [Photographs(32, ["rocket.jpg"]), Photographs(32, ["coffee.png"])]
     others += [Mixture([scenes, other], [1, 1]) for other in others] + [Mixture([scenes, others[0]], [1, 2])]
     assert len({repr(dataset.identity()) for dataset in [scenes, *others]}) == 1 + len(others)

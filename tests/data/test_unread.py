@@ -28,7 +28,7 @@ class Captions(ImageDataset):
 
 
 def decomposition(**options):
-    return Decomposition({"palette": Palette(), "tokens": Tokens(**{"length": 12, "words": WORDS} | options)})
+    return Decomposition({"palette": Palette(), "tokens": Tokens(**{"length": 12, "words": WORDS, **options})})
 
 
 def test_unknown_words_are_counted_by_captions_and_named_most_frequent_first():

@@ -137,7 +137,7 @@ def write_torchscript(state, path):
     root = Node()
     for name, value in state.items():
         *parents, leaf = name.split(".")
-        module = root
+        module: torch.nn.Module = root
         for parent in parents:
             if parent not in module._modules:
                 module.add_module(parent, Node())

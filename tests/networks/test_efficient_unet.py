@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from composer.conditioning import Conditioning
 from composer.networks.unet import Attention, UNet
 from tests.networks.test_unet import TINY, awake, conditioning, group_norm, norm, unet
 
-EFFICIENT = {
+EFFICIENT: dict[str, Any] = {
     "blocks": (1, 2),
     "attention": (),
     "cross_attention": (4,),
@@ -143,7 +144,7 @@ def test_the_efficient_plan_begins_and_ends_at_half_the_size(size):
     one, _, two = net.embed
     e = F.silu(two(F.silu(one(torch.cat([angles.cos(), angles.sin()], 1)))) + cond.vector)
 
-    def run(block: nn.Module, h: Tensor) -> Tensor:
+    def run(block: Any, h: Tensor) -> Tensor:
         keys_values = block.attention.keys_values(cond.tokens) if block.attention is not None else None
         return block(h, e, keys_values, cond.token_mask)
 

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from composer.conditioning import Conditioning, stack
 from composer.networks.norm import GroupNorm
 from composer.networks.unet import Attention, ResBlock, UNet
 
-TINY = {
+TINY: dict[str, Any] = {
     "width": 32,
     "multipliers": (1, 2),
     "blocks": 1,
@@ -19,21 +20,21 @@ TINY = {
     "vector_dim": 48,
     "token_dim": 24,
 }
-SHIFTED = {"residual_resampling": False, "skip_scale": 0.5**0.5, "blocks": (0, 2)}
+SHIFTED: dict[str, Any] = {"residual_resampling": False, "skip_scale": 0.5**0.5, "blocks": (0, 2)}
 
 
 def norm(channels: int) -> GroupNorm:
     return GroupNorm(channels // 16, channels)
 
 
-def awake(module: nn.Module) -> nn.Module:
+def awake(module: nn.Module) -> Any:
     """Gives every parameter a value: zero-initialised ends would hide what is behind them."""
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.1)
     return module.eval()
 
 
-def unet(**changes: object) -> UNet:
+def unet(**changes: Any) -> Any:
     return awake(UNet(**(TINY | changes)))
 
 
@@ -46,7 +47,7 @@ def conditioning(b: int = 2, size: tuple[int, int] = (8, 8)) -> Conditioning:
     )
 
 
-def count(**plan: object) -> int:
+def count(**plan: Any) -> int:
     with torch.device("meta"):
         return sum(p.numel() for p in UNet(**plan).parameters())
 
@@ -128,7 +129,7 @@ def test_the_way_down_is_joined_to_the_way_up(plan):
     one, _, two = net.embed
     e = F.silu(two(F.silu(one(torch.cat([angles.cos(), angles.sin()], 1)))) + cond.vector)
 
-    def run(block: nn.Module, h: Tensor) -> Tensor:
+    def run(block: Any, h: Tensor) -> Tensor:
         keys_values = block.attention.keys_values(cond.tokens) if block.attention is not None else None
         return block(h, e, keys_values, cond.token_mask)
 

@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ from decomposers import Agreement, Caption, Semantics
 from tests import conftest
 
 DIM, WORDS = 6, 5
-TINY = {"dim": DIM, "caption_dim": 8, "width": 16, "layers": 2, "heads": 2, "length": WORDS}
+TINY: dict[str, Any] = {"dim": DIM, "caption_dim": 8, "width": 16, "layers": 2, "heads": 2, "length": WORDS}
 
 
 class Read(Decomposer):
@@ -109,6 +110,7 @@ CAPTIONS = ["a red cube", "two small green cones on", "sky"]
 
 def test_the_transformer_is_torchs_own_with_a_causal_mask():
     ours, theirs = CausalTransformer(16, 2, 4), []
+    block: Any
     for block in ours.blocks:
         layer = nn.TransformerEncoderLayer(16, 4, 64, 0.0, "gelu", norm_first=True, batch_first=True)
         attention = {"in_proj_weight": block.qkv.weight, "in_proj_bias": block.qkv.bias}
@@ -779,6 +781,8 @@ def test_measures_of_embeddings_are_right_by_hand():
 class Oracle(DiffusionPrior):
     """Draws what it was told, whatever the caption: row i of `drawn` for the i-th row ever asked for."""
 
+    drawn: torch.Tensor
+
     def draw(self, caption, seeds, guidance, progress):
         return self.drawn[torch.tensor(seeds) % len(self.drawn)]
 
@@ -898,7 +902,7 @@ def test_evaluate_draws_captions_through_a_prior(draws_pictures, photos, tmp_pat
 
 
 def test_prompts_are_drawn_through_a_prior(draws_pictures):
-    cascade, prior = (kind.load(draws_pictures / n) for kind, n in ((Cascade, "model"), (Prior, "prior")))
+    cascade, prior = Cascade.load(draws_pictures / "model"), Prior.load(draws_pictures / "prior")
     asked = [Prompt(text=text, category="x", meaning=text) for text in ("a red cube", "a blue cone")]
     reader = Agreement(weights="asset:scenes_clip")
     found = answer(cascade, asked, reader, n=2, options=SampleOptions(steps=2), prior=prior)
@@ -911,7 +915,7 @@ def test_prompts_are_drawn_through_a_prior(draws_pictures):
 
 
 def test_pictures_with_and_without_a_prior(draws_pictures):
-    cascade, prior = (kind.load(draws_pictures / n) for kind, n in ((Cascade, "model"), (Prior, "prior")))
+    cascade, prior = Cascade.load(draws_pictures / "model"), Prior.load(draws_pictures / "prior")
     batch, seen = render_batch("val", range(2), 64), []
     batch["image"] = F.interpolate(batch["image"], (16, 16))
     table, pictures = measure_pictures(
@@ -934,7 +938,7 @@ def test_pictures_with_and_without_a_prior(draws_pictures):
 
 
 def test_one_caption_goes_with_an_embedding_for_each_seed(draws_pictures):
-    cascade, prior = (kind.load(draws_pictures / n) for kind, n in ((Cascade, "model"), (Prior, "prior")))
+    cascade, prior = Cascade.load(draws_pictures / "model"), Prior.load(draws_pictures / "prior")
     caption = cascade.decompose({"caption": ["a red cube"]})
     drawn = prior.sample(["a red cube"], n=3, seeds=[1, 2, 3])
     together = cascade.sample(caption | {"semantics": drawn}, seeds=[1, 2, 3], options=SampleOptions(steps=2))

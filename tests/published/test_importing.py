@@ -9,9 +9,9 @@ from safetensors.torch import save_file
 
 from composer import Cascade
 from composer.__main__ import main
+from composer.cascade.stage import Stage
 from composer.published import FAMILIES, Needs, Published, import_model
 from composer.published.engine import convert
-from composer.published.importing import Stage
 from tests.decomposers.test_clip_decomposers import tiny, write_folder
 from tests.published import kit
 from tests.published import layouts as own

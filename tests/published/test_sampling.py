@@ -37,8 +37,9 @@ def test_guided_ddim_is_euler_in_sigma(name):
         to = kept[steps[i + 1]] if i + 1 < STEPS else torch.ones(())
         z = to.sqrt() * image + (1 - to).sqrt() * eps
 
-    denoiser = Denoiser(network, schedule(), "eps", sigma_data=1.0, time="step")
-    sigmas = torch.cat([denoiser.noise.table[steps].exp().float(), torch.zeros(1)])
+    noise_levels = schedule()
+    denoiser = Denoiser(network, noise_levels, "eps", sigma_data=1.0, time="step")
+    sigmas = torch.cat([noise_levels.table[steps].exp().float(), torch.zeros(1)])
 
     def denoise(x, sigma):
         asked, nothing = (denoiser(x, sigma, v) for v in vectors)

@@ -2,6 +2,7 @@ import itertools
 import json
 import re
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -417,7 +418,7 @@ def test_complete_captions_are_written_on_request_alone(tmp_path):
 
 def test_scenes_that_were_written_are_read_as_they_would_be_rendered(tmp_path):
     write_scenes("train", 3, 32, tmp_path / "scenes", seed=3, workers=0, complete=0.5)
-    settings = {"split": "train", "size": 32, "seed": 3, "complete": 0.5, "swaps": 3, "phrases": True}
+    settings: dict[str, Any] = {"split": "train", "size": 32, "seed": 3, "complete": 0.5, "swaps": 3, "phrases": True}
     read = SceneImages(count=3, **settings, folder=str(tmp_path / "scenes"))
     rendered = SceneImages(count=3, **settings)
     for index in range(3):

@@ -87,13 +87,13 @@ def test_the_focal_loss_is_that_of_the_paper():
     marks = drawn(torch.full_like(things, -1), side=8)
     logits = torch.randn(1, 1, 8, 8)
     loss = compare(Marks(**{**vars(marks), "thing": logits}), things)["thing"]
-    expected = 0.0
+    expected = torch.tensor(0.0)
     for y in range(8):
         for x in range(8):
             p = logits[0, 0, y, x].sigmoid()
             heat = torch.tensor(-((x - 4) ** 2 + (y - 4) ** 2) / 2.0).exp()
             expected -= (1 - p) ** 2 * p.log() if (x, y) == (4, 4) else (1 - heat) ** 4 * p**2 * (1 - p).log()
-    torch.testing.assert_close(loss, torch.as_tensor(expected))
+    torch.testing.assert_close(loss, expected)
 
 
 @pytest.mark.parametrize(

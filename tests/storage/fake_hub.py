@@ -34,6 +34,8 @@ class FakeHub(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
+    server: FakeHub
+
     def log_message(self, *_):
         pass
 

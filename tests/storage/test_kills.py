@@ -110,7 +110,7 @@ with replacing_all(Path(sys.argv[2])) as new:
 """
 
 
-def test_a_folder_is_replaced_whole_wherever_it_stops(tmp_path):
+def test_a_folder_is_replaced_entirely_or_not_at_all(tmp_path):
     """Stopped at each single thing that it asks of the system, one after the other."""
     outcomes = []
     for step in range(1000):

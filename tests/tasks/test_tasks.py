@@ -188,7 +188,7 @@ def test_interpolations_end_at_their_sources(eight, pair):
 
 
 def test_interpolated_latents_end_at_their_sources(eight, pair):
-    found = tasks.interpolations(eight, *pair, 2, latents=True, steps=2)
+    found = tasks.interpolations(eight, pair[0], pair[1], 2, latents=True, steps=2)
     for source, (_, end) in zip(pair, found, strict=True):
         own = eight.invert(source.image, source.pick("semantics", "palette").parts, 2)
         assert torch.equal(end.start.noise, own.noise)

@@ -6,6 +6,7 @@ import sys
 import textwrap
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +79,7 @@ def test_values_are_stated_once(tmp_path):
 
 
 def run(capsys, *args):
+    status: Any
     try:
         status = main(list(args))
     except SystemExit as exit:

@@ -1,5 +1,7 @@
 """What decomposers cost: beside their networks' own tensors, counts by hand, and torch's counter."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -12,7 +14,7 @@ from composer.training.decomposer_costs import DecomposerCost, measure_decompose
 from decomposers import Semantics
 from tests.decomposers.test_t5 import LENGTH, SIZES, write_folder
 
-CLIP = {"class_path": "decomposers.Semantics", "init_args": {"weights": "asset:scenes_clip"}}
+CLIP: dict[str, Any] = {"class_path": "decomposers.Semantics", "init_args": {"weights": "asset:scenes_clip"}}
 DEPTH, INSTANCES = ({"class_path": f"decomposers.{name}"} for name in ("SceneDepth", "SceneInstances"))
 ABSENT = {"class_path": "decomposers.Semantics", "init_args": {"weights": "hub:nobody/nothing@main:clip.safetensors"}}
 
@@ -49,7 +51,7 @@ def test_one_product_by_hand():
 
 def test_a_clip_is_counted_without_its_fused_attention():
     clip = Semantics(**CLIP["init_args"])._clip
-    network = clip.network
+    network: Any = clip.network
     costs, weights = measure_decomposers({"semantics": CLIP}, 64)
     fast = torch.backends.mha.get_fastpath_enabled()
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:

@@ -1,6 +1,7 @@
 """`fit` from the command line, as a person meets it."""
 
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def run(tmp_path, monkeypatch, capsys):
 
 def test_without_a_bar_the_messages_stay_and_the_grid_is_what_compose_draws(tmp_path, run, monkeypatch):
     cells = []
-    own = sample_grid.sheet
+    own = sample_grid.sheet  # type: ignore[attr-defined]
     monkeypatch.setattr(sample_grid, "sheet", lambda images, *args: cells.extend(images) or own(images, *args))
     prompts = ("--grid.prompts", '["a red cube on sand", "a purple zebra"]')
     status, said = run("fit", "--trainer.enable_progress_bar", "false", *prompts)
@@ -47,8 +48,9 @@ def test_without_a_bar_the_messages_stay_and_the_grid_is_what_compose_draws(tmp_
 
     assert main(["export", str(folder), str(model)]) == 0
     cascade = Cascade.load(model)
+    tokens: Any = cascade.decomposition["tokens"]
     for row, words in ((1, "a red cube on sand"), (2, "a purple zebra")):
-        read = {"tokens": cascade.decomposition["tokens"].from_text(words)}
+        read = {"tokens": tokens.from_text(words)}
         made = cascade.sample(read, seeds=[0], options=SampleOptions(steps=2, guidance=2.0))[0]
         torch.testing.assert_close(cells[row][-1], made, atol=1e-4, rtol=0)
 

@@ -1,6 +1,7 @@
 """The sample grid: what it draws, from what, and who gets it."""
 
 import inspect
+from typing import Any
 
 import numpy as np
 import pytest
@@ -62,14 +63,21 @@ def drawn(monkeypatch):
         grids.append((rows, [dict(zip(columns, row, strict=True)) for row in images]))
         return own(images, rows, columns)
 
-    own = sample_grid.sheet
+    own = sample_grid.sheet  # type: ignore[attr-defined]
     monkeypatch.setattr(sample_grid, "sheet", sheet)
     return grids
 
 
 def small(conditions, **kwargs):
     torch.manual_seed(0)
-    sizes = {"width": 16, "multipliers": (1, 2), "blocks": 1, "head_dim": 16, "vector_dim": 16, "token_dim": 16}
+    sizes: dict[str, Any] = {
+        "width": 16,
+        "multipliers": (1, 2),
+        "blocks": 1,
+        "head_dim": 16,
+        "vector_dim": 16,
+        "token_dim": 16,
+    }
     network = UNet(attention=(2,), **sizes, **kwargs)
     model = StageTraining(Denoiser(network, LogNormal()), conditions, 16)
     for p in model.parameters():  # a new network ends in zeros

@@ -1,6 +1,7 @@
 """Muon against the singular value decomposition, torch's own for matrices, and AdamW; and that it resumes exactly."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -55,7 +56,7 @@ def test_a_convolution_moves_as_its_matrix():
 
 def test_the_others_move_as_by_adamw():
     ours, theirs = [nn.Parameter(draws(5, 6))], [nn.Parameter(draws(5, 6))]
-    options = {"lr": 1e-2, "betas": (0.8, 0.9), "weight_decay": 0.1, "fused": True}
+    options: dict[str, Any] = {"lr": 1e-2, "betas": (0.8, 0.9), "weight_decay": 0.1, "fused": True}
     idle = nn.Parameter(draws(3, 3))
     optimizers = [Muon([idle], ours, **options), torch.optim.AdamW(theirs, **options)]
     for step in range(4):
@@ -90,20 +91,21 @@ def test_a_loaded_state_goes_on_exactly():
         matrix, bias = nn.Parameter(draws(6, 9)), nn.Parameter(draws(6))
         return matrix, bias, Muon([matrix], [bias], lr=1e-2, fused=True)
 
-    def step(matrix, bias, optimizer, number):
+    def step(pair, number):
+        matrix, bias, optimizer = pair
         matrix.grad, bias.grad = draws(6, 9, seed=number), draws(6, seed=number)
         optimizer.step()
 
     whole, broken = make(), make()
     for number in range(6):
-        step(*whole, number)
+        step(whole, number)
     for number in range(3):
-        step(*broken, number)
+        step(broken, number)
     resumed = make()
     with torch.no_grad():
         for new, old in zip(resumed[:2], broken[:2], strict=True):
             new.copy_(old)
     resumed[2].load_state_dict(copy.deepcopy(broken[2].state_dict()))
     for number in range(3, 6):
-        step(*resumed, number)
+        step(resumed, number)
     assert all(torch.equal(a, b) for a, b in zip(whole[:2], resumed[:2], strict=True))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from tests.training.test_training import data, stage, trainer
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*LeafSpec:FutureWarning", "ignore:The '.*_dataloader' does not have", "ignore::DeprecationWarning"
 )
-READERS = {
+READERS: dict[str, Any] = {
     "palette": Palette,
     "depth": SceneDepth,
     "instances": SceneInstances,

@@ -3,20 +3,24 @@
 COMPOSER_KILLS is the number of kills per number of workers (default 2; 20 is the long version).
 """
 
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 
 import pytest
 import torch
 
+from composer.__main__ import main
 from composer.training import checkpoint as checkpoints
 
 KILLS = int(os.environ.get("COMPOSER_KILLS", "2"))
 STEPS = 12
+# Each run is a process of its own; they are forked off one that has imported everything, which takes longer than a run
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["composer.__main__", "composer.training.cli", "tests.training.test_resume"])
 YAML = """
 let: {vector_dim: 16, token_dim: 16, spatial_dim: 4}
 model:
@@ -85,19 +89,38 @@ def config(tmp_path, recipe):
 
 @pytest.fixture
 def uninterrupted(config):
-    finish(start(config, config.parent / "whole", workers=0))
+    finish(*start(config, config.parent / "whole", workers=0))
     return state(config.parent / "whole")
 
 
+def train(words, errors):
+    """Runs in a process of its own, whose errors go into a pipe."""
+    os.dup2(errors.fileno(), 2)
+    errors.close()
+    sys.stderr = os.fdopen(2, "w", buffering=1, encoding="utf-8", closefd=False)
+    multiprocessing.set_start_method(None, force=True)  # a DataLoader's workers begin as they do for users
+    torch.set_num_threads(1)
+    sys.exit(main(words))
+
+
 def start(config, root, workers):
-    command = [sys.executable, "-m", "composer", "fit", "-c", str(config), "--ckpt_path", "last"]
-    command += [f"--trainer.default_root_dir={root}", f"--data.workers={workers}"]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    """Starts a run; returns its process and the lines that it writes to stderr."""
+    words = ["fit", "-c", str(config), "--ckpt_path", "last"]
+    words += [f"--trainer.default_root_dir={root}", f"--data.workers={workers}"]
+    reader, writer = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=train, args=(words, writer))
+    process.start()
+    writer.close()
+    lines = os.fdopen(os.dup(reader.fileno()), encoding="utf-8")
+    reader.close()
+    return process, lines
 
 
-def finish(process):
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
+def finish(process, lines):
+    with lines:
+        errors = lines.read()
+    process.join()
+    assert process.exitcode == 0, errors
 
 
 def state(root):
@@ -110,18 +133,19 @@ def state(root):
 
 def kill_once(config, root, workers, chance):
     """Kills the run somewhere between its first and its last step; False where it was done before that."""
-    process = start(config, root, workers)
+    process, lines = start(config, root, workers)
     wanted = None
-    for line in process.stderr:
-        if line.startswith("step "):
-            step = int(line.split()[1].partition("/")[0])
-            wanted = chance.randint(step, STEPS) if wanted is None else wanted
-            if step >= wanted:
-                time.sleep(chance.random() * 0.2)
-                break
-    process.kill()
-    process.communicate()
-    return process.returncode == -signal.SIGKILL
+    with lines:
+        for line in lines:
+            if line.startswith("step "):
+                step = int(line.split()[1].partition("/")[0])
+                wanted = chance.randint(step, STEPS) if wanted is None else wanted
+                if step >= wanted:
+                    time.sleep(chance.random() * 0.2)
+                    break
+        process.kill()
+        process.join()
+    return process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(("recipe", "workers"), [("paper", 0), ("words", 2)])
@@ -132,7 +156,7 @@ def test_killed_runs_end_like_one_that_was_not(config, uninterrupted, workers, c
         root = config.parent / f"killed-{workers}-{runs}"
         for _ in range(2):
             kills += kill_once(config, root, workers, chance)
-        finish(start(config, root, workers))
+        finish(*start(config, root, workers))
         killed = state(root)
         different = [name for name in uninterrupted if not torch.equal(killed[name], uninterrupted[name])]
         assert killed.keys() == uninterrupted.keys() and not different

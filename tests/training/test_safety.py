@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import lightning as L
 import pytest
@@ -79,7 +80,8 @@ class Line(SafeTraining):
 
 
 def run(model, folder, steps, **settings):
-    rows = torch.utils.data.DataLoader([{"seed": seed} for seed in range(steps * 2)], batch_size=2)
+    seeds: Any = [{"seed": seed} for seed in range(steps * 2)]
+    rows = torch.utils.data.DataLoader(seeds, batch_size=2)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = L.Trainer(**quiet, default_root_dir=folder, max_steps=steps, **settings)
     trainer.fit(model, rows)

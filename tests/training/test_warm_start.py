@@ -133,7 +133,7 @@ def test_a_network_without_a_map_takes_none(tmp_path):
     spec["decomposers"] = {"palette": spec["decomposers"]["palette"]}
     Cascade.from_spec(spec).save(tmp_path / "model", "")
     built = Stage.from_spec(stage)
-    conditions = ConditionSet({**built.conditions, "ninth": Spatial(1, 4)})
+    conditions = ConditionSet({**dict(built.conditions.named()), "ninth": Spatial(1, 4)})
     with pytest.raises(ValueError, match=r"ninth is a map, and this network reads none \(spatial_dim: 0\)"):
         warm_start(built.denoiser, conditions, SIZE, tmp_path / "model")
 
@@ -224,12 +224,16 @@ def test_the_rest_may_train_too(saved, tmp_path):
     assert now["conditions.ninth.encode.2.weight"].any()
 
 
-def test_a_larger_size_starts_from_a_smaller_one(saved, tmp_path, capsys):
+def test_a_larger_size_starts_from_a_smaller_one(saved, tmp_path, capsys, monkeypatch):
     """A model of one stage gives its weights to the same plan at any size; the average begins anew with them."""
     denoiser, known = plan()
     model = StageTraining(denoiser, known, 2 * SIZE, start_from=str(saved), learning_rate=1e-2, warmup_steps=0)
     seen = []
-    model.on_train_batch_start = lambda *_: seen.append({n: p.detach().clone() for n, p in model.named_parameters()})
+
+    def keep(*_):
+        seen.append({n: p.detach().clone() for n, p in model.named_parameters()})
+
+    monkeypatch.setattr(model, "on_train_batch_start", keep)
     _, average = fit(tmp_path, model, steps=1, size=2 * SIZE)
     assert "starting from base.safetensors" in capsys.readouterr().err
     old = load_file(saved / "base.safetensors")
@@ -284,7 +288,7 @@ def widened(saved, was, to, **more):
         spec["conditions"]["mask"]["init_args"]["spatial_dim"] = to
     new = Stage.from_spec(spec)
     new.weights().requires_grad_(True)
-    return old.stages[0], new.denoiser, ConditionSet(dict(new.conditions.items()) | more)
+    return old.stages[0], new.denoiser, ConditionSet(dict(new.conditions.named()) | more)
 
 
 @pytest.mark.parametrize("was", [0, 4])
