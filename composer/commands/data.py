@@ -6,18 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from composer.commands.groups import Device, ModelOptions
+from composer.commands.groups import ModelOptions
 from composer.commands.signature import Value
-from composer.commands.values import Config, Count, Rows, Seed, Share, whole
+from composer.commands.values import Config, Count, Device, Names, Out, Rows, Seed, Share, Side, Words, whole
 from composer.terminal import bar, say, show
 
 
 def scenes(
     *,
     count: Count,
-    out: Path,
+    out: Out,
     split: Literal["train", "val", "novel"] = "train",
-    size: Annotated[int, Value(whole(8, 4096), "N")] = 64,
+    size: Side = 64,
     seed: Seed = 0,
     complete: Share = 0.0,
     workers: Annotated[int, Value(whole(0, 1024), "N")] = 2,
@@ -25,10 +25,8 @@ def scenes(
     """Render a folder of procedural scenes with captions, depth and instances.
 
     Args:
-        count: number of images
         out: folder; images that it holds already are kept
         split: train, val, or novel, whose pairs of shape and colour occur in no other split
-        size: side in pixels
         seed: seed of the scenes
         complete: share of captions, 0 to 1, that name every thing's size, material, colour, kind and place
         workers: number of processes
@@ -44,9 +42,6 @@ def scenes(
 
 def decomposers(*, plugins: Sequence[str]) -> None:
     """List all decomposers, their licences, and whether they can run here.
-
-    Args:
-        plugins: Modules that the user trusts.
 
     Examples:
 
@@ -88,9 +83,9 @@ def _readiness(cls: Any) -> str:
 def decompose(
     images: Annotated[tuple[str, ...], Value(metavar="IMAGE", nargs="+")],
     *,
-    caption: Annotated[str, Value(metavar="WORDS")] | None = None,
+    caption: Words | None = None,
     preview: bool = False,
-    out: Path = Path("out"),
+    out: Out = Path("out"),
     model: ModelOptions,
     plugins: Sequence[str],
 ) -> None:
@@ -100,9 +95,6 @@ def decompose(
         images: image files
         caption: a caption of the images
         preview: also write a labelled picture of all representations
-        out: folder to write to
-        model: The model, and what runs it.
-        plugins: Modules that the user trusts.
 
     Examples:
         photo.jpg painting.jpg --preview --out out
@@ -145,7 +137,7 @@ def caption(folder: Path, *, weights: Annotated[str, Value(metavar="FOLDER")] | 
 def cache(
     *,
     config: Config,
-    names: Annotated[tuple[str, ...], Value(metavar="NAME", nargs="+")],
+    names: Names,
     rows: Rows = 32,
     device: Device | None = None,
     rest: Sequence[str],
@@ -154,13 +146,7 @@ def cache(
     """Compute representations once, as columns beside the images of a training.
 
     Args:
-        config: the training's configuration: a file, or the name of an included one, such as tiny; further options
-            change its values, as in fit
         names: representations to compute; the configuration must have their decomposers
-        rows: images per batch
-        device: what to run on (default: the first of these that is available)
-        rest: Options that change the configuration.
-        plugins: Modules that the user trusts.
 
     Examples:
         -c configs/folder64.yaml --names semantics palette

@@ -156,7 +156,7 @@ def _places(settings: Sequence[Setting], file: Callable[[str], PictureFile]) -> 
     found: list[Place | None] = []
     for request in (one.request for one in settings):
         grows = request.task.grows
-        where = request.arguments["by"] if grows else request.pictures.region if request.images else None
+        where = request.pictures.by if grows else request.pictures.region if request.images else None
         found.append(None if where is None else place(request.images[0], where, grows))
     return found
 

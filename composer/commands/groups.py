@@ -11,8 +11,15 @@ from composer.commands.values import (
     FIELDS,
     MAX_SIDE,
     Count,
+    Data,
+    Device,
     Guidance,
+    Json,
+    Model,
+    Network,
+    Out,
     Percentile,
+    Precision,
     Rows,
     Seed,
     Steps,
@@ -26,31 +33,17 @@ from composer.names import SHIPPED, SamplerName
 if TYPE_CHECKING:
     from composer.cascade.cascade import Cascade
 
-Device = Literal["cuda", "mps", "cpu"]
-ModelName = Annotated[str, Value(metavar="MODEL")]
-
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """Machine
+    """Machine"""
 
-    Attributes:
-        allow_network: allow downloading the model, and weights that it names (hub:...), from the Hugging Face hub
-        precision: number format inside the network (default fp32)
-        device: what to run on (default: the first of these that is available)
-    """
-
-    allow_network: bool = False
-    precision: Literal["fp32", "bf16"] | None = None
+    allow_network: Network = False
+    precision: Precision | None = None
     device: Device | None = None
 
     def load(self, model: str, plugins: Sequence[str], weaker: str | None = None) -> "Cascade":
-        """Loads a model onto the device.
-
-        Args:
-            model: Its folder or name.
-            plugins: Modules that the user trusts.
-            weaker: A model to guide away from.
+        """Loads a model onto the device, and a weaker one to guide away from.
 
         Raises:
             ValueError: This machine has no such device.
@@ -69,16 +62,9 @@ class MachineOptions:
 
 @dataclass(frozen=True)
 class ModelOptions(MachineOptions):
-    """Model
+    """Model"""
 
-    Attributes:
-        allow_network: allow downloading the model, and weights that it names (hub:...), from the Hugging Face hub
-        precision: number format inside the network (default fp32)
-        device: what to run on (default: the first of these that is available)
-        model: a model's folder, or owner/name@revision on the Hugging Face hub
-    """
-
-    model: ModelName = SHIPPED
+    model: Model = SHIPPED
 
 
 @dataclass(frozen=True)
@@ -102,7 +88,7 @@ class SamplingOptions:
     steps: Steps | None = None
     guidance: Guidance | None = None
     guidance_interval: Annotated[tuple[float, float], Value(read_interval, "LOW-HIGH")] | None = None
-    autoguidance: ModelName | None = None
+    autoguidance: Model | None = None
     sampler: SamplerName | None = None
     eta: Annotated[float, Value(FIELDS["eta"], "E")] | None = None
     percentile: Percentile | None = None
@@ -142,13 +128,12 @@ class PromptOptions:
         prompts: a CSV with the columns Prompts and Category; asset:scenes_prompts.csv is ours
         against: a second model, for a blind vote
         n: pictures per prompt
-        out: folder to write to
     """
 
     prompts: Annotated[str, Value(metavar="FILE")] | None = None
-    against: ModelName | None = None
+    against: Model | None = None
     n: Annotated[int, Value(whole(1, 1000), "N")] = 4
-    out: Path = Path("out/prompts")
+    out: Out = Path("out/prompts")
 
 
 @dataclass(frozen=True)
@@ -170,22 +155,18 @@ class DataOptions:
     """What is measured, and on what
 
     Attributes:
-        data: scenes:val, scenes:novel, or a folder of images
-        count: number of images
+        rows: images and pictures per batch
         min_side: refuse images of a folder whose shorter side is below N pixels (default: the side they are measured
             at)
-        seed: the pictures' seeds are computed from this
-        rows: batch size for reading images and drawing pictures
         prior: a prior, such as scenes_prior_diffusion, that adds semantics to captions that are asked for without any
         alone: measure each condition alone only, which halves the work
-        json: file to write the table to
     """
 
-    data: Annotated[str, Value(metavar="DATA")] = "scenes:val"
+    data: Data = "scenes:val"
     count: Count = 256
     min_side: Annotated[int, Value(whole(0, MAX_SIDE), "N")] | None = None
     seed: Seed = 0
     rows: Rows = 32
     prior: Annotated[str, Value(metavar="NAME")] | None = None
     alone: bool = False
-    json: Path | None = None
+    json: Json | None = None

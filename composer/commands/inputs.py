@@ -63,7 +63,6 @@ class Inputs:
     Args:
         model: What takes pictures apart.
         file: Gives a picture's file by its path.
-        plugins: Modules that the user trusts.
         network: Whether what is loaded may fetch weights.
     """
 

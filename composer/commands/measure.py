@@ -7,12 +7,12 @@ from composer.commands.groups import (
     DataOptions,
     DistributionOptions,
     MachineOptions,
-    ModelName,
     ModelOptions,
     PromptOptions,
     SamplingOptions,
     ThingOptions,
 )
+from composer.commands.values import Model, Out
 from composer.names import CLOSED, SHIPPED
 from composer.storage.finding import find_model
 from composer.terminal import note, say, show
@@ -22,7 +22,7 @@ def report(
     picture: Path,
     *,
     image: Path | None = None,
-    out: Path = Path("out/report"),
+    out: Out = Path("out/report"),
     model: ModelOptions,
     plugins: Sequence[str],
 ) -> None:
@@ -33,9 +33,6 @@ def report(
     Args:
         picture: a PNG that carries its recipe
         image: for an edit: the picture that was edited
-        out: folder to write to
-        model: The model, and what runs it.
-        plugins: Modules that the user trusts.
 
     Examples:
         out/compose_seed0.png
@@ -64,7 +61,7 @@ def report(
 
 
 def evaluate(
-    model: ModelName = SHIPPED,
+    model: Model = SHIPPED,
     *,
     sample: DataOptions,
     distributions: DistributionOptions,
@@ -75,16 +72,6 @@ def evaluate(
     plugins: Sequence[str],
 ) -> None:
     """Measure a model: adherence to its conditions, FID, KID, CLIP score, or a list of prompts.
-
-    Args:
-        model: a model's folder, or owner/name@revision on the Hugging Face hub
-        sample: What is measured, and on what.
-        distributions: How distributions are.
-        prompts: A list of prompts.
-        things: What counts things.
-        sampling: How pictures are sampled.
-        machine: What runs it.
-        plugins: Modules that the user trusts.
 
     Examples:
         scenes256 --data scenes:val --count 256 --seed 0 --json adherence.json

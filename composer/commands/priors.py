@@ -5,9 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from composer.commands.groups import Device, ModelOptions
+from composer.commands.groups import ModelOptions
 from composer.commands.signature import Value
-from composer.commands.values import Config, Guidance, Pair, Rows, whole
+from composer.commands.values import Config, Data, Device, Guidance, Json, Names, Pair, Rows, Side, whole
 from composer.names import DIFFUSION_PRIOR, SEMANTICS, TEXT
 from composer.terminal import bar, say, track
 
@@ -26,8 +26,8 @@ def embed(
     *,
     config: Config,
     out: Path,
-    names: Annotated[tuple[str, ...], Value(metavar="NAME", nargs="+")] = (SEMANTICS, TEXT),
-    size: Annotated[int, Value(whole(8, 4096), "N")] = 64,
+    names: Names = (SEMANTICS, TEXT),
+    size: Side = 64,
     rows: Rows = 64,
     device: Device | None = None,
     plugins: Sequence[str],
@@ -39,10 +39,6 @@ def embed(
         config: the prior's training configuration, which names the decomposers: a file, or the name of an included one
         out: folder to write to; data.train of the configuration names it
         names: what to compute
-        size: side of the images as they are read
-        rows: images per batch
-        device: what to run on (default: the first of these that is available)
-        plugins: Modules that the user trusts.
 
     Examples:
         data/scenes64 -c configs/scenes_prior_diffusion.yaml --out data/scenes64_embeddings
@@ -66,13 +62,9 @@ def pca(
     """Compute the principal components of image embeddings, which some priors need for training.
 
     Args:
-        config: the prior's training configuration: a file, or the name of an included one; further options change its
-            values, as in fit
         out: file to write; `statistics` of the configuration names it
         count: number of embeddings, evenly spread over the data
         rows: embeddings per batch
-        rest: Options that change the configuration.
-        plugins: Modules that the user trusts.
 
     Examples:
         -c configs/scenes_prior_ar.yaml --out data/scenes64_pca.safetensors
@@ -105,12 +97,12 @@ def pca(
 def evaluate_prior(
     prior: Annotated[str, Value(metavar="PRIOR")] = DIFFUSION_PRIOR,
     *,
-    data: Annotated[str, Value(metavar="DATA")] = "scenes:val",
+    data: Data = "scenes:val",
     count: Pair = 256,
     draws: Annotated[int, Value(whole(1, 1000), "N")] = 4,
     guidance: tuple[Guidance, ...] = (),
     pictures: Annotated[int, Value(whole(0, 100_000), "N")] = 32,
-    json: Path | None = None,
+    json: Json | None = None,
     out: Path | None = None,
     model: ModelOptions,
     plugins: Sequence[str],
@@ -119,15 +111,11 @@ def evaluate_prior(
 
     Args:
         prior: a prior's folder, or an included one: scenes_prior_diffusion or scenes_prior_ar
-        data: scenes:val, scenes:novel, or a folder of images
         count: number of captions
         draws: embeddings and pictures per caption
         guidance: guidance weights of the prior to compare (default: its own)
         pictures: number of pictures to draw in each of the compared ways; 0 draws none
-        json: file to write the tables to
         out: folder to write the pictures to, as one sheet, prior.png
-        model: The model, and what runs it.
-        plugins: Modules that the user trusts.
 
     Examples:
         scenes_prior_diffusion --data scenes:val --count 256 --guidance 1 2 --json prior.json

@@ -52,8 +52,8 @@ def arrange(chosen: Sequence[Setting], done: Sequence[Drawn]) -> Layout:
     """
     one, axes = done[0], chosen[0].axes
     if axes:
-        columns = [f"{axes[-1].name} {value}" for value in axes[-1].values]
-        lines = list(_lines(chosen, done, len(axes[-1].values)))
+        columns = [f"{axes[-1].name} {word}" for word in axes[-1].words]
+        lines = list(_lines(chosen, done, len(axes[-1].words)))
     elif len(one.rows) > 1:
         columns = list(one.labels)
         lines = [(_seed(one, k), [row[k] for row in one.rows]) for k in range(len(one.seeds))]
@@ -72,8 +72,8 @@ def _lines(chosen: Sequence[Setting], done: Sequence[Drawn], across: int) -> Ite
     """A line for each value of the axes but the last, each composition and each seed."""
     for start in range(0, len(done), across):
         group, setting = done[start : start + across], chosen[start]
-        pairs = list(zip(setting.axes, setting.values, strict=True))[:-1]
-        fixed = [f"{axis.name} {value}" for axis, value in pairs]
+        pairs = list(zip(setting.axes, setting.words, strict=True))[:-1]
+        fixed = [f"{axis.name} {word}" for axis, word in pairs]
         for i, label in enumerate(group[0].labels):
             for k in range(len(group[0].seeds)):
                 says = [*fixed, label, _seed(group[0], k)]

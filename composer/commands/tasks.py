@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from composer import tasks
 from composer.commands.request import Task
 from composer.commands.signature import Value
-from composer.commands.values import MAX_PICTURES, Names, Share, number, several, whole
+from composer.commands.values import MAX_PICTURES, Conditions, Share, Words, number, several, whole
 from composer.names import AUTOREGRESSIVE_PRIOR, LAYOUT, Kind
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ TASKS: dict[str, Task] = {}
 Make = Callable[..., "Labelled"]
 Prompts = tuple[str, ...]
 LOOKS = (Kind.APPEARANCE,)
-HALF = "0,0,0.5,0"
-Words = Annotated[str, Value(metavar="WORDS")]
 
 
 def task(
@@ -54,7 +52,6 @@ def compose(
     """Recombine conditions of different images, palettes and captions into new images.
 
     Args:
-        given: What the command line gives.
         prior: a prior, such as scenes_prior_diffusion, that draws semantics for --caption, new ones for each seed
         also: further captions to follow (default weight 3)
         never: captions to avoid (default weight 1)
@@ -106,11 +103,10 @@ def _weigh(text: str, weight: float, sign: int) -> tuple[str, float]:
 
 
 @task("the picture to edit", needs_region=True)
-def edit(given: "Given", *, keep: Names = ()) -> "Labelled":
+def edit(given: "Given", *, keep: Conditions = ()) -> "Labelled":
     """Redraw a region of a picture under new conditions; all pixels outside it stay as they are.
 
     Args:
-        given: What the command line gives.
         keep: conditions to take from the picture itself
 
     Examples:
@@ -122,14 +118,10 @@ def edit(given: "Given", *, keep: Names = ()) -> "Labelled":
 
 
 @task("the picture to continue", grows=True)
-def outpaint(
-    given: "Given", *, by: Annotated[str, Value(metavar="L,T,R,B")] = "0,0,0.5,0", keep: Names = ()
-) -> "Labelled":
+def outpaint(given: "Given", *, keep: Conditions = ()) -> "Labelled":
     """Continue a picture beyond its border; all of its own pixels stay.
 
     Args:
-        given: What the command line gives.
-        by: how much to add at left,top,right,bottom, in pixels or in shares of the picture's sides
         keep: conditions to take from the picture, its border mirrored
 
     Examples:
@@ -143,11 +135,10 @@ FromNoise = Annotated[float, Value(number(0, 1), "ETA", ("--from-noise", "--from
 
 
 @task("the picture")
-def vary(given: "Given", *, keep: Names = ("semantics",), from_noise: FromNoise | None = None) -> "Labelled":
+def vary(given: "Given", *, keep: Conditions = ("semantics",), from_noise: FromNoise | None = None) -> "Labelled":
     """Draw variations of a picture: the conditions that are kept stay, the rest is new.
 
     Args:
-        given: What the command line gives.
         keep: conditions to take from the picture
         from_noise: begin with the noise that reproduces the picture (inversion) and add this share of fresh noise, 0 to
             1
@@ -165,15 +156,14 @@ def vary(given: "Given", *, keep: Names = ("semantics",), from_noise: FromNoise 
 def interpolate(
     given: "Given",
     *,
-    between: Names = LOOKS,
-    keep: Names = (),
+    between: Conditions = LOOKS,
+    keep: Conditions = (),
     frames: Annotated[int, Value(whole(2, MAX_PICTURES), "N")] = 5,
     from_noises: Annotated[bool, Value(flags=("--from-noises", "--from-latents"))] = False,
 ) -> "Labelled":
     """Go from one picture to another, as frames and a GIF.
 
     Args:
-        given: What the command line gives.
         between: conditions to interpolate
         keep: conditions of the first picture that stay
         frames: how many pictures
@@ -190,11 +180,10 @@ def interpolate(
 
 
 @task("the picture")
-def reconfigure(given: "Given", *, keep: Names | None = None) -> "Labelled":
+def reconfigure(given: "Given", *, keep: Conditions | None = None) -> "Labelled":
     """Change some conditions of a picture, such as its sketch, and keep the rest of the picture.
 
     Args:
-        given: What the command line gives.
         keep: conditions of the picture that stay (default: all others)
 
     Examples:
@@ -208,13 +197,11 @@ def reconfigure(given: "Given", *, keep: Names | None = None) -> "Labelled":
 
 
 @task("the picture")
-def translate(given: "Given", *, to: Words = "", keep: Names = LAYOUT) -> "Labelled":
+def translate(given: "Given", *, to: Words = "", keep: Conditions = LAYOUT) -> "Labelled":
     """Make a picture show what a caption says, keeping its shapes: image translation.
 
     Args:
-        given: What the command line gives.
         to: a caption of the result
-        keep: conditions of the picture that stay
 
     Examples:
         photo.png --to "a red cube on snow"
@@ -226,12 +213,10 @@ def translate(given: "Given", *, to: Words = "", keep: Names = LAYOUT) -> "Label
 
 
 @task("the picture", "the one whose shapes to take")
-def repose(given: "Given", *, keep: Names = LOOKS, take: Names = (Kind.SEGMENTATION,)) -> "Labelled":
+def repose(given: "Given", *, keep: Conditions = LOOKS, take: Conditions = (Kind.SEGMENTATION,)) -> "Labelled":
     """Give the things in a picture the shapes of those in another: pose transfer.
 
     Args:
-        given: What the command line gives.
-        keep: conditions of the picture that stay
         take: conditions to take from the other picture
 
     Examples:
@@ -244,12 +229,11 @@ def repose(given: "Given", *, keep: Names = LOOKS, take: Names = (Kind.SEGMENTAT
 
 @task("the picture")
 def colorize(
-    given: "Given", *, keep: Names = (), frames: Annotated[int, Value(whole(1, MAX_PICTURES), "N")] = 1
+    given: "Given", *, keep: Conditions = (), frames: Annotated[int, Value(whole(1, MAX_PICTURES), "N")] = 1
 ) -> "Labelled":
     """Recolour a picture with given colours or with other pictures' palettes.
 
     Args:
-        given: What the command line gives.
         keep: further conditions of the picture that stay
         frames: pictures from each palette to the next
 
@@ -267,11 +251,12 @@ def colorize(
 
 
 @task("the picture whose content stays", "the one whose style to take")
-def restyle(given: "Given", *, strength: Share = 1.0, keep: Names = LAYOUT, take: Names = LOOKS) -> "Labelled":
+def restyle(
+    given: "Given", *, strength: Share = 1.0, keep: Conditions = LAYOUT, take: Conditions = LOOKS
+) -> "Labelled":
     """Draw a picture's content in another one's style.
 
     Args:
-        given: What the command line gives.
         strength: 0 is the first picture's own style, 1 the second's
         keep: conditions of the first picture
         take: conditions of the second
@@ -285,11 +270,10 @@ def restyle(given: "Given", *, strength: Share = 1.0, keep: Names = LAYOUT, take
 
 
 @task("who wears it", "the garment", needs_region=True)
-def try_on(given: "Given", *, keep: Names = ()) -> "Labelled":
+def try_on(given: "Given", *, keep: Conditions = ()) -> "Labelled":
     """Dress the person in one picture in the looks of another: virtual try-on.
 
     Args:
-        given: What the command line gives.
         keep: conditions of the first picture that stay
 
     Examples:
@@ -307,16 +291,14 @@ def turn(
     before: Words = "",
     after: Words = "",
     shares: Annotated[tuple[float, ...], Value(several(number(-100, 100)), "S,...")] = (0, 0.125, 0.25, 0.375, 0.5),
-    keep: Names = (),
+    keep: Conditions = (),
 ) -> "Labelled":
     """Move a picture from one caption towards another: text differences.
 
     Args:
-        given: What the command line gives.
         before: a caption of the picture
         after: a caption of the result
         shares: how far to go; 0 is the picture itself
-        keep: conditions of the picture that stay
 
     Examples:
         photo.png --before "a red cube" --after "a blue cube"
@@ -335,15 +317,13 @@ def reconstruct(
     *,
     components: Annotated[tuple[int, ...], Value(several(whole(0, 1_000_000)), "N,...")] = (1, 2, 4, 8, 16, 32),
     pca: Annotated[str, Value(metavar="FILE|PRIOR")] = AUTOREGRESSIVE_PRIOR,
-    keep: Names = (),
+    keep: Conditions = (),
 ) -> "Labelled":
     """Draw what the first principal components of a picture's semantics hold.
 
     Args:
-        given: What the command line gives.
         components: numbers of components to keep, one picture each
         pca: the file that `composer pca` wrote, or an autoregressive prior
-        keep: conditions of the picture that stay
 
     Examples:
         photo.png --components 1,2,4,8,16,32

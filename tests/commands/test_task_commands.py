@@ -119,7 +119,7 @@ def test_a_sheet_over_a_condition_and_its_strength(run, out, photos):
 def test_a_sheet_varies_the_fields_of_a_request():
     compose = TASKS["compose"]
     two = compose.read(["--palette", "b.png", "--guidance", "7", "--sheet", "seed=0,1", "guidance=1,3"]).settings()
-    assert [one.values for one in two] == [("0", "1"), ("0", "3"), ("1", "1"), ("1", "3")]
+    assert [one.words for one in two] == [("0", "1"), ("0", "3"), ("1", "1"), ("1", "3")]
     assert [one.request.drawing.seeds for one in two] == [(0,), (0,), (1,), (1,)]
     assert [one.request.sampling.guidance for one in two] == [1, 3, 1, 3] and two[1].suffix == "_guidance=3"
     given = ["--palette", "b.png", "d.png", "--sketch", "b.png"]
