@@ -39,7 +39,7 @@ def report(
         out/edit_photo_seed0.png --image photo.png --out out/report
     """
     from composer.evaluation.reading import strangers_note
-    from composer.evaluation.report import examine
+    from composer.evaluation.report import report as measure
     from composer.images.reading import PictureFile
     from composer.images.sheet import read_recipe, save_png
     from composer.storage.files import list_written, reserved
@@ -50,7 +50,7 @@ def report(
     # before anything is loaded
     check_model(read_recipe(file), digest_of(find_model(model.model, model.allow_network)))
     cascade = model.load(model.model, plugins)
-    found = examine(cascade, file, image)
+    found = measure(file, cascade, image)
     show(*(table.rich() for table in found.tables()))
     say(CLOSED)
     if missing := strangers_note(cascade):
