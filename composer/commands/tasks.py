@@ -13,7 +13,7 @@ from composer.commands.values import MAX_PICTURES, Conditions, Share, Words, num
 from composer.names import AUTOREGRESSIVE_PRIOR, LAYOUT, Kind
 
 if TYPE_CHECKING:
-    from composer.commands.drawing import Given
+    from composer.commands.plans import Given
     from composer.tasks import Labelled
 
 MAX_TERMS = 64
@@ -114,7 +114,7 @@ def edit(given: "Given", *, keep: Conditions = ()) -> "Labelled":
         photo.png --region 0.1,0.2,0.6,0.9 --caption "a large red cube" --seeds 0,1
         photo.png --from-png out/edit_photo_seed0.png --out out/again
     """
-    return given.under([("", given.sources[0].pick(*keep))])
+    return given.under(given.sources[0].pick(*keep))
 
 
 @task("the picture to continue", grows=True)
@@ -128,7 +128,7 @@ def outpaint(given: "Given", *, keep: Conditions = ()) -> "Labelled":
         photo.png --by 0,0,0.5,0 --out out
         photo.png --by 0.25,0.25,0.25,0.25 --caption "a red cube on sand" --seeds 0,1,2,3 --best-of 4
     """
-    return given.under([("", given.sources[0].pick(*keep))])
+    return given.under(given.sources[0].pick(*keep))
 
 
 FromNoise = Annotated[float, Value(number(0, 1), "ETA", ("--from-noise", "--from-latent"))]
@@ -149,7 +149,7 @@ def vary(given: "Given", *, keep: Conditions = ("semantics",), from_noise: FromN
         photo.png --seeds 0,1,2 --from-noise 0.5
         photo.png --region 0.5,0,1,1 --keep sketch
     """
-    return given.under([("", tasks.variations(given.model, given.sources[0], keep, from_noise, **given.inverting))])
+    return given.under(tasks.variations(given.model, given.sources[0], keep, from_noise, **given.inverting))
 
 
 @task("the first picture", "the last one", between=True)
@@ -209,7 +209,7 @@ def translate(given: "Given", *, to: Words = "", keep: Conditions = LAYOUT) -> "
     """
     if not to:
         raise ValueError("translate needs --to: what the picture is to show")
-    return given.under([("", tasks.translate(given.model, given.sources[0], to, keep, **given.inverting))])
+    return given.under(tasks.translate(given.model, given.sources[0], to, keep, **given.inverting))
 
 
 @task("the picture", "the one whose shapes to take")
@@ -224,7 +224,7 @@ def repose(given: "Given", *, keep: Conditions = LOOKS, take: Conditions = (Kind
         photo.png pose.png --take instances sketch --region 0.2,0.2,0.8,1
     """
     source, pose = given.sources
-    return given.under([("", tasks.pose_transfer(given.model, source, pose, keep, take, **given.inverting))])
+    return given.under(tasks.pose_transfer(given.model, source, pose, keep, take, **given.inverting))
 
 
 @task("the picture")
@@ -242,9 +242,7 @@ def colorize(
         photo.png --palette b.jpg c.jpg --frames 4
         photo.png --palette b.jpg --region mask.png --keep sketch
     """
-    given.require("intensity", "palette", task="colorization")
-    palettes = given.each("palette")
-    if not palettes:
+    if not (palettes := given.each("palette")):
         raise ValueError("colorize needs --palette: a picture's file, or colours like '#aa3311 0.6, #224488 0.4'")
     found = tasks.colorize(given.model, given.sources[0], palettes, frames, keep)
     return [(label, composition | given.rows[0][1].drop("palette")) for label, composition in found]
@@ -266,7 +264,7 @@ def restyle(
         photo.png painting.jpg --sheet strength=0,0.25,0.5,0.75,1
     """
     content, style = given.sources
-    return given.under([("", tasks.style_transfer(given.model, content, style, strength, keep, take))])
+    return given.under(tasks.style_transfer(given.model, content, style, strength, keep, take))
 
 
 @task("who wears it", "the garment", needs_region=True)
@@ -281,7 +279,7 @@ def try_on(given: "Given", *, keep: Conditions = ()) -> "Labelled":
         person.png garment.png --region 0.3,0.4,0.7,0.9 --keep depth
     """
     wearer, garment = given.sources
-    return given.under([("", tasks.try_on(given.model, wearer, garment, keep))])
+    return given.under(tasks.try_on(given.model, wearer, garment, keep))
 
 
 @task("the picture")
@@ -329,5 +327,5 @@ def reconstruct(
         photo.png --components 1,2,4,8,16,32
         photo.png --pca data/scenes64_pca.safetensors --seeds 0,1
     """
-    mean, basis = given.components(pca)
+    mean, basis = given.inputs.components(pca)
     return given.under(tasks.truncated(given.model, given.sources[0], mean, basis, components, keep))
