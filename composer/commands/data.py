@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from composer.commands.groups import ModelOptions
 from composer.commands.signature import Value
 from composer.commands.values import Config, Count, Device, Names, Out, Rows, Seed, Share, Side, Words, whole
-from composer.terminal import bar, say, show
+from composer.terminal import advancing, say, show
 
 
 def scenes(
@@ -159,7 +158,6 @@ def cache(
     device_ = pick_device(device)
     for folder in folders:
         total = len(find_incomplete(folder, names))
-        with bar(transient=True) as progress:
-            task = progress.add_task(str(folder.folder), total=total)
-            written = write_columns(folder, decomposition, device_, rows, partial(progress.advance, task))
+        with advancing(str(folder.folder), total) as advance:
+            written = write_columns(folder, decomposition, device_, rows, advance)
         say(f"{folder.folder}: {written} written, {len(folder) - total} kept, {total - written} refused")

@@ -1,12 +1,10 @@
 """What ``evaluate`` does: adherence, distributions, prompts, and counting things."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-
-import rich.progress
 
 from composer.cascade.cascade import Cascade
 from composer.cascade.options import SampleOptions
@@ -29,8 +27,11 @@ from composer.prior.taking import prior_for
 from composer.scenes.things import load_judge
 from composer.storage.files import write_json
 from composer.storage.pretrained import locate
-from composer.terminal import bar, note, say
+from composer.terminal import advancing, bar, note, say
 from decomposers import Agreement
+
+PATIENT = {"speed_estimate_period": 3600}
+"""A bar's remaining time is averaged over more than the default 30 s, since a batch may take longer."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,12 @@ class Measuring:
 
     model: str
     sample: DataOptions
-    distributions: DistributionOptions
-    prompts: PromptOptions
-    things: ThingOptions
-    sampling: SamplingOptions
-    machine: MachineOptions
     plugins: Sequence[str]
+    distributions: DistributionOptions = field(default_factory=DistributionOptions)
+    prompts: PromptOptions = field(default_factory=PromptOptions)
+    things: ThingOptions = field(default_factory=ThingOptions)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    machine: MachineOptions = field(default_factory=MachineOptions)
 
     def run(self) -> None:
         """Measures, then prints and writes the results."""
@@ -92,7 +93,7 @@ class Measuring:
         reader = self._caption_reader() if "clip" in others else None
         if self.prior is not None and "caption" not in samples[0].read([0]):
             raise ValueError(f"--prior draws the semantics of captions, and there are none in {asked.data}")
-        with _bar() as progress:
+        with bar(transient=True, **PATIENT) as progress:
             task = progress.add_task("drawing")
             shared: dict[str, Any] = {"seed": asked.seed, "rows": asked.rows, "prior": self.prior}
             shared["progress"] = partial(progress.advance, task)
@@ -127,9 +128,7 @@ class Measuring:
         """Counts what pictures of one to three things show."""
         judge = load_judge(locate(name, wanted="a judge of things", who="evaluate --things"))
         asked, captions = self.sample, self.things.captions
-        with bar(transient=True) as progress:
-            task = progress.add_task("drawing", total=asked.count * len(counting.NUMBERS))
-            advance = partial(progress.advance, task)
+        with advancing("drawing", asked.count * len(counting.NUMBERS)) as advance:
             found = counting.count_things(
                 self.cascade, judge, asked.count, captions, asked.seed, asked.rows, advance, self.options
             )
@@ -149,9 +148,7 @@ class Measuring:
             self._prior_for(models[name])  # which refuses a model that it does not suit
         asked, reader = read_prompts(file), self._caption_reader()
         seed, rows = self.sample.seed, self.sample.rows
-        with _bar() as progress:
-            task = progress.add_task("drawing", total=len(models) * len(asked) * wanted.n)
-            advance = partial(progress.advance, task)
+        with advancing("drawing", len(models) * len(asked) * wanted.n, **PATIENT) as advance:
             answers = {
                 name: answer(model, asked, reader, wanted.n, seed, rows, advance, self.options, self.prior)
                 for name, model in models.items()
@@ -161,8 +158,3 @@ class Measuring:
         write_json(self.sample.json or wanted.out / "prompts.json", found)
         say((wanted.out / "prompts.md").read_text(encoding="utf-8"))
         say(f"open {wanted.out / 'index.html'}" + (f", vote in {wanted.out / 'vote.html'}" if other else ""))
-
-
-def _bar() -> rich.progress.Progress:
-    """A bar with the remaining time, averaged over more than the default 30 s, since a batch may take longer."""
-    return bar(transient=True, speed_estimate_period=3600)

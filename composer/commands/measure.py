@@ -82,4 +82,4 @@ def evaluate(
     """
     from composer.commands.evaluating import Measuring
 
-    Measuring(model, sample, distributions, prompts, things, sampling, machine, plugins).run()
+    Measuring(model, sample, plugins, distributions, prompts, things, sampling, machine).run()

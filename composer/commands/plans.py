@@ -20,6 +20,7 @@ from composer.prior.taking import require_caption
 from composer.tasks.composition import Composition, Source, require
 from composer.tasks.editing import Frame, Original, extend, open_region
 from composer.tasks.papers import INVERSION_STEPS, Labelled
+from composer.tasks.words import read_strengths
 from composer.terminal import note, steps_bar
 
 
@@ -191,7 +192,9 @@ def make_plan(setting: Setting, place: Place | None, inputs: Inputs) -> Plan:
         before.insert(1, ("region", thumbnail(frame.region[0] * 2 - 1).expand(3, -1, -1)))
     rows = inputs.rows(request.conditions)
     given = Given(model, request, sources, list(zip(_labels(request, len(rows)), rows, strict=True)), inputs)
-    made = _strengthen(request.task.make(given, **request.arguments), inputs.strengths(request.drawing.strengths))
+    made = _strengthen(
+        request.task.make(given, **request.arguments), read_strengths(model, request.drawing.strengths, inputs.file)
+    )
     if frame is not None:
         made = [(label, frame.restrict(model, composition)) for label, composition in made]
     return Plan(setting, made, place, before, after)

@@ -1,7 +1,6 @@
 """Commands for priors: ``embed``, ``pca``, ``evaluate-prior``; light."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +8,7 @@ from composer.commands.groups import ModelOptions
 from composer.commands.signature import Value
 from composer.commands.values import Config, Data, Device, Guidance, Json, Names, Pair, Rows, Side, whole
 from composer.names import DIFFUSION_PRIOR, SEMANTICS, TEXT
-from composer.terminal import bar, say, track
+from composer.terminal import advancing, say, track
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,9 +48,7 @@ def embed(
 
     train = ["--data.train=composer.data.ImageFolder", f"--data.train.path={images}", f"--data.train.size={size}"]
     data = build_data(["-c", str(config), *train], names, plugins)
-    with bar(transient=True) as progress:
-        task = progress.add_task(str(images), total=len(data.train))
-        advance = partial(progress.advance, task)
+    with advancing(str(images), len(data.train)) as advance:
         write_embeddings(data.train, data.decomposition, out, pick_device(device), rows, advance)
     say(f"{', '.join(names)} of {len(data.train)} images in {out}")
 
@@ -131,9 +128,8 @@ def evaluate_prior(
     batch, guidances = sample_of(data, count, cascade.stages[0].size), guidance or (measured.guidance,)
     images = measured.image_reader(plugins)
     tables: dict[str, Any] = {}
-    with bar(transient=True) as progress:
-        task = progress.add_task("drawing embeddings", total=count * draws * len(guidances))
-        advance, retold = partial(progress.advance, task), _retold(data, draws, batch)
+    retold = _retold(data, draws, batch)
+    with advancing("drawing embeddings", count * draws * len(guidances)) as advance:
         tables["embeddings"] = measure_embeddings(measured, images, batch, draws, guidances, advance, retold)
     say(markdown(tables["embeddings"]))
     if pictures:
@@ -164,9 +160,8 @@ def _pictures(
     from composer.images.sheet import save_png, sheet
 
     some = {"image": batch["image"][:few], "caption": batch["caption"][:few]}
-    with bar(transient=True) as progress:
-        task = progress.add_task("drawing pictures", total=5 * few * draws)
-        advance, options = partial(progress.advance, task), SampleOptions(until=cascade.stages[0].name)
+    options = SampleOptions(until=cascade.stages[0].name)
+    with advancing("drawing pictures", 5 * few * draws) as advance:
         table, pictures = measure_pictures(prior, cascade, some, draws, guidance, advance, options)
     if out is not None:
         true = [[image] for image in some["image"]]

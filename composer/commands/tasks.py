@@ -65,7 +65,10 @@ def compose(
         --caption "a red cube on sand" --prior scenes_prior_diffusion --best-of 8
         --from-png out/compose_seed0.png --out out/again
     """
-    prompts = [*(_weigh(text, 3.0, 1) for text in also), *(_weigh(text, 1.0, -1) for text in never)]
+    from composer.tasks.words import read_weighted
+
+    prompts = [read_weighted(text, 3.0) for text in also]
+    prompts += [(words, -weight) for words, weight in (read_weighted(text, 1.0) for text in never)]
     if len(prompts) > MAX_TERMS:
         raise ValueError(f"expected at most {MAX_TERMS} captions of --and and --not, found {len(prompts)}")
     if not (given.rows[0][1].parts or prompts or start):
@@ -92,22 +95,9 @@ def _start(text: str) -> tuple[str, float]:
         raise ValueError(f"expected a picture and a time in (0, 1], such as rough.png:0.7, found {text!r}") from error
 
 
-def _weigh(text: str, weight: float, sign: int) -> tuple[str, float]:
-    """``a red cube:2`` -> ("a red cube", 2.0)."""
-    from composer.commands.inputs import STRENGTH
-
-    found = STRENGTH.fullmatch(text)
-    if found is None or found[2] is None or found[3] or found[5]:
-        return text, sign * weight
-    return found[1], sign * float(found[2])
-
-
 @task("the picture to edit", needs_region=True)
 def edit(given: "Given", *, keep: Conditions = ()) -> "Labelled":
     """Redraw a region of a picture under new conditions; all pixels outside it stay as they are.
-
-    Args:
-        keep: conditions to take from the picture itself
 
     Examples:
         photo.png --region mask.png --palette b.jpg --keep sketch --out out
@@ -139,7 +129,6 @@ def vary(given: "Given", *, keep: Conditions = ("semantics",), from_noise: FromN
     """Draw variations of a picture: the conditions that are kept stay, the rest is new.
 
     Args:
-        keep: conditions to take from the picture
         from_noise: begin with the noise that reproduces the picture (inversion) and add this share of fresh noise, 0 to
             1
 

@@ -3,13 +3,12 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Annotated, Literal
 
 from composer.commands.signature import REQUIRED, Parser, Value
 from composer.commands.values import Config, Json, whole
 from composer.storage.finding import find_config
-from composer.terminal import bar, show
+from composer.terminal import advancing, show
 
 ALL = "--help=full"
 """Asks for the help that lists every option; Lightning takes a while to write it."""
@@ -74,9 +73,7 @@ def doctor(
     from composer.training.doctor import RUNS, estimate_training_needs
     from composer.training.doctor_tables import make_tables
 
-    with bar(transient=True) as progress:
-        task = progress.add_task("dry runs", total=RUNS + 1)
-        advance = partial(progress.advance, task)
+    with advancing("dry runs", RUNS + 1) as advance:
         found = estimate_training_needs(["-c", str(config), *rest], plugins, batch, device, advance)
     show(*make_tables(found))
     if json is not None:
