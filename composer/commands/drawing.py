@@ -52,11 +52,11 @@ def draw(request: Request, plugins: Sequence[str]) -> None:
         check_model(read_recipe(png), digest_of(find_model(request.model.model, request.model.allow_network)))
         redraw_png(load(), request, png)
         return
-    settings = request.settings()
-    places = find_places(settings, file)  # before the work: some are refused
+    requests = request.settings()
+    places = find_places(requests, file)  # before the work: some are refused
     model = load()
     inputs = Inputs(model, file, plugins, request.model.allow_network)
-    plans = [make_plan(one, place, inputs) for one, place in zip(settings, places, strict=True)]
+    plans = [make_plan(one, place, inputs) for one, place in zip(requests, places, strict=True)]
     pictures = [name for plan in plans for name in plan.names]
     if len(pictures) > MAX_PICTURES:
         raise ValueError(f"expected at most {MAX_PICTURES:,} pictures of one command, found {len(pictures):,}")
@@ -107,7 +107,7 @@ def _save(model: Cascade, plan: Plan, composition: Composition, title: str, path
         save_png(path, picture, None if request.files.no_recipe else made)
     if drawing.best_of > 1:
         kept, last = drawn.scores.amax(1).mean(), drawn.scores.amin(1).mean()
-        stem = paths[0].stem if len(paths) == 1 else f"{title}{plan.setting.suffix}"
+        stem = paths[0].stem if len(paths) == 1 else f"{title}{request.suffix}"
         say(f"{stem}: the best of {drawing.best_of} closes {kept:.2f}, the last {last:.2f}")
     if frame is None:
         near = drawn.closed or Reading(model, quantise(drawn.images)).closed(composition.wanted)

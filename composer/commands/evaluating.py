@@ -50,7 +50,7 @@ class Measuring:
     def run(self) -> None:
         """Measures, then prints and writes the results."""
         about: dict[str, Any] = {"seed": self.sample.seed, "precision": self.machine.precision or "fp32"}
-        about |= {"sampling": self.options.to_dict()} | ({"prior": self.prior.sha256} if self.prior else {})
+        about |= {"sampling": self.sampling.options.to_dict()} | ({"prior": self.prior.sha256} if self.prior else {})
         about["autoguidance"] = self.cascade.weaker and self.cascade.weaker.sha256
         if self.prompts.prompts is not None:
             self._measure_prompts(self.prompts.prompts, about)
@@ -63,11 +63,6 @@ class Measuring:
     def cascade(self) -> Cascade:
         """The model."""
         return self.machine.load(self.model, self.plugins, self.sampling.autoguidance)
-
-    @cached_property
-    def options(self) -> SampleOptions:
-        """How pictures are sampled."""
-        return self.sampling.options
 
     @cached_property
     def prior(self) -> Prior | None:
@@ -98,7 +93,7 @@ class Measuring:
             shared: dict[str, Any] = {"seed": asked.seed, "rows": asked.rows, "prior": self.prior}
             shared["progress"] = partial(progress.advance, task)
             if "adherence" in wanted.metrics:
-                evaluation = Evaluation(cascade, samples[0], **shared, options=self.options)
+                evaluation = Evaluation(cascade, samples[0], **shared, options=self.sampling.options)
                 total = asked.count * len(evaluation.scored) if asked.alone else evaluation.count()
                 progress.update(task, total=total)
                 adherence = evaluation.measure_alone() if asked.alone else evaluation.measure()
@@ -107,7 +102,7 @@ class Measuring:
             if others:
                 if last is not first:
                     samples.append(open_sample(asked.data, asked.count, last.size, asked.min_side))
-                whole = SampleOptions(until=last.name) | self.options
+                whole = SampleOptions(until=last.name) | self.sampling.options
                 evaluation = Evaluation(cascade, samples[-1], **shared, options=whole)
                 progress.reset(task, total=asked.count)
                 table["distribution"] = distribution.measure(others, evaluation, features, reader)
@@ -130,7 +125,7 @@ class Measuring:
         asked, captions = self.sample, self.things.captions
         with advancing("drawing", asked.count * len(counting.NUMBERS)) as advance:
             found = counting.count_things(
-                self.cascade, judge, asked.count, captions, asked.seed, asked.rows, advance, self.options
+                self.cascade, judge, asked.count, captions, asked.seed, asked.rows, advance, self.sampling.options
             )
         say(counting.markdown(found))
         things = {number: asdict(row) for number, row in found.items()}
@@ -150,7 +145,7 @@ class Measuring:
         seed, rows = self.sample.seed, self.sample.rows
         with advancing("drawing", len(models) * len(asked) * wanted.n, **PATIENT) as advance:
             answers = {
-                name: answer(model, asked, reader, wanted.n, seed, rows, advance, self.options, self.prior)
+                name: answer(model, asked, reader, wanted.n, seed, rows, advance, self.sampling.options, self.prior)
                 for name, model in models.items()
             }
         found = write_report(wanted.out, asked, answers, reader, seed)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from composer.cascade.cascade import Cascade
 from composer.commands.inputs import Inputs, Place
-from composer.commands.request import Request, Setting
+from composer.commands.request import Request
 from composer.commands.values import read_box
 from composer.images.reading import PictureFile
 from composer.images.sheet import thumbnail, to_pil
@@ -92,26 +92,21 @@ class Given:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is going to be drawn in one setting.
+    """What is going to be drawn.
 
     Attributes:
-        setting: What is asked for.
+        request: What is asked for.
         made: Labelled compositions.
         place: Where the first picture may change; None is everywhere.
         before: What stands before the results on a sheet, such as the picture to edit, and its name.
         after: What stands after them.
     """
 
-    setting: Setting
+    request: Request
     made: Labelled
     place: Place | None
     before: list[tuple[str, Tensor]]
     after: list[tuple[str, Tensor]]
-
-    @property
-    def request(self) -> Request:
-        """The setting's."""
-        return self.setting.request
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -142,13 +137,13 @@ class Plan:
     @property
     def names(self) -> list[str]:
         """The pictures' files: composition by composition, one per seed."""
-        return [f"{title}_seed{seed}{self.setting.suffix}.png" for title in self.titles for seed in self.seeds]
+        return [f"{title}_seed{seed}{self.request.suffix}.png" for title in self.titles for seed in self.seeds]
 
     @property
     def films(self) -> list[str]:
         """The films' files, one per seed; none where there is no film."""
         seeds = self.seeds if self.request.task.between else ()
-        return [f"{self.stem}_seed{seed}{self.setting.suffix}.gif" for seed in seeds]
+        return [f"{self.stem}_seed{seed}{self.request.suffix}.gif" for seed in seeds]
 
     def frames_of(self, pictures: Sequence[Image.Image | Tensor]) -> list[Image.Image]:
         """The pictures as a film keeps them; none where there is no film."""
@@ -156,8 +151,8 @@ class Plan:
         return [(to_pil(x) if isinstance(x, Tensor) else x).convert("RGB") for x in drawn]
 
 
-def find_places(settings: Sequence[Setting], file: Callable[[str], PictureFile]) -> list[Place | None]:
-    """Where the first picture may change, in each setting; None is everywhere. Each place is made once."""
+def find_places(requests: Sequence[Request], file: Callable[[str], PictureFile]) -> list[Place | None]:
+    """Where the first picture may change, for each request; None is everywhere. Each place is made once."""
     original = cache(lambda path: Original.open(file(path)))
 
     @cache
@@ -168,16 +163,16 @@ def find_places(settings: Sequence[Setting], file: Callable[[str], PictureFile])
         return Place(file(path), original(path), open_region(file(where), (h, w)))
 
     found: list[Place | None] = []
-    for request in (one.request for one in settings):
+    for request in requests:
         grows, pictures = request.task.grows, request.pictures
         where = pictures.by if grows else pictures.region if request.images else None
         found.append(None if where is None else place(request.images[0], where, grows))
     return found
 
 
-def make_plan(setting: Setting, place: Place | None, inputs: Inputs) -> Plan:
-    """Reads what a setting names, and makes its compositions."""
-    request, model, images = setting.request, inputs.model, setting.request.images
+def make_plan(request: Request, place: Place | None, inputs: Inputs) -> Plan:
+    """Reads what a request names, and makes its compositions."""
+    model, images = inputs.model, request.images
     read = [] if place is None or place.sides is not None else [place.thumbnail]  # the first picture is open already
     read += [inputs.thumbnail(path) for path in images[len(read) :]]
     before = [(Path(path).name, image) for path, image in zip(images, read, strict=True)]
@@ -185,7 +180,7 @@ def make_plan(setting: Setting, place: Place | None, inputs: Inputs) -> Plan:
     frame, caption = None if place is None else place.frame, request.pictures.image_caption
     if place is not None and frame is None:
         note("note: the region is empty; the picture stays as it is")
-        return Plan(setting, [("", Composition())], place, before, after)
+        return Plan(request, [("", Composition())], place, before, after)
     sources = [inputs.source(path, caption if i == 0 else "") for i, path in enumerate(images) if i or place is None]
     if place is not None and frame is not None:
         sources.insert(0, inputs.square(place, caption))
@@ -197,7 +192,7 @@ def make_plan(setting: Setting, place: Place | None, inputs: Inputs) -> Plan:
     )
     if frame is not None:
         made = [(label, frame.restrict(model, composition)) for label, composition in made]
-    return Plan(setting, made, place, before, after)
+    return Plan(request, made, place, before, after)
 
 
 def _labels(request: Request, rows: int) -> list[str]:

@@ -154,69 +154,6 @@ CONDITIONS = (
 
 
 @dataclass(frozen=True)
-class Request:
-    """A request to a task; no file of it has been read or loaded yet.
-
-    Attributes:
-        task: What is to be done.
-        arguments: Those of the task itself.
-        images: The pictures' files.
-        conditions: Condition -> files or words, one or one per row.
-        pictures: Which part of the first picture may change.
-        drawing: Seeds, and how to choose.
-        sampling: How to sample.
-        files: What is written.
-        model: The model, and what runs it.
-    """
-
-    task: Task
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    images: tuple[str, ...] = ()
-    conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    pictures: PictureOptions = field(default_factory=PictureOptions)
-    drawing: DrawingOptions = field(default_factory=DrawingOptions)
-    sampling: SamplingOptions = field(default_factory=SamplingOptions)
-    files: FileOptions = field(default_factory=FileOptions)
-    model: ModelOptions = field(default_factory=ModelOptions)
-
-    def vary(self, dest: str, value: Any) -> "Request":
-        """The same with another value of an option, named as `Parser` does."""
-        *group, name = dest.split(".", 1)
-        where = group[0] if group else "arguments"
-        now = getattr(self, where)
-        varied: Any = {**now, name: value} if isinstance(now, Mapping) else replace(now, **{name: value})
-        return replace(self, **{where: varied})
-
-    def settings(self) -> "list[Setting]":
-        """The requests of a sheet; one where there is none.
-
-        Raises:
-            Mistake: An axis is wrong.
-            ValueError: There are too many settings.
-        """
-        axes = [self._axis(text) for text in self.drawing.sheet]
-        if (count := prod(len(axis.words) for axis in axes)) > MAX_SETTINGS:
-            raise ValueError(f"expected at most {MAX_SETTINGS:,} settings on a sheet, found {count:,}")
-        found = []
-        for words in product(*(axis.words for axis in axes)):
-            request = self
-            for axis, word in zip(axes, words, strict=True):
-                request = request.vary(axis.dest, axis.values[word])
-            found.append(Setting(request, tuple(axes), words))
-        return found
-
-    def _axis(self, text: str) -> "Axis":
-        name, equals, given = text.partition("=")
-        name = name.removeprefix("--")
-        words = tuple(word.strip() for word in given.split(";" if ";" in given else ","))
-        if not (name and equals and all(words)) or name in FIXED:
-            raise ValueError(f"expected an option and values for --sheet, such as guidance=1,3,7, found {quote(text)}")
-        parser = self.task.parser(self.model.model, self.model.allow_network)
-        read = [parser.read_one(f"--{ALIASES.get(name, name)}", word) for word in words]
-        return Axis(name, words, read[0][0], {word: value for word, (_, value) in zip(words, read, strict=True)})
-
-
-@dataclass(frozen=True)
 class Axis:
     """An option that varies over a sheet.
 
@@ -234,24 +171,73 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One value for each axis of a sheet.
+class Request:
+    """A request to a task; no file of it has been read or loaded yet.
 
     Attributes:
-        request: What is asked for here.
-        axes: What varies.
-        words: The values here, one per axis, as the user wrote them.
+        task: What is to be done.
+        arguments: Those of the task itself.
+        images: The pictures' files.
+        conditions: Condition -> files or words, one or one per row.
+        pictures: Which part of the first picture may change.
+        drawing: Seeds, and how to choose.
+        sampling: How to sample.
+        files: What is written.
+        model: The model, and what runs it.
+        varied: The axes of a sheet, and the value of each here, as the user wrote it.
     """
 
-    request: Request
-    axes: tuple[Axis, ...]
-    words: tuple[str, ...]
+    task: Task
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    images: tuple[str, ...] = ()
+    conditions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    pictures: PictureOptions = field(default_factory=PictureOptions)
+    drawing: DrawingOptions = field(default_factory=DrawingOptions)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    files: FileOptions = field(default_factory=FileOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    varied: tuple[tuple[Axis, str], ...] = ()
 
     @property
     def suffix(self) -> str:
-        """What tells its files from those of other settings; the seed is in their names already."""
-        pairs = zip(self.axes, self.words, strict=True)
-        return "".join(f"_{axis.name}={_plain(word)}" for axis, word in pairs if axis.dest != "drawing.seeds")
+        """What tells its files from those of others on the sheet; the seed is in their names already."""
+        return "".join(f"_{axis.name}={_plain(word)}" for axis, word in self.varied if axis.dest != "drawing.seeds")
+
+    def vary(self, dest: str, value: Any) -> "Request":
+        """The same with another value of an option, named as `Parser` does."""
+        *group, name = dest.split(".", 1)
+        where = group[0] if group else "arguments"
+        now = getattr(self, where)
+        varied: Any = {**now, name: value} if isinstance(now, Mapping) else replace(now, **{name: value})
+        return replace(self, **{where: varied})
+
+    def settings(self) -> "list[Request]":
+        """The requests of a sheet; this one where there is none.
+
+        Raises:
+            Mistake: An axis is wrong.
+            ValueError: There are too many settings.
+        """
+        axes = [self._axis(text) for text in self.drawing.sheet]
+        if (count := prod(len(axis.words) for axis in axes)) > MAX_SETTINGS:
+            raise ValueError(f"expected at most {MAX_SETTINGS:,} settings on a sheet, found {count:,}")
+        found = []
+        for words in product(*(axis.words for axis in axes)):
+            request = replace(self, varied=tuple(zip(axes, words, strict=True)))
+            for axis, word in request.varied:
+                request = request.vary(axis.dest, axis.values[word])
+            found.append(request)
+        return found
+
+    def _axis(self, text: str) -> Axis:
+        name, equals, given = text.partition("=")
+        name = name.removeprefix("--")
+        words = tuple(word.strip() for word in given.split(";" if ";" in given else ","))
+        if not (name and equals and all(words)) or name in FIXED:
+            raise ValueError(f"expected an option and values for --sheet, such as guidance=1,3,7, found {quote(text)}")
+        parser = self.task.parser(self.model.model, self.model.allow_network)
+        read = [parser.read_one(f"--{ALIASES.get(name, name)}", word) for word in words]
+        return Axis(name, words, read[0][0], {word: value for word, (_, value) in zip(words, read, strict=True)})
 
 
 def _plain(value: str) -> str:

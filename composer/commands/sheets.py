@@ -17,9 +17,10 @@ def arrange(plans: Sequence[Plan], drawn: Sequence[Pictures]) -> Image.Image:
 
     What stands before and after the pictures does so in every row.
     """
-    plan, pictures, axes = plans[0], drawn[0], plans[0].setting.axes
-    if axes:
-        columns = [f"{axes[-1].name} {word}" for word in axes[-1].words]
+    plan, pictures = plans[0], drawn[0]
+    if plan.request.varied:
+        last, _ = plan.request.varied[-1]
+        columns = [f"{last.name} {word}" for word in last.words]
         lines = list(_lines(plans, drawn, len(columns)))
     elif len(pictures) > 1:
         columns = plan.labels
@@ -39,8 +40,7 @@ def _lines(plans: Sequence[Plan], drawn: Sequence[Pictures], across: int) -> Ite
     """A line for each value of the axes but the last, each composition and each seed."""
     for start in range(0, len(plans), across):
         plan, pictures = plans[start], drawn[start : start + across]
-        pairs = list(zip(plan.setting.axes, plan.setting.words, strict=True))[:-1]
-        fixed = [f"{axis.name} {word}" for axis, word in pairs]
+        fixed = [f"{axis.name} {word}" for axis, word in plan.request.varied[:-1]]
         for i, label in enumerate(plan.labels):
             for k in range(len(plan.seeds)):
                 says = [*fixed, label, _seed(plan, k)]
