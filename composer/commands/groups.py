@@ -1,7 +1,7 @@
-"""Groups of options: a model, how it runs and samples, what is measured; light to import."""
+"""Groups of options: a model and how it runs, what is drawn and how, what is measured; light to import."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,10 +22,13 @@ from composer.commands.values import (
     Precision,
     Rows,
     Seed,
+    Seeds,
     Steps,
+    Words,
     read_interval,
     read_size,
     read_stage,
+    read_weights,
     whole,
 )
 from composer.names import SHIPPED, SamplerName
@@ -65,6 +68,61 @@ class ModelOptions(MachineOptions):
     """Model"""
 
     model: Model = SHIPPED
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """Pictures
+
+    Attributes:
+        image_caption: a caption of the (first) picture, for tasks that use one
+        by: how much to add at left,top,right,bottom, in pixels or in shares of the picture's sides
+        region: change only this part of the (first) picture: a mask file (white may change) or left,top,right,bottom
+        soften: width in pixels over which the change fades in
+    """
+
+    image_caption: Words = ""
+    by: Annotated[str, Value(metavar="L,T,R,B")] = "0,0,0.5,0"
+    region: Annotated[str, Value(metavar="R")] | None = None
+    soften: Annotated[int, Value(whole(0, 256), "N")] = 2
+
+
+@dataclass(frozen=True)
+class DrawingOptions:
+    """Drawing: prints how well each picture matches what was asked; closed: 1 is a perfect match, 0 is no better than
+    chance
+
+    Attributes:
+        seeds: one picture per seed, such as 0,1,2
+        best_of: draw N per seed and keep the one that matches best (default 1)
+        weights: how much each condition counts for --best-of, such as sketch=2,palette=0.5
+        strengths: weight of a condition, noise levels (0 to 1) and region at which it counts, such as
+            palette=0.7@0.2-0.8:mask.png; each of the three may be left out
+        sheet: draw all combinations of these values as one picture, such as guidance=1,3 seed=0,1; separate values that
+            contain commas by ';'
+    """
+
+    seeds: Seeds = (0,)
+    best_of: Annotated[int, Value(whole(1, 1000), "N")] = 1
+    weights: Annotated[Mapping[str, float], Value(read_weights, "NAME=W,...")] = field(default_factory=dict)
+    strengths: Annotated[tuple[str, ...], Value(metavar="NAME=S", nargs="+", repeats=True)] = ()
+    sheet: Annotated[tuple[str, ...], Value(metavar="OPTION=V,V", nargs="+", repeats=True)] = ()
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """Files
+
+    Attributes:
+        from_png: draw this PNG again from the recipe that it carries
+        no_limits: allow recipes of --from-png that ask for very large pictures or very many steps
+        no_recipe: write no recipe into the PNGs
+    """
+
+    out: Out = Path("out")
+    from_png: Annotated[Path, Value(Path, "FILE")] | None = None
+    no_limits: bool = False
+    no_recipe: bool = False
 
 
 @dataclass(frozen=True)

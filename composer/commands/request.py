@@ -7,9 +7,9 @@ from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
-from composer.commands.groups import ModelOptions, SamplingOptions
+from composer.commands.groups import DrawingOptions, FileOptions, ModelOptions, PictureOptions, SamplingOptions
 from composer.commands.signature import Parser, Value
-from composer.commands.values import Out, Seeds, Words, quote, read_weights, whole
+from composer.commands.values import quote
 from composer.names import SHIPPED
 from composer.storage.finding import askable_conditions
 
@@ -20,61 +20,10 @@ FIXED = ("sheet", "out", "from-png", "model", "autoguidance", "precision", "help
 
 Condition = Annotated[tuple[str, ...], Value(metavar="FILE|WORDS", nargs="+", repeats=True)]
 Images = Annotated[tuple[str, ...], Value(metavar="IMAGE", nargs="*")]
-
-
-@dataclass(frozen=True)
-class PictureOptions:
-    """Pictures
-
-    Attributes:
-        image_caption: a caption of the (first) picture, for tasks that use one
-        by: how much to add at left,top,right,bottom, in pixels or in shares of the picture's sides
-        region: change only this part of the (first) picture: a mask file (white may change) or left,top,right,bottom
-        soften: width in pixels over which the change fades in
-    """
-
-    image_caption: Words = ""
-    by: Annotated[str, Value(metavar="L,T,R,B")] = "0,0,0.5,0"
-    region: Annotated[str, Value(metavar="R")] | None = None
-    soften: Annotated[int, Value(whole(0, 256), "N")] = 2
-
-
-@dataclass(frozen=True)
-class DrawingOptions:
-    """Drawing: prints how well each picture matches what was asked; closed: 1 is a perfect match, 0 is no better than
-    chance
-
-    Attributes:
-        seeds: one picture per seed, such as 0,1,2
-        best_of: draw N per seed and keep the one that matches best (default 1)
-        weights: how much each condition counts for --best-of, such as sketch=2,palette=0.5
-        strengths: weight of a condition, noise levels (0 to 1) and region at which it counts, such as
-            palette=0.7@0.2-0.8:mask.png; each of the three may be left out
-        sheet: draw all combinations of these values as one picture, such as guidance=1,3 seed=0,1; separate values that
-            contain commas by ';'
-    """
-
-    seeds: Seeds = (0,)
-    best_of: Annotated[int, Value(whole(1, 1000), "N")] = 1
-    weights: Annotated[Mapping[str, float], Value(read_weights, "NAME=W,...")] = field(default_factory=dict)
-    strengths: Annotated[tuple[str, ...], Value(metavar="NAME=S", nargs="+", repeats=True)] = ()
-    sheet: Annotated[tuple[str, ...], Value(metavar="OPTION=V,V", nargs="+", repeats=True)] = ()
-
-
-@dataclass(frozen=True)
-class FileOptions:
-    """Files
-
-    Attributes:
-        from_png: draw this PNG again from the recipe that it carries
-        no_limits: allow recipes of --from-png that ask for very large pictures or very many steps
-        no_recipe: write no recipe into the PNGs
-    """
-
-    out: Out = Path("out")
-    from_png: Annotated[Path, Value(Path, "FILE")] | None = None
-    no_limits: bool = False
-    no_recipe: bool = False
+CONDITIONS = (
+    "Conditions: each is an image's file or words; several values draw several rows. VALUE:0.7@0.2-0.8:mask.png adds a "
+    "weight, noise levels and a region, as --strengths does"
+)
 
 
 @dataclass(frozen=True)
@@ -107,8 +56,10 @@ class Task:
         if self.pictures:
             parser.add_option("images", Images, ", then ".join(self.pictures), (), positional=True)
             parser.add_group("pictures", PictureOptions, without=["region" if self.grows else "by"])
-        for name, kind in GROUPS.items():
-            parser.add_group(name, kind)
+        parser.add_group("drawing", DrawingOptions)
+        parser.add_group("sampling", SamplingOptions)
+        parser.add_group("files", FileOptions)
+        parser.add_group("model", ModelOptions)
         return parser
 
     def read(self, args: Sequence[str]) -> "Request":
@@ -127,7 +78,8 @@ class Task:
         model, network = first.parse_known_args(args)[0].model, "--allow-network" in args
         names = askable_conditions(model, network)
         parser = self.parser(model, network)
-        values = parser.read(args, f"; the conditions of {model} are {', '.join(f'--{name}' for name in names)}")
+        asked = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+        values = parser.read(args, f"; the conditions of {model} are {asked}")
         values["conditions"] = dict.fromkeys(names, ()) | values["conditions"]
         fields = {name: values.pop(name) for name in ("images", *parser.groups) if name in values}
         request = Request(self, values, **fields)
@@ -142,15 +94,6 @@ class Task:
             parser.error(f"expected {' and '.join(self.pictures)} before all options, found {found}")
         if self.needs_region and request.pictures.region is None:
             parser.error("this needs --region: a mask's file, or a box left,top,right,bottom")
-
-
-GROUPS = {"drawing": DrawingOptions, "sampling": SamplingOptions, "files": FileOptions, "model": ModelOptions}
-"""Options of every task."""
-
-CONDITIONS = (
-    "Conditions: each is an image's file or words; several values draw several rows. VALUE:0.7@0.2-0.8:mask.png adds a "
-    "weight, noise levels and a region, as --strengths does"
-)
 
 
 @dataclass(frozen=True)

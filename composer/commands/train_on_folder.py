@@ -6,9 +6,9 @@ from pathlib import Path
 
 from composer.commands.drawing import draw
 from composer.commands.evaluating import Measuring
-from composer.commands.groups import DataOptions, ModelOptions
+from composer.commands.groups import DataOptions, DrawingOptions, FileOptions, ModelOptions
 from composer.commands.models import export
-from composer.commands.request import DrawingOptions, FileOptions, Request
+from composer.commands.request import Request
 from composer.commands.tasks import TASKS
 from composer.commands.training import fit
 from composer.data.folder import ImageFolder
