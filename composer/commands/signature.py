@@ -172,7 +172,7 @@ class Parser(argparse.ArgumentParser):
         return own | {name: kind(**groups[name]) for name, kind in self.groups.items()}
 
     def _expect_a_word_first(self, args: Sequence[str]) -> None:
-        """A word that may be left out stands first, or else it is the value of an option that others read."""
+        """Takes no word that may be left out unless it stands first: else it is the value of an option in the rest."""
         if not args or args[0].startswith("-"):
             for action in self._get_positional_actions():
                 action.nargs = argparse.SUPPRESS if action.nargs == "?" else action.nargs

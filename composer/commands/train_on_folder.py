@@ -36,6 +36,7 @@ def train_on_folder(
         config: Configuration of a stage that begins with noise; the images replace its own.
         out: Where to write the run, the model, the table and the pictures.
         changes: Further options of ``fit``.
+        plugins: Modules that the user trusts.
 
     Raises:
         FileNotFoundError: The folder is not laid out like that.

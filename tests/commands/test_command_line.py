@@ -13,6 +13,7 @@ import pytest
 import composer
 from composer.__main__ import main
 from composer.commands.registry import COMMANDS, GROUPS
+from composer.commands.signature import Parser
 from composer.storage import finding
 from composer.storage.finding import find_config
 from tests.command_lines import options_of
@@ -84,6 +85,13 @@ def test_every_option_is_explained(command):
     actions = options_of(command)
     assert [action.dest for action in actions if not action.help and not action.dest.startswith("conditions.")] == []
     assert command != "train" or "folder" in [action.dest for action in actions]
+
+
+def test_two_options_of_one_name_are_refused():
+    parser = Parser("compose")
+    parser.add_option("steps", int, "", None)
+    with pytest.raises(ValueError, match="--steps is the name of two options here"):
+        parser.add_option("conditions.steps", str, "", None)
 
 
 def test_conditions_in_help_are_the_models_own(saved, capsys):
