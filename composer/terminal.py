@@ -9,6 +9,8 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from composer.storage.files import printable
@@ -113,6 +115,19 @@ def track(numbers: Sequence[T], what: str) -> Iterator[T]:
     """Shows a progress bar over an iteration; it disappears at the end."""
     with bar(transient=True) as progress:
         yield from progress.track(numbers, description=what)
+
+
+@contextmanager
+def advancing(what: str, total: int | None = None, **how: Any) -> Iterator[Callable[..., None]]:
+    """Shows a progress bar while the block runs; what it yields advances it by a number, or by 1.
+
+    Args:
+        what: What is done.
+        total: The number at the end; None is not known.
+        **how: Further arguments of `bar`.
+    """
+    with bar(transient=True, **how) as progress:
+        yield partial(progress.advance, progress.add_task(what, total=total))
 
 
 def steps_bar(what: str) -> Callable[[Sequence[int]], Iterator[int]]:

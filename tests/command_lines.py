@@ -157,8 +157,6 @@ def _plausible(dice: random.Random, action: argparse.Action, things: Things) -> 
         return str(dice.choice(list(action.choices)))
     if name_of(action) in things.good:
         return things.good[name_of(action)]
-    if isinstance(action.default, int | float | str) and not isinstance(action.default, bool):
-        return str(action.default)
     return things.good[""] if action.type in (Path, None) else dice.choice(["1", "2", "0.5"])
 
 

@@ -25,7 +25,7 @@ from composer.__main__ import main
 from composer.cascade.stage import Sampling
 from composer.cascade.start import Kept
 from composer.evaluation.best_of import best_of
-from composer.evaluation.report import examine
+from composer.evaluation.report import report
 from composer.images.sheet import previews, read_recipe, sheet, to_pil
 from composer.tasks.composition import from_words, preview
 from composer.tasks.editing import Original, open_region, to_region
@@ -98,7 +98,7 @@ def test_the_ten_tasks_of_the_page_do_what_they_say(here):
     (changed,) = edit(model, original, region, cube)
     assert np.array_equal(np.asarray(edited["picture"]), np.asarray(changed))
     assert np.array_equal(np.asarray(Image.open("out/changed.png")), np.asarray(changed))
-    rows = {row.name: row.closed for row in examine(model, "out/best.png").rows}
+    rows = {row.name: row.closed for row in report("out/best.png", model).rows}
     assert measured["measured"] == rows and rows.keys() == {"sketch", "palette"}
     assert saved["files"] == [Path("out/drawn.png")]
 

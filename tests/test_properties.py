@@ -9,13 +9,13 @@ from hypothesis import strategies as some
 from PIL import Image
 
 from composer.cascade.recipe import pack
-from composer.commands.inputs import ALONE, STRENGTH
 from composer.data.loading import ResumableSampler
 from composer.decomposition import draw
 from composer.diffusion.samplers import latents
 from composer.images.sheet import read_recipe, save_png
 from composer.tasks.editing import open_region, to_region
 from composer.tasks.recipe import unpack
+from composer.tasks.words import ALONE, STRENGTH
 from decomposers import Palette
 
 repeatable = settings(derandomize=True, database=None, deadline=None, max_examples=30)

@@ -2,22 +2,21 @@
 
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from composer.commands.groups import Device, ModelOptions
+from composer.commands.groups import ModelOptions
 from composer.commands.signature import Value
-from composer.commands.values import Config, Count, Rows, Seed, Share, whole
-from composer.terminal import bar, say, show
+from composer.commands.values import Config, Count, Device, Names, Out, Rows, Seed, Share, Side, Words, whole
+from composer.terminal import advancing, say, show
 
 
 def scenes(
     *,
     count: Count,
-    out: Path,
+    out: Out,
     split: Literal["train", "val", "novel"] = "train",
-    size: Annotated[int, Value(whole(8, 4096), "N")] = 64,
+    size: Side = 64,
     seed: Seed = 0,
     complete: Share = 0.0,
     workers: Annotated[int, Value(whole(0, 1024), "N")] = 2,
@@ -25,10 +24,8 @@ def scenes(
     """Render a folder of procedural scenes with captions, depth and instances.
 
     Args:
-        count: number of images
         out: folder; images that it holds already are kept
         split: train, val, or novel, whose pairs of shape and colour occur in no other split
-        size: side in pixels
         seed: seed of the scenes
         complete: share of captions, 0 to 1, that name every thing's size, material, colour, kind and place
         workers: number of processes
@@ -44,9 +41,6 @@ def scenes(
 
 def decomposers(*, plugins: Sequence[str]) -> None:
     """List all decomposers, their licences, and whether they can run here.
-
-    Args:
-        plugins: Modules that the user trusts.
 
     Examples:
 
@@ -88,9 +82,9 @@ def _readiness(cls: Any) -> str:
 def decompose(
     images: Annotated[tuple[str, ...], Value(metavar="IMAGE", nargs="+")],
     *,
-    caption: Annotated[str, Value(metavar="WORDS")] | None = None,
+    caption: Words | None = None,
     preview: bool = False,
-    out: Path = Path("out"),
+    out: Out = Path("out"),
     model: ModelOptions,
     plugins: Sequence[str],
 ) -> None:
@@ -100,9 +94,6 @@ def decompose(
         images: image files
         caption: a caption of the images
         preview: also write a labelled picture of all representations
-        out: folder to write to
-        model: The model, and what runs it.
-        plugins: Modules that the user trusts.
 
     Examples:
         photo.jpg painting.jpg --preview --out out
@@ -145,7 +136,7 @@ def caption(folder: Path, *, weights: Annotated[str, Value(metavar="FOLDER")] | 
 def cache(
     *,
     config: Config,
-    names: Annotated[tuple[str, ...], Value(metavar="NAME", nargs="+")],
+    names: Names,
     rows: Rows = 32,
     device: Device | None = None,
     rest: Sequence[str],
@@ -154,13 +145,7 @@ def cache(
     """Compute representations once, as columns beside the images of a training.
 
     Args:
-        config: the training's configuration: a file, or the name of an included one, such as tiny; further options
-            change its values, as in fit
         names: representations to compute; the configuration must have their decomposers
-        rows: images per batch
-        device: what to run on (default: the first of these that is available)
-        rest: Options that change the configuration.
-        plugins: Modules that the user trusts.
 
     Examples:
         -c configs/folder64.yaml --names semantics palette
@@ -173,7 +158,6 @@ def cache(
     device_ = pick_device(device)
     for folder in folders:
         total = len(find_incomplete(folder, names))
-        with bar(transient=True) as progress:
-            task = progress.add_task(str(folder.folder), total=total)
-            written = write_columns(folder, decomposition, device_, rows, partial(progress.advance, task))
+        with advancing(str(folder.folder), total) as advance:
+            written = write_columns(folder, decomposition, device_, rows, advance)
         say(f"{folder.folder}: {written} written, {len(folder) - total} kept, {total - written} refused")

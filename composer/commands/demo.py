@@ -4,16 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from composer.commands.groups import ModelOptions
+from composer.commands.values import Out
 from composer.terminal import say
 
 
-def demo(*, out: Path = Path("out/demo"), model: ModelOptions, plugins: Sequence[str]) -> None:
+def demo(*, out: Out = Path("out/demo"), model: ModelOptions, plugins: Sequence[str]) -> None:
     """Show everything on the included model: decompose, recombine, edit, measure.
-
-    Args:
-        out: folder to write to
-        model: The model, and what runs it.
-        plugins: Modules that the user trusts.
 
     Examples:
         --out out/demo

@@ -1,12 +1,10 @@
 """What ``evaluate`` does: adherence, distributions, prompts, and counting things."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-
-import rich.progress
 
 from composer.cascade.cascade import Cascade
 from composer.cascade.options import SampleOptions
@@ -29,8 +27,11 @@ from composer.prior.taking import prior_for
 from composer.scenes.things import load_judge
 from composer.storage.files import write_json
 from composer.storage.pretrained import locate
-from composer.terminal import bar, note, say
+from composer.terminal import advancing, bar, note, say
 from decomposers import Agreement
+
+PATIENT = {"speed_estimate_period": 3600}
+"""A bar's remaining time is averaged over more than the default 30 s, since a batch may take longer."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,17 @@ class Measuring:
 
     model: str
     sample: DataOptions
-    distributions: DistributionOptions
-    prompts: PromptOptions
-    things: ThingOptions
-    sampling: SamplingOptions
-    machine: MachineOptions
     plugins: Sequence[str]
+    distributions: DistributionOptions = field(default_factory=DistributionOptions)
+    prompts: PromptOptions = field(default_factory=PromptOptions)
+    things: ThingOptions = field(default_factory=ThingOptions)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    machine: MachineOptions = field(default_factory=MachineOptions)
 
     def run(self) -> None:
         """Measures, then prints and writes the results."""
         about: dict[str, Any] = {"seed": self.sample.seed, "precision": self.machine.precision or "fp32"}
-        about |= {"sampling": self.options.to_dict()} | ({"prior": self.prior.sha256} if self.prior else {})
+        about |= {"sampling": self.sampling.options.to_dict()} | ({"prior": self.prior.sha256} if self.prior else {})
         about["autoguidance"] = self.cascade.weaker and self.cascade.weaker.sha256
         if self.prompts.prompts is not None:
             self._measure_prompts(self.prompts.prompts, about)
@@ -62,11 +63,6 @@ class Measuring:
     def cascade(self) -> Cascade:
         """The model."""
         return self.machine.load(self.model, self.plugins, self.sampling.autoguidance)
-
-    @cached_property
-    def options(self) -> SampleOptions:
-        """How pictures are sampled."""
-        return self.sampling.options
 
     @cached_property
     def prior(self) -> Prior | None:
@@ -92,12 +88,12 @@ class Measuring:
         reader = self._caption_reader() if "clip" in others else None
         if self.prior is not None and "caption" not in samples[0].read([0]):
             raise ValueError(f"--prior draws the semantics of captions, and there are none in {asked.data}")
-        with _bar() as progress:
+        with bar(transient=True, **PATIENT) as progress:
             task = progress.add_task("drawing")
             shared: dict[str, Any] = {"seed": asked.seed, "rows": asked.rows, "prior": self.prior}
             shared["progress"] = partial(progress.advance, task)
             if "adherence" in wanted.metrics:
-                evaluation = Evaluation(cascade, samples[0], **shared, options=self.options)
+                evaluation = Evaluation(cascade, samples[0], **shared, options=self.sampling.options)
                 total = asked.count * len(evaluation.scored) if asked.alone else evaluation.count()
                 progress.update(task, total=total)
                 adherence = evaluation.measure_alone() if asked.alone else evaluation.measure()
@@ -106,7 +102,7 @@ class Measuring:
             if others:
                 if last is not first:
                     samples.append(open_sample(asked.data, asked.count, last.size, asked.min_side))
-                whole = SampleOptions(until=last.name) | self.options
+                whole = SampleOptions(until=last.name) | self.sampling.options
                 evaluation = Evaluation(cascade, samples[-1], **shared, options=whole)
                 progress.reset(task, total=asked.count)
                 table["distribution"] = distribution.measure(others, evaluation, features, reader)
@@ -127,11 +123,9 @@ class Measuring:
         """Counts what pictures of one to three things show."""
         judge = load_judge(locate(name, wanted="a judge of things", who="evaluate --things"))
         asked, captions = self.sample, self.things.captions
-        with bar(transient=True) as progress:
-            task = progress.add_task("drawing", total=asked.count * len(counting.NUMBERS))
-            advance = partial(progress.advance, task)
+        with advancing("drawing", asked.count * len(counting.NUMBERS)) as advance:
             found = counting.count_things(
-                self.cascade, judge, asked.count, captions, asked.seed, asked.rows, advance, self.options
+                self.cascade, judge, asked.count, captions, asked.seed, asked.rows, advance, self.sampling.options
             )
         say(counting.markdown(found))
         things = {number: asdict(row) for number, row in found.items()}
@@ -149,11 +143,9 @@ class Measuring:
             self._prior_for(models[name])  # which refuses a model that it does not suit
         asked, reader = read_prompts(file), self._caption_reader()
         seed, rows = self.sample.seed, self.sample.rows
-        with _bar() as progress:
-            task = progress.add_task("drawing", total=len(models) * len(asked) * wanted.n)
-            advance = partial(progress.advance, task)
+        with advancing("drawing", len(models) * len(asked) * wanted.n, **PATIENT) as advance:
             answers = {
-                name: answer(model, asked, reader, wanted.n, seed, rows, advance, self.options, self.prior)
+                name: answer(model, asked, reader, wanted.n, seed, rows, advance, self.sampling.options, self.prior)
                 for name, model in models.items()
             }
         found = write_report(wanted.out, asked, answers, reader, seed)
@@ -161,8 +153,3 @@ class Measuring:
         write_json(self.sample.json or wanted.out / "prompts.json", found)
         say((wanted.out / "prompts.md").read_text(encoding="utf-8"))
         say(f"open {wanted.out / 'index.html'}" + (f", vote in {wanted.out / 'vote.html'}" if other else ""))
-
-
-def _bar() -> rich.progress.Progress:
-    """A bar with the remaining time, averaged over more than the default 30 s, since a batch may take longer."""
-    return bar(transient=True, speed_estimate_period=3600)

@@ -1,7 +1,7 @@
-"""Groups of options: a model, how it runs and samples, what is measured; light to import."""
+"""Groups of options: a model and how it runs, what is drawn and how, what is measured; light to import."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,14 +11,24 @@ from composer.commands.values import (
     FIELDS,
     MAX_SIDE,
     Count,
+    Data,
+    Device,
     Guidance,
+    Json,
+    Model,
+    Network,
+    Out,
     Percentile,
+    Precision,
     Rows,
     Seed,
+    Seeds,
     Steps,
+    Words,
     read_interval,
     read_size,
     read_stage,
+    read_weights,
     whole,
 )
 from composer.names import SHIPPED, SamplerName
@@ -26,31 +36,17 @@ from composer.names import SHIPPED, SamplerName
 if TYPE_CHECKING:
     from composer.cascade.cascade import Cascade
 
-Device = Literal["cuda", "mps", "cpu"]
-ModelName = Annotated[str, Value(metavar="MODEL")]
-
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """Machine
+    """Machine"""
 
-    Attributes:
-        allow_network: allow downloading the model, and weights that it names (hub:...), from the Hugging Face hub
-        precision: number format inside the network (default fp32)
-        device: what to run on (default: the first of these that is available)
-    """
-
-    allow_network: bool = False
-    precision: Literal["fp32", "bf16"] | None = None
+    allow_network: Network = False
+    precision: Precision | None = None
     device: Device | None = None
 
     def load(self, model: str, plugins: Sequence[str], weaker: str | None = None) -> "Cascade":
-        """Loads a model onto the device.
-
-        Args:
-            model: Its folder or name.
-            plugins: Modules that the user trusts.
-            weaker: A model to guide away from.
+        """Loads a model onto the device, and a weaker one to guide away from.
 
         Raises:
             ValueError: This machine has no such device.
@@ -69,16 +65,64 @@ class MachineOptions:
 
 @dataclass(frozen=True)
 class ModelOptions(MachineOptions):
-    """Model
+    """Model"""
+
+    model: Model = SHIPPED
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """Pictures
 
     Attributes:
-        allow_network: allow downloading the model, and weights that it names (hub:...), from the Hugging Face hub
-        precision: number format inside the network (default fp32)
-        device: what to run on (default: the first of these that is available)
-        model: a model's folder, or owner/name@revision on the Hugging Face hub
+        image_caption: a caption of the (first) picture, for tasks that use one
+        by: how much to add at left,top,right,bottom, in pixels or in shares of the picture's sides
+        region: change only this part of the (first) picture: a mask file (white may change) or left,top,right,bottom
+        soften: width in pixels over which the change fades in
     """
 
-    model: ModelName = SHIPPED
+    image_caption: Words = ""
+    by: Annotated[str, Value(metavar="L,T,R,B")] = "0,0,0.5,0"
+    region: Annotated[str, Value(metavar="R")] | None = None
+    soften: Annotated[int, Value(whole(0, 256), "N")] = 2
+
+
+@dataclass(frozen=True)
+class DrawingOptions:
+    """Drawing: prints how well each picture matches what was asked; closed: 1 is a perfect match, 0 is no better than
+    chance
+
+    Attributes:
+        seeds: one picture per seed, such as 0,1,2
+        best_of: draw N per seed and keep the one that matches best (default 1)
+        weights: how much each condition counts for --best-of, such as sketch=2,palette=0.5
+        strengths: weight of a condition, noise levels (0 to 1) and region at which it counts, such as
+            palette=0.7@0.2-0.8:mask.png; each of the three may be left out
+        sheet: draw all combinations of these values as one picture, such as guidance=1,3 seed=0,1; separate values that
+            contain commas by ';'
+    """
+
+    seeds: Seeds = (0,)
+    best_of: Annotated[int, Value(whole(1, 1000), "N")] = 1
+    weights: Annotated[Mapping[str, float], Value(read_weights, "NAME=W,...")] = field(default_factory=dict)
+    strengths: Annotated[tuple[str, ...], Value(metavar="NAME=S", nargs="+", repeats=True)] = ()
+    sheet: Annotated[tuple[str, ...], Value(metavar="OPTION=V,V", nargs="+", repeats=True)] = ()
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """Files
+
+    Attributes:
+        from_png: draw this PNG again from the recipe that it carries
+        no_limits: allow recipes of --from-png that ask for very large pictures or very many steps
+        no_recipe: write no recipe into the PNGs
+    """
+
+    out: Out = Path("out")
+    from_png: Annotated[Path, Value(Path, "FILE")] | None = None
+    no_limits: bool = False
+    no_recipe: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,7 +146,7 @@ class SamplingOptions:
     steps: Steps | None = None
     guidance: Guidance | None = None
     guidance_interval: Annotated[tuple[float, float], Value(read_interval, "LOW-HIGH")] | None = None
-    autoguidance: ModelName | None = None
+    autoguidance: Model | None = None
     sampler: SamplerName | None = None
     eta: Annotated[float, Value(FIELDS["eta"], "E")] | None = None
     percentile: Percentile | None = None
@@ -142,13 +186,12 @@ class PromptOptions:
         prompts: a CSV with the columns Prompts and Category; asset:scenes_prompts.csv is ours
         against: a second model, for a blind vote
         n: pictures per prompt
-        out: folder to write to
     """
 
     prompts: Annotated[str, Value(metavar="FILE")] | None = None
-    against: ModelName | None = None
+    against: Model | None = None
     n: Annotated[int, Value(whole(1, 1000), "N")] = 4
-    out: Path = Path("out/prompts")
+    out: Out = Path("out/prompts")
 
 
 @dataclass(frozen=True)
@@ -170,22 +213,18 @@ class DataOptions:
     """What is measured, and on what
 
     Attributes:
-        data: scenes:val, scenes:novel, or a folder of images
-        count: number of images
+        rows: images and pictures per batch
         min_side: refuse images of a folder whose shorter side is below N pixels (default: the side they are measured
             at)
-        seed: the pictures' seeds are computed from this
-        rows: batch size for reading images and drawing pictures
         prior: a prior, such as scenes_prior_diffusion, that adds semantics to captions that are asked for without any
         alone: measure each condition alone only, which halves the work
-        json: file to write the table to
     """
 
-    data: Annotated[str, Value(metavar="DATA")] = "scenes:val"
+    data: Data = "scenes:val"
     count: Count = 256
     min_side: Annotated[int, Value(whole(0, MAX_SIDE), "N")] | None = None
     seed: Seed = 0
     rows: Rows = 32
     prior: Annotated[str, Value(metavar="NAME")] | None = None
     alone: bool = False
-    json: Path | None = None
+    json: Json | None = None

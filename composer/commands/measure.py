@@ -7,12 +7,12 @@ from composer.commands.groups import (
     DataOptions,
     DistributionOptions,
     MachineOptions,
-    ModelName,
     ModelOptions,
     PromptOptions,
     SamplingOptions,
     ThingOptions,
 )
+from composer.commands.values import Model, Out
 from composer.names import CLOSED, SHIPPED
 from composer.storage.finding import find_model
 from composer.terminal import note, say, show
@@ -22,7 +22,7 @@ def report(
     picture: Path,
     *,
     image: Path | None = None,
-    out: Path = Path("out/report"),
+    out: Out = Path("out/report"),
     model: ModelOptions,
     plugins: Sequence[str],
 ) -> None:
@@ -33,16 +33,13 @@ def report(
     Args:
         picture: a PNG that carries its recipe
         image: for an edit: the picture that was edited
-        out: folder to write to
-        model: The model, and what runs it.
-        plugins: Modules that the user trusts.
 
     Examples:
         out/compose_seed0.png
         out/edit_photo_seed0.png --image photo.png --out out/report
     """
     from composer.evaluation.reading import strangers_note
-    from composer.evaluation.report import examine
+    from composer.evaluation.report import report as measure
     from composer.images.reading import PictureFile
     from composer.images.sheet import read_recipe, save_png
     from composer.storage.files import list_written, reserved
@@ -53,7 +50,7 @@ def report(
     # before anything is loaded
     check_model(read_recipe(file), digest_of(find_model(model.model, model.allow_network)))
     cascade = model.load(model.model, plugins)
-    found = examine(cascade, file, image)
+    found = measure(file, cascade, image)
     show(*(table.rich() for table in found.tables()))
     say(CLOSED)
     if missing := strangers_note(cascade):
@@ -64,7 +61,7 @@ def report(
 
 
 def evaluate(
-    model: ModelName = SHIPPED,
+    model: Model = SHIPPED,
     *,
     sample: DataOptions,
     distributions: DistributionOptions,
@@ -76,16 +73,6 @@ def evaluate(
 ) -> None:
     """Measure a model: adherence to its conditions, FID, KID, CLIP score, or a list of prompts.
 
-    Args:
-        model: a model's folder, or owner/name@revision on the Hugging Face hub
-        sample: What is measured, and on what.
-        distributions: How distributions are.
-        prompts: A list of prompts.
-        things: What counts things.
-        sampling: How pictures are sampled.
-        machine: What runs it.
-        plugins: Modules that the user trusts.
-
     Examples:
         scenes256 --data scenes:val --count 256 --seed 0 --json adherence.json
         scenes256 --prior scenes_prior_diffusion --alone
@@ -95,4 +82,4 @@ def evaluate(
     """
     from composer.commands.evaluating import Measuring
 
-    Measuring(model, sample, distributions, prompts, things, sampling, machine, plugins).run()
+    Measuring(model, sample, plugins, distributions, prompts, things, sampling, machine).run()

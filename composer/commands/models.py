@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from composer.commands.signature import Value
-from composer.commands.values import Augmentation, Guidance, Percentile, Steps
+from composer.commands.values import FIELDS, Data, Guidance, Network, Percentile, Steps, Title
 from composer.images.table import escape_markdown
 from composer.names import SamplerName
 from composer.storage.files import read_text
@@ -17,17 +17,17 @@ def export(
     run: Path,
     out: Path,
     *,
-    name: str | None = None,
+    name: Title | None = None,
     card: Path | None = None,
     half: bool = False,
     guidance: Guidance | None = None,
     steps: Steps | None = None,
     percentile: Percentile | None = None,
     sampler: SamplerName | None = None,
-    augmentation: Augmentation | None = None,
+    augmentation: Annotated[float, Value(FIELDS["augmentation"], "T")] | None = None,
     carry: Annotated[tuple[Path, ...], Value(Path, "PATH", repeats=True)] = (),
-    held_out: Annotated[str, Value(metavar="DATA")] | None = None,
-    allow_network: bool = False,
+    held_out: Data | None = None,
+    allow_network: Network = False,
     plugins: Sequence[str],
 ) -> None:
     """Turn a training run into a model's folder, with the averaged weights.
@@ -35,7 +35,6 @@ def export(
     Args:
         run: a run's folder, or one of its checkpoints
         out: the model's folder
-        name: the model's name (default: the folder's)
         card: the model card, Markdown (default: the one that is there)
         half: store weights with 16 bits
         guidance: the model's default guidance weight (default 2; for a prior, as configured)
@@ -47,8 +46,6 @@ def export(
             into the model
         held_out: scenes:SPLIT or a folder of at least 32 images that no training saw, which define chance for results
             (default: Scenes)
-        allow_network: allow downloading weights that the configuration names (hub:...) from the Hugging Face hub
-        plugins: Modules that the user trusts.
 
     Examples:
         runs/scenes64 models/mine --card card.md
@@ -105,9 +102,9 @@ def assemble(
     out: Path,
     parts: Annotated[tuple[str, ...], Value(metavar="STAGE=MODEL", nargs="+")],
     *,
-    name: str | None = None,
+    name: Title | None = None,
     card: Path | None = None,
-    allow_network: bool = False,
+    allow_network: Network = False,
     plugins: Sequence[str],
 ) -> None:
     """Join models of one stage each into a cascade.
@@ -115,10 +112,7 @@ def assemble(
     Args:
         out: the new model's folder
         parts: the stages, from the smallest to the largest
-        name: the model's name (default: the folder's)
         card: the model card, Markdown (default: the one that is there, or the parts')
-        allow_network: allow downloading the models, and weights that they name (hub:...), from the Hugging Face hub
-        plugins: Modules that the user trusts.
 
     Examples:
         models/mine base=models/mine64 up256=models/mine256

@@ -1,15 +1,14 @@
 """Commands for priors: ``embed``, ``pca``, ``evaluate-prior``; light."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from composer.commands.groups import Device, ModelOptions
+from composer.commands.groups import ModelOptions
 from composer.commands.signature import Value
-from composer.commands.values import Config, Guidance, Pair, Rows, whole
+from composer.commands.values import Config, Data, Device, Guidance, Json, Names, Pair, Rows, Side, whole
 from composer.names import DIFFUSION_PRIOR, SEMANTICS, TEXT
-from composer.terminal import bar, say, track
+from composer.terminal import advancing, say, track
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +25,8 @@ def embed(
     *,
     config: Config,
     out: Path,
-    names: Annotated[tuple[str, ...], Value(metavar="NAME", nargs="+")] = (SEMANTICS, TEXT),
-    size: Annotated[int, Value(whole(8, 4096), "N")] = 64,
+    names: Names = (SEMANTICS, TEXT),
+    size: Side = 64,
     rows: Rows = 64,
     device: Device | None = None,
     plugins: Sequence[str],
@@ -39,10 +38,6 @@ def embed(
         config: the prior's training configuration, which names the decomposers: a file, or the name of an included one
         out: folder to write to; data.train of the configuration names it
         names: what to compute
-        size: side of the images as they are read
-        rows: images per batch
-        device: what to run on (default: the first of these that is available)
-        plugins: Modules that the user trusts.
 
     Examples:
         data/scenes64 -c configs/scenes_prior_diffusion.yaml --out data/scenes64_embeddings
@@ -53,9 +48,7 @@ def embed(
 
     train = ["--data.train=composer.data.ImageFolder", f"--data.train.path={images}", f"--data.train.size={size}"]
     data = build_data(["-c", str(config), *train], names, plugins)
-    with bar(transient=True) as progress:
-        task = progress.add_task(str(images), total=len(data.train))
-        advance = partial(progress.advance, task)
+    with advancing(str(images), len(data.train)) as advance:
         write_embeddings(data.train, data.decomposition, out, pick_device(device), rows, advance)
     say(f"{', '.join(names)} of {len(data.train)} images in {out}")
 
@@ -66,13 +59,9 @@ def pca(
     """Compute the principal components of image embeddings, which some priors need for training.
 
     Args:
-        config: the prior's training configuration: a file, or the name of an included one; further options change its
-            values, as in fit
         out: file to write; `statistics` of the configuration names it
         count: number of embeddings, evenly spread over the data
         rows: embeddings per batch
-        rest: Options that change the configuration.
-        plugins: Modules that the user trusts.
 
     Examples:
         -c configs/scenes_prior_ar.yaml --out data/scenes64_pca.safetensors
@@ -105,12 +94,12 @@ def pca(
 def evaluate_prior(
     prior: Annotated[str, Value(metavar="PRIOR")] = DIFFUSION_PRIOR,
     *,
-    data: Annotated[str, Value(metavar="DATA")] = "scenes:val",
+    data: Data = "scenes:val",
     count: Pair = 256,
     draws: Annotated[int, Value(whole(1, 1000), "N")] = 4,
     guidance: tuple[Guidance, ...] = (),
     pictures: Annotated[int, Value(whole(0, 100_000), "N")] = 32,
-    json: Path | None = None,
+    json: Json | None = None,
     out: Path | None = None,
     model: ModelOptions,
     plugins: Sequence[str],
@@ -119,15 +108,11 @@ def evaluate_prior(
 
     Args:
         prior: a prior's folder, or an included one: scenes_prior_diffusion or scenes_prior_ar
-        data: scenes:val, scenes:novel, or a folder of images
         count: number of captions
         draws: embeddings and pictures per caption
         guidance: guidance weights of the prior to compare (default: its own)
         pictures: number of pictures to draw in each of the compared ways; 0 draws none
-        json: file to write the tables to
         out: folder to write the pictures to, as one sheet, prior.png
-        model: The model, and what runs it.
-        plugins: Modules that the user trusts.
 
     Examples:
         scenes_prior_diffusion --data scenes:val --count 256 --guidance 1 2 --json prior.json
@@ -143,9 +128,8 @@ def evaluate_prior(
     batch, guidances = sample_of(data, count, cascade.stages[0].size), guidance or (measured.guidance,)
     images = measured.image_reader(plugins)
     tables: dict[str, Any] = {}
-    with bar(transient=True) as progress:
-        task = progress.add_task("drawing embeddings", total=count * draws * len(guidances))
-        advance, retold = partial(progress.advance, task), _retold(data, draws, batch)
+    retold = _retold(data, draws, batch)
+    with advancing("drawing embeddings", count * draws * len(guidances)) as advance:
         tables["embeddings"] = measure_embeddings(measured, images, batch, draws, guidances, advance, retold)
     say(markdown(tables["embeddings"]))
     if pictures:
@@ -176,9 +160,8 @@ def _pictures(
     from composer.images.sheet import save_png, sheet
 
     some = {"image": batch["image"][:few], "caption": batch["caption"][:few]}
-    with bar(transient=True) as progress:
-        task = progress.add_task("drawing pictures", total=5 * few * draws)
-        advance, options = partial(progress.advance, task), SampleOptions(until=cascade.stages[0].name)
+    options = SampleOptions(until=cascade.stages[0].name)
+    with advancing("drawing pictures", 5 * few * draws) as advance:
         table, pictures = measure_pictures(prior, cascade, some, draws, guidance, advance, options)
     if out is not None:
         true = [[image] for image in some["image"]]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from composer.commands.signature import Value
+from composer.commands.values import Network, Title
 from composer.terminal import say
 
 
@@ -15,9 +16,9 @@ def import_(
     check: bool = False,
     merges: Annotated[str, Value(metavar="FILE")] | None = None,
     clip: Annotated[str, Value(metavar="WEIGHTS")] | None = None,
-    name: str | None = None,
+    name: Title | None = None,
     report: Annotated[Path, Value(Path, "FILE")] | None = None,
-    allow_network: bool = False,
+    allow_network: Network = False,
 ) -> None:
     """Make a model of published weights: GLIDE, ADM, Karlo, Alibaba's.
 
@@ -29,9 +30,7 @@ def import_(
         merges: GPT-2's merges.txt, for GLIDE (default: from the Hugging Face hub)
         clip: CLIP's weights, for Karlo and Alibaba's (default: each one's own, from the Hugging Face hub), and to
             measure GLIDE's pictures with (default: they are not)
-        name: the model's name (default: the folder's)
         report: a JSON file that says for each tensor where it comes from
-        allow_network: allow downloading merges and CLIP's weights from the Hugging Face hub
 
     Examples:
         base.pt upsample.pt --as glide-base glide-up --out models/glide --allow-network

@@ -10,97 +10,75 @@ from typing import Any
 
 from composer.commands import data, demo, measure, models, priors, published, train, training
 from composer.commands.request import Task
-from composer.commands.signature import line_of
+from composer.commands.signature import Parser
 from composer.commands.tasks import TASKS
 
 
 @dataclass(frozen=True)
 class Command:
-    """A function as a command.
+    """A command.
 
     Attributes:
-        name: Of the command.
-        run: Its parameters are the options; it may return an exit status.
-        usage: The line of its usage, behind its name; None lists all options there.
+        function: Its docstring says what the command does.
+        run: Takes what stands behind the command on a command line, and modules that the user trusts; returns the
+            exit status, None is 0.
     """
 
-    name: str
-    run: Callable[..., int | None]
-    usage: str | None = None
+    function: Callable[..., Any]
+    run: Callable[[Sequence[str], Sequence[str]], int | None]
 
     @property
     def about(self) -> str:
         """What it does, in a line."""
-        return (self.run.__doc__ or "").partition("\n")[0]
+        return (self.function.__doc__ or "").partition("\n")[0]
 
     def __call__(self, args: Sequence[str], plugins: Sequence[str]) -> int | None:
-        """Runs it.
-
-        Args:
-            args: What stands behind the command on a command line.
-            plugins: Modules that the user trusts.
-
-        Returns:
-            The exit status; None is 0.
-        """
-        given = line_of(self.run, self.name, self.usage).read(args)
-        return self.run(**given | ({"plugins": plugins} if "plugins" in signature(self.run).parameters else {}))
+        """Runs it."""
+        return self.run(args, plugins)
 
 
-@dataclass(frozen=True)
-class TaskCommand:
-    """A task as a command."""
+def _command(function: Callable[..., Any], name: str, usage: str | None = None) -> Command:
+    """A command whose options are the function's parameters."""
 
-    task: Task
+    def run(args: Sequence[str], plugins: Sequence[str]) -> int | None:
+        given = Parser.of(function, name, usage).read(args)
+        if "plugins" in signature(function).parameters:
+            given["plugins"] = plugins
+        status: int | None = function(**given)
+        return status
 
-    @property
-    def about(self) -> str:
-        """What it does, in a line."""
-        return (self.task.make.__doc__ or "").partition("\n")[0]
+    return Command(function, run)
 
-    def __call__(self, args: Sequence[str], plugins: Sequence[str]) -> None:
-        """Draws; see `Command`."""
-        request = self.task.read(args)
+
+def _task(task: Task) -> Command:
+    def run(args: Sequence[str], plugins: Sequence[str]) -> None:
+        request = task.read(args)
         from composer.commands.drawing import draw
 
         draw(request, plugins)
 
-
-@dataclass(frozen=True)
-class TrainingCommand:
-    """A command of Lightning's, which reads its own command line."""
-
-    run: Callable[[Sequence[str], Sequence[str]], None]
-
-    @property
-    def about(self) -> str:
-        """What it does, in a line."""
-        return (self.run.__doc__ or "").partition("\n")[0]
-
-    def __call__(self, args: Sequence[str], plugins: Sequence[str]) -> None:
-        """Trains; see `Command`."""
-        self.run(args, plugins)
+    return Command(task.make, run)
 
 
-def _commands(*functions: Callable[..., Any], **usage: str) -> dict[str, Command]:
+def _commands(*functions: Callable[..., Any]) -> dict[str, Command]:
     names = {function.__name__.rstrip("_").replace("_", "-"): function for function in functions}
-    return {name: Command(name, run, usage.get(name)) for name, run in names.items()}
+    return {name: _command(function, name) for name, function in names.items()}
 
 
-GROUPS: dict[str, dict[str, Command | TaskCommand | TrainingCommand]] = {
-    "draw": {**_commands(demo.demo), **{name: TaskCommand(task) for name, task in TASKS.items()}},
+GROUPS: dict[str, dict[str, Command]] = {
+    "draw": {**_commands(demo.demo), **{name: _task(task) for name, task in TASKS.items()}},
     "train": {
-        **_commands(train.train, train="[FOLDER] [-c CONFIG] [--out FOLDER] [--KEY VALUE ...]"),
-        "fit": TrainingCommand(training.fit),
-        "validate": TrainingCommand(training.validate),
+        "train": _command(train.train, "train", "[FOLDER] [-c CONFIG] [--out FOLDER] [--KEY VALUE ...]"),
+        "fit": Command(training.fit, training.fit),
+        "validate": Command(training.validate, training.validate),
         **_commands(training.doctor),
     },
     "data": {
         **_commands(data.scenes, data.decompose, data.decomposers, data.caption, data.cache),
         **_commands(priors.embed, priors.pca),
     },
-    "measure": {**_commands(measure.evaluate, priors.evaluate_prior, measure.report)},
-    "models": {**_commands(models.export, models.assemble, published.import_)},
+    "measure": _commands(measure.evaluate, priors.evaluate_prior, measure.report),
+    "models": _commands(models.export, models.assemble, published.import_),
 }
 COMMANDS = {name: run for group in GROUPS.values() for name, run in group.items()}
 

@@ -1,85 +1,52 @@
 """What was drawn, arranged as a sheet."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from PIL import Image
 from torch import Tensor
 
-from composer.commands.request import Setting
+from composer.commands.plans import Plan
+from composer.images.sheet import sheet
+
+Pictures = Sequence[Sequence[Tensor]]
+"""Of one plan: the pictures of each composition, one per seed."""
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """The pictures of one setting.
-
-    Attributes:
-        seeds: What they were drawn from.
-        labels: One per composition.
-        rows: The pictures of each composition, one per seed.
-        frames: The same as a film shows them; none where there is no film.
-        before: What stands before them on a sheet, such as the picture to edit, and its name.
-        after: What stands after them.
-    """
-
-    seeds: Sequence[int]
-    labels: Sequence[str]
-    rows: Sequence[Sequence[Tensor]]
-    frames: Sequence[Sequence[Image.Image]]
-    before: Sequence[tuple[str, Tensor]] = ()
-    after: Sequence[tuple[str, Tensor]] = ()
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What `gallery.sheet` takes.
-
-    Attributes:
-        images: Rows of pictures.
-        rows: One label per row, or none.
-        columns: One label per column.
-    """
-
-    images: list[list[Tensor | None]]
-    rows: list[str]
-    columns: list[str]
-
-
-def arrange(chosen: Sequence[Setting], done: Sequence[Drawn]) -> Layout:
-    """Arranges what was drawn: the last axis runs across, without axes the compositions, and of a single one the seeds.
+def arrange(plans: Sequence[Plan], drawn: Sequence[Pictures]) -> Image.Image:
+    """Arranges pictures: the last axis runs across, without axes the compositions, and of a single one the seeds.
 
     What stands before and after the pictures does so in every row.
     """
-    one, axes = done[0], chosen[0].axes
-    if axes:
-        columns = [f"{axes[-1].name} {value}" for value in axes[-1].values]
-        lines = list(_lines(chosen, done, len(axes[-1].values)))
-    elif len(one.rows) > 1:
-        columns = list(one.labels)
-        lines = [(_seed(one, k), [row[k] for row in one.rows]) for k in range(len(one.seeds))]
+    plan, pictures = plans[0], drawn[0]
+    if plan.request.varied:
+        last, _ = plan.request.varied[-1]
+        columns = [f"{last.name} {word}" for word in last.words]
+        lines = list(_lines(plans, drawn, len(columns)))
+    elif len(pictures) > 1:
+        columns = plan.labels
+        lines = [(_seed(plan, k), [row[k] for row in pictures]) for k in range(len(plan.seeds))]
     else:
-        columns, lines = [f"seed {seed}" for seed in one.seeds], [(one.labels[0], list(one.rows[0]))]
-    left, right = ([image for _, image in side] for side in (one.before, one.after))
+        columns, lines = [f"seed {seed}" for seed in plan.seeds], [(plan.labels[0], list(pictures[0]))]
+    left, right = ([image for _, image in side] for side in (plan.before, plan.after))
     rows = [label for label, _ in lines]
-    return Layout(
-        [[*left, *pictures, *right] for _, pictures in lines],
+    return sheet(
+        [[*left, *line, *right] for _, line in lines],
         rows if any(rows) else [],
-        [*(name for name, _ in one.before), *columns, *(name for name, _ in one.after)],
+        [*(name for name, _ in plan.before), *columns, *(name for name, _ in plan.after)],
     )
 
 
-def _lines(chosen: Sequence[Setting], done: Sequence[Drawn], across: int) -> Iterator[tuple[str, list[Tensor]]]:
+def _lines(plans: Sequence[Plan], drawn: Sequence[Pictures], across: int) -> Iterator[tuple[str, list[Tensor]]]:
     """A line for each value of the axes but the last, each composition and each seed."""
-    for start in range(0, len(done), across):
-        group, setting = done[start : start + across], chosen[start]
-        pairs = list(zip(setting.axes, setting.values, strict=True))[:-1]
-        fixed = [f"{axis.name} {value}" for axis, value in pairs]
-        for i, label in enumerate(group[0].labels):
-            for k in range(len(group[0].seeds)):
-                says = [*fixed, label, _seed(group[0], k)]
-                yield ", ".join(word for word in says if word), [one.rows[i][k] for one in group]
+    for start in range(0, len(plans), across):
+        plan, pictures = plans[start], drawn[start : start + across]
+        fixed = [f"{axis.name} {word}" for axis, word in plan.request.varied[:-1]]
+        for i, label in enumerate(plan.labels):
+            for k in range(len(plan.seeds)):
+                says = [*fixed, label, _seed(plan, k)]
+                yield ", ".join(word for word in says if word), [one[i][k] for one in pictures]
 
 
-def _seed(drawn: Drawn, k: int) -> str:
+def _seed(plan: Plan, k: int) -> str:
     """Names a seed where there are several."""
-    return f"seed {drawn.seeds[k]}" if len(drawn.seeds) > 1 else ""
+    return f"seed {plan.seeds[k]}" if len(plan.seeds) > 1 else ""

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 from composer import tasks
 from composer.commands.request import Task
 from composer.commands.signature import Value
-from composer.commands.values import MAX_PICTURES, Names, Share, number, several, whole
+from composer.commands.values import MAX_PICTURES, Conditions, Share, Words, number, several, whole
 from composer.names import AUTOREGRESSIVE_PRIOR, LAYOUT, Kind
 
 if TYPE_CHECKING:
-    from composer.commands.drawing import Given
+    from composer.commands.plans import Given
     from composer.tasks import Labelled
 
 MAX_TERMS = 64
@@ -25,8 +25,6 @@ TASKS: dict[str, Task] = {}
 Make = Callable[..., "Labelled"]
 Prompts = tuple[str, ...]
 LOOKS = (Kind.APPEARANCE,)
-HALF = "0,0,0.5,0"
-Words = Annotated[str, Value(metavar="WORDS")]
 
 
 def task(
@@ -54,7 +52,6 @@ def compose(
     """Recombine conditions of different images, palettes and captions into new images.
 
     Args:
-        given: What the command line gives.
         prior: a prior, such as scenes_prior_diffusion, that draws semantics for --caption, new ones for each seed
         also: further captions to follow (default weight 3)
         never: captions to avoid (default weight 1)
@@ -68,7 +65,10 @@ def compose(
         --caption "a red cube on sand" --prior scenes_prior_diffusion --best-of 8
         --from-png out/compose_seed0.png --out out/again
     """
-    prompts = [*(_weigh(text, 3.0, 1) for text in also), *(_weigh(text, 1.0, -1) for text in never)]
+    from composer.tasks.words import read_weighted
+
+    prompts = [read_weighted(text, 3.0) for text in also]
+    prompts += [(words, -weight) for words, weight in (read_weighted(text, 1.0) for text in never)]
     if len(prompts) > MAX_TERMS:
         raise ValueError(f"expected at most {MAX_TERMS} captions of --and and --not, found {len(prompts)}")
     if not (given.rows[0][1].parts or prompts or start):
@@ -95,60 +95,40 @@ def _start(text: str) -> tuple[str, float]:
         raise ValueError(f"expected a picture and a time in (0, 1], such as rough.png:0.7, found {text!r}") from error
 
 
-def _weigh(text: str, weight: float, sign: int) -> tuple[str, float]:
-    """``a red cube:2`` -> ("a red cube", 2.0)."""
-    from composer.commands.inputs import STRENGTH
-
-    found = STRENGTH.fullmatch(text)
-    if found is None or found[2] is None or found[3] or found[5]:
-        return text, sign * weight
-    return found[1], sign * float(found[2])
-
-
 @task("the picture to edit", needs_region=True)
-def edit(given: "Given", *, keep: Names = ()) -> "Labelled":
+def edit(given: "Given", *, keep: Conditions = ()) -> "Labelled":
     """Redraw a region of a picture under new conditions; all pixels outside it stay as they are.
-
-    Args:
-        given: What the command line gives.
-        keep: conditions to take from the picture itself
 
     Examples:
         photo.png --region mask.png --palette b.jpg --keep sketch --out out
         photo.png --region 0.1,0.2,0.6,0.9 --caption "a large red cube" --seeds 0,1
         photo.png --from-png out/edit_photo_seed0.png --out out/again
     """
-    return given.under([("", given.sources[0].pick(*keep))])
+    return given.under(given.sources[0].pick(*keep))
 
 
 @task("the picture to continue", grows=True)
-def outpaint(
-    given: "Given", *, by: Annotated[str, Value(metavar="L,T,R,B")] = "0,0,0.5,0", keep: Names = ()
-) -> "Labelled":
+def outpaint(given: "Given", *, keep: Conditions = ()) -> "Labelled":
     """Continue a picture beyond its border; all of its own pixels stay.
 
     Args:
-        given: What the command line gives.
-        by: how much to add at left,top,right,bottom, in pixels or in shares of the picture's sides
         keep: conditions to take from the picture, its border mirrored
 
     Examples:
         photo.png --by 0,0,0.5,0 --out out
         photo.png --by 0.25,0.25,0.25,0.25 --caption "a red cube on sand" --seeds 0,1,2,3 --best-of 4
     """
-    return given.under([("", given.sources[0].pick(*keep))])
+    return given.under(given.sources[0].pick(*keep))
 
 
 FromNoise = Annotated[float, Value(number(0, 1), "ETA", ("--from-noise", "--from-latent"))]
 
 
 @task("the picture")
-def vary(given: "Given", *, keep: Names = ("semantics",), from_noise: FromNoise | None = None) -> "Labelled":
+def vary(given: "Given", *, keep: Conditions = ("semantics",), from_noise: FromNoise | None = None) -> "Labelled":
     """Draw variations of a picture: the conditions that are kept stay, the rest is new.
 
     Args:
-        given: What the command line gives.
-        keep: conditions to take from the picture
         from_noise: begin with the noise that reproduces the picture (inversion) and add this share of fresh noise, 0 to
             1
 
@@ -158,22 +138,21 @@ def vary(given: "Given", *, keep: Names = ("semantics",), from_noise: FromNoise 
         photo.png --seeds 0,1,2 --from-noise 0.5
         photo.png --region 0.5,0,1,1 --keep sketch
     """
-    return given.under([("", tasks.variations(given.model, given.sources[0], keep, from_noise, **given.inverting))])
+    return given.under(tasks.variations(given.model, given.sources[0], keep, from_noise, **given.inverting))
 
 
 @task("the first picture", "the last one", between=True)
 def interpolate(
     given: "Given",
     *,
-    between: Names = LOOKS,
-    keep: Names = (),
+    between: Conditions = LOOKS,
+    keep: Conditions = (),
     frames: Annotated[int, Value(whole(2, MAX_PICTURES), "N")] = 5,
     from_noises: Annotated[bool, Value(flags=("--from-noises", "--from-latents"))] = False,
 ) -> "Labelled":
     """Go from one picture to another, as frames and a GIF.
 
     Args:
-        given: What the command line gives.
         between: conditions to interpolate
         keep: conditions of the first picture that stay
         frames: how many pictures
@@ -190,11 +169,10 @@ def interpolate(
 
 
 @task("the picture")
-def reconfigure(given: "Given", *, keep: Names | None = None) -> "Labelled":
+def reconfigure(given: "Given", *, keep: Conditions | None = None) -> "Labelled":
     """Change some conditions of a picture, such as its sketch, and keep the rest of the picture.
 
     Args:
-        given: What the command line gives.
         keep: conditions of the picture that stay (default: all others)
 
     Examples:
@@ -208,13 +186,11 @@ def reconfigure(given: "Given", *, keep: Names | None = None) -> "Labelled":
 
 
 @task("the picture")
-def translate(given: "Given", *, to: Words = "", keep: Names = LAYOUT) -> "Labelled":
+def translate(given: "Given", *, to: Words = "", keep: Conditions = LAYOUT) -> "Labelled":
     """Make a picture show what a caption says, keeping its shapes: image translation.
 
     Args:
-        given: What the command line gives.
         to: a caption of the result
-        keep: conditions of the picture that stay
 
     Examples:
         photo.png --to "a red cube on snow"
@@ -222,16 +198,14 @@ def translate(given: "Given", *, to: Words = "", keep: Names = LAYOUT) -> "Label
     """
     if not to:
         raise ValueError("translate needs --to: what the picture is to show")
-    return given.under([("", tasks.translate(given.model, given.sources[0], to, keep, **given.inverting))])
+    return given.under(tasks.translate(given.model, given.sources[0], to, keep, **given.inverting))
 
 
 @task("the picture", "the one whose shapes to take")
-def repose(given: "Given", *, keep: Names = LOOKS, take: Names = (Kind.SEGMENTATION,)) -> "Labelled":
+def repose(given: "Given", *, keep: Conditions = LOOKS, take: Conditions = (Kind.SEGMENTATION,)) -> "Labelled":
     """Give the things in a picture the shapes of those in another: pose transfer.
 
     Args:
-        given: What the command line gives.
-        keep: conditions of the picture that stay
         take: conditions to take from the other picture
 
     Examples:
@@ -239,17 +213,16 @@ def repose(given: "Given", *, keep: Names = LOOKS, take: Names = (Kind.SEGMENTAT
         photo.png pose.png --take instances sketch --region 0.2,0.2,0.8,1
     """
     source, pose = given.sources
-    return given.under([("", tasks.pose_transfer(given.model, source, pose, keep, take, **given.inverting))])
+    return given.under(tasks.pose_transfer(given.model, source, pose, keep, take, **given.inverting))
 
 
 @task("the picture")
 def colorize(
-    given: "Given", *, keep: Names = (), frames: Annotated[int, Value(whole(1, MAX_PICTURES), "N")] = 1
+    given: "Given", *, keep: Conditions = (), frames: Annotated[int, Value(whole(1, MAX_PICTURES), "N")] = 1
 ) -> "Labelled":
     """Recolour a picture with given colours or with other pictures' palettes.
 
     Args:
-        given: What the command line gives.
         keep: further conditions of the picture that stay
         frames: pictures from each palette to the next
 
@@ -258,20 +231,19 @@ def colorize(
         photo.png --palette b.jpg c.jpg --frames 4
         photo.png --palette b.jpg --region mask.png --keep sketch
     """
-    given.require("intensity", "palette", task="colorization")
-    palettes = given.each("palette")
-    if not palettes:
+    if not (palettes := given.each("palette")):
         raise ValueError("colorize needs --palette: a picture's file, or colours like '#aa3311 0.6, #224488 0.4'")
     found = tasks.colorize(given.model, given.sources[0], palettes, frames, keep)
     return [(label, composition | given.rows[0][1].drop("palette")) for label, composition in found]
 
 
 @task("the picture whose content stays", "the one whose style to take")
-def restyle(given: "Given", *, strength: Share = 1.0, keep: Names = LAYOUT, take: Names = LOOKS) -> "Labelled":
+def restyle(
+    given: "Given", *, strength: Share = 1.0, keep: Conditions = LAYOUT, take: Conditions = LOOKS
+) -> "Labelled":
     """Draw a picture's content in another one's style.
 
     Args:
-        given: What the command line gives.
         strength: 0 is the first picture's own style, 1 the second's
         keep: conditions of the first picture
         take: conditions of the second
@@ -281,15 +253,14 @@ def restyle(given: "Given", *, strength: Share = 1.0, keep: Names = LAYOUT, take
         photo.png painting.jpg --sheet strength=0,0.25,0.5,0.75,1
     """
     content, style = given.sources
-    return given.under([("", tasks.style_transfer(given.model, content, style, strength, keep, take))])
+    return given.under(tasks.style_transfer(given.model, content, style, strength, keep, take))
 
 
 @task("who wears it", "the garment", needs_region=True)
-def try_on(given: "Given", *, keep: Names = ()) -> "Labelled":
+def try_on(given: "Given", *, keep: Conditions = ()) -> "Labelled":
     """Dress the person in one picture in the looks of another: virtual try-on.
 
     Args:
-        given: What the command line gives.
         keep: conditions of the first picture that stay
 
     Examples:
@@ -297,7 +268,7 @@ def try_on(given: "Given", *, keep: Names = ()) -> "Labelled":
         person.png garment.png --region 0.3,0.4,0.7,0.9 --keep depth
     """
     wearer, garment = given.sources
-    return given.under([("", tasks.try_on(given.model, wearer, garment, keep))])
+    return given.under(tasks.try_on(given.model, wearer, garment, keep))
 
 
 @task("the picture")
@@ -307,16 +278,14 @@ def turn(
     before: Words = "",
     after: Words = "",
     shares: Annotated[tuple[float, ...], Value(several(number(-100, 100)), "S,...")] = (0, 0.125, 0.25, 0.375, 0.5),
-    keep: Names = (),
+    keep: Conditions = (),
 ) -> "Labelled":
     """Move a picture from one caption towards another: text differences.
 
     Args:
-        given: What the command line gives.
         before: a caption of the picture
         after: a caption of the result
         shares: how far to go; 0 is the picture itself
-        keep: conditions of the picture that stay
 
     Examples:
         photo.png --before "a red cube" --after "a blue cube"
@@ -335,19 +304,17 @@ def reconstruct(
     *,
     components: Annotated[tuple[int, ...], Value(several(whole(0, 1_000_000)), "N,...")] = (1, 2, 4, 8, 16, 32),
     pca: Annotated[str, Value(metavar="FILE|PRIOR")] = AUTOREGRESSIVE_PRIOR,
-    keep: Names = (),
+    keep: Conditions = (),
 ) -> "Labelled":
     """Draw what the first principal components of a picture's semantics hold.
 
     Args:
-        given: What the command line gives.
         components: numbers of components to keep, one picture each
         pca: the file that `composer pca` wrote, or an autoregressive prior
-        keep: conditions of the picture that stay
 
     Examples:
         photo.png --components 1,2,4,8,16,32
         photo.png --pca data/scenes64_pca.safetensors --seeds 0,1
     """
-    mean, basis = given.components(pca)
+    mean, basis = given.inputs.components(pca)
     return given.under(tasks.truncated(given.model, given.sources[0], mean, basis, components, keep))

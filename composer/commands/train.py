@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from composer.commands.values import Config
+from composer.commands.values import Config, Out
 from composer.storage.finding import find_config
 
 
@@ -11,7 +11,7 @@ def train(
     folder: Path | None = None,
     *,
     config: Config = Path("tiny"),
-    out: Path = Path("out/train"),
+    out: Out = Path("out/train"),
     rest: Sequence[str],
     plugins: Sequence[str],
 ) -> None:
@@ -24,9 +24,6 @@ def train(
         folder: the folder of images
         config: the training's configuration: a file, or the name of an included one (default tiny, a toy of 32 px;
             folder64 is for a GPU)
-        out: folder to write to
-        rest: Further options go to fit.
-        plugins: Modules that the user trusts.
 
     Examples:
 

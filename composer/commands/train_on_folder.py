@@ -6,17 +6,9 @@ from pathlib import Path
 
 from composer.commands.drawing import draw
 from composer.commands.evaluating import Measuring
-from composer.commands.groups import (
-    DataOptions,
-    DistributionOptions,
-    MachineOptions,
-    ModelOptions,
-    PromptOptions,
-    SamplingOptions,
-    ThingOptions,
-)
+from composer.commands.groups import DataOptions, DrawingOptions, FileOptions, ModelOptions
 from composer.commands.models import export
-from composer.commands.request import DrawingOptions, FileOptions, Request
+from composer.commands.request import Request
 from composer.commands.tasks import TASKS
 from composer.commands.training import fit
 from composer.data.folder import ImageFolder
@@ -66,16 +58,7 @@ def train_on_folder(
     fit([*words, *changes], plugins)
     export(run, model, plugins=plugins)
     measured = DataOptions(str(folder / "val"), count=min(len(held_out), MEASURED), json=table)
-    Measuring(
-        str(model),
-        measured,
-        DistributionOptions(),
-        PromptOptions(),
-        ThingOptions(),
-        SamplingOptions(),
-        MachineOptions(),
-        plugins,
-    ).run()
+    Measuring(str(model), measured, plugins).run()
     _recombine(model, held_out[:2], pictures, plugins)
     say(f"run in {run}, model in {model}, table in {table}, pictures in {pictures}")
 

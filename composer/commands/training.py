@@ -3,15 +3,12 @@
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from typing import Annotated, Literal
 
-from composer.commands.signature import Line, Option, Value, line_of
-from composer.commands.values import whole
+from composer.commands.signature import REQUIRED, Parser, Value
+from composer.commands.values import Config, Json, whole
 from composer.storage.finding import find_config
-from composer.terminal import bar, show
+from composer.terminal import advancing, show
 
 ALL = "--help=full"
 """Asks for the help that lists every option; Lightning takes a while to write it."""
@@ -54,24 +51,19 @@ def validate(words: Sequence[str], plugins: Sequence[str]) -> None:
 
 
 def doctor(
-    config: Annotated[Path, Value(find_config, "CONFIG")],
+    config: Config,
     *,
     batch: Annotated[int, Value(whole(1, 1_000_000), "N")] | None = None,
     device: Literal["cuda", "cpu"] = "cuda",
-    json: Path | None = None,
+    json: Json | None = None,
     rest: Sequence[str],
     plugins: Sequence[str],
 ) -> None:
     """Estimate what a training needs before it starts: parameters, FLOPs, memory, disk.
 
     Args:
-        config: the training's configuration: a file, or the name of an included one; further options change its values,
-            as in fit
         batch: images per batch and device (default: the configuration's)
         device: device to estimate for
-        json: file to write the results to
-        rest: Options that change the configuration.
-        plugins: Modules that the user trusts.
 
     Examples:
         configs/folder64.yaml
@@ -81,9 +73,7 @@ def doctor(
     from composer.training.doctor import RUNS, estimate_training_needs
     from composer.training.doctor_tables import make_tables
 
-    with bar(transient=True) as progress:
-        task = progress.add_task("dry runs", total=RUNS + 1)
-        advance = partial(progress.advance, task)
+    with advancing("dry runs", RUNS + 1) as advance:
         found = estimate_training_needs(["-c", str(config), *rest], plugins, batch, device, advance)
     show(*make_tables(found))
     if json is not None:
@@ -91,14 +81,8 @@ def doctor(
 
 
 def run_lightning(command: str, words: Sequence[str], plugins: Sequence[str]) -> None:
-    """Hands a command line to Lightning's own, which has an option for every key of a configuration.
-
-    Args:
-        command: ``fit`` or ``validate``.
-        words: What stands behind it.
-        plugins: Modules that the user trusts.
-    """
-    parser = _short_help(command).parser()
+    """Hands a command line to Lightning's own, which has an option for every key of a configuration."""
+    parser = _short_help(command)
     if {"-h", "--help"} & set(words):
         parser.parse_args(["--help"])
     found = ["--help" if word == ALL else word for word in _find_configs(words)]
@@ -111,24 +95,21 @@ def run_lightning(command: str, words: Sequence[str], plugins: Sequence[str]) ->
     run_training(plugins)
 
 
-def _short_help(command: str) -> Line:
-    """The command line as its short help shows it; Lightning's own reads the options, of which there are hundreds."""
-    line = line_of({"fit": fit, "validate": validate}[command], command, "-c CONFIG [--KEY VALUE ...]")
-    about = "the configuration: a file, or the name of an included one; `composer doctor CONFIG` says what it needs"
-    options = [Option(("config",), Value(find_config, "CONFIG", ("-c", "--config")), about, None)]
-    options.append(
-        Option(
-            ("print_config",),
-            Value(flags=("--print_config",)),
-            "print the complete configuration and train nothing",
-            switch=True,
-        )
-    )
-    usual = USUAL if command == "fit" else {}
-    options += [Option(("usual", flag), Value(str, x, (flag,)), about, None) for flag, (x, about) in usual.items()]
-    groups = {"usual": ("Usual options", dict)} if usual else {}
+def _short_help(command: str) -> Parser:
+    """Makes the short help; Lightning's own reads the options, of which there are hundreds."""
+    parser = Parser.of({"fit": fit, "validate": validate}[command], command, "-c CONFIG [--KEY VALUE ...]")
     every = f"Every key of the configuration is an option. `composer {command} {ALL}` lists all of them."
-    return replace(line, options=tuple(options), groups=groups, about=f"{line.about}\n\n{every}")
+    parser.description = f"{parser.description}\n\n{every}"
+    about = "the configuration: a file, or the name of an included one; `composer doctor CONFIG` says what it needs"
+    parser.add_option("config", Config, about, REQUIRED)
+    parser.add_argument(
+        "--print_config", action="store_true", help="print the complete configuration and train nothing"
+    )
+    if command == "fit":
+        usual = parser.add_argument_group("usual options")
+        for flag, (metavar, about) in USUAL.items():
+            usual.add_argument(flag, metavar=metavar, help=about)
+    return parser
 
 
 def _find_configs(words: Sequence[str]) -> Iterator[str]:

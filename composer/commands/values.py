@@ -4,7 +4,7 @@ import argparse
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from composer.commands.signature import Value
 from composer.names import SamplerName
@@ -142,16 +142,39 @@ FIELDS: dict[str, Callable[[str], Any]] = {
 Steps = Annotated[int, Value(FIELDS["steps"], "N")]
 Guidance = Annotated[float, Value(FIELDS["guidance"], "W")]
 Percentile = Annotated[float, Value(FIELDS["percentile"], "P")]
-Augmentation = Annotated[float, Value(FIELDS["augmentation"], "T")]
 Share = Annotated[float, Value(number(0, 1), "SHARE")]
-Count = Annotated[int, Value(whole(1, MAX_IMAGES), "N")]
+Count = Annotated[int, Value(whole(1, MAX_IMAGES), "N", about="number of images")]
 Pair = Annotated[int, Value(whole(2, MAX_IMAGES), "N")]
 """Of images that are compared with one another: at least two."""
-Rows = Annotated[int, Value(whole(1, 4096), "N")]
-Seed = Annotated[int, Value(whole(0, 1_000_000_000), "N")]
-"""From which the seeds of many pictures are computed."""
+Side = Annotated[int, Value(whole(8, 4096), "N", about="side of the images in pixels")]
+Rows = Annotated[int, Value(whole(1, 4096), "N", about="images per batch")]
+Seed = Annotated[int, Value(whole(0, 1_000_000_000), "N", about="the seeds of all pictures are computed from this")]
 Seeds = Annotated[tuple[int, ...], Value(several(whole(-MAX_SEED, MAX_SEED)), "N,...")]
-Names = Annotated[tuple[str, ...], Value(metavar="NAME", nargs="*")]
-"""Of conditions; none is a choice too."""
-Config = Annotated[Path, Value(find_config, "CONFIG", ("-c", "--config"))]
-"""Of a training."""
+Words = Annotated[str, Value(metavar="WORDS")]
+Conditions = Annotated[tuple[str, ...], Value(metavar="NAME", nargs="*", about="conditions of the picture that stay")]
+"""None is a choice too."""
+Names = Annotated[tuple[str, ...], Value(metavar="NAME", nargs="+")]
+Config = Annotated[
+    Path,
+    Value(
+        find_config,
+        "CONFIG",
+        ("-c", "--config"),
+        about="the training's configuration: a file, or the name of an included one, such as tiny; further options "
+        "change its values, as in fit",
+    ),
+]
+Data = Annotated[str, Value(metavar="DATA", about="scenes:val, scenes:novel, or a folder of images")]
+Out = Annotated[Path, Value(Path, about="folder to write to")]
+Json = Annotated[Path, Value(Path, about="file to write the results to")]
+Model = Annotated[str, Value(metavar="MODEL", about="a model's folder, or owner/name@revision on the Hugging Face hub")]
+Title = Annotated[str, Value(about="the model's name (default: the folder's)")]
+Network = Annotated[
+    bool,
+    Value(about="allow downloading models, and weights that they name (hub:...), from the Hugging Face hub"),
+]
+Device = Annotated[
+    Literal["cuda", "mps", "cpu"],
+    Value(about="what to run on (default: the first of these that is available)"),
+]
+Precision = Annotated[Literal["fp32", "bf16"], Value(about="number format inside the network (default fp32)")]

@@ -93,33 +93,21 @@ class Report:
 
 
 def report(path: File, cascade: Cascade, original: File | None = None) -> Report:
-    """Measures how far a saved picture follows what was asked of it: ``report("out.png", model)``; see `examine`.
+    """Compares a picture with what its recipe says was asked: ``report("out.png", model)``.
+
+    The picture's own pixels are read, nothing is drawn.
 
     Args:
         path: A PNG that carries its recipe, as ``images.save("out.png")`` writes it.
         cascade: The model that drew it.
-        original: For an edit, the picture that was edited.
-
-    Raises:
-        ValueError: See `examine`.
-    """
-    if not isinstance(cascade, Cascade):
-        raise ValueError('expected a picture, then the model that drew it: report("out.png", model)')
-    return examine(cascade, path, original)
-
-
-def examine(cascade: Cascade, path: File, original: File | None = None) -> Report:
-    """Compares a picture with what its recipe says was asked; the picture's own pixels are read, nothing is drawn.
-
-    Args:
-        cascade: The model that drew it.
-        path: A PNG with its recipe.
         original: For an edit, the picture that was edited: the square that the model saw is compared.
 
     Raises:
         ValueError: The PNG has no recipe, the recipe is another model's or an edit's without its original, or the
             picture has been resized since.
     """
+    if not isinstance(cascade, Cascade):
+        raise ValueError('expected a picture, then the model that drew it: report("out.png", model)')
     path = PictureFile.of(path)
     found = read_recipe(path)
     asked = parse_recipe(cascade, found, limited=False).composition

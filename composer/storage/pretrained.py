@@ -309,6 +309,8 @@ def load_tensors(path: Path, lazily: bool = False) -> dict[str, Tensor]:
         mapped = lazily and zipfile.is_zipfile(path)  # files of before torch 1.6 are none
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        if "memory" in str(error):
+            raise MemoryError(f"{path} does not fit into this machine's memory: {shorten_error(error)}") from error
         raise ValueError(
             f"{path} is refused: expected safetensors, or a torch file of tensors only, found a pickle that may run "
             "code, a TorchScript archive or a damaged file; ask its author for a safetensors copy"

@@ -21,7 +21,7 @@ from composer.diffusion.denoiser import Denoiser, LogNormal
 from composer.evaluation.adherence import quantise
 from composer.evaluation.best_of import best_of
 from composer.evaluation.reading import Reading
-from composer.evaluation.report import examine
+from composer.evaluation.report import report
 from composer.images.reading import load_rgb
 from composer.images.sheet import read_recipe, save_png
 from composer.networks.unet import UNet
@@ -257,7 +257,7 @@ def test_the_best_of_several_is_measured_by_the_last_stage(two, tmp_path, photos
     two.save(tmp_path / "model")
     words = ["--palette", photos[0], "--best-of", "2", "--steps", "1", "--stage", "up64:steps=1"]
     assert main(["compose", "--model", str(tmp_path / "model"), *words, "--out", str(tmp_path)]) == 0
-    (row,) = examine(Cascade.load(tmp_path / "model"), tmp_path / "compose_seed0.png").rows
+    (row,) = report(tmp_path / "compose_seed0.png", Cascade.load(tmp_path / "model")).rows
     assert f"compose_seed0: closed {row.closed:.2f} (palette)" in capsys.readouterr().out
 
 

@@ -13,8 +13,10 @@ import pytest
 import composer
 from composer.__main__ import main
 from composer.commands.registry import COMMANDS, GROUPS
+from composer.commands.signature import Parser
 from composer.storage import finding
 from composer.storage.finding import find_config
+from tests.command_lines import options_of
 
 ROOT = Path(__file__).parents[2]
 TINY = (ROOT / "configs/tiny.yaml").read_text()
@@ -75,6 +77,21 @@ def test_the_overview_has_every_command_in_a_group_in_one_line(capsys):
     assert [line for line in lines if line in GROUPS] == list(GROUPS)
     assert [line.split()[0] for line in lines if line.startswith("  ")] == list(COMMANDS)
     assert all(run.about and len(line) < 130 for run, line in zip(COMMANDS.values(), lines, strict=False))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_is_explained(command):
+    """Conditions are, all at once, by the title of their group."""
+    actions = options_of(command)
+    assert [action.dest for action in actions if not action.help and not action.dest.startswith("conditions.")] == []
+    assert command != "train" or "folder" in [action.dest for action in actions]
+
+
+def test_two_options_of_one_name_are_refused():
+    parser = Parser("compose")
+    parser.add_option("steps", int, "", None)
+    with pytest.raises(ValueError, match="--steps is the name of two options here"):
+        parser.add_option("conditions.steps", str, "", None)
 
 
 def test_conditions_in_help_are_the_models_own(saved, capsys):

@@ -12,7 +12,7 @@ from PIL import Image
 from composer.__main__ import main
 from composer.cascade.cascade import Cascade
 from composer.decomposition import Decomposition
-from composer.evaluation.report import examine
+from composer.evaluation.report import report
 from composer.images.reading import MAX_BYTES, PictureFile, Reason, Refused, load_rgb
 from composer.images.sheet import read_written, save_gif
 from composer.prior import Prior
@@ -213,7 +213,7 @@ def test_report_reads_an_edit_and_its_original_once(run, saved, opened, reads, p
 def test_only_what_was_asked_is_read_for_a_report(run, saved, reads, photos):
     drawn = run("compose", "--model", saved, "--intensity", photos[0], "--steps", "2") / "compose_seed0.png"
     reads.clear()
-    examine(Cascade.load(saved), drawn)
+    report(drawn, Cascade.load(saved))
     assert reads == ["intensity"]
 
 

@@ -22,7 +22,7 @@ from composer.evaluation import reading
 from composer.evaluation.adherence import quantise
 from composer.evaluation.best_of import best_of
 from composer.evaluation.reading import Reading
-from composer.evaluation.report import examine
+from composer.evaluation.report import report
 from composer.images.sheet import read_recipe, save_png
 from composer.names import CLOSED
 from composer.storage import files
@@ -186,8 +186,8 @@ def told(text):
     return {stem: {name: share for share, name in re.findall(r"(-?[\d.]+) \((\w+)\)", says)} for stem, says in lines}
 
 
-def as_reported(report):
-    return {row.name: f"{row.closed:.2f}" for row in report.rows if row.closed is not None}
+def as_reported(measured):
+    return {row.name: f"{row.closed:.2f}" for row in measured.rows if row.closed is not None}
 
 
 def test_commands_say_what_report_says(saved, photos, out, capsys):
@@ -199,7 +199,7 @@ def test_commands_say_what_report_says(saved, photos, out, capsys):
     figures = told(capsys.readouterr().out)
     assert len(figures) == 6
     for stem, says in figures.items():
-        found = as_reported(examine(model, out / f"{stem}.png", a if stem.startswith("edit") else None))
+        found = as_reported(report(out / f"{stem}.png", model, a if stem.startswith("edit") else None))
         assert set(says) == {"palette", "intensity"} and says == found, stem
 
 
@@ -313,7 +313,7 @@ def test_a_picture_comes_back_in_its_own_precision(saved, photos, out, tmp_path,
     half, full = out / "compose_seed0.png", out / "compose_seed0-2.png"
     assert [read_recipe(path)["precision"] for path in (half, full)] == ["bf16", "fp32"]
     assert (np.asarray(Image.open(half)) != np.asarray(Image.open(full))).any()
-    assert examine(Cascade.load(saved), half).settings["precision"] == "bf16"
+    assert report(half, Cascade.load(saved)).settings["precision"] == "bf16"
     capsys.readouterr()
     back = ("compose", "--model", saved, "--from-png", half)
     assert run(*back, "--out", tmp_path / "again") == 0 and "the same, bit for bit" in capsys.readouterr().out
@@ -358,7 +358,7 @@ def test_recipes_without_a_format_number_are_read(name, original, tmp_path, caps
     shown = capsys.readouterr()
     assert "the same, " in shown.out and shown.err == ""
     assert run("report", path, *model, *(["--image", original] if original else []), "--out", tmp_path) == 0
-    rows = {row.name: row for row in examine(Cascade.load(OLD / "model"), path, original).rows}
+    rows = {row.name: row for row in report(path, Cascade.load(OLD / "model"), original).rows}
     far = {"compose": {"palette": 0.9539, "intensity": 0.4222}, "edit": {"palette": 0.8962, "intensity": 0.0826}}[name]
     # what `report` said when they were drawn
     assert {key: rows[key].distance for key in far} == pytest.approx(far, abs=1e-4)
@@ -383,9 +383,9 @@ def test_recipes_keep_names_and_no_folders(saved, photos, out, tmp_path, capsys)
     assert re.fullmatch(r"sha256:[0-9a-f]{64} b\.png", sources["palette"])
     assert found["edit"]["name"] == "a.png" and found["edit"]["original"] == sources["intensity"].split()[0]
     assert str(tmp_path) not in json.dumps(found) and tmp_path.name not in json.dumps(found)
-    report = examine(Cascade.load(saved), out / "edit_a_seed0.png", a)
-    assert report.settings["edit of"] == f"{found['edit']['original'][:19]} a.png"
-    assert {row.name: row.source for row in report.rows}["palette"] == f"{sources['palette'][:19]} b.png"
+    measured = report(out / "edit_a_seed0.png", Cascade.load(saved), a)
+    assert measured.settings["edit of"] == f"{found['edit']['original'][:19]} a.png"
+    assert {row.name: row.source for row in measured.rows}["palette"] == f"{sources['palette'][:19]} b.png"
     assert run("edit", "--model", saved, "--from-png", out / "edit_a_seed0.png") == 1
     assert "is an edit of a.png: give the picture that was edited, too" in capsys.readouterr().err
 

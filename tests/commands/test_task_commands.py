@@ -119,17 +119,17 @@ def test_a_sheet_over_a_condition_and_its_strength(run, out, photos):
 def test_a_sheet_varies_the_fields_of_a_request():
     compose = TASKS["compose"]
     two = compose.read(["--palette", "b.png", "--guidance", "7", "--sheet", "seed=0,1", "guidance=1,3"]).settings()
-    assert [one.values for one in two] == [("0", "1"), ("0", "3"), ("1", "1"), ("1", "3")]
-    assert [one.request.drawing.seeds for one in two] == [(0,), (0,), (1,), (1,)]
-    assert [one.request.sampling.guidance for one in two] == [1, 3, 1, 3] and two[1].suffix == "_guidance=3"
+    assert [tuple(word for _, word in one.varied) for one in two] == [("0", "1"), ("0", "3"), ("1", "1"), ("1", "3")]
+    assert [one.drawing.seeds for one in two] == [(0,), (0,), (1,), (1,)]
+    assert [one.sampling.guidance for one in two] == [1, 3, 1, 3] and two[1].suffix == "_guidance=3"
     given = ["--palette", "b.png", "d.png", "--sketch", "b.png"]
     sheet = ["--sheet", "palette=#aa3311 0.6, #224488 0.4; x/c.png:0.5"]
     first, last = compose.read([*given, *sheet]).settings()
-    assert first.request.conditions["palette"] == ("#aa3311 0.6, #224488 0.4",)
-    assert last.request.conditions["palette"] == ("x/c.png:0.5",) and last.suffix == "_palette=c.png-0.5"
-    assert last.request.conditions["sketch"] == ("b.png",)
+    assert first.conditions["palette"] == ("#aa3311 0.6, #224488 0.4",)
+    assert last.conditions["palette"] == ("x/c.png:0.5",) and last.suffix == "_palette=c.png-0.5"
+    assert last.conditions["sketch"] == ("b.png",)
     (still,) = TASKS["vary"].read(["a.png", "--keep", "sketch", "depth", "--sheet", "keep=palette"]).settings()
-    assert still.request.arguments["keep"] == ("palette",)
+    assert still.arguments["keep"] == ("palette",)
 
 
 def test_strengths_have_an_option_of_their_own(run, out, photos):

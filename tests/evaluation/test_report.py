@@ -8,7 +8,7 @@ from PIL import Image
 from composer.__main__ import main
 from composer.cascade.cascade import Cascade
 from composer.evaluation.reading import Reading
-from composer.evaluation.report import examine
+from composer.evaluation.report import report
 from composer.images.reading import load_rgb, resize_and_crop
 from composer.images.sheet import from_pil, read_recipe, save_png
 
@@ -32,13 +32,13 @@ def edited(saved, photos, tmp_path):
     return tmp_path / "out" / "edit_a_seed0.png"
 
 
-def rows(report):
-    return {row.name: row for row in report.rows}
+def rows(measured):
+    return {row.name: row for row in measured.rows}
 
 
 def test_numbers_are_those_of_the_pictures_own_pixels(drawn, saved, photos):
     model = Cascade.load(saved)
-    found = rows(examine(model, drawn))
+    found = rows(report(drawn, model))
     image = from_pil(Image.open(drawn))[None]
     source = resize_and_crop(load_rgb(photos[0]).image, 16)[None]
     palette = dict(model.readers.named())["palette"].from_text("#aa3311 0.6, #eeddcc 0.4")
@@ -59,28 +59,28 @@ def test_numbers_are_those_of_the_pictures_own_pixels(drawn, saved, photos):
 def test_a_picture_that_is_its_source_closes_all(drawn, saved, photos):
     source = resize_and_crop(load_rgb(photos[0]).image, 16)
     save_png(drawn, source, read_recipe(drawn))
-    row = rows(examine(Cascade.load(saved), drawn))["intensity"]
+    row = rows(report(drawn, Cascade.load(saved)))["intensity"]
     assert row.distance < 1 / 255 and row.closed > 0.98  # it was rounded to 8 bits on the way
 
 
 def test_what_is_no_condition_stands_among_the_settings(saved, photos, tmp_path):
     options = ("--steps", "3", "--guidance", "1.5", "--sampler", "ancestral", "--start", f"{photos[0]}:0.7")
     assert run("compose", "--model", saved, "--palette", photos[0], *options, "--out", tmp_path) == 0
-    says = examine(Cascade.load(saved), tmp_path / "compose_seed0.png").settings
+    says = report(tmp_path / "compose_seed0.png", Cascade.load(saved)).settings
     assert says["stage base"] == "ancestral, 3 steps, guidance 1.5, eta 1"
     assert says["begins with"] == "a picture, noisy as at time 0.7"
 
 
 def test_of_an_edit_the_square_that_the_model_saw_is_measured(edited, saved, photos):
-    report = examine(Cascade.load(saved), edited, photos[0])
-    found = rows(report)
+    measured = report(edited, Cascade.load(saved), photos[0])
+    found = rows(measured)
     assert found.keys() == {"intensity", "palette", "mask"} and found["mask"].closed is None
     assert found["intensity"].distance > 0.01
     assert (found["mask"].asked == found["mask"].back).float().mean() > 0.5  # all but those that the region blends into
-    (_, before, after), (_, seen, got) = report.pictures
+    (_, before, after), (_, seen, got) = measured.pictures
     assert before.shape == after.shape == (3, 40, 50) and seen.shape == got.shape == (3, 16, 16)
     save_png(edited, Image.open(photos[0]), read_recipe(edited))  # as if nothing had been changed
-    found = rows(examine(Cascade.load(saved), edited, photos[0]))
+    found = rows(report(edited, Cascade.load(saved), photos[0]))
     assert found["intensity"].distance == pytest.approx(0, abs=1e-6)
     assert found["intensity"].closed == pytest.approx(1, abs=1e-6) and found["palette"].distance > 0.01
 
@@ -90,7 +90,7 @@ def test_the_command_says_it_all_and_draws_it(drawn, saved, tmp_path, capsys, mo
     out = tmp_path / "report"
     assert run("report", drawn, "--model", saved, "--out", out) == 0
     shown = capsys.readouterr().out
-    row = rows(examine(Cascade.load(saved), drawn))["palette"]
+    row = rows(report(drawn, Cascade.load(saved)))["palette"]
     assert f"{row.distance:.4f}" in shown and f"{row.closed:.2f}" in shown and "#aa3311 0.6, #eeddcc 0.4" in shown
     assert "dpmpp_2m, 4 steps, guidance 2" in shown and "0.5 in 50% of the picture" in shown
     cells = np.array(Image.open(out / "report_compose_seed3.png"))

@@ -9,7 +9,7 @@ from composer import Cascade, Kind, SampleOptions
 from composer.__main__ import main
 from composer.data.datasets import SceneImages
 from composer.evaluation.adherence import Evaluation
-from composer.evaluation.report import examine
+from composer.evaluation.report import report
 from composer.evaluation.samples import open_sample
 from composer.images.sheet import read_recipe
 from composer.names import GLOBAL, LAYOUT, LOCAL
@@ -80,8 +80,8 @@ def test_a_plugins_condition_takes_part_in_the_command(nine, photos, tmp_path):
     assert main([*plugins, "restyle", *photos, *how]) == 0
     [png] = out.glob("restyle*.png")
     assert set(read_recipe(png)["sources"]) == {*LOCAL, *GLOBAL, "saturation"}
-    report = examine(Cascade.load(nine, plugins=[PLUGIN, OLD]), png)
-    shown = {row.name: row for row in report.rows}["saturation"]
+    measured = report(png, Cascade.load(nine, plugins=[PLUGIN, OLD]))
+    shown = {row.name: row for row in measured.rows}["saturation"]
     assert shown.closed is not None and shown.back.shape == (3, SIZE, SIZE)
 
 

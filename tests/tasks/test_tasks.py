@@ -15,7 +15,6 @@ from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts, lerp, slerp
 from composer.cascade.stage import Sampling
 from composer.cascade.start import InitialNoise, NoisyImage
-from composer.commands.inputs import read_value
 from composer.data.datasets import SceneImages
 from composer.diffusion.guidance import guide
 from composer.diffusion.strength import Strength
@@ -26,6 +25,7 @@ from composer.images.sheet import to_pil
 from composer.tasks.composition import Composition, Source, from_words, interpolate, require
 from composer.tasks.editing import Frame, Original, open_region
 from composer.tasks.recipe import parse_recipe, recipe
+from composer.tasks.words import read_value
 from tests.conftest import SIZE
 
 MEAN, STD = 0.1, 0.1
