@@ -206,6 +206,27 @@ def zero(layer: nn.Module, channels: int | None = None) -> None:
         parameter[:channels].zero_()
 
 
+def fill_captions(
+    value: Float[Tensor, "b n d"], nothing: Float[Tensor, "k d"], keep: Bool[Tensor, " b"], sentence: bool
+) -> Float[Tensor, "b m d"]:
+    """Puts a null encoding in place of dropped captions; the shorter of the two is padded with zeros.
+
+    Args:
+        value: Encoded captions, whose last channel is 1 where an entry is real.
+        nothing: The null encoding.
+        keep: False where a row is dropped.
+        sentence: Whether the last entry is the sentence's, and stays the last.
+    """
+    nothing = nothing.to(value).expand(len(value), -1, -1)
+    longest = max(value.shape[1], nothing.shape[1])
+
+    def pad(x: Tensor) -> Tensor:
+        last = x.shape[1] - sentence
+        return torch.cat([F.pad(x[:, :last], (0, 0, 0, longest - x.shape[1])), x[:, last:]], 1)
+
+    return torch.where(keep[:, None, None], pad(value), pad(nothing))
+
+
 class ConditionSet(nn.ModuleDict):
     """Named conditions, and joint dropout (Composer, section 2.3).
 

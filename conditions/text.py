@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer.conditioning import Condition, Conditioning, zero
+from composer.conditioning import Condition, Conditioning, fill_captions, zero
 
 from .gate import Gate
 
@@ -68,7 +68,8 @@ class Text(Condition):
         if value.shape[2] != self.in_dim + 1:
             raise ValueError(f"expected encodings of width {self.in_dim} and a mask, found {value.shape[2]} channels")
         if self.has_null:
-            value = self._fill(value, keep & (value[..., -1] > 0.5).any(1))
+            given, sentence = keep & (value[..., -1] > 0.5).any(1), self.to_vector is not None
+            value = fill_captions(value, self.nothing, given, sentence)
             keep = torch.ones_like(keep)
         real = (value[..., -1] > 0.5) & keep[:, None]
         encodings = torch.where(real[..., None], value[..., :-1], 0)  # padding may contain anything
@@ -83,16 +84,6 @@ class Text(Condition):
         tokens = torch.where(real[..., None], self.to_tokens(encodings), 0)
         return Conditioning(vector=vector, tokens=tokens, token_mask=real if self.gate is None else self.gate(real))
 
-    def _fill(self, value: Float[Tensor, "b n d1"], keep: Bool[Tensor, " b"]) -> Float[Tensor, "b m d1"]:
-        """Puts the null encoding in place of dropped ones; the shorter of the two is padded before the sentence."""
-        nothing = self.nothing.to(value).expand(len(value), -1, -1)
-        words, ends = max(value.shape[1], nothing.shape[1]), self.to_vector is not None
-
-        def pad(x: Tensor) -> Tensor:
-            last = x.shape[1] - ends
-            return torch.cat([F.pad(x[:, :last], (0, 0, 0, words - x.shape[1])), x[:, last:]], 1)
-
-        return torch.where(keep[:, None, None], pad(value), pad(nothing))
 
     def example(self, b: int, size: tuple[int, int]) -> Float[Tensor, "b n d1"]:
         """A caption of 77 words, as many as CLIP reads, and the sentence if there is one."""

@@ -178,7 +178,7 @@ def measure_pictures(
         )
     assert prior.encode is not None
     drawn = torch.cat([prior.sample([c], draws, range(draws), guidance) for c in captions])
-    text = text_embedding(prior.encode({"caption": captions}), prior.dim)
+    text = prior.captions.sentence(prior.encode({"caption": captions}))
     ways: dict[str, Parts] = {
         "caption": _each(parts.pick("caption"), draws),
         "caption + prior": _each(parts.pick("caption"), draws) | {SEMANTICS: drawn},

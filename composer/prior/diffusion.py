@@ -1,6 +1,7 @@
 """The diffusion prior: a causal transformer that denoises image embeddings."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,7 +13,8 @@ from composer.diffusion.samplers import Denoise, Progress, cosine_sigmas, dpmpp_
 from composer.networks.transformer import KVCache
 from composer.networks.unet import sinusoids
 from composer.prior.gaussian import Gaussian
-from composer.prior.interface import Prior, has_caption, text_embedding
+from composer.prior.interface import Prior, has_caption, projection
+from composer.prior.standard import Standard
 
 STREAM = 900
 """The first of the streams of `draw` that give the seeds of the candidates after the first."""
@@ -26,7 +28,7 @@ class DiffusionPrior(Prior):
     is causal, their keys and values are computed once per sample, not once per step.
 
     Noise is sigma (see `composer.diffusion.denoiser`); the network sees the noised embedding scaled to unit variance
-    and the level as the cosine schedule's time. Where the paper takes 64 steps of Analytic-DPM, this takes
+    and, unless `time` says otherwise, the level as the cosine schedule's time. Where the paper takes 64 steps of Analytic-DPM, this takes
     DPM-Solver++(2M).
 
     A short training learns to use the caption long before it learns to use the noised embedding at low noise levels,
@@ -50,6 +52,16 @@ class DiffusionPrior(Prior):
         linear: Whether the network corrects the best linear estimate; False predicts the embedding as in the paper.
         noises: Noised embeddings per training row, each at its own level. The caption, by far the longest part of the
             sequence, is processed once for all of them. 1 in the paper.
+        scaled: See `Prior`; so are the next two.
+        hidden: See `Prior`.
+        null_length: See `Prior`.
+        time: What the network is told of the noise level, see `composer.diffusion.denoiser.Denoiser`.
+        standardised: Whether the network sees and estimates embeddings less their mean, in units of their standard
+            deviation. It needs what `composer pca` finds; not with `linear`, which has units of its own.
+        clamp: Largest number of an estimate while sampling, after guidance, in the network's units; None for no limit.
+
+    Raises:
+        ValueError: The arguments contradict each other.
     """
 
     def __init__(
@@ -66,30 +78,44 @@ class DiffusionPrior(Prior):
         candidates: int = 2,
         linear: bool = False,
         noises: int = 1,
+        scaled: bool = True,
+        hidden: int = 0,
+        null_length: int = 0,
+        time: Literal["cosine", "step"] = "cosine",
+        standardised: bool = False,
+        clamp: float | None = None,
     ):
-        super().__init__(dim, caption_dim, width, layers, heads, length, guidance)
+        super().__init__(dim, caption_dim, width, layers, heads, length, guidance, scaled, hidden, null_length)
         if min(steps, candidates, noises) < 1:
             raise ValueError(
                 f"expected steps, candidates and noises of at least 1, found {steps}, {candidates}, {noises}"
             )
+        if time not in ("cosine", "step"):
+            raise ValueError(f"expected the time cosine or step, found {time!r}")
+        if linear and standardised:
+            raise ValueError("linear has units of its own: expected linear or standardised, found both")
         self.noise, self.steps, self.candidates, self.noises = noise or Cosine(), steps, candidates, noises
+        if time == "step":
+            self.noise.step(torch.ones(1))  # it needs steps
+        self.time, self.clamp = time, clamp
         self.embed_level = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.embed_noised = nn.Linear(dim, width)
+        self.embed_noised = projection(dim, hidden, width)
         self.query = nn.Parameter(torch.randn(width) * 0.02)
         self.out = nn.Linear(width, dim)
         self.linear = Gaussian(dim) if linear else None
+        self.standard = Standard(dim) if standardised else None
         if linear:
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)
 
     def adopt(self, statistics: Mapping[str, Tensor]) -> None:
-        if self.linear is None:
+        if (own := self.linear or self.standard) is None:
             super().adopt(statistics)
         else:
-            self.linear.adopt(statistics)
+            own.adopt(statistics)
 
     def check_ready(self) -> None:
-        if self.linear is not None and not self.linear.fitted:
+        if (own := self.linear or self.standard) is not None and not own.fitted:
             raise ValueError(
                 "this prior has no principal components yet: compute them with `composer pca -c CONFIG`, then "
                 "train or adopt them"
@@ -105,7 +131,7 @@ class DiffusionPrior(Prior):
         """Estimates the clean embedding, for k noised ones per row that do not attend to each other.
 
         Args:
-            z: Noised embeddings, z + sigma * noise.
+            z: Noised embeddings, z + sigma * noise, in the network's units.
             sigma: Noise levels.
             caption: Encoded captions.
             keep: False where a row has no text.
@@ -120,7 +146,7 @@ class DiffusionPrior(Prior):
             queries: Tensor = self.transformer(x, seen, branch=branch)[:, tokens.shape[1] + 2 :: 3]
             return queries
 
-        return self._estimate(z, sigma, run, text_embedding(caption, self.dim), has_caption(caption, keep))
+        return self._estimate(z, sigma, run, self.captions.sentence(caption), has_caption(caption, keep))
 
     def _estimate(
         self,
@@ -147,7 +173,8 @@ class DiffusionPrior(Prior):
     def _last(self, seen: Float[Tensor, "*b d"], sigma: Float[Tensor, "*b"]) -> tuple[Tensor, Tensor]:
         """The two tokens before the query: noise level, noised embedding."""
         noised = self.embed_noised(seen)
-        steps = sinusoids(level(sigma).flatten(), noised.shape[-1]).to(seen.dtype).view_as(noised)
+        time = self.noise.step(sigma.flatten()) if self.time == "step" else level(sigma.flatten())
+        steps = sinusoids(time, noised.shape[-1]).to(seen.dtype).view_as(noised)
         return self.embed_level(steps), noised
 
     def loss(
@@ -161,6 +188,8 @@ class DiffusionPrior(Prior):
 
         With `linear`, each noise's in units of the best linear estimate's.
         """
+        if self.standard is not None:
+            semantics = self.standard(semantics)
         count = len(semantics) * self.noises
         u = (torch.arange(count) + torch.rand(count, generator=generator)) / count  # one level from each equal share
         u = u[torch.randperm(count, generator=generator)].clamp(1e-6, 1 - 1e-6)
@@ -182,7 +211,7 @@ class DiffusionPrior(Prior):
         b, k = len(caption), 1 if guidance == 1 else 2
         keep = torch.arange(k, device=caption.device).repeat_interleave(b) == 0
         caption = caption.repeat(k, 1, 1)
-        text, captioned = text_embedding(caption, self.dim), has_caption(caption, keep)
+        text, captioned = self.captions.sentence(caption), has_caption(caption, keep)
         tokens, real = self.captions(caption, keep)
         start = tokens.shape[1]
         cache = KVCache(start + 3)
@@ -196,7 +225,8 @@ class DiffusionPrior(Prior):
         def denoise(z: Tensor, sigma: Tensor) -> Tensor:
             z, sigma = z.repeat(k, 1)[:, None], sigma.repeat(k)[:, None]
             estimates: tuple[Tensor, ...] = self._estimate(z, sigma, run, text, captioned)[:, 0].chunk(k)
-            return estimates[0] if k == 1 else torch.lerp(estimates[1], estimates[0], guidance)
+            guided = estimates[0] if k == 1 else torch.lerp(estimates[1], estimates[0], guidance)
+            return guided if self.clamp is None else guided.clamp(-self.clamp, self.clamp)
 
         return denoise
 
@@ -210,6 +240,8 @@ class DiffusionPrior(Prior):
         x = latents(fresh, (self.dim,), caption.device) * sigmas[0]
         denoise = self.denoiser(caption.repeat(self.candidates, 1, 1), guidance)
         drawn = dpmpp_2m(denoise, x, sigmas, progress).view(self.candidates, len(caption), self.dim)
-        best = (drawn * text_embedding(caption, self.dim)).sum(2).argmax(0)
+        if self.standard is not None:
+            drawn = self.standard.inverse(drawn)
+        best = (drawn * self.captions.sentence(caption)).sum(2).argmax(0)
         kept: Tensor = drawn[best, torch.arange(len(best), device=best.device)]
         return kept

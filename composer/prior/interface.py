@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from composer.conditioning import fill_captions
 from composer.decomposition import Batch, Decomposer
 from composer.diffusion.samplers import Progress
 from composer.names import SEMANTICS as SEMANTICS
@@ -30,7 +31,7 @@ class Prior(nn.Module, Buildable, ABC):
 
     A caption is encoded by the same CLIP: a sequence of word encodings, then the sentence's embedding, its first `dim`
     channels; the last channel is 1 where an entry is real. A dropped row and one without a caption are the same.
-    Embeddings of images and of texts have length sqrt(dim).
+    Embeddings of images and of texts have length sqrt(dim), unless `scaled` is off.
 
     Args:
         dim: Width of CLIP's embeddings.
@@ -38,8 +39,12 @@ class Prior(nn.Module, Buildable, ABC):
         width: Channels of the transformer.
         layers: Number of its blocks.
         heads: Attention heads of a block.
-        length: Maximum number of words of a caption.
+        length: Maximum number of words of a caption; 0 reads the text embedding alone, as Alibaba's prior does.
         guidance: Weight of classifier-free guidance while sampling; 1 is none.
+        scaled: Whether embeddings have length sqrt(dim); False takes and gives them as CLIP makes them, as Karlo does.
+        hidden: Channels between the two layers that project embeddings to tokens; 0 makes them one layer.
+        null_length: Entries of the encoding that a dropped caption is read as, such as the empty caption's; 0 for none:
+            it is read as a learned token. It is stored with the weights, and does not train.
 
     Attributes:
         encode: Encodes captions; set by `reads`.
@@ -56,10 +61,13 @@ class Prior(nn.Module, Buildable, ABC):
         heads: int,
         length: int = 77,
         guidance: float = 1.0,
+        scaled: bool = True,
+        hidden: int = 0,
+        null_length: int = 0,
     ):
         super().__init__()
-        self.dim, self.guidance = dim, guidance
-        self.captions = CaptionTokens(dim, caption_dim, width, length)
+        self.dim, self.guidance, self.scaled = dim, guidance, scaled
+        self.captions = CaptionTokens(dim, caption_dim, width, length, scaled, hidden, null_length)
         self.transformer = CausalTransformer(width, layers, heads)
         self.encode: Callable[[Batch], Tensor] | None = None
         self.spec: dict[str, Any] = {}
@@ -129,7 +137,7 @@ class Prior(nn.Module, Buildable, ABC):
             progress: Wraps the sequence of steps, to show progress.
 
         Returns:
-            `n` rows for the first caption, then those of the next one; unit length times sqrt(dim).
+            `n` rows for the first caption, then those of the next one; unit length times sqrt(dim) if `scaled`.
 
         Raises:
             ValueError: The number of seeds differs from that of the rows, or the prior has no encoder of captions.
@@ -150,7 +158,7 @@ class Prior(nn.Module, Buildable, ABC):
         was_training = self.training
         drawn = self.eval().draw(caption, list(seeds), guidance, progress or _silent)
         self.train(was_training)
-        return to_sphere(drawn)
+        return to_sphere(drawn) if self.scaled else drawn
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any], plugins: Collection[str] = (), folder: Path | None = None) -> "Prior":
@@ -250,27 +258,58 @@ class CaptionTokens(nn.Module):
         dim: Width of CLIP's embeddings.
         caption_dim: Channels of an encoded caption, without the mask.
         width: Channels of a token.
-        length: Maximum number of words.
+        length: Maximum number of words; 0 leaves the text embedding alone.
+        scaled: See `Prior`; so are the next two.
+        hidden: See `Prior`.
+        null_length: See `Prior`.
     """
 
-    def __init__(self, dim: int, caption_dim: int, width: int, length: int):
+    nothing: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        caption_dim: int,
+        width: int,
+        length: int,
+        scaled: bool = True,
+        hidden: int = 0,
+        null_length: int = 0,
+    ):
         super().__init__()
         if dim > caption_dim:
             raise ValueError(f"expected caption_dim to hold the embedding's {dim} channels, found {caption_dim}")
-        self.dim, self.length = dim, length
-        self.word, self.text = nn.Linear(caption_dim, width), nn.Linear(dim, width)
-        self.position = nn.Parameter(torch.randn(length, width) * 0.02)
-        self.nothing = nn.Parameter(torch.randn(width) * 0.02)
+        if null_length and not 0 < null_length <= length + 1:
+            raise ValueError(f"expected a null_length of at most {length} words and the sentence, found {null_length}")
+        self.dim, self.caption_dim, self.length, self.scaled, self.null = dim, caption_dim, length, scaled, null_length
+        self.word = nn.Linear(caption_dim, width) if length else None
+        self.text = projection(dim, hidden, width)
+        self.position = nn.Parameter(torch.randn(length, width) * 0.02) if length else None
+        if null_length:
+            self.register_buffer("nothing", torch.zeros(null_length, caption_dim + 1))
+        else:
+            self.nothing = nn.Parameter(torch.randn(width) * 0.02)
 
     def forward(
         self, caption: Float[Tensor, "b n c"], keep: Bool[Tensor, " b"]
     ) -> tuple[Float[Tensor, "b m w"], Bool[Tensor, "b m"]]:
-        """Returns the tokens and which of them are real; a row without text has a single, learned token.
+        """Returns the tokens and which of them are real.
+
+        A row without text has a single, learned token, or those of the null encoding.
 
         Raises:
             ValueError: A caption has more words than there are positions.
         """
         captioned = has_caption(caption, keep)
+        if not self.length:
+            caption = torch.cat([caption[:, -1:, : self.caption_dim], caption[:, -1:, -1:]], dim=2)
+        if self.null:
+            caption = fill_captions(caption, self.nothing, captioned, sentence=True)
+            captioned = torch.ones_like(captioned)
+        text = self.text(self.sentence(caption))
+        text = (text if self.null else torch.where(captioned[:, None], text, self.nothing))[:, None]
+        if self.word is None or self.position is None:
+            return text, torch.ones_like(captioned)[:, None]
         words, real = caption[:, :-1, :-1], (caption[:, :-1, -1] > 0.5) & captioned[:, None]
         if real.device.type == "cpu":  # elsewhere a shape that depends on values would wait for the device
             longest = int((real * torch.arange(1, real.shape[1] + 1)).max())
@@ -278,9 +317,19 @@ class CaptionTokens(nn.Module):
         n = words.shape[1]
         if n > self.length:
             raise ValueError(f"this prior reads captions of at most {self.length} words, found {n}")
-        text = torch.where(captioned[:, None], self.text(text_embedding(caption, self.dim)), self.nothing)
-        tokens = torch.cat([self.word(words) + self.position[:n], text[:, None]], dim=1)
+        tokens = torch.cat([self.word(words) + self.position[:n], text], dim=1)
         return tokens, torch.cat([real, torch.ones_like(captioned)[:, None]], dim=1)
+
+    def sentence(self, caption: Float[Tensor, "b n c"]) -> Float[Tensor, "b d"]:
+        """The text embedding of encoded captions, at the length that the prior reads it."""
+        return text_embedding(caption, self.dim) if self.scaled else caption[:, -1, : self.dim]
+
+
+def projection(in_dim: int, hidden: int, out_dim: int) -> nn.Module:
+    """A linear layer, or two with `hidden` channels between them."""
+    if not hidden:
+        return nn.Linear(in_dim, out_dim)
+    return nn.Sequential(nn.Linear(in_dim, hidden), nn.SiLU(), nn.Linear(hidden, out_dim))
 
 
 def has_caption(caption: Float[Tensor, "b n c"], keep: Bool[Tensor, " b"]) -> Bool[Tensor, " b"]:

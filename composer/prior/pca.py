@@ -1,6 +1,6 @@
 """Principal components of image embeddings, and their quantisation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -89,13 +89,22 @@ def take_over(module: nn.Module, found: Mapping[str, Tensor], dim: int) -> None:
         ValueError: They are of embeddings of another width, or something else.
     """
     own = dict(module.named_buffers())
-    if wrong := [name for name, value in own.items() if name not in found or found[name].shape != value.shape]:
+    check_found(found, {name: value.shape for name, value in own.items()}, dim)
+    for name, value in own.items():
+        value.copy_(found[name])
+
+
+def check_found(found: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], dim: int) -> None:
+    """Checks that principal components were found on embeddings of width `dim`.
+
+    Raises:
+        ValueError: One of these is missing, or of another shape.
+    """
+    if wrong := [name for name, shape in shapes.items() if name not in found or found[name].shape != tuple(shape)]:
         raise ValueError(
             f"expected the principal components of embeddings of width {dim} (`composer pca` writes them); "
             f"{', '.join(wrong)} is missing or of another shape"
         )
-    for name, value in own.items():
-        value.copy_(found[name])
 
 
 class Codebook(nn.Module):

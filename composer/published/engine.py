@@ -46,6 +46,15 @@ def interleave(count: int) -> Transform:
     return Transform(f"{count} tokens, each together", apply)
 
 
+def at_position(index: int) -> Transform:
+    """A layer's bias, or a token, and a table of positions -> both in one, for a token that always has this position.
+
+    Args:
+        index: The token's place in the sequence.
+    """
+    return Transform(f"added to position {index}", lambda x, positions: x.flatten() + positions.squeeze(0)[index])
+
+
 JOIN = Transform("joined", lambda *parts: torch.cat([x.flatten(1) if x.ndim > 2 else x for x in parts]))
 
 
@@ -67,6 +76,11 @@ class Row:
 def pair(ours: str, theirs: str, how: Transform = COPY) -> list[Row]:
     """The rows of a layer's weight and bias."""
     return [Row(f"{ours}.{kind}", (f"{theirs}.{kind}",), how) for kind in ("weight", "bias")]
+
+
+def under(prefix: str, rows: Sequence[Row]) -> list[Row]:
+    """The same rows, where all names of theirs have a prefix."""
+    return [Row(row.ours, tuple(prefix + name for name in row.theirs), row.how) for row in rows]
 
 
 @dataclass

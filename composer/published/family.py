@@ -6,7 +6,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from composer.decomposition import Decomposer
+from composer.names import SEMANTICS, TEXT
 from composer.published.engine import Row
+from composer.storage.building import build
+from composer.storage.folder import PRIOR_FILE
 
 Tensors = Mapping[str, Tensor]
 
@@ -33,14 +37,16 @@ class Family:
         about: What it is, in a line.
         licence: Of the released weights, and what it allows.
         released: Number of tensors and of values of each released network, by the name of its file.
-        marks: Names of tensors by which a file is recognised.
+        marks: Names of tensors by which a file is recognised; by which the first file is, of several.
         size: Side of the images that it draws, in pixels.
         configure: Makes a model's configuration of the shapes of the weights, the size, and what else is needed.
         rows: The rows of a network of ours, whose modules are named as in a model's file.
-        prefix: Of the names in the file; removed.
+        prefix: Of the names in the first file; removed.
         left: Names of theirs that are not needed -> why.
         channels: Channels that the first convolution reads; None for any.
         check: Raises a ValueError where what a model needs besides does not belong to the weights.
+        parts: The files that such a network is made of, in order: what is put before the names in each, to keep them
+            apart -> what it is, for messages.
     """
 
     about: str
@@ -54,6 +60,7 @@ class Family:
     left: Mapping[str, str] = field(default_factory=dict)
     channels: int | None = None
     check: Callable[[Tensors, Needs], None] = lambda tensors, needs: None
+    parts: Mapping[str, str] = field(default_factory=lambda: {"": "the network"})
 
     def recognises(self, tensors: Tensors) -> bool:
         """Whether these could be weights of this family, by their names and the channels of the first layer."""
@@ -82,6 +89,7 @@ def configuration(
     guidance: float = 1.0,
     scale: int = 0,
     readers: Mapping[str, Any] | None = None,
+    steps: int = 30,
 ) -> dict[str, Any]:
     """The configuration of a model of one stage.
 
@@ -93,6 +101,7 @@ def configuration(
         guidance: Weight of guidance unless a person says another.
         scale: How many times a stage enlarges; 0 for one that draws from noise alone.
         readers: As `decomposers`, of what measures results, where that is something else.
+        steps: Sampling steps unless a person says another number.
     """
     low_res = {"low_res": {"class_path": "composer.cascade.low_res.LowRes", "init_args": {"scale": scale}}}
     stage = {
@@ -100,9 +109,25 @@ def configuration(
         "size": size,
         "denoiser": denoiser,
         "conditions": conditions,
-        "sampling": {"guidance": guidance, "steps": 30},
+        "sampling": {"guidance": guidance, "steps": steps},
     }
     return {"stages": [stage | (low_res if scale else {})], "decomposers": decomposers, "readers": readers or {}}
+
+
+def prior_configuration(
+    arguments: Mapping[str, Any], text: Mapping[str, Any], semantics: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The configuration of a published prior by diffusion, which is told the step of its schedule.
+
+    Args:
+        arguments: Of `DiffusionPrior`.
+        text: Specification of what encodes captions.
+        semantics: The same, of what read the image embeddings.
+    """
+    noise = {"class_path": "composer.diffusion.denoiser.SquaredCosine", "init_args": {}}
+    own = {**arguments, "noise": noise, "time": "step", "candidates": 1}
+    prior = {"file": PRIOR_FILE, "class_path": "composer.prior.DiffusionPrior", "init_args": own}
+    return {"priors": [prior], "decomposers": {TEXT: dict(text), SEMANTICS: dict(semantics)}}
 
 
 def condition(name: str, **arguments: Any) -> dict[str, Any]:
@@ -113,3 +138,17 @@ def condition(name: str, **arguments: Any) -> dict[str, Any]:
 def decomposer(name: str, **arguments: Any) -> dict[str, Any]:
     """The specification of a decomposer."""
     return {"class_path": f"decomposers.{name}", "init_args": arguments}
+
+
+def empty_caption(reader: Mapping[str, Any]) -> Tensor:
+    """A CLIP's encoding of the empty caption: start, end and sentence, (3 d+1).
+
+    Args:
+        reader: The specification of a `decomposers.Caption`.
+
+    Raises:
+        FileNotFoundError: CLIP's weights are not on this machine, and cannot be fetched.
+    """
+    arguments = {**reader["init_args"], "empty": True}
+    value = build({**reader, "init_args": arguments}, Decomposer).from_text("")[0]
+    return value[value[:, -1] > 0.5]

@@ -1,15 +1,24 @@
-"""Karlo (Lee et al. 2022), Kakao Brain's unCLIP: the decoder, in its authors' layout."""
+"""Karlo (Lee et al. 2022), Kakao Brain's unCLIP: prior, decoder and upsampler, in their authors' layout."""
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from composer.decomposition import Decomposer
 from composer.networks.unet import UNet
-from composer.published.engine import Row, Transform, interleave, pair
-from composer.published.family import Family, Needs, Tensors, condition, configuration, decomposer, denoiser
-from composer.published.unet import OPENAI, plan, unet_rows
-from composer.storage.building import build
+from composer.prior.diffusion import DiffusionPrior
+from composer.published.engine import Row, Transform, at_position, interleave, pair, under
+from composer.published.family import (
+    Family,
+    Needs,
+    Tensors,
+    condition,
+    configuration,
+    decomposer,
+    denoiser,
+    empty_caption,
+    prior_configuration,
+)
+from composer.published.unet import OPENAI, plan, transformer_rows, unet_rows
 
 CLIP = "hub:timm/vit_large_patch14_clip_224.openai@main:open_clip_model.safetensors"
 MODEL = "ViT-L-14-quickgelu"
@@ -20,13 +29,25 @@ EMPTY = 3
 TOKENS = 4
 """Tokens that an image embedding becomes."""
 
+HEAD = 64
+"""Channels of an attention head."""
+
+STEPS = 7
+"""Steps of the upsampler."""
+
+LAST = 0.001
+"""Time below which the upsampler's second network takes over: the schedule's first step, the last one of sampling."""
+
+EXPERTS = {"high": "model_first_steps.", "low": "model_last_step."}
+"""The upsampler's networks: ours -> prefix of theirs."""
+
 
 def reader(name: str, needs: Needs, **arguments: Any) -> dict[str, Any]:
     """The specification of a decomposer that reads with Karlo's CLIP."""
     return decomposer(name, model=MODEL, weights=needs.clip or CLIP, **arguments)
 
 
-def _configure(tensors: Tensors, size: int, needs: Needs, head: int = 64) -> dict[str, Any]:
+def _configure(tensors: Tensors, size: int, needs: Needs, head: int = HEAD) -> dict[str, Any]:
     network = plan(tensors, OPENAI, head_dim=head)
     ports = {"vector_dim": network["vector_dim"], "token_dim": network["token_dim"]}
     width = tensors["cf_param"].shape[0]
@@ -39,22 +60,17 @@ def _configure(tensors: Tensors, size: int, needs: Needs, head: int = 64) -> dic
     return configuration(size, denoiser(network, "SquaredCosine"), conditions, decomposers, guidance=4.0)
 
 
-def empty_caption(needs: Needs) -> Tensor:
-    """CLIP's encoding of the empty caption, which Karlo reads where there is none: start, end and sentence, (3 d+1).
-
-    Raises:
-        FileNotFoundError: CLIP's weights are not on this machine, and cannot be fetched.
-    """
-    value = build(reader("Caption", needs, empty=True), Decomposer).from_text("")[0]
-    return value[value[:, -1] > 0.5]
+def empty_row(ours: str, needs: Needs) -> Row:
+    """The row of the encoding that Karlo reads where there is no caption."""
+    how = Transform("CLIP's encoding of the empty caption", lambda: empty_caption(reader("Caption", needs)))
+    return Row(ours, (), how)
 
 
 def decoder_rows(weights: nn.Module, needs: Needs) -> list[Row]:
     """The rows of what the decoder reads; without the U-Net's."""
     caption, semantics = "conditions.caption", "conditions.semantics"
-    how = Transform("CLIP's encoding of the empty caption", lambda: empty_caption(needs))
     return [
-        Row(f"{caption}.nothing", (), how),
+        empty_row(f"{caption}.nothing", needs),
         *pair(f"{caption}.to_tokens.0", "text_seq_proj.0"),
         *pair(f"{caption}.to_tokens.1", "text_seq_proj.1"),
         *pair(f"{caption}.to_vector.0", "text_feat_proj"),
@@ -70,6 +86,74 @@ def _rows(weights: nn.Module, needs: Needs) -> list[Row]:
     return [*unet_rows(network, OPENAI), *decoder_rows(weights, needs)]
 
 
+def _configure_upsampler(tensors: Tensors, size: int, needs: Needs) -> dict[str, Any]:
+    networks = {}
+    for name, prefix in EXPERTS.items():
+        own = {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}
+        networks[name] = denoiser(plan(own, OPENAI), "SquaredCosine")["init_args"]["network"]
+    made = denoiser({}, "SquaredCosine")
+    made["init_args"]["network"] = {
+        "class_path": "composer.networks.experts.Experts",
+        "init_args": {**networks, "border": LAST},
+    }
+    conditions = {"low_res": condition("LowRes", spatial_dim=3, resize="bicubic")}
+    return configuration(size, made, conditions, {}, scale=4, steps=STEPS)
+
+
+def _upsampler_rows(weights: nn.Module, needs: Needs) -> list[Row]:
+    rows = []
+    for name, prefix in EXPERTS.items():
+        network = weights.get_submodule(f"denoiser.network.{name}")
+        assert isinstance(network, UNet)
+        rows += under(prefix, unet_rows(network, OPENAI, f"denoiser.network.{name}."))
+    return rows
+
+
+def _configure_prior(tensors: Tensors, size: int, needs: Needs, head: int = HEAD) -> dict[str, Any]:
+    width, dim = tensors["text_emb_proj.weight"].shape
+    arguments = {
+        "dim": dim,
+        "caption_dim": tensors["text_enc_proj.weight"].shape[1],
+        "width": width,
+        "layers": len({name.split(".")[2] for name in tensors if name.startswith("transformer.resblocks.")}),
+        "heads": max(1, width // head),
+        "length": tensors["positional_embedding"].shape[1] - 4,
+        "guidance": 4.0,
+        "steps": 25,
+        "scaled": False,
+        "null_length": EMPTY,
+        "standardised": True,
+        "clamp": 10.0,
+    }
+    return prior_configuration(arguments, reader("Caption", needs), reader("Semantics", needs, scaled=False))
+
+
+def _prior_rows(weights: nn.Module, needs: Needs) -> list[Row]:
+    """Positions of the last four tokens, which are always there, become part of what makes these tokens."""
+    assert isinstance(weights, DiffusionPrior)
+    positions, words = "positional_embedding", weights.captions.length
+    length = Transform(f"the first {words}", lambda x: x[0, :words])
+    blocks = weights.transformer.blocks
+    return [
+        empty_row("captions.nothing", needs),
+        Row("captions.position", (positions,), length),
+        *pair("captions.word", "text_enc_proj"),
+        Row("captions.text.weight", ("text_emb_proj.weight",)),
+        Row("captions.text.bias", ("text_emb_proj.bias", positions), at_position(words)),
+        *pair("embed_level.0", "time_embed.0"),
+        Row("embed_level.2.weight", ("time_embed.2.weight",)),
+        Row("embed_level.2.bias", ("time_embed.2.bias", positions), at_position(words + 1)),
+        Row("embed_noised.weight", ("clip_img_proj.weight",)),
+        Row("embed_noised.bias", ("clip_img_proj.bias", positions), at_position(words + 2)),
+        Row("query", ("prd_emb", positions), at_position(words + 3)),
+        *transformer_rows(len(blocks), blocks[0].heads, "transformer.blocks"),
+        *pair("transformer.norm", "final_ln"),
+        *pair("out", "out_proj"),
+        Row("standard.mean", ("stats.0",)),
+        Row("standard.std", ("stats.1",)),
+    ]
+
+
 FAMILIES = {
     "karlo-decoder": Family(
         "Karlo: captions and CLIP's image embeddings to 64 px",
@@ -79,5 +163,24 @@ FAMILIES = {
         _configure,
         _rows,
         prefix="model.",
+    ),
+    "karlo-up256": Family(
+        "Karlo: 64 to 256 px, by one network and, in the last step, another",
+        LICENCE,
+        {"improved-sr-ckpt-step=1.2M.ckpt": (816, 1_383_159_046)},
+        tuple(f"{prefix}input_blocks.0.0.weight" for prefix in EXPERTS.values()),
+        _configure_upsampler,
+        _upsampler_rows,
+        size=256,
+    ),
+    "karlo-prior": Family(
+        "Karlo: captions to CLIP's image embeddings",
+        LICENCE,
+        {"prior-ckpt-step=01000000-of-01000000.ckpt with ViT-L-14_stats.th": (258, 1_022_030_080)},
+        ("prd_emb", "text_enc_proj.weight", "clip_img_proj.weight", "positional_embedding"),
+        _configure_prior,
+        _prior_rows,
+        prefix="model.",
+        parts={"": "the prior", "stats.": "ViT-L-14_stats.th, mean and standard deviation of CLIP's image embeddings"},
     ),
 }

@@ -30,6 +30,7 @@ MODULES = (
     "decomposers",
     "conditions",
     "composer",
+    "composer.networks.experts",
     "composer.networks.unet",
     "composer.diffusion.denoiser",
     "composer.cascade",

@@ -287,7 +287,7 @@ def load_frozen(folder: Path, build: Callable[[dict[str, Any]], Network], who: s
 def load_tensors(path: Path, lazily: bool = False) -> dict[str, Tensor]:
     """Reads named tensors from safetensors, or from a torch file that contains only tensors.
 
-    From a training checkpoint, takes the ``state_dict``.
+    From a training checkpoint, takes the ``state_dict``. Tensors in a list are named by their places, ``0``, ``1``, ...
 
     Args:
         path: The file.
@@ -316,6 +316,9 @@ def load_tensors(path: Path, lazily: bool = False) -> dict[str, Tensor]:
             "code, a TorchScript archive or a damaged file; ask its author for a safetensors copy"
         ) from error
     content = content.get("state_dict", content) if isinstance(content, Mapping) else content
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    named = content
+    if isinstance(content, list | tuple):
+        named = {str(i): value for i, value in enumerate(content)}
+    if not isinstance(named, Mapping) or not all(isinstance(value, Tensor) for value in named.values()):
         raise ValueError(f"{path}: expected named tensors, found {type(content).__name__}")
-    return dict(content)
+    return dict(named)
