@@ -23,8 +23,9 @@ def import_(
     """Make a model of published weights: GLIDE, ADM, Karlo, Alibaba's.
 
     Args:
-        files: the published files, one per family; several become the stages of one model, smallest images first
-        families: the family of each file, such as glide-base; without it, the command says what the files look like
+        files: the published files; those of several families become the stages of one model, smallest images first
+        families: the families of the files, such as glide-base, in the same order; without it, the command says
+            what the files look like
         out: the new model's folder
         check: compare the files with the known layouts, and write nothing
         merges: GPT-2's merges.txt, for GLIDE (default: from the Hugging Face hub)
@@ -34,29 +35,29 @@ def import_(
 
     Examples:
         base.pt upsample.pt --as glide-base glide-up --out models/glide --allow-network
+        prior.ckpt ViT-L-14_stats.th --as karlo-prior --out models/karlo-prior --allow-network
         base.pt --check --as glide-base
     """
     from composer.published import Needs, Published, import_model
-    from composer.published.importing import recognise
+    from composer.published.importing import recognise, share_out
     from composer.storage.files import write_json
     from composer.storage.pretrained import fetching
 
     if not families:
         say(*(f"{file}: {recognise(file)}" for file in files))
         return
-    if len(families) != len(files):
-        raise ValueError(f"expected a family of --as for each file, found {len(families)} for {len(files)}")
+    given = share_out(files, families)
     needs = Needs(**{key: value for key, value in (("merges", merges), ("clip", clip)) if value is not None})
     if check:
-        for file, family in zip(files, families, strict=True):
-            one = Published.open(file, family, needs)
+        for family, own in given.items():
+            one = Published.open(own, family, needs)
             one.convert(needs, shapes_only=True)
-            say(f"{file}: {one.compare()}; every tensor has its place")
+            say(f"{' and '.join(own)}: {one.compare()}; every tensor has its place")
         return
     if out is None:
         raise ValueError("import needs --out: the new model's folder")
     with fetching(allow_network):
-        done = import_model(dict(zip(families, files, strict=True)), out, needs, name)
+        done = import_model(given, out, needs, name)
     if report is not None:
         write_json(report, {family: one.report for family, one in zip(families, done, strict=True)})
     say(f"model in {out}: {sum(len(one.tensors) for one in done)} tensors of {', '.join(families)}")

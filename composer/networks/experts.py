@@ -1,5 +1,8 @@
 """Two networks that share the noise levels between them."""
 
+import math
+from operator import itemgetter
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,10 +35,10 @@ class Experts(Network):
             raise ValueError(f"expected two networks with the same ports, found widths of {ports} and {others}")
         self.high, self.low, self.border = high, low, border
         self.vector_dim, self.token_dim, self.spatial_dim = ports
-        self.stride = max(high.stride, low.stride)
+        self.stride = math.lcm(high.stride, low.stride)
 
     @property
-    def checkpointing(self) -> bool:  # type: ignore[override]
+    def checkpointing(self) -> bool:
         """Whether both save memory in training, see `Network`."""
         return self.high.checkpointing and self.low.checkpointing
 
@@ -54,7 +57,7 @@ class Experts(Network):
             return self._run(self.high, x, level, cond)
         cond, out = cond.expand(len(x)), torch.empty_like(x)
         for network, rows in ((self.high, ~below), (self.low, below)):
-            out[rows] = self._run(network, x[rows], level[rows], cond.change(lambda port, rows=rows: port[rows]))
+            out[rows] = self._run(network, x[rows], level[rows], cond.change(itemgetter(rows)))
         return out
 
     def inner_convolutions(self) -> list[Tensor]:

@@ -28,8 +28,8 @@ class DiffusionPrior(Prior):
     is causal, their keys and values are computed once per sample, not once per step.
 
     Noise is sigma (see `composer.diffusion.denoiser`); the network sees the noised embedding scaled to unit variance
-    and, unless `time` says otherwise, the level as the cosine schedule's time. Where the paper takes 64 steps of Analytic-DPM, this takes
-    DPM-Solver++(2M).
+    and, unless `time` says otherwise, the level as the cosine schedule's time. Where the paper takes 64 steps of
+    Analytic-DPM, this takes DPM-Solver++(2M).
 
     A short training learns to use the caption long before it learns to use the noised embedding at low noise levels,
     and until then all draws for a caption are nearly the same. With `linear`, the network starts as the best linear

@@ -89,6 +89,11 @@ def _configure_prior(tensors: Tensors, size: int, needs: Needs, head: int = 64) 
     return prior_configuration(arguments, _reader("Caption", needs), _reader("Semantics", needs))
 
 
+def _check_prior(tensors: Tensors, needs: Needs) -> None:
+    if not torch.equal(tensors["attn_mask"].squeeze() != 0, torch.ones(4, 4).tril() != 0):
+        raise ValueError("expected attn_mask to hide later tokens from earlier ones, found another mask")
+
+
 def _prior_rows(weights: nn.Module, needs: Needs) -> list[Row]:
     """Positions become part of what makes the four tokens, which are always there."""
     assert isinstance(weights, DiffusionPrior)
@@ -98,8 +103,9 @@ def _prior_rows(weights: nn.Module, needs: Needs) -> list[Row]:
         return torch.cat([sentence[:, : weights.dim], sentence[:, -1:]], 1)
 
     rows = [Row("captions.nothing", (), Transform("CLIP's embedding of the empty caption", nothing))]
-    tokens = (("captions.text", "text_embedding"), ("embed_level", "time_embedding"), ("embed_noised", "vision_embedding"))
-    for i, (ours, theirs) in enumerate(tokens):
+    tokens = {"captions.text": "text", "embed_level": "time", "embed_noised": "vision"}
+    for i, (ours, kind) in enumerate(tokens.items()):
+        theirs = f"{kind}_embedding"
         rows += pair(f"{ours}.0", f"{theirs}.0")
         rows.append(Row(f"{ours}.2.weight", (f"{theirs}.2.weight",)))
         rows.append(Row(f"{ours}.2.bias", (f"{theirs}.2.bias", "pos_embedding"), at_position(i)))
@@ -132,6 +138,7 @@ FAMILIES = {
         ("eos_embedding", "pos_embedding", "vision_embedding.0.weight"),
         _configure_prior,
         _prior_rows,
-        left={"attn_mask": "each token attends to those before it: ours computes this mask"},
+        left={"attn_mask": "each token attends to itself and those before it: ours computes this mask"},
+        check=_check_prior,
     ),
 }

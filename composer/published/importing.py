@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from composer.cascade.assembling import carry_weights
 from composer.cascade.stage import Stage
+from composer.prior.interface import Prior
 from composer.published import adm, alibaba, glide, karlo
 from composer.published.engine import Converted, convert
 from composer.published.family import Family, Needs
+from composer.storage.building import build
 from composer.storage.files import printable, replacing_all, shorten_error
 from composer.storage.folder import write_model
 from composer.storage.pretrained import load_tensors, no_larger_than
@@ -20,53 +22,70 @@ from composer.storage.pretrained import load_tensors, no_larger_than
 FAMILIES: dict[str, Family] = {**glide.FAMILIES, **adm.FAMILIES, **karlo.FAMILIES, **alibaba.FAMILIES}
 """Name -> family."""
 
+Files = str | Path | Sequence[str | Path]
+"""A file, or all files that a network is made of, in the order of `Family.parts`."""
+
 
 @dataclass(frozen=True)
 class Published:
-    """A published file, read and compared with a family's layout.
+    """A published network, read and compared with a family's layout.
 
     Attributes:
-        path: The file.
+        paths: Its files.
         name: The family.
         family: What is known of it.
         tensors: Its tensors, by the names that the family's layout has.
         spec: The configuration of a model with these weights.
     """
 
-    path: Path
+    paths: tuple[Path, ...]
     name: str
     family: Family
     tensors: Mapping[str, Tensor]
     spec: dict[str, Any]
 
     @classmethod
-    def open(cls, path: str | Path, name: str, needs: Needs | None = None, size: int | None = None) -> "Published":
-        """Reads a file, without running code that it may contain.
+    def open(cls, files: Files, name: str, needs: Needs | None = None, size: int | None = None) -> "Published":
+        """Reads a network's files, without running code that they may contain.
 
         Args:
-            path: The file: safetensors, or a torch file of tensors.
+            files: The files: safetensors, or torch files of tensors.
             name: The family, see `FAMILIES`.
             needs: What the model needs besides.
             size: Side of its images, in pixels; None is the released size.
 
         Raises:
             FileNotFoundError: There is no such file.
-            ValueError: It is another family's, damaged, or no file of tensors.
+            ValueError: One is another family's, damaged, or no file of tensors; or there are too few or too many.
         """
-        path = Path(path)
-        if name not in FAMILIES:
-            raise ValueError(f"expected a family of {', '.join(FAMILIES)}, found {printable(name)}")
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}")
-        family = FAMILIES[name]
-        tensors = _without(load_tensors(path, lazily=True), family.prefix)
-        if not family.recognises(tensors):
-            raise ValueError(f"{path} is not a file of {name}: {_describe(tensors)}")
+        family = find_family(name)
+        paths = tuple(Path(file) for file in ([files] if isinstance(files, str | Path) else files))
+        if len(paths) != len(family.parts):
+            wanted, found = "; ".join(family.parts.values()), ", ".join(map(str, paths))
+            raise ValueError(f"{name} is made of {len(family.parts)} files, in this order: {wanted}. Found {found}")
+        if absent := [path for path in paths if not path.is_file()]:
+            raise FileNotFoundError(f"there is no file {absent[0]}")
+        first = _without(load_tensors(paths[0], lazily=True), family.prefix)
+        if not family.recognises(first):
+            raise ValueError(f"{paths[0]} is not a file of {name}: {_describe(first)}")
+        read = [first, *(load_tensors(path, lazily=True) for path in paths[1:])]
+        tensors = {part + key: x for part, one in zip(family.parts, read, strict=True) for key, x in one.items()}
+        where = " and ".join(map(str, paths))
         try:
             spec = family.configure(tensors, size or family.size, needs or Needs())
         except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"{path}: its tensors do not make a {name}: {shorten_error(error)}") from error
-        return cls(path, name, family, tensors, spec)
+            raise ValueError(f"{where}: these tensors do not make a {name}: {shorten_error(error)}") from error
+        return cls(paths, name, family, tensors, spec)
+
+    @property
+    def kind(self) -> str:
+        """What the model consists of: ``stages`` or ``priors``."""
+        return next(kind for kind in ("stages", "priors") if kind in self.spec)
+
+    @property
+    def file(self) -> str:
+        """The file of its weights in the model's folder."""
+        return str(self.spec[self.kind][0]["file"])
 
     @property
     def values(self) -> int:
@@ -97,48 +116,80 @@ class Published:
         tensors = {k: x.to("meta") for k, x in self.tensors.items()} if shapes_only else self.tensors
         size = sum(x.nbytes for x in self.tensors.values())
         try:
-            with no_larger_than(size, str(self.path), 1000 + 8 * len(tensors)), torch.device("meta"):
-                weights = Stage.from_spec(self.spec["stages"][0]).weights()
-            return convert(self._rows(weights, needs), tensors, weights.state_dict(), self.family.left)
+            with no_larger_than(size, str(self.paths[0]), 1000 + 8 * len(tensors)), torch.device("meta"):
+                weights = network_of(self.spec)
+            rows = self.family.rows(weights, needs or Needs())
+            return convert(rows, tensors, weights.state_dict(), self.family.left)
         except ValueError as error:
-            raise ValueError(f"{self.path} as {self.name}: {error}") from error
+            raise ValueError(f"{' and '.join(map(str, self.paths))} as {self.name}: {error}") from error
 
-    def _rows(self, weights: nn.Module, needs: Needs | None) -> Any:
-        return self.family.rows(weights, needs or Needs())
+
+def find_family(name: str) -> Family:
+    """Finds a family by its name.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if name not in FAMILIES:
+        raise ValueError(f"expected a family of {', '.join(FAMILIES)}, found {printable(name)}")
+    return FAMILIES[name]
+
+
+def network_of(spec: Mapping[str, Any]) -> nn.Module:
+    """Builds what a configuration of one stage or one prior stores the weights of, with fresh ones."""
+    if "priors" in spec:
+        return build(spec["priors"][0], Prior)
+    return Stage.from_spec(spec["stages"][0]).weights()
+
+
+def share_out(files: Sequence[str], families: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Gives each family its files, in order.
+
+    Raises:
+        ValueError: A family is unknown, or their files are more or fewer than these.
+    """
+    counts = [len(find_family(name).parts) for name in families]
+    if sum(counts) != len(files):
+        made = ", ".join(f"{name} is made of {n}" for name, n in zip(families, counts, strict=True))
+        raise ValueError(f"expected a family of --as for all files: {made}, found {len(files)} files")
+    ends = [sum(counts[: i + 1]) for i in range(len(counts))]
+    return {name: tuple(files[end - n : end]) for name, n, end in zip(families, counts, ends, strict=True)}
 
 
 def import_model(
-    files: Mapping[str, str | Path], out: str | Path, needs: Needs | None = None, name: str | None = None
+    files: Mapping[str, Files], out: str | Path, needs: Needs | None = None, name: str | None = None
 ) -> list[Converted]:
     """Makes a model of published weights; those of several stages become a cascade.
 
     Args:
-        files: Family -> file, from the smallest images to the largest.
+        files: Family -> its file or files, from the smallest images to the largest; or a prior's alone.
         out: The model's folder, which must not hold a model yet.
         needs: What the model needs besides.
         name: The model's name; None is the folder's.
 
     Returns:
-        What was converted, one per file.
+        What was converted, one per family.
 
     Raises:
         FileNotFoundError: A file is not there.
         FileExistsError: The folder holds a model.
-        ValueError: A file is not what it should be, see `Published`. Nothing has been written then.
+        ValueError: A file is not what it should be, see `Published`, or there is more beside a prior. Nothing has been
+            written then.
     """
     out = Path(out)
     if (out / "config.json").exists():
         raise FileExistsError(f"{out} holds a model already: choose another folder")
     read = [Published.open(file, family, needs) for family, file in files.items()]
+    if len(read) > 1 and any(one.kind == "priors" for one in read):
+        raise ValueError(f"a prior is a model of its own: import it alone, found {', '.join(files)}")
     for one in read:
         one.family.check(one.tensors, needs or Needs())
     done = [one.convert(needs) for one in read]
-    config: dict[str, Any] = {"name": name or out.name, "stages": [], "decomposers": {}, "readers": {}}
+    config: dict[str, Any] = {"name": name or out.name}
     for one in read:
-        config["stages"] += one.spec["stages"]
-        config["decomposers"] |= one.spec["decomposers"]
-        config["readers"] |= one.spec["readers"]
-    weights = {one.spec["stages"][0]["file"]: made.tensors for one, made in zip(read, done, strict=True)}
+        for key, value in one.spec.items():
+            config[key] = [*config.get(key, ()), *value] if key == one.kind else {**config.get(key, {}), **value}
+    weights = {one.file: made.tensors for one, made in zip(read, done, strict=True)}
     with replacing_all(out) as new:
         write_model(new, carry_weights(config, new), weights, _card(config["name"], read))
     return done
@@ -170,7 +221,7 @@ def _describe(tensors: Mapping[str, Tensor]) -> str:
 def _card(name: str, read: Sequence[Published]) -> str:
     """The model card: where the weights come from, and what was tested."""
     rows = [
-        f"| `{one.spec['stages'][0]['file']}` | {one.path.name} | {one.family.about} | {one.compare()} |"
+        f"| `{one.file}` | {', '.join(path.name for path in one.paths)} | {one.family.about} | {one.compare()} |"
         for one in read
     ]
     licences = dict.fromkeys(f"- {one.name}: {one.family.licence}" for one in read)
@@ -178,7 +229,7 @@ def _card(name: str, read: Sequence[Published]) -> str:
         [
             f"# {name}\n",
             "Published weights, renamed and reordered by `composer import`; not trained here.\n",
-            "| stage | file | what | found |",
+            "| weights | made of | what | found |",
             "|---|---|---|---|",
             *rows,
             "\n## Licence of the weights\n",

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from composer.networks.transformer import TransformerBlock
 from composer.networks.unet import UNet
 from composer.prior.diffusion import DiffusionPrior
 from composer.published.engine import Row, Transform, at_position, interleave, pair, under
@@ -133,7 +134,7 @@ def _prior_rows(weights: nn.Module, needs: Needs) -> list[Row]:
     assert isinstance(weights, DiffusionPrior)
     positions, words = "positional_embedding", weights.captions.length
     length = Transform(f"the first {words}", lambda x: x[0, :words])
-    blocks = weights.transformer.blocks
+    blocks = [block for block in weights.transformer.blocks if isinstance(block, TransformerBlock)]
     return [
         empty_row("captions.nothing", needs),
         Row("captions.position", (positions,), length),

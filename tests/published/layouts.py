@@ -60,10 +60,7 @@ def glide(width, multipliers, blocks, attention, channels=3, text=512, layers=16
     made = unet(width, multipliers, blocks, attention, channels, context=text)
     made |= {"positional_embedding": (length, text), "padding_embedding": (length, text)}
     for i in range(layers):
-        block = f"transformer.resblocks.{i}"
-        made |= _layer(f"{block}.attn.c_qkv", 3 * text, text) | _layer(f"{block}.attn.c_proj", text, text)
-        made |= _layer(f"{block}.ln_1", text) | _layer(f"{block}.ln_2", text)
-        made |= _layer(f"{block}.mlp.c_fc", 4 * text, text) | _layer(f"{block}.mlp.c_proj", text, 4 * text)
+        made |= _openai_block(f"transformer.resblocks.{i}", text)
     made |= _layer("final_ln", text) | {"token_embedding.weight": (words, text)}
     return made | _layer("transformer_proj", 4 * width, text)
 
@@ -74,6 +71,42 @@ def karlo_decoder(width, multipliers, blocks, attention, clip=768, words=768, co
     made |= _layer("clip_emb", 4 * width, clip) | _layer("clip_tok_proj", 4 * context, clip)
     made |= _layer("text_seq_proj.0", context, words) | _layer("text_seq_proj.1", context)
     return made | _layer("text_feat_proj", 4 * width, clip)
+
+
+def _openai_block(name, width):
+    made = _layer(f"{name}.attn.c_qkv", 3 * width, width) | _layer(f"{name}.attn.c_proj", width, width)
+    made |= _layer(f"{name}.ln_1", width) | _layer(f"{name}.ln_2", width)
+    return made | _layer(f"{name}.mlp.c_fc", 4 * width, width) | _layer(f"{name}.mlp.c_proj", width, 4 * width)
+
+
+def karlo_upsampler(width, multipliers, blocks):
+    """Karlo's upsampler: two networks of one plan."""
+    made = unet(width, multipliers, blocks, (), 6, 3, scale_shift=False)
+    return {f"{part}.{name}": x for part in ("model_first_steps", "model_last_step") for name, x in made.items()}
+
+
+def karlo_prior(width=2048, layers=20, length=77, clip=768, words=768):
+    """Karlo's prior, without the file of statistics."""
+    made = {"positional_embedding": (1, length + 4, width), "prd_emb": (1, 1, width)}
+    made |= _layer("time_embed.0", width, width) | _layer("time_embed.2", width, width)
+    made |= _layer("text_enc_proj", width, words) | _layer("text_emb_proj", width, clip)
+    made |= _layer("clip_img_proj", width, clip) | _layer("out_proj", clip, width) | _layer("final_ln", width)
+    for i in range(layers):
+        made |= _openai_block(f"transformer.resblocks.{i}", width)
+    return made
+
+
+def alibaba_prior(width=2048, layers=24, clip=768):
+    """The prior of Alibaba's multi-stage model."""
+    made = {"eos_embedding": (1, 1, width), "pos_embedding": (1, 4, width), "attn_mask": (1, 1, 4, 4)}
+    for name, dim in (("text", clip), ("time", width), ("vision", clip)):
+        made |= _layer(f"{name}_embedding.0", width, dim) | _layer(f"{name}_embedding.2", width, width)
+    for i in range(layers):
+        block = f"blocks.{i}"
+        made |= _layer(f"{block}.norm1", width) | _layer(f"{block}.norm2", width)
+        made |= _layer(f"{block}.attn.to_qkv", 3 * width, width) | _layer(f"{block}.attn.proj", width, width)
+        made |= _layer(f"{block}.ffn.0", 4 * width, width) | _layer(f"{block}.ffn.2", width, 4 * width)
+    return made | _layer("norm", width) | _layer("head", clip, width)
 
 
 def fill(shapes, seed=0, scale=0.08):
