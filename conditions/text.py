@@ -84,7 +84,6 @@ class Text(Condition):
         tokens = torch.where(real[..., None], self.to_tokens(encodings), 0)
         return Conditioning(vector=vector, tokens=tokens, token_mask=real if self.gate is None else self.gate(real))
 
-
     def example(self, b: int, size: tuple[int, int]) -> Float[Tensor, "b n d1"]:
         """A caption of 77 words, as many as CLIP reads, and the sentence if there is one."""
         return torch.ones(b, 77 + (self.pool is None), self.in_dim + 1)

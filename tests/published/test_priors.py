@@ -224,6 +224,10 @@ def test_from_karlos_files_to_embeddings(tmp_path, clip, monkeypatch, capsys):
     sigmas = cosine_sigmas(5)
     drawn = dpmpp_2m(denoise, latents([3, 4], (DIM,)) * sigmas[0], sigmas)
     assert (found - network.post_process_latents(drawn)).abs().max() < 1e-4
+    torch.save(own.fill(own.karlo_decoder(32, (1, 2), 1, (2,), clip=DIM, words=DIM, context=24)), "decoder.pt")
+    assert not main(["import", "decoder.pt", "--as", "karlo-decoder", "--out", "karlo", "--clip", clip])
+    few = ["--caption", "a red cube", "--steps", "2", "--out", "out"]
+    assert not main(["compose", "--model", "karlo", "--prior", "prior", *few])
     assert not torch.allclose(found.norm(dim=1), torch.tensor(math.sqrt(DIM)), rtol=0.01)  # as long as CLIP's
 
 
