@@ -8,7 +8,7 @@ from torch import Tensor
 
 from composer.cascade.cascade import Cascade
 from composer.prior.autoregressive import AutoregressivePrior
-from composer.prior.interface import SEMANTICS, Prior
+from composer.prior.interface import SEMANTICS, Prior, to_sphere
 from composer.storage.pretrained import load_tensors
 
 
@@ -46,14 +46,20 @@ def load_prior(cascade: Cascade, folder: str, plugins: Sequence[str], network: b
         network: See `Prior.load`.
 
     Raises:
-        ValueError: The model reads embeddings of another width.
+        ValueError: The model reads embeddings of another width or length.
     """
     prior = Prior.load(folder, plugins, network).to(cascade.device)
     size = cascade.stages[0].size
     decomposer = dict(cascade.decomposition.named())[SEMANTICS]
-    width = decomposer({"image": torch.zeros(1, 3, size, size, device=cascade.device)}).shape[1]
-    if width != prior.dim:
-        raise ValueError(f"the model reads embeddings of width {width}, this prior draws width {prior.dim}")
+    read = decomposer({"image": torch.zeros(1, 3, size, size, device=cascade.device)})
+    if read.shape[1] != prior.dim:
+        raise ValueError(f"the model reads embeddings of width {read.shape[1]}, this prior draws width {prior.dim}")
+    if prior.scaled != torch.allclose(read, to_sphere(read), rtol=1e-3):
+        ways = ("as long as CLIP makes them", f"of length sqrt({prior.dim})")
+        raise ValueError(
+            f"the model reads embeddings {ways[not prior.scaled]}, this prior draws them {ways[prior.scaled]}: they do "
+            "not belong together"
+        )
     return prior
 
 

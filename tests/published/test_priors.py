@@ -7,6 +7,7 @@ import torch
 from diffusers import PriorTransformer
 from torch.nn import functional as F
 
+from composer import Cascade
 from composer.__main__ import main
 from composer.diffusion.denoiser import SquaredCosine
 from composer.diffusion.samplers import cosine_sigmas, dpmpp_2m, latents
@@ -14,6 +15,7 @@ from composer.networks.transformer import TransformerBlock
 from composer.prior import DiffusionPrior, Prior
 from composer.prior.interface import to_sphere
 from composer.prior.pca import fit_pca
+from composer.prior.taking import load_prior
 from composer.published import FAMILIES, Needs, import_model
 from composer.published.engine import Row, Transform, convert
 from composer.published.importing import network_of, share_out
@@ -239,6 +241,12 @@ def test_from_alibabas_file_to_embeddings(tmp_path, clip):
         import_model({"alibaba-prior": tmp_path / "prior.pt"}, tmp_path / "prior", Needs(clip=clip))
     torch.save(tensors | {"attn_mask": torch.ones(1, 1, 4, 4).tril()}, tmp_path / "prior.pt")
     import_model({"alibaba-prior": tmp_path / "prior.pt"}, tmp_path / "prior", Needs(clip=clip))
+    torch.save(own.fill(own.karlo_decoder(32, (1, 2), 1, (2,), clip=DIM, words=DIM, context=24)), tmp_path / "karlo.pt")
+    import_model({"karlo-decoder": tmp_path / "karlo.pt"}, tmp_path / "karlo", Needs(clip=clip))
+    with pytest.raises(
+        ValueError, match=r"reads embeddings as long as CLIP makes them.* draws them of length sqrt\(64\)"
+    ):
+        load_prior(Cascade.load(tmp_path / "karlo"), str(tmp_path / "prior"), ())
     prior = Prior.load(tmp_path / "prior")
     prior.steps = 3
     drawn = prior.sample(["a red cube", "a blue disc"], n=2)
