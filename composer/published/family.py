@@ -69,10 +69,20 @@ class Family:
         return fits and all(name in tensors for name in self.marks)
 
 
+def unet(plan: Mapping[str, Any]) -> dict[str, Any]:
+    """The specification of a U-Net."""
+    return {"class_path": "composer.UNet", "init_args": dict(plan)}
+
+
 def denoiser(network: Mapping[str, Any], noise: str) -> dict[str, Any]:
-    """The specification of a published denoiser: it estimates the noise, and is told the step of its schedule."""
+    """The specification of a published denoiser: it estimates the noise, and is told the step of its schedule.
+
+    Args:
+        network: The plan of a U-Net, or the specification of another network.
+        noise: The schedule.
+    """
     arguments = {
-        "network": {"class_path": "composer.UNet", "init_args": dict(network)},
+        "network": network if "class_path" in network else unet(network),
         "noise": {"class_path": f"composer.diffusion.denoiser.{noise}"},
         "target": "eps",
         "sigma_data": 1.0,

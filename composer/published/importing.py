@@ -146,8 +146,10 @@ def share_out(files: Sequence[str], families: Sequence[str]) -> dict[str, tuple[
     """Gives each family its files, in order.
 
     Raises:
-        ValueError: A family is unknown, or their files are more or fewer than these.
+        ValueError: A family is unknown or given twice, or their files are more or fewer than these.
     """
+    if len(set(families)) < len(families):
+        raise ValueError(f"expected each family of --as once, found {' '.join(families)}")
     counts = [len(find_family(name).parts) for name in families]
     if sum(counts) != len(files):
         made = ", ".join(f"{name} is made of {n}" for name, n in zip(families, counts, strict=True))

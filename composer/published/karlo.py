@@ -18,6 +18,7 @@ from composer.published.family import (
     denoiser,
     empty_caption,
     prior_configuration,
+    unet,
 )
 from composer.published.unet import OPENAI, plan, transformer_rows, unet_rows
 
@@ -91,14 +92,10 @@ def _configure_upsampler(tensors: Tensors, size: int, needs: Needs) -> dict[str,
     networks = {}
     for name, prefix in EXPERTS.items():
         own = {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}
-        networks[name] = denoiser(plan(own, OPENAI), "SquaredCosine")["init_args"]["network"]
-    made = denoiser({}, "SquaredCosine")
-    made["init_args"]["network"] = {
-        "class_path": "composer.networks.experts.Experts",
-        "init_args": {**networks, "border": LAST},
-    }
+        networks[name] = unet(plan(own, OPENAI))
+    network = {"class_path": "composer.networks.experts.Experts", "init_args": {**networks, "border": LAST}}
     conditions = {"low_res": condition("LowRes", spatial_dim=3, resize="bicubic")}
-    return configuration(size, made, conditions, {}, scale=4, steps=STEPS)
+    return configuration(size, denoiser(network, "SquaredCosine"), conditions, {}, scale=4, steps=STEPS)
 
 
 def _upsampler_rows(weights: nn.Module, needs: Needs) -> list[Row]:

@@ -208,6 +208,7 @@ def test_from_karlos_files_to_embeddings(tmp_path, clip, monkeypatch, capsys):
     assert "prior.ckpt and stats.th: 42 tensors" in capsys.readouterr().out
     assert not main(["import", "prior.ckpt", "stats.th", "--as", "karlo-prior", "--out", "prior", "--clip", clip])
     prior = Prior.load("prior")
+    assert isinstance(prior, DiffusionPrior)
     prior.steps = 5
     found = prior.sample(["a red cube", ""], seeds=[3, 4])
 
@@ -248,6 +249,7 @@ def test_from_alibabas_file_to_embeddings(tmp_path, clip):
     ):
         load_prior(Cascade.load(tmp_path / "karlo"), str(tmp_path / "prior"), ())
     prior = Prior.load(tmp_path / "prior")
+    assert isinstance(prior, DiffusionPrior)
     prior.steps = 3
     drawn = prior.sample(["a red cube", "a blue disc"], n=2)
     torch.testing.assert_close(drawn, to_sphere(drawn))
@@ -275,6 +277,8 @@ def test_what_is_wrong_with_a_priors_files_is_said(tmp_path, clip):
         assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match="karlo-prior is made of 2, found 1 files"):
         share_out([str(prior)], ["karlo-prior"])
+    with pytest.raises(ValueError, match="each family of --as once"):
+        share_out(["a.pt", "b.pt"], ["adm-64", "adm-64"])
 
 
 def embeddings(n):

@@ -1,5 +1,7 @@
 """Karlo's upsampler, two networks in one: against its authors' outputs and diffusers, and from files to pictures."""
 
+from operator import itemgetter
+
 import pytest
 import torch
 from diffusers import UNet2DModel
@@ -138,8 +140,7 @@ def test_from_karlos_files_to_large_pictures(tmp_path, monkeypatch):
 
 
 def unet():
-    ports = {"vector_dim": 64, "token_dim": 16, "spatial_dim": 2}
-    return UNet(width=32, multipliers=(1, 2), blocks=1, attention=(2,), head_dim=32, **ports)
+    return UNet(3, 32, (1, 2), 1, (2,), head_dim=32, vector_dim=64, token_dim=16, spatial_dim=2)
 
 
 def test_each_row_is_read_by_the_network_of_its_noise_level():
@@ -159,7 +160,7 @@ def test_each_row_is_read_by_the_network_of_its_noise_level():
     )
     found = both(x, level, both.prepare(cond))
     for i, network in enumerate((low, high, high, low)):
-        one = cond.change(lambda port, i=i: port[i : i + 1])
+        one = cond.change(itemgetter(slice(i, i + 1)))
         torch.testing.assert_close(found[i : i + 1], network(x[i : i + 1], level[i : i + 1], one))
     torch.testing.assert_close(both(x, level * 0, cond), low(x, level * 0, cond))
     found.sum().backward()
