@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from pathlib import Path
 from string import punctuation
 from typing import Any
 
@@ -67,7 +68,7 @@ class Tokens(Decomposer):
             raise ValueError(f"a caption needs start and end and has at most {MAX_LENGTH} pieces, found {length=}")
         self.length = length
         self._compact = None if words is None else _compact(words)
-        self._gpt2 = None if merges is None else _byte_pairs(merges)
+        self._gpt2 = None if merges is None else _byte_pairs(locate(merges, wanted="GPT-2's merges.txt", who="Tokens"))
 
     @property
     def vocabulary_size(self) -> int:
@@ -171,13 +172,12 @@ def _compact(words: str) -> dict[int, int]:
 
 
 @lru_cache(maxsize=4)
-def _byte_pairs(merges: str) -> Any:
+def _byte_pairs(path: Path) -> Any:
     """GPT-2's tokenizer. Its ids follow from the merges: the 256 bytes, what each merge makes, the end of a text."""
     try:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     except ImportError as error:
         raise ImportError("Tokens with merges needs: pip install 'composer-diffusion[hf]'") from error
-    path = locate(merges, wanted="GPT-2's merges.txt", who="Tokens")
     if path.stat().st_size > MAX_WORDS:
         raise ValueError(f"Tokens: expected at most {MAX_WORDS} bytes of merges in {path}, found {path.stat().st_size}")
     lines = path.read_text(encoding="utf-8").splitlines()
