@@ -18,6 +18,7 @@ from composer.training.cli import ModelAlone, TrainingCLI
 CONFIGS = sorted(Path("configs").rglob("*.yaml"))
 PAPERS = {
     "paper/composer_base": 2.0e9,
+    "paper/composer_base_semantics": 2.0e9,
     "paper/composer_up256": 1.1e9,
     "paper/composer_up1024": 300e6,
     "paper/unclip_decoder": 3.5e9,
@@ -59,6 +60,14 @@ def test_papers_sizes_are_theirs_within_3_percent(name):
     assert abs(off) < 0.03 and (off == 0 or not name.startswith("paper/glide"))
     assert f"Expect: {count:,} parameters" in head
     assert name.startswith("paper/glide") or f"{abs(off):.1%} {'above' if off > 0 else 'below'} the paper's" in head
+
+
+@pytest.mark.parametrize("name", ["glide_composer", "karlo_composer"])
+def test_warm_starts_say_how_much_they_train(name):
+    head, model = built(Path(f"configs/{name}.yaml"))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    count = sum(p.numel() for p in model.parameters())
+    assert f"Expect: {count:,} parameters, of them {trained:,} trained in part 1" in head
 
 
 def tiny(tmp_path, **replacements):
