@@ -178,8 +178,8 @@ class Condition(nn.Module, Buildable, ABC):
                 never train if both were.
 
         Raises:
-            ValueError: It makes tokens, which take part in attention's softmax even if they are zero; or it can't be
-                added to a model for another reason.
+            ValueError: It makes tokens without a gate, which take part in attention's softmax even if they are zero;
+                or it can't be added to a model for another reason.
 
         Reference: ControlNet's zero convolutions (Zhang et al. 2023, section 3.1).
         """

@@ -11,6 +11,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from composer.data import captions
 from composer.decomposition import Decomposition
+from composer.storage.pretrained import noting_files
 from decomposers import Agreement, Caption, Captioner, Semantics, Tokens
 
 VISION = {"image_size": 32, "layers": 2, "width": 64, "head_width": 64, "patch_size": 8}
@@ -303,6 +304,9 @@ def test_merges_split_as_gpt2_does(tmp_path):
     (tmp_path / "words.txt").write_text("one two three\n")
     with pytest.raises(ValueError, match="two pieces with a space"):
         Tokens(merges=str(tmp_path / "words.txt"))
+    with noting_files() as read:  # what an exported model has to include, also when it was read before
+        Tokens(merges=str(path))
+    assert read == {str(path): path}
 
 
 def test_an_empty_caption_may_be_one(reference, folder):
