@@ -201,19 +201,22 @@ def test_the_configurations_are_of_the_released_networks(name, family, layout, m
     monkeypatch.setattr(sys, "argv", ["composer"])
     monkeypatch.setenv("COMPOSER_PLUGINS", "")
     theirs = {key: torch.empty(shape, device="meta") for key, shape in RELEASED[layout].items()}
-    published = FAMILIES[family].configure(theirs, 64, Needs())["stages"][0]
+    published = FAMILIES[family].configure(theirs, 64, Needs())
     cli = Configuration(["-c", str(ROOT / f"configs/{name}.yaml")])
-    ours = from_run(json.loads(cli.parser.dump(cli.config, format="json")), name, {})["stages"][0]
+    ours = from_run(json.loads(cli.parser.dump(cli.config, format="json")), name, {})
+    for key, spec in published["decomposers"].items():
+        assert stated(spec).items() <= stated(ours["decomposers"][key]).items()
+    old, new = (spec["stages"][0] for spec in (published, ours))
+    for key, spec in old["conditions"].items():
+        assert stated(spec, "dropout").items() <= stated(new["conditions"][key], "dropout").items()
     with torch.device("meta"):
-        old, new = (Stage.from_spec(spec).weights().state_dict() for spec in (published, ours))
-    assert {key for key in old if new[key].shape != old[key].shape} == {FIRST}
-    for key, spec in published["conditions"].items():
-        assert stated(spec, "dropout").items() <= stated(ours["conditions"][key], "dropout").items()
-    want, got = (stated(spec["denoiser"], "network", "noise") for spec in (published, ours))
-    assert want.items() <= got.items()
-    want, got = (spec["denoiser"]["init_args"] for spec in (published, ours))
-    assert got["noise"]["class_path"].endswith(want["noise"]["class_path"].rpartition(".")[2])
-    want, got = (stated(spec["network"], "spatial_dim") for spec in (want, got))
+        want, got = (Stage.from_spec(stage).weights().state_dict() for stage in (old, new))
+    assert {key for key in want if got[key].shape != want[key].shape} == {FIRST}
+    old, new = old["denoiser"], new["denoiser"]
+    assert stated(old, "network", "noise").items() <= stated(new, "network", "noise").items()
+    want, got = (spec["init_args"]["noise"]["class_path"].rpartition(".")[2] for spec in (old, new))
+    assert want == got
+    want, got = (stated(spec["init_args"]["network"], "spatial_dim") for spec in (old, new))
     assert {key: got[key] for key in want} == want
 
 
