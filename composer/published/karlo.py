@@ -50,10 +50,21 @@ def reader(name: str, needs: Needs, **arguments: Any) -> dict[str, Any]:
 
 
 def _configure(tensors: Tensors, size: int, needs: Needs, head: int = HEAD) -> dict[str, Any]:
-    network = plan(tensors, OPENAI, head_dim=head)
+    width, text = tensors["cf_param"].shape[0], tensors["text_seq_proj.0.weight"].shape[1]
+    return configure_decoder(plan(tensors, OPENAI, head_dim=head), width, text, size, needs)
+
+
+def configure_decoder(network: dict[str, Any], width: int, text: int, size: int, needs: Needs) -> dict[str, Any]:
+    """The configuration of a model with the decoder alone.
+
+    Args:
+        network: The arguments of its U-Net.
+        width: Of an image embedding.
+        text: Width of an encoded word.
+        size: Side of its images, in pixels.
+        needs: What it needs besides.
+    """
     ports = {"vector_dim": network["vector_dim"], "token_dim": network["token_dim"]}
-    width = tensors["cf_param"].shape[0]
-    text = tensors["text_seq_proj.0.weight"].shape[1]
     conditions = {
         "caption": condition("Text", in_dim=text, norm="after", null_length=EMPTY, **ports),
         "semantics": condition("Vector", in_dim=width, num_tokens=TOKENS, hidden=0, has_null=True, **ports),
