@@ -12,14 +12,20 @@ from torch import Tensor, nn
 from composer.cascade.stage import Stage
 from composer.networks.norm import GroupNorm
 from composer.networks.unet import Attention, ResBlock, UNet
+from composer.prior.interface import Prior
+from composer.published.diffusers_prior import prior_part
 from composer.published.engine import JOIN, Row, pair, revert, under
 from composer.published.family import Family, Needs, Tensors
 from composer.published.karlo import HEAD, LICENCE, TOKENS, configure_decoder, decoder_rows
 from composer.storage.files import printable, replacing_all, write_atomically, write_json
+from composer.storage.finding import kind_of
 from composer.storage.folder import read_model
 from composer.storage.loading import require_fit
 
 T = TypeVar("T")
+
+Parts = dict[str, tuple[dict[str, Any], dict[str, Tensor]]]
+"""Folder -> configuration and weights."""
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 DECODER, TEXT_PROJ = "decoder", "text_proj"
@@ -170,16 +176,18 @@ FAMILIES = {
 def export_diffusers(
     model: str | Path, out: str | Path, stage: str | None = None, plugins: Collection[str] = ()
 ) -> list[Path]:
-    """Writes the network of a stage so that diffusers loads it.
+    """Writes the network of a stage, or a prior, so that diffusers loads it.
 
     A U-Net of ADM's plan, alone, with classes or with the smaller image, becomes a `UNet2DModel` in `out` itself.
     One that reads captions and image embeddings as Karlo's decoder becomes a `UNet2DConditionModel` in ``out/decoder``
     and an `UnCLIPTextProjModel` in ``out/text_proj``, as in Karlo's own repository.
 
+    A prior as Karlo's becomes a `PriorTransformer` in `out` itself.
+
     Args:
-        model: The model's folder.
+        model: The folder of a model, or of a prior.
         out: Where to; a folder that does not exist, or is empty.
-        stage: The stage, by the name of its file without the suffix; None is the first.
+        stage: The stage, by the name of its file without the suffix; None is the first. Not for priors.
         plugins: Modules that the user trusts.
 
     Returns:
@@ -194,6 +202,32 @@ def export_diffusers(
     model, out = Path(model), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not empty: choose another folder")
+    is_prior = stage is None and kind_of(model) == "priors"
+    parts, card = _prior(model, plugins) if is_prior else _stage(model, stage, plugins)
+    with replacing_all(out) as new:
+        for part, (settings, values) in parts.items():
+            content = save({k: x.contiguous() for k, x in values.items()}, metadata={"format": "pt"})
+            write_atomically(new / part / WEIGHTS, content)
+            write_json(new / part / "config.json", settings)
+        write_atomically(new / "README.md", card.encode())
+    return [out / part for part in parts]
+
+
+def _prior(model: Path, plugins: Collection[str]) -> tuple[Parts, str]:
+    """A prior's parts, and the card."""
+    prior = Prior.load(model, plugins)
+    try:
+        part = prior_part(prior)
+    except ValueError as error:
+        raise ValueError(f"{model}: {error}") from error
+    return {"": part}, (
+        f"# {printable(prior.spec.get('name', model.name))}\n\nA prior in diffusers' layout. Written by Composer's "
+        "`export_diffusers`; there is no pipeline. A dropped caption is read as CLIP encodes the empty one.\n"
+    )
+
+
+def _stage(model: Path, stage: str | None, plugins: Collection[str]) -> tuple[Parts, str]:
+    """A stage's parts, and the card."""
     config, weights, _ = read_model(model)
     specs = {Path(spec["file"]).stem: spec for spec in config["stages"]}
     name = next(iter(specs), "") if stage is None else stage
@@ -207,13 +241,7 @@ def export_diffusers(
         parts = _parts(made, tensors)
     except ValueError as error:
         raise ValueError(f"stage {name} of {model}: {error}") from error
-    with replacing_all(out) as new:
-        for part, (settings, values) in parts.items():
-            content = save({k: x.contiguous() for k, x in values.items()}, metadata={"format": "pt"})
-            write_atomically(new / part / WEIGHTS, content)
-            write_json(new / part / "config.json", settings)
-        write_atomically(new / "README.md", _card(config.get("name", model.name), made, parts).encode())
-    return [out / part for part in parts]
+    return parts, _card(config.get("name", model.name), made, parts)
 
 
 def _card(name: str, stage: Stage, parts: Collection[str]) -> str:
@@ -232,8 +260,8 @@ def _card(name: str, stage: Stage, parts: Collection[str]) -> str:
     )
 
 
-def _parts(stage: Stage, tensors: Tensors) -> dict[str, tuple[dict[str, Any], dict[str, Tensor]]]:
-    """Folder -> configuration and weights.
+def _parts(stage: Stage, tensors: Tensors) -> Parts:
+    """What a stage becomes.
 
     Raises:
         ValueError: diffusers has no class for it.

@@ -17,7 +17,8 @@ class Transform:
     Attributes:
         about: What it does, for the report; empty for a plain copy.
         apply: Takes their tensors, in the row's order.
-        undo: Takes ours and the number of theirs, and gives theirs; None where nothing needs it.
+        undo: Takes ours and the number of theirs, and gives theirs, or the first of them where the others are made of
+            other rows; None where nothing needs it.
     """
 
     about: str
@@ -57,7 +58,9 @@ def at_position(index: int) -> Transform:
     Args:
         index: The token's place in the sequence.
     """
-    return Transform(f"added to position {index}", lambda x, positions: x.flatten() + positions.squeeze(0)[index])
+    return Transform(
+        f"added to position {index}", lambda x, positions: x.flatten() + positions.squeeze(0)[index], lambda x, _: [x]
+    )
 
 
 JOIN = Transform(
@@ -162,7 +165,8 @@ def revert(rows: Sequence[Row], ours: Mapping[str, Tensor]) -> dict[str, Tensor]
     made: dict[str, Tensor] = {}
     for row in rows:
         if row.theirs and row.how.undo is not None:
-            made |= zip(row.theirs, row.how.undo(ours[row.ours], len(row.theirs)), strict=True)
+            made |= zip(row.theirs, row.how.undo(ours[row.ours], len(row.theirs)), strict=False)
+    _require("not made of anything", sorted({name for row in rows for name in row.theirs} - made.keys()))
     return made
 
 

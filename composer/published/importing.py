@@ -12,7 +12,7 @@ from composer.cascade.assembling import carry_weights
 from composer.cascade.stage import Stage
 from composer.networks.dvae import DVAE
 from composer.prior.interface import Prior
-from composer.published import adm, alibaba, diffusers_layout, dvae, glide, karlo
+from composer.published import adm, alibaba, diffusers_layout, diffusers_prior, dvae, glide, karlo
 from composer.published.engine import Converted, convert
 from composer.published.family import Family, Needs
 from composer.published.pickled import read_modules
@@ -26,6 +26,7 @@ FAMILIES: dict[str, Family] = {
     **adm.FAMILIES,
     **karlo.FAMILIES,
     **diffusers_layout.FAMILIES,
+    **diffusers_prior.FAMILIES,
     **alibaba.FAMILIES,
     **dvae.FAMILIES,
 }

@@ -1,7 +1,7 @@
 """Finds models and configurations by name, and reads configurations; light, for the command line."""
 
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from composer.mistakes import did_you_mean
 from composer.storage.files import finish_replacing, printable
@@ -61,6 +61,19 @@ def require_model(folder: Path) -> None:
             "`composer export RUN OUT` makes one of a training run"
             + (hint if HUB_NAME.fullmatch(folder.as_posix()) and not folder.exists() else "")
         )
+
+
+def kind_of(folder: Path) -> Kind:
+    """What a model's folder consists of; ``stages`` where its configuration does not say.
+
+    Raises:
+        FileNotFoundError: There is no model.
+        ValueError: The configuration is not JSON.
+    """
+    require_model(folder)
+    config = read_json(folder / "config.json", MAX_JSON)
+    known: tuple[Kind, ...] = get_args(Kind)
+    return next((kind for kind in known if isinstance(config, dict) and kind in config), "stages")
 
 
 def read_config(folder: Path, parts: Kind = "stages") -> dict[str, Any]:
