@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from composer.cascade.stage import Stage
@@ -17,8 +17,8 @@ from composer.published.diffusers_prior import prior_part
 from composer.published.engine import JOIN, Row, pair, revert, under
 from composer.published.family import Family, Needs, Tensors
 from composer.published.karlo import HEAD, LICENCE, TOKENS, configure_decoder, decoder_rows
-from composer.storage.files import printable, replacing_all, write_atomically, write_json
-from composer.storage.finding import kind_of
+from composer.storage.files import flush_file, printable, replacing_all, write_atomically, write_json
+from composer.storage.finding import find_model, kind_of
 from composer.storage.folder import read_model
 from composer.storage.loading import require_fit
 
@@ -185,7 +185,7 @@ def export_diffusers(
     A prior as Karlo's becomes a `PriorTransformer` in `out` itself.
 
     Args:
-        model: The folder of a model, or of a prior.
+        model: The folder of a model, or of a prior; or the name of an included one.
         out: Where to; a folder that does not exist, or is empty.
         stage: The stage, by the name of its file without the suffix; None is the first. Not for priors.
         plugins: Modules that the user trusts.
@@ -199,16 +199,17 @@ def export_diffusers(
         ValueError: diffusers has no class for this network, the model is damaged, or it has no such stage. Nothing has
             been written then.
     """
-    model, out = Path(model), Path(out)
+    model, out = find_model(model), Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not empty: choose another folder")
     is_prior = stage is None and kind_of(model) == "priors"
     parts, card = _prior(model, plugins) if is_prior else _stage(model, stage, plugins)
     with replacing_all(out) as new:
         for part, (settings, values) in parts.items():
-            content = save({k: x.contiguous() for k, x in values.items()}, metadata={"format": "pt"})
-            write_atomically(new / part / WEIGHTS, content)
             write_json(new / part / "config.json", settings)
+            file = new / part / WEIGHTS
+            save_file({k: x.contiguous() for k, x in values.items()}, file, metadata={"format": "pt"})
+            flush_file(file)
         write_atomically(new / "README.md", card.encode())
     return [out / part for part in parts]
 

@@ -1,14 +1,13 @@
 """Published priors: against their authors' outputs, against diffusers, and from files to embeddings."""
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from diffusers import PriorTransformer
 from torch.nn import functional as F
 
-from composer import Cascade, scenes
+from composer import Cascade
 from composer.__main__ import main
 from composer.diffusion.denoiser import SquaredCosine
 from composer.diffusion.samplers import cosine_sigmas, dpmpp_2m, latents
@@ -226,7 +225,7 @@ def test_the_released_prior_has_a_place_for_every_tensor_in_diffusers_layout():
 
 def test_priors_that_diffusers_has_no_class_for_are_refused(tmp_path):
     with pytest.raises(ValueError, match="scenes_prior_diffusion: diffusers has no class for this prior"):
-        export_diffusers(Path(scenes.__file__).parents[1] / "assets/scenes_prior_diffusion", tmp_path / "out")
+        export_diffusers("scenes_prior_diffusion", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
