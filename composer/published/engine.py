@@ -17,13 +17,16 @@ class Transform:
     Attributes:
         about: What it does, for the report; empty for a plain copy.
         apply: Takes their tensors, in the row's order.
+        undo: Takes ours and the number of theirs, and gives theirs, or the first of them where the others are made of
+            other rows; None where nothing needs it.
     """
 
     about: str
     apply: Callable[..., Tensor]
+    undo: Callable[[Tensor, int], Sequence[Tensor]] | None = None
 
 
-COPY = Transform("", lambda x: x)
+COPY = Transform("", lambda x: x, lambda x, _: [x])
 TO_LINEAR = Transform("1x1 convolution to linear layer", lambda x: x.flatten(1) if x.ndim > 1 else x)
 
 
@@ -43,7 +46,10 @@ def interleave(count: int) -> Transform:
     def apply(x: Tensor) -> Tensor:
         return x.reshape(-1, count, *x.shape[1:]).transpose(0, 1).flatten(0, 1)
 
-    return Transform(f"{count} tokens, each together", apply)
+    def undo(x: Tensor, _: int) -> list[Tensor]:
+        return [x.reshape(count, -1, *x.shape[1:]).transpose(0, 1).flatten(0, 1)]
+
+    return Transform(f"{count} tokens, each together", apply, undo)
 
 
 def at_position(index: int) -> Transform:
@@ -52,10 +58,16 @@ def at_position(index: int) -> Transform:
     Args:
         index: The token's place in the sequence.
     """
-    return Transform(f"added to position {index}", lambda x, positions: x.flatten() + positions.squeeze(0)[index])
+    return Transform(
+        f"added to position {index}", lambda x, positions: x.flatten() + positions.squeeze(0)[index], lambda x, _: [x]
+    )
 
 
-JOIN = Transform("joined", lambda *parts: torch.cat([x.flatten(1) if x.ndim > 2 else x for x in parts]))
+JOIN = Transform(
+    "joined",
+    lambda *parts: torch.cat([x.flatten(1) if x.ndim > 2 else x for x in parts]),
+    lambda x, count: x.chunk(count),
+)
 
 
 @dataclass(frozen=True)
@@ -136,6 +148,26 @@ def convert(
             {"ours": row.ours, "theirs": list(row.theirs), "how": row.how.about, "shape": list(made.shape)}
         )
     return done
+
+
+def revert(rows: Sequence[Row], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Makes weights in a published layout of ours: the reverse of `convert`, as far as theirs hold them.
+
+    Args:
+        rows: How each tensor of ours is made.
+        ours: A network's weights.
+
+    Raises:
+        ValueError: A tensor of ours has no place, or is made in a way that has no reverse.
+    """
+    _require("without a place", sorted(ours.keys() ^ {row.ours for row in rows}))
+    _require("made in a way that has no reverse", [row.ours for row in rows if row.theirs and row.how.undo is None])
+    made: dict[str, Tensor] = {}
+    for row in rows:
+        if row.theirs and row.how.undo is not None:
+            made |= zip(row.theirs, row.how.undo(ours[row.ours], len(row.theirs)), strict=False)
+    _require("not made of anything", sorted({name for row in rows for name in row.theirs} - made.keys()))
+    return made
 
 
 def _require(what: str, names: Sequence[str]) -> None:

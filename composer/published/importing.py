@@ -10,16 +10,26 @@ from torch import Tensor, nn
 
 from composer.cascade.assembling import carry_weights
 from composer.cascade.stage import Stage
+from composer.networks.dvae import DVAE
 from composer.prior.interface import Prior
-from composer.published import adm, alibaba, glide, karlo
+from composer.published import adm, alibaba, diffusers_layout, diffusers_prior, dvae, glide, karlo
 from composer.published.engine import Converted, convert
 from composer.published.family import Family, Needs
+from composer.published.pickled import read_modules
 from composer.storage.building import build
 from composer.storage.files import printable, replacing_all, shorten_error
 from composer.storage.folder import write_model
 from composer.storage.pretrained import load_tensors, no_larger_than
 
-FAMILIES: dict[str, Family] = {**glide.FAMILIES, **adm.FAMILIES, **karlo.FAMILIES, **alibaba.FAMILIES}
+FAMILIES: dict[str, Family] = {
+    **glide.FAMILIES,
+    **adm.FAMILIES,
+    **karlo.FAMILIES,
+    **diffusers_layout.FAMILIES,
+    **diffusers_prior.FAMILIES,
+    **alibaba.FAMILIES,
+    **dvae.FAMILIES,
+}
 """Name -> family."""
 
 Files = str | Path | Sequence[str | Path]
@@ -49,7 +59,7 @@ class Published:
         """Reads a network's files, without running code that they may contain.
 
         Args:
-            files: The files: safetensors, or torch files of tensors.
+            files: The files: safetensors, or torch files of tensors; the dVAE's, pickled modules, end in ``.pkl``.
             name: The family, see `FAMILIES`.
             needs: What the model needs besides.
             size: Side of its images, in pixels; None is the released size.
@@ -65,10 +75,10 @@ class Published:
             raise ValueError(f"{name} is made of {len(family.parts)} files, in this order: {wanted}. Found {found}")
         if absent := [path for path in paths if not path.is_file()]:
             raise FileNotFoundError(f"there is no file {absent[0]}")
-        first = _without(load_tensors(paths[0], lazily=True), family.prefix)
+        first = _without(_load(paths[0]), family.prefix)
         if not family.recognises(first):
             raise ValueError(f"{paths[0]} is not a file of {name}: {_describe(first)}")
-        read = [first, *(load_tensors(path, lazily=True) for path in paths[1:])]
+        read = [first, *map(_load, paths[1:])]
         tensors = {part + key: x for part, one in zip(family.parts, read, strict=True) for key, x in one.items()}
         where = " and ".join(map(str, paths))
         try:
@@ -79,8 +89,8 @@ class Published:
 
     @property
     def kind(self) -> str:
-        """What the model consists of: ``stages`` or ``priors``."""
-        return next(kind for kind in ("stages", "priors") if kind in self.spec)
+        """What the model consists of: ``stages``, ``priors`` or ``autoencoders``."""
+        return next(kind for kind in ("stages", "priors", "autoencoders") if kind in self.spec)
 
     @property
     def file(self) -> str:
@@ -136,9 +146,11 @@ def find_family(name: str) -> Family:
 
 
 def network_of(spec: Mapping[str, Any]) -> nn.Module:
-    """Builds what a configuration of one stage or one prior stores the weights of, with fresh ones."""
+    """Builds what a configuration of one stage, prior or autoencoder stores the weights of, with fresh ones."""
     if "priors" in spec:
         return build(spec["priors"][0], Prior)
+    if "autoencoders" in spec:
+        return build(spec["autoencoders"][0], DVAE)
     return Stage.from_spec(spec["stages"][0]).weights()
 
 
@@ -164,7 +176,8 @@ def import_model(
     """Makes a model of published weights; those of several stages become a cascade.
 
     Args:
-        files: Family -> its file or files, from the smallest images to the largest; or a prior's alone.
+        files: Family -> its file or files, from the smallest images to the largest; or those of a prior or
+            an autoencoder alone.
         out: The model's folder, which must not hold a model yet.
         needs: What the model needs besides.
         name: The model's name; None is the folder's.
@@ -175,15 +188,15 @@ def import_model(
     Raises:
         FileNotFoundError: A file is not there.
         FileExistsError: The folder holds a model.
-        ValueError: A file is not what it should be, see `Published`, or there is more beside a prior. Nothing has been
-            written then.
+        ValueError: A file is not what it should be, see `Published`, or there is more beside a prior or an autoencoder.
+            Nothing has been written then.
     """
     out = Path(out)
     if (out / "config.json").exists():
         raise FileExistsError(f"{out} holds a model already: choose another folder")
     read = [Published.open(file, family, needs) for family, file in files.items()]
-    if len(read) > 1 and any(one.kind == "priors" for one in read):
-        raise ValueError(f"a prior is a model of its own: import it alone, found {', '.join(files)}")
+    if len(read) > 1 and (alone := [one.name for one in read if one.kind != "stages"]):
+        raise ValueError(f"{alone[0]} is a model of its own: import it alone, found {', '.join(files)}")
     for one in read:
         one.family.check(one.tensors, needs or Needs())
     done = [one.convert(needs) for one in read]
@@ -203,7 +216,11 @@ def recognise(path: str | Path) -> str:
     Raises:
         ValueError: It is damaged, or no file of tensors.
     """
-    return _describe(load_tensors(Path(path), lazily=True))
+    return _describe(_load(Path(path)))
+
+
+def _load(path: Path) -> Mapping[str, Tensor]:
+    return read_modules(path, dvae.CLASSES) if path.suffix == ".pkl" else load_tensors(path, lazily=True)
 
 
 def _without(tensors: Mapping[str, Tensor], prefix: str) -> Mapping[str, Tensor]:

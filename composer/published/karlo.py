@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from composer.networks.transformer import TransformerBlock
 from composer.networks.unet import UNet
@@ -34,6 +34,9 @@ TOKENS = 4
 HEAD = 64
 """Channels of an attention head."""
 
+AFTER = 4
+"""Tokens of the prior's sequence after the words."""
+
 STEPS = 7
 """Steps of the upsampler."""
 
@@ -50,10 +53,21 @@ def reader(name: str, needs: Needs, **arguments: Any) -> dict[str, Any]:
 
 
 def _configure(tensors: Tensors, size: int, needs: Needs, head: int = HEAD) -> dict[str, Any]:
-    network = plan(tensors, OPENAI, head_dim=head)
+    width, text = tensors["cf_param"].shape[0], tensors["text_seq_proj.0.weight"].shape[1]
+    return configure_decoder(plan(tensors, OPENAI, head_dim=head), width, text, size, needs)
+
+
+def configure_decoder(network: dict[str, Any], width: int, text: int, size: int, needs: Needs) -> dict[str, Any]:
+    """The configuration of a model with the decoder alone.
+
+    Args:
+        network: The arguments of its U-Net.
+        width: Of an image embedding.
+        text: Width of an encoded word.
+        size: Side of its images, in pixels.
+        needs: What it needs besides.
+    """
     ports = {"vector_dim": network["vector_dim"], "token_dim": network["token_dim"]}
-    width = tensors["cf_param"].shape[0]
-    text = tensors["text_seq_proj.0.weight"].shape[1]
     conditions = {
         "caption": condition("Text", in_dim=text, norm="after", null_length=EMPTY, **ports),
         "semantics": condition("Vector", in_dim=width, num_tokens=TOKENS, hidden=0, has_null=True, **ports),
@@ -107,15 +121,30 @@ def _upsampler_rows(weights: nn.Module, needs: Needs) -> list[Row]:
     return rows
 
 
-def _configure_prior(tensors: Tensors, size: int, needs: Needs, head: int = HEAD) -> dict[str, Any]:
-    width, dim = tensors["text_emb_proj.weight"].shape
+def _configure_prior(tensors: Tensors, size: int, needs: Needs) -> dict[str, Any]:
+    layers = len({name.split(".")[2] for name in tensors if name.startswith("transformer.resblocks.")})
+    sentence, words = tensors["text_emb_proj.weight"], tensors["text_enc_proj.weight"]
+    return configure_prior(sentence, words, tensors["positional_embedding"], layers, needs)
+
+
+def configure_prior(sentence: Tensor, words: Tensor, positions: Tensor, layers: int, needs: Needs) -> dict[str, Any]:
+    """The configuration of the prior.
+
+    Args:
+        sentence: Weight of the text embedding's projection.
+        words: That of the words' projection.
+        positions: The table of positions, (1 n width).
+        layers: Number of blocks.
+        needs: What it needs besides.
+    """
+    width, dim = sentence.shape
     arguments = {
         "dim": dim,
-        "caption_dim": tensors["text_enc_proj.weight"].shape[1],
+        "caption_dim": words.shape[1],
         "width": width,
-        "layers": len({name.split(".")[2] for name in tensors if name.startswith("transformer.resblocks.")}),
-        "heads": max(1, width // head),
-        "length": tensors["positional_embedding"].shape[1] - 4,
+        "layers": layers,
+        "heads": max(1, width // HEAD),
+        "length": positions.shape[1] - AFTER,
         "guidance": 4.0,
         "steps": 25,
         "scaled": False,
@@ -126,8 +155,11 @@ def _configure_prior(tensors: Tensors, size: int, needs: Needs, head: int = HEAD
     return prior_configuration(arguments, reader("Caption", needs), reader("Semantics", needs, scaled=False))
 
 
-def _prior_rows(weights: nn.Module, needs: Needs) -> list[Row]:
-    """Positions of the last four tokens, which are always there, become part of what makes these tokens."""
+def prior_rows(weights: nn.Module, needs: Needs) -> list[Row]:
+    """The rows of the prior.
+
+    Positions of the last four tokens, which are always there, become part of what makes these tokens.
+    """
     assert isinstance(weights, DiffusionPrior)
     positions, words = "positional_embedding", weights.captions.length
     length = Transform(f"the first {words}", lambda x: x[0, :words])
@@ -177,7 +209,7 @@ FAMILIES = {
         {"prior-ckpt-step=01000000-of-01000000.ckpt with ViT-L-14_stats.th": (258, 1_022_030_080)},
         ("prd_emb", "text_enc_proj.weight", "clip_img_proj.weight", "positional_embedding"),
         _configure_prior,
-        _prior_rows,
+        prior_rows,
         prefix="model.",
         parts={"": "the prior", "stats.": "ViT-L-14_stats.th, mean and standard deviation of CLIP's image embeddings"},
     ),

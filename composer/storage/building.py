@@ -32,6 +32,7 @@ MODULES = (
     "composer",
     "composer.networks.experts",
     "composer.networks.unet",
+    "composer.networks.dvae",
     "composer.diffusion.denoiser",
     "composer.cascade",
     "composer.cascade.low_res",

@@ -1,15 +1,24 @@
 """Finds models and configurations by name, and reads configurations; light, for the command line."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 from composer.mistakes import did_you_mean
 from composer.storage.files import finish_replacing, printable
-from composer.storage.formats import HUB_NAME, MAX_JSON, check_model, check_prior
+from composer.storage.formats import HUB_NAME, MAX_JSON, check_autoencoder, check_model, check_prior
 from composer.storage.schema import read_json
 
 FORMAT = 1
 """Format number of model folders."""
+
+Kind: TypeAlias = Literal["stages", "priors", "autoencoders"]
+"""What a model's folder consists of."""
+
+_KINDS = {
+    "stages": (check_model, "a model with stages: composer.Cascade.load reads it"),
+    "priors": (check_prior, "a prior: composer.Prior.load reads it, --prior names it"),
+    "autoencoders": (check_autoencoder, "an autoencoder: composer.networks.dvae.DVAE.load reads it"),
+}
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -54,7 +63,20 @@ def require_model(folder: Path) -> None:
         )
 
 
-def read_config(folder: Path, parts: Literal["stages", "priors"] = "stages") -> dict[str, Any]:
+def kind_of(folder: Path) -> Kind:
+    """What a model's folder consists of; ``stages`` where its configuration does not say.
+
+    Raises:
+        FileNotFoundError: There is no model.
+        ValueError: The configuration is not JSON.
+    """
+    require_model(folder)
+    config = read_json(folder / "config.json", MAX_JSON)
+    known: tuple[Kind, ...] = get_args(Kind)
+    return next((kind for kind in known if isinstance(config, dict) and kind in config), "stages")
+
+
+def read_config(folder: Path, parts: Kind = "stages") -> dict[str, Any]:
     """Reads the configuration of a model's folder.
 
     Args:
@@ -74,9 +96,9 @@ def read_config(folder: Path, parts: Literal["stages", "priors"] = "stages") -> 
         found = printable(str(config.get("format"))[:40])
         raise ValueError(f"expected a model of format {FORMAT}, found {found}: update the package")
     if parts not in config:
-        found = "a prior: composer.Prior.load reads it, --prior names it" if "priors" in config else "none"
+        found = next((about for kind, (_, about) in _KINDS.items() if kind in config), "none")
         raise ValueError(f"expected a model with {parts} at {folder}, found {found}")
-    (check_model if parts == "stages" else check_prior)(config, str(path))
+    _KINDS[parts][0](config, str(path))
     return config
 
 

@@ -7,13 +7,13 @@ list (`composer.storage.building`), or of plugins that the caller names.
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
 
 from composer.storage.files import flush_file, printable, replacing_all, resolve_below, write_atomically, write_json
-from composer.storage.finding import FORMAT, read_config, require_model
+from composer.storage.finding import FORMAT, Kind, read_config, require_model
 from composer.storage.formats import FILE, MAX_JSON, check_manifest
 from composer.storage.pretrained import load_tensors
 from composer.storage.schema import read_json
@@ -80,9 +80,7 @@ def _files(folder: Path) -> dict[str, Path]:
     return {name.as_posix(): p for name, p in found.items() if not any(part.startswith(".") for part in name.parts)}
 
 
-def read_model(
-    folder: Path, parts: Literal["stages", "priors"] = "stages"
-) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], str]:
+def read_model(folder: Path, parts: Kind = "stages") -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], str]:
     """Reads a model's folder after checking every file against the manifest.
 
     Args:

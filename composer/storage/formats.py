@@ -59,6 +59,14 @@ _PRIORS = record(
     },
     _ABOUT,
 )
+_AUTOENCODERS = record(
+    {
+        "autoencoders": items(
+            record({"class_path": text(200), "file": FILE}, {"init_args": optional(table(ARGUMENTS))}), 1, 1
+        )
+    },
+    _ABOUT,
+)
 _RUN = record(
     {
         "model": record(
@@ -138,6 +146,15 @@ def check_prior(config: Any, where: str = "the prior's configuration") -> None:
         ValueError: It is not valid.
     """
     _PRIORS(config, where)
+
+
+def check_autoencoder(config: Any, where: str = "the autoencoder's configuration") -> None:
+    """Checks the configuration of an autoencoder.
+
+    Raises:
+        ValueError: It is not valid.
+    """
+    _AUTOENCODERS(config, where)
 
 
 def check_run(config: Any, where: str = "the checkpoint's configuration") -> None:

@@ -1,5 +1,6 @@
 """Finds pretrained weights, and reads them without running code that a file may contain."""
 
+import errno
 import os
 import pickle
 import re
@@ -308,7 +309,9 @@ def load_tensors(path: Path, lazily: bool = False) -> dict[str, Tensor]:
     try:
         mapped = lazily and zipfile.is_zipfile(path)  # files of before torch 1.6 are none
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is how torch fails at files cut short
+            raise
         if "memory" in str(error):
             raise MemoryError(f"{path} does not fit into this machine's memory: {shorten_error(error)}") from error
         raise ValueError(

@@ -16,8 +16,8 @@ from composer.prior import DiffusionPrior, Prior
 from composer.prior.interface import to_sphere
 from composer.prior.pca import fit_pca
 from composer.prior.taking import load_prior
-from composer.published import FAMILIES, Needs, import_model
-from composer.published.engine import Row, Transform, convert
+from composer.published import FAMILIES, Needs, export_diffusers, import_model
+from composer.published.engine import Row, Transform, convert, revert
 from composer.published.importing import network_of, share_out
 from decomposers import Caption
 from tests.decomposers.test_clip_decomposers import tiny, write_folder
@@ -190,6 +190,43 @@ def test_karlos_estimates_are_diffusers():
     expected = network(x, t, sentence, words, mask).predicted_image_embedding
     found = estimate(prior, x, t, with_sentence(words, mask, sentence))
     assert (found - expected).abs().max() < 1e-5
+
+
+@torch.no_grad()
+def test_karlos_prior_in_diffusers_layout_is_read_and_written(tmp_path, clip):
+    network = independent()
+    network.save_pretrained(tmp_path / "theirs")
+    file = tmp_path / "theirs/diffusion_pytorch_model.safetensors"
+    (done,) = import_model({"karlo-prior-diffusers": file}, tmp_path / "ours", Needs(clip=clip))
+    assert {name for row in done.report for name in row["theirs"]} == network.state_dict().keys()
+    prior = Prior.load(tmp_path / "ours")
+    words, sentence, x = torch.randn(3, 77, DIM), torch.randn(3, DIM), torch.randn(3, DIM)
+    mask, t = torch.arange(77) < torch.tensor([[5], [77], [2]]), torch.tensor([0, 431, 998])
+    expected = network(x, t, sentence, words, mask).predicted_image_embedding
+    assert (estimate(prior, x, t, with_sentence(words, mask, sentence)) - expected).abs().max() < 1e-5
+    (path,) = export_diffusers(tmp_path / "ours", tmp_path / "again")
+    again = PriorTransformer.from_pretrained(path)
+    assert (again(x, t, sentence, words, mask).predicted_image_embedding - expected).abs().max() < 1e-5
+    assert (again.post_process_latents(x) - network.post_process_latents(x)).abs().max() < 1e-6
+
+
+def test_the_released_prior_has_a_place_for_every_tensor_in_diffusers_layout():
+    shapes = RELEASED["karlo-prior"][1]
+    theirs = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    spec = FAMILIES["karlo-prior"].configure(theirs, 0, Needs())
+    with torch.device("meta"):
+        prior = network_of(spec)
+    family, state = FAMILIES["karlo-prior-diffusers"], prior.state_dict()
+    made = revert(family.rows(prior, Needs()), state)
+    assert family.recognises(made) and family.configure(made, 0, Needs()) == spec
+    assert (len(made), sum(x.numel() for x in made.values())) in family.released.values()
+    assert convert(family.rows(prior, Needs()), made, state).tensors.keys() == state.keys()
+
+
+def test_priors_that_diffusers_has_no_class_for_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="scenes_prior_diffusion: diffusers has no class for this prior"):
+        export_diffusers("scenes_prior_diffusion", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.fixture

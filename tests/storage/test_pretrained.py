@@ -99,6 +99,14 @@ def test_damaged_files_and_other_contents_are_told(tmp_path):
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "cut.safetensors").read_bytes()[:-50])
     with pytest.raises(ValueError, match="not a complete safetensors file"):
         load_tensors(tmp_path / "cut.safetensors")
+    torch.save({"a": torch.zeros(10_000)}, tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    for length in (0, 3, 1000, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut.pt").write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="is refused"):
+            load_tensors(tmp_path / "cut.pt")
+    with pytest.raises(FileNotFoundError):
+        load_tensors(tmp_path / "absent.pt")
     torch.save((torch.zeros(2), torch.ones(2)), tmp_path / "pair.th")
     assert {name: x.tolist() for name, x in load_tensors(tmp_path / "pair.th").items()} == {"0": [0, 0], "1": [1, 1]}
     torch.save([1, 2], tmp_path / "list.pt")
