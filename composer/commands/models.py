@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from composer.commands.signature import Value
 from composer.commands.values import FIELDS, Data, Guidance, Network, Percentile, Steps, Title
@@ -27,13 +27,14 @@ def export(
     augmentation: Annotated[float, Value(FIELDS["augmentation"], "T")] | None = None,
     carry: Annotated[tuple[Path, ...], Value(Path, "PATH", repeats=True)] = (),
     held_out: Data | None = None,
+    layout: Annotated[Literal["composer", "diffusers"], Value(flags=("--as",))] = "composer",
     allow_network: Network = False,
     plugins: Sequence[str],
 ) -> None:
-    """Turn a training run into a model's folder, with the averaged weights.
+    """Turn a training run into a model's folder, with the averaged weights; or a model into diffusers' layout.
 
     Args:
-        run: a run's folder, or one of its checkpoints
+        run: a run's folder, or one of its checkpoints; with --as diffusers, a model's folder
         out: the model's folder
         card: the model card, Markdown (default: the one that is there)
         half: store weights with 16 bits
@@ -46,10 +47,16 @@ def export(
             into the model
         held_out: scenes:SPLIT or a folder of at least 32 images that no training saw, which define chance for results
             (default: Scenes)
+        layout: diffusers writes the first stage's network, or a prior, so that the diffusers library loads it; no
+            other option counts then
 
     Examples:
         runs/scenes64 models/mine --card card.md
+        models/karlo out/karlo --as diffusers
     """
+    if layout == "diffusers":
+        _export_diffusers(run, out, plugins)
+        return
     from dataclasses import asdict
 
     import torch
@@ -90,6 +97,12 @@ def export(
     say(f"model in {out}", *carried_files(cascade.spec))
     if missing := strangers_note(cascade):
         note(missing)
+
+
+def _export_diffusers(model: Path, out: Path, plugins: Sequence[str]) -> None:
+    from composer.published import export_diffusers
+
+    say(*(f"written: {path}, which diffusers loads" for path in export_diffusers(model, out, plugins=plugins)))
 
 
 def _card(card: Path | None, out: Path, default: str) -> str:
