@@ -61,6 +61,8 @@ def test_python_runs_as_printed(block, here):
 def test_commands_run_as_printed(here):
     ran = []
     for words in commands():
+        if "models/glide" in words:  # tests/published draws with such a model
+            continue
         if words[0] == "composer" and words[1] in SMALLER:
             if "--prior" in words:  # the tiny model's semantics are not those that the prior draws
                 at = words.index("--prior")

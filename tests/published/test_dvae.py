@@ -5,6 +5,7 @@ import os
 import pickle
 import sys
 from collections import OrderedDict
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -50,7 +51,8 @@ def authors(monkeypatch):
     def block(cls, n_in, n_out, kernels):
         made, hidden = cls(), n_out // 4
         made.id_path = nn.Identity() if n_in == n_out else conv(n_in, n_out, 1)
-        widths, parts = [n_in, hidden, hidden, hidden, n_out], OrderedDict()
+        widths = [n_in, hidden, hidden, hidden, n_out]
+        parts: OrderedDict[str, nn.Module] = OrderedDict()
         for i, kernel in enumerate(kernels):
             parts[f"relu_{i + 1}"], parts[f"conv_{i + 1}"] = nn.ReLU(), conv(widths[i], widths[i + 1], kernel)
         made.res_path = nn.Sequential(parts)
@@ -207,6 +209,8 @@ def test_a_folder_that_asks_for_more_than_its_weights_is_refused(tmp_path):
 
 class Harmful:
     """Runs a command when it is unpickled."""
+
+    place = Path()
 
     def __reduce__(self):
         return os.system, (f"touch {self.place}",)
