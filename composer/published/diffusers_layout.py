@@ -16,7 +16,16 @@ from composer.prior.interface import Prior
 from composer.published.diffusers_prior import prior_part
 from composer.published.engine import JOIN, Row, pair, revert, under
 from composer.published.family import Family, Needs, Tensors
-from composer.published.karlo import HEAD, LICENCE, TOKENS, configure_decoder, decoder_rows
+from composer.published.karlo import (
+    EXPERTS,
+    HEAD,
+    LICENCE,
+    TOKENS,
+    configure_decoder,
+    configure_upsampler,
+    decoder_rows,
+    upsampler_rows,
+)
 from composer.storage.files import flush_file, printable, replacing_all, write_atomically, write_json
 from composer.storage.finding import find_model, kind_of
 from composer.storage.folder import read_model
@@ -30,6 +39,9 @@ Parts = dict[str, tuple[dict[str, Any], dict[str, Tensor]]]
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 DECODER, TEXT_PROJ = "decoder", "text_proj"
 """Karlo's folders with what our decoder is made of."""
+
+SUPER_RES = ("super_res_first", "super_res_last")
+"""Those of its upsampler: the network of all steps but the last, and that of the last."""
 
 ADAPTERS = {
     "cf_param": "learned_classifier_free_guidance_embeddings",
@@ -76,8 +88,8 @@ def _count(tensors: Tensors, prefix: str) -> int:
     return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
 
 
-def network_rows(network: UNet) -> list[Row]:
-    """The rows of a stage's U-Net, also on the meta device."""
+def network_rows(network: UNet, ours: str = "denoiser.network.") -> list[Row]:
+    """The rows of a U-Net, also on the meta device; `ours` is the prefix of our names."""
     rows = [*pair("embed.0", "time_embedding.linear_1"), *pair("embed.2", "time_embedding.linear_2")]
     rows += [*pair("first", "conv_in"), *pair("last.0", "conv_norm_out"), *pair("last.2", "conv_out")]
     for name, block, place, number in _blocks(network):
@@ -85,7 +97,7 @@ def network_rows(network: UNet) -> list[Row]:
         if block.attention is not None:
             attention = place.replace("resnets", "attentions")
             rows += _attention_rows(f"{name}.attention", block.attention, f"{attention}.{number}")
-    return [replace(row, ours=f"denoiser.network.{row.ours}") for row in rows]
+    return [replace(row, ours=ours + row.ours) for row in rows]
 
 
 def _blocks(network: UNet) -> Iterator[tuple[str, ResBlock, str, int]]:
@@ -169,6 +181,17 @@ FAMILIES = {
         _configure,
         _rows,
         parts={f"{part}.": f"{part}/{WEIGHTS}" for part in (DECODER, TEXT_PROJ)},
+    ),
+    "karlo-up256-diffusers": Family(
+        "Karlo: 64 to 256 px, from two files in diffusers' layout",
+        LICENCE,
+        {"karlo-v1-alpha's super_res_first and super_res_last": (816, 1_383_159_046)},
+        ("conv_in.weight", "down_blocks.0.resnets.0.time_emb_proj.weight"),
+        lambda tensors, size, _: configure_upsampler(tensors, size, lambda own: plan(own, HEAD)),
+        lambda weights, _: upsampler_rows(weights, network_rows),
+        size=256,
+        channels=6,
+        parts={EXPERTS[key]: f"{part}/{WEIGHTS}" for key, part in zip(EXPERTS, SUPER_RES, strict=True)},
     ),
 }
 

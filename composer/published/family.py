@@ -64,7 +64,7 @@ class Family:
 
     def recognises(self, tensors: Tensors) -> bool:
         """Whether these could be weights of this family, by their names and the channels of the first layer."""
-        first = tensors.get("input_blocks.0.0.weight")
+        first = tensors.get("input_blocks.0.0.weight", tensors.get("conv_in.weight"))
         fits = self.channels is None or (first is not None and first.shape[1] == self.channels)
         return fits and all(name in tensors for name in self.marks)
 

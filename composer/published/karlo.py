@@ -1,5 +1,6 @@
 """Karlo (Lee et al. 2022), Kakao Brain's unCLIP: prior, decoder and upsampler, in their authors' layout."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -103,21 +104,31 @@ def _rows(weights: nn.Module, needs: Needs) -> list[Row]:
 
 
 def _configure_upsampler(tensors: Tensors, size: int, needs: Needs) -> dict[str, Any]:
+    return configure_upsampler(tensors, size, lambda own: plan(own, OPENAI))
+
+
+def configure_upsampler(tensors: Tensors, size: int, plan_of: Callable[[Tensors], dict[str, Any]]) -> dict[str, Any]:
+    """The configuration of the upsampler, where `plan_of` reads the arguments of a `UNet` from its tensors."""
     networks = {}
     for name, prefix in EXPERTS.items():
         own = {key.removeprefix(prefix): x for key, x in tensors.items() if key.startswith(prefix)}
-        networks[name] = unet(plan(own, OPENAI))
+        networks[name] = unet(plan_of(own))
     network = {"class_path": "composer.networks.experts.Experts", "init_args": {**networks, "border": LAST}}
     conditions = {"low_res": condition("LowRes", spatial_dim=3, resize="bicubic")}
     return configuration(size, denoiser(network, "SquaredCosine"), conditions, {}, scale=4, steps=STEPS)
 
 
 def _upsampler_rows(weights: nn.Module, needs: Needs) -> list[Row]:
+    return upsampler_rows(weights, lambda network, ours: unet_rows(network, OPENAI, ours))
+
+
+def upsampler_rows(weights: nn.Module, rows_of: Callable[[UNet, str], list[Row]]) -> list[Row]:
+    """The rows of both networks, where `rows_of` gives a U-Net's with a prefix of our names."""
     rows = []
     for name, prefix in EXPERTS.items():
         network = weights.get_submodule(f"denoiser.network.{name}")
         assert isinstance(network, UNet)
-        rows += under(prefix, unet_rows(network, OPENAI, f"denoiser.network.{name}."))
+        rows += under(prefix, rows_of(network, f"denoiser.network.{name}."))
     return rows
 
 

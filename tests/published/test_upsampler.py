@@ -22,9 +22,9 @@ RELEASED = own.karlo_upsampler(320, (1, 2, 3, 4), 3)
 FIRST, LAST = "model_first_steps.", "model_last_step."
 
 
-def converted(theirs):
+def converted(theirs, name="karlo-up256"):
     """The network of ours with published weights."""
-    family = FAMILIES["karlo-up256"]
+    family = FAMILIES[name]
     weights = network_of(family.configure(theirs, 8, Needs()))
     done = convert(family.rows(weights, Needs()), theirs, weights.state_dict(), family.left)
     weights.load_state_dict(done.tensors)
@@ -121,6 +121,10 @@ def test_estimates_are_diffusers():
         one = slice(row, row + 1)
         expected = networks[part](torch.cat([x, low], 1)[one], t[one]).sample
         assert (found[one] - expected).abs().max() < 1e-5
+    direct = {part + name: x for part, net in networks.items() for name, x in net.state_dict().items()}
+    assert FAMILIES["karlo-up256-diffusers"].recognises(networks[FIRST].state_dict())
+    again, _ = converted(direct, "karlo-up256-diffusers")
+    assert torch.equal(again(x, t / 1000, Conditioning(spatial=low)), found)
 
 
 def test_from_karlos_files_to_large_pictures(tmp_path, monkeypatch):
