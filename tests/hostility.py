@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from composer.__main__ import main
+from tests import unchecked
 
 LINES, CHARACTERS = 5, 2000
 """Of an error, at most."""
@@ -133,7 +134,7 @@ def run(
     err = io.TextIOWrapper(io.BytesIO(), "utf-8", "backslashreplace", write_through=True)
     begun, memory = time.monotonic(), _start_measuring()
     with contextlib.ExitStack() as stack:
-        for context in (contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _as_it_was()):
+        for context in (contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), _as_it_was(), unchecked()):
             stack.enter_context(context)
         stack.enter_context(contextlib.chdir(folder))
         stack.enter_context(warnings.catch_warnings())

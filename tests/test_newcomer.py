@@ -4,15 +4,13 @@ import ast
 import copy
 import io
 import json
-import os
 import pickle
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,8 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
+import composer
 from composer import Composition, Images, NoisyImage, Parts, SampleOptions, SmallImage, Source, Strength, edit
 from composer.__main__ import main
+from composer.cascade.cascade import Cascade
 from composer.cascade.stage import Sampling
 from composer.cascade.start import Kept
 from composer.evaluation.best_of import best_of
@@ -30,6 +30,7 @@ from composer.images.sheet import previews, read_recipe, sheet, to_pil
 from composer.tasks.composition import from_words, preview
 from composer.tasks.editing import Original, open_region, to_region
 from composer.tasks.recipe import draw_recipe
+from tests import unchecked
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/python.md").read_text()
@@ -326,36 +327,21 @@ WRONG = {
     "sheet(torch.zeros(2, 3, 8, 8))": "sheet([images])",
     "preview(model)": 'preview(model, "photo.png")',
 }
-SCRIPT = """
-import json, sys
-import composer, torch
-from PIL import Image
-from composer import Cascade, Composition, SampleOptions, Source, Strength
-from composer import best_of, edit, preview, report, save_png, sheet
-model = Cascade.load(sys.argv[1])
-parts = model.decompose("photo.png")
-said = {}
-for line in json.load(sys.stdin):
-    try:
-        said[line] = repr(eval(line))
-    except (ValueError, KeyError, AttributeError) as error:
-        said[line] = error.args[0] if isinstance(error, KeyError) else str(error)
-json.dump(said, sys.stdout)
-"""
 
 
-def test_errors_say_what_to_type_instead(eight, photos, tmp_path):
-    """In a process of its own, for here annotations are checked before our own checks see what was typed."""
+def test_errors_say_what_to_type_instead(eight, photos, tmp_path, monkeypatch):
     shutil.copy(photos[0], tmp_path / "photo.png")
-    command = [sys.executable, "-c", SCRIPT, str(eight.folder)]
-    done = subprocess.run(
-        command,
-        input=json.dumps(list(WRONG)),
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    said = json.loads(done.stdout)
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {name: getattr(composer, name) for name in dir(composer)}
+    scope |= {"composer": composer, "torch": torch}
+    said = {}
+    with unchecked(), Image.open("photo.png") as picture:
+        scope["Image"] = SimpleNamespace(open=lambda path: picture)  # one that is closed again
+        scope["model"] = Cascade.load(str(eight.folder))
+        scope["parts"] = scope["model"].decompose("photo.png")
+        for line in WRONG:
+            try:
+                said[line] = repr(eval(line, scope))
+            except (ValueError, KeyError, AttributeError) as error:
+                said[line] = error.args[0] if isinstance(error, KeyError) else str(error)
     assert {line: says for line, says in said.items() if WRONG[line] not in says} == {}

@@ -62,9 +62,9 @@ def test_an_edit_changes_nothing_outside(evaluation):
 
 def test_the_upsampler_keeps_the_image_and_sharpens_it(shipped):
     scenes = SceneImages("val", 256, 6)
-    true = torch.stack([scenes.row(i, 0)["image"] for i in range(2, 6)])
+    true = torch.stack([scenes.row(i, 0)["image"] for i in range(2, 4)])
     small = shrink(true, 4)
-    large = shipped.sample(Composition(start=SmallImage(small)), seeds=[0, 1, 2, 3])
+    large = shipped.sample(Composition(start=SmallImage(small)), seeds=[0, 1])
     error = (shrink(large, 4) - small).square().mean((1, 2, 3))
     assert (10 * (4 / error).log10() >= 32).all()
 

@@ -1,5 +1,6 @@
 import json
 import time
+from functools import cache
 
 import numpy as np
 import pytest
@@ -92,6 +93,7 @@ def test_the_table_that_comes_along_is_the_computed_one():
 def test_the_table_is_made_anew_by_one_command(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "TABLE", tmp_path / "palette.xz")
     monkeypatch.setattr(module, "USUAL", (2, 1, 1))
+    monkeypatch.setattr(module, "compute_table", cache(module.compute_table))
     module.write_table()
     module._table.cache_clear()
     assert torch.equal(module._table(2, 1, 1, torch.device("cpu")), module.compute_table(2, 1, 1))

@@ -194,7 +194,7 @@ def test_distributions_in_rows_are_all_at_once():
 
 def test_no_picture_is_held():
     cascade, counts = Draws(), []
-    for count in (40, 200):
+    for count in (40, 80):
         cascade.most = 0
         drawn(cascade, count, 8, ("fid", "kid", "clip"))
         counts.append(cascade.most)

@@ -62,7 +62,7 @@ def test_an_item_depends_on_seed_split_and_index_alone():
 @pytest.fixture(scope="module")
 def described():
     """Many descriptions, not rendered: split -> [(scene, caption)]."""
-    counts = {"train": 1000, "val": 300, "novel": 500}
+    counts = {"train": 500, "val": 100, "novel": 200}
     return {split: [describe(split, index) for index in range(count)] for split, count in counts.items()}
 
 
@@ -147,17 +147,17 @@ def test_complete_captions_say_every_thing_with_its_place_and_the_others_stay(sc
         assert f"on {scene.ground}" in caption and re.search(rf"under an? {scene.sky} sky", caption)
     near, between, far = (np.mean(feet[name]) for name in ("in front", "", "behind"))
     assert near > between + 4 and between > far + 4 and min(map(len, feet.values())) > 15
-    halves = [describe("train", index, complete=0.5)[1] for index in range(400)]
-    whole, short = ([describe("train", index, complete=c)[1] for index in range(400)] for c in (1.0, 0.0))
+    halves = [describe("train", index, complete=0.5)[1] for index in range(150)]
+    whole, short = ([describe("train", index, complete=c)[1] for index in range(150)] for c in (1.0, 0.0))
     assert all(half in (a, b) for half, a, b in zip(halves, whole, short, strict=True))
-    assert 160 < sum(half == a for half, a in zip(halves, whole, strict=True)) < 240
+    assert 50 < sum(half == a for half, a in zip(halves, whole, strict=True)) < 100
     with pytest.raises(ValueError, match=r"complete is the share of complete captions.*found 50"):
         describe("train", 0, complete=50)
 
 
 def test_complete_captions_fit_the_shipped_vocabulary_and_length():
     tokens = Tokens(words="asset:scenes_clip/words.txt")
-    captions = [describe("train", index, complete=1.0)[1] for index in range(1500)]
+    captions = [describe("train", index, complete=1.0)[1] for index in range(500)]
     assert set(re.sub("[,:]", "", " ".join(captions)).split()) == set(WORDS) - {"an", "of", "to"}
     value = tokens({"caption": captions})
     assert not (value[..., 0] == 1).any() and 50 < value[..., 1].sum(1).max() < 60
@@ -192,7 +192,7 @@ def holds(scene, caption):
 
 def test_swaps_change_what_they_say_alone_and_are_false_though_they_could_be_true():
     made = dict.fromkeys(KINDS, 0)
-    for index in range(300):
+    for index in range(100):
         scene, caption = describe("val", index, complete=0.5)
         assert holds(scene, caption)
         for kind in KINDS:
@@ -216,7 +216,7 @@ def test_swaps_change_what_they_say_alone_and_are_false_though_they_could_be_tru
                 column = 0 if kind == "colours" else 1
                 before = [mention.split()[-2:] for mention in fresh]
                 assert sorted(pair[column] for pair in before) == sorted(pair[column] for pair in pairs)
-    assert min(made.values()) > 100
+    assert min(made.values()) > 30
 
 
 def test_phrases_say_the_truth_of_the_picture(scenes):
@@ -244,7 +244,7 @@ def test_phrases_say_the_truth_of_the_picture(scenes):
 
 
 def test_as_many_different_swaps_as_asked_for_in_every_split():
-    for split, index in itertools.product(("train", "novel"), range(200)):
+    for split, index in itertools.product(("train", "novel"), range(30)):
         scene, caption = describe(split, index)
         found = swaps(Dice(7), scene, caption, 5)
         assert len({*found, caption}) == 6
@@ -254,7 +254,7 @@ def test_as_many_different_swaps_as_asked_for_in_every_split():
 
 
 def test_things_are_whole_apart_and_hardly_hidden():
-    for split, index in itertools.product(("train", "novel"), range(12)):
+    for split, index in itertools.product(("train", "novel"), range(6)):
         scene = describe(split, index)[0]
         ids = render(to_world([scene], CPU), 64).ids[0]
         for slot, thing in enumerate(scene.things):
@@ -369,10 +369,10 @@ def test_what_a_caption_leaves_open_is_drawn_evenly():
     index = next(
         i for i in range(200) if len(describe("val", i)[0].things) == 1 and not re.search(SIZE, describe("val", i)[1])
     )
-    sizes = [scene.things[0].size for scene in retell("val", index, 400)]
-    fresh = [s for s in (draw_scene(Dice(9, i), novel=False) for i in range(3000)) if len(s.things) == 1]
+    sizes = [scene.things[0].size for scene in retell("val", index, 150)]
+    fresh = [s for s in (draw_scene(Dice(9, i), novel=False) for i in range(1500)) if len(s.things) == 1]
     expected = sum(scene.things[0].size == "large" for scene in fresh) / len(fresh)
-    assert abs(sizes.count("large") / 400 - expected) < 0.15 and 0.3 < expected < 0.7
+    assert abs(sizes.count("large") / len(sizes) - expected) < 0.15 and 0.3 < expected < 0.7
 
 
 def test_pictures_of_other_scenes():

@@ -156,12 +156,12 @@ def test_a_latent_belongs_to_its_model(cascade, eight):
 
 
 def test_the_shipped_model_gives_a_picture_back():
-    model, scenes = Cascade.load("scenes256"), SceneImages("val", 64, 2)
-    image = torch.stack([scenes.row(i, 0)["image"] for i in range(2)])
+    model = Cascade.load("scenes256")
+    image = SceneImages("val", 64, 1).row(0, 0)["image"][None]
     parts = model.decompose({"image": image}).pick("semantics", "sketch", "palette")
     latent = model.invert(image, parts, steps=20)
     how = SampleOptions(steps=20, sampler="heun", guidance=1.0, until="base")
-    back = model.sample(Composition(parts=parts, start=latent), seeds=[0, 1], options=how)
+    back = model.sample(Composition(parts=parts, start=latent), seeds=[0], options=how)
     decibels = 10 * torch.log10(4 / (back - image).square().mean((1, 2, 3)))
     assert decibels.min() > 35
 
