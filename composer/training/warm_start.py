@@ -68,7 +68,7 @@ def _widen(tensors: dict[str, Tensor], trained: nn.Module) -> int | None:
     for name, x in tensors.items():
         if name == FIRST:
             tensors[name] = F.pad(x, (0, 0, 0, 0, 0, added))
-        elif name in own and x.shape[1:] == own[name].shape[1:] and (len(x), len(own[name])) == (maps - added, maps):
+        elif x.ndim and name in own and x.shape == (maps - added, *own[name].shape[1:]) and len(own[name]) == maps:
             tensors[name] = torch.cat([x, x.new_zeros(added, *x.shape[1:])])
     return maps - added
 

@@ -12,7 +12,7 @@ from composer.cascade.stage import Stage
 from composer.conditioning import ConditionSet, zero
 from composer.data.datasets import SceneImages
 from composer.data.loading import ImageData
-from composer.storage.folder import digest
+from composer.storage.folder import digest, write_model
 from composer.training import checkpoint as checkpoints
 from composer.training.callbacks import EMA, AtomicCheckpointIO, Checkpoints
 from composer.training.stage import StageTraining
@@ -310,6 +310,17 @@ def test_maps_join_a_network_that_had_fewer(tmp_path, reps, was):
         optimizer.step()
     assert all(not torch.equal(a, b) for a, b in zip(before, trained, strict=True))
     assert not torch.equal(before[0][:, -1], trained[0][:, -1])  # the new columns
+
+
+def test_maps_join_a_model_with_a_gate(tmp_path, reps):
+    old, denoiser, conditions = widened(tmp_path, 0, 7, palette=Vector(156, 32, 16, shares=True, gate=True))
+    folder = tmp_path / "old"
+    gated = ConditionSet(dict(old.conditions.named()) | {"palette": conditions["palette"]})
+    trained = torch.nn.ModuleDict({"denoiser": old.denoiser, "conditions": gated})
+    config = json.loads((folder / "config.json").read_text())
+    config["stages"][0]["conditions"]["palette"]["init_args"]["gate"] = True
+    write_model(folder, config, {"base.safetensors": trained.state_dict()}, "")
+    assert warm_start(denoiser, conditions, SIZE, folder) == ("base.safetensors", [])
 
 
 @pytest.mark.parametrize("kind", ["vector", "text"])
