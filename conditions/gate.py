@@ -31,3 +31,23 @@ class Gate(nn.Module):
     def close(self) -> None:
         """Sets the weight to `CLOSED`."""
         nn.init.constant_(self.logarithm, math.log(CLOSED) / SPEED)
+
+
+def close_tokens(tokens: nn.Module | None, gate: Gate | None, without: str) -> None:
+    """Closes the gate of a condition's tokens, if it makes any.
+
+    Args:
+        tokens: What makes them; None for none.
+        gate: Their gate.
+        without: The argument that makes none, for the error message.
+
+    Raises:
+        ValueError: They have no gate.
+    """
+    if tokens is None:
+        return
+    if gate is None:
+        raise ValueError(
+            f"it makes tokens, and even zeros take their share of attention: set gate: true, or {without}: 0"
+        )
+    gate.close()

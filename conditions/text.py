@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from composer.conditioning import Condition, Conditioning, fill_captions, zero
 
-from .gate import Gate
+from .gate import Gate, close_tokens
 
 
 class Text(Condition):
@@ -89,12 +89,7 @@ class Text(Condition):
         return torch.ones(b, 77 + (self.pool is None), self.in_dim + 1)
 
     def silence(self, channels: int | None = None) -> None:
-        if self.to_tokens is not None and self.gate is None:
-            raise ValueError(
-                "it makes tokens, and even zeros take their share of attention: set gate: true, or token_dim: 0"
-            )
-        if self.gate is not None:
-            self.gate.close()
+        close_tokens(self.to_tokens, self.gate, "token_dim")
         if self.to_vector is not None:
             zero(self.to_vector[-1])
         else:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from composer.conditioning import Condition, Conditioning, zero
 
-from .gate import Gate
+from .gate import Gate, close_tokens
 
 
 class Vector(Condition):
@@ -83,12 +83,7 @@ class Vector(Condition):
         return torch.ones(b, self.in_dim)
 
     def silence(self, channels: int | None = None) -> None:
-        if self.to_tokens is not None and self.gate is None:
-            raise ValueError(
-                "it makes tokens, and even zeros take their share of attention: set gate: true, or num_tokens: 0"
-            )
-        if self.gate is not None:
-            self.gate.close()
+        close_tokens(self.to_tokens, self.gate, "num_tokens")
         zero(self.to_vector[-1])
 
 

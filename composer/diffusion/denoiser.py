@@ -175,11 +175,7 @@ class Denoiser(nn.Module, Buildable):
         time: Literal["cosine", "step"] = "cosine",
     ):
         super().__init__()
-        if time not in ("cosine", "step"):
-            raise ValueError(f"expected the time cosine or step, found {time!r}")
-        if time == "step":
-            noise.step(torch.ones(1))  # it needs steps
-        self.time = time
+        self.time, self.time_of = time, clock(noise, time)
         if target not in ("eps", "x0", "v"):
             raise ValueError(f"expected the target eps, x0 or v, found {target!r}")
         if sigma_data <= 0 or (min_snr is not None and min_snr <= 0):
@@ -221,7 +217,7 @@ class Denoiser(nn.Module, Buildable):
         c_in = (s**2 + self.sigma_data**2).rsqrt()
         reduced = nullcontext() if self.precision is None else torch.autocast(x.device.type, self.precision)
         with reduced:
-            out: Tensor = self.network(c_in * x, self.noise.step(sigma) if self.time == "step" else level(sigma), cond)
+            out: Tensor = self.network(c_in * x, self.time_of(sigma), cond)
         return c_skip * x + c_out * out.float()
 
     def start(
@@ -318,6 +314,24 @@ def shares(b: int, generator: torch.Generator | None = None) -> Float[Tensor, " 
     """Draws numbers in (0, 1), one from each of b equal parts, in random order (Kingma et al. 2021, section I.1)."""
     u = (torch.arange(b) + torch.rand(b, generator=generator)) / b
     return u[torch.randperm(b, generator=generator)].clamp(1e-6, 1 - 1e-6)
+
+
+def clock(noise: NoiseLevels, time: str) -> Callable[[Tensor], Tensor]:
+    """What a network is told of a noise level, see `Denoiser`: a function to times in [0, 1].
+
+    Args:
+        noise: The noise levels of training.
+        time: ``cosine`` or ``step``.
+
+    Raises:
+        ValueError: It is neither, or the noise levels have no steps.
+    """
+    if time not in ("cosine", "step"):
+        raise ValueError(f"expected the time cosine or step, found {time!r}")
+    if time == "cosine":
+        return level
+    noise.step(torch.ones(1))  # raises where there are none
+    return noise.step
 
 
 def level(sigma: Tensor) -> Tensor:

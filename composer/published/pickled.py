@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from composer.storage.files import printable, shorten_error
-from composer.storage.pretrained import MAX_MODULES
+from composer.storage.pretrained import MAX_MODULES, raise_for_memory
 
 
 def read_modules(path: Path, classes: Mapping[str, tuple[str, ...]]) -> dict[str, Tensor]:
@@ -32,8 +32,7 @@ def read_modules(path: Path, classes: Mapping[str, tuple[str, ...]]) -> dict[str
         with torch.serialization.safe_globals([*inert]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # hostile bytes may raise any
-        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
-            raise MemoryError(f"{path} does not fit into this machine's memory: {shorten_error(error)}") from error
+        raise_for_memory(path, error)
         raise ValueError(
             f"{path} is refused: expected pickled modules of the classes that OpenAI's dVAE has, found other classes, "
             f"code or a damaged file: {shorten_error(error)}"
@@ -42,7 +41,7 @@ def read_modules(path: Path, classes: Mapping[str, tuple[str, ...]]) -> dict[str
         raise ValueError(f"{path}: expected a pickled module, found {type(content).__name__}")
     try:
         return dict(_tensors(content, tuple(inert)))
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no pickled module: {shorten_error(error)}") from error
 
 
@@ -53,9 +52,10 @@ def _tensors(root: Any, inert: tuple[type, ...]) -> Iterator[tuple[str, Tensor]]
         count += 1
         if not isinstance(module, inert) or count > MAX_MODULES:  # modules in a circle have no end
             raise ValueError(f"expected at most {MAX_MODULES} modules, one of them at {printable(prefix[:100])!r}")
-        for name, tensor in {**module._parameters, **module._buffers}.items():  # type: ignore[attr-defined]
+        said = vars(module)
+        for name, tensor in {**said["_parameters"], **said["_buffers"]}.items():
             if isinstance(tensor, Tensor):
                 yield prefix + name, tensor.detach()
             elif tensor is not None:
                 raise ValueError(f"expected a tensor at {printable((prefix + name)[:100])!r}")
-        waiting += [(f"{prefix}{name}.", child) for name, child in module._modules.items()]  # type: ignore[attr-defined]
+        waiting += [(f"{prefix}{name}.", child) for name, child in said["_modules"].items()]

@@ -285,6 +285,16 @@ def load_frozen(folder: Path, build: Callable[[dict[str, Any]], Network], who: s
     return network.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
+def raise_for_memory(path: Path, error: BaseException) -> None:
+    """Tells too little memory from a damaged file, for which torch has the same kinds of error.
+
+    Raises:
+        MemoryError: Reading the file took more than there is.
+    """
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
+        raise MemoryError(f"{path} does not fit into this machine's memory: {shorten_error(error)}") from error
+
+
 def load_tensors(path: Path, lazily: bool = False) -> dict[str, Tensor]:
     """Reads named tensors from safetensors, or from a torch file that contains only tensors.
 
@@ -312,8 +322,7 @@ def load_tensors(path: Path, lazily: bool = False) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is how torch fails at files cut short
             raise
-        if "memory" in str(error):
-            raise MemoryError(f"{path} does not fit into this machine's memory: {shorten_error(error)}") from error
+        raise_for_memory(path, error)
         raise ValueError(
             f"{path} is refused: expected safetensors, or a torch file of tensors only, found a pickle that may run "
             "code, a TorchScript archive or a damaged file; ask its author for a safetensors copy"
