@@ -175,7 +175,8 @@ class Denoiser(nn.Module, Buildable):
         time: Literal["cosine", "step"] = "cosine",
     ):
         super().__init__()
-        self.time, self.time_of = time, clock(noise, time)
+        time_of(torch.ones(1), noise, time)  # raises where there is no such time
+        self.time = time
         if target not in ("eps", "x0", "v"):
             raise ValueError(f"expected the target eps, x0 or v, found {target!r}")
         if sigma_data <= 0 or (min_snr is not None and min_snr <= 0):
@@ -217,7 +218,7 @@ class Denoiser(nn.Module, Buildable):
         c_in = (s**2 + self.sigma_data**2).rsqrt()
         reduced = nullcontext() if self.precision is None else torch.autocast(x.device.type, self.precision)
         with reduced:
-            out: Tensor = self.network(c_in * x, self.time_of(sigma), cond)
+            out: Tensor = self.network(c_in * x, time_of(sigma, self.noise, self.time), cond)
         return c_skip * x + c_out * out.float()
 
     def start(
@@ -316,22 +317,20 @@ def shares(b: int, generator: torch.Generator | None = None) -> Float[Tensor, " 
     return u[torch.randperm(b, generator=generator)].clamp(1e-6, 1 - 1e-6)
 
 
-def clock(noise: NoiseLevels, time: str) -> Callable[[Tensor], Tensor]:
-    """What a network is told of a noise level, see `Denoiser`: a function to times in [0, 1].
+def time_of(sigma: Tensor, noise: NoiseLevels, time: str) -> Tensor:
+    """What a network is told of a noise level: a time in [0, 1], see `Denoiser`.
 
     Args:
-        noise: The noise levels of training.
+        sigma: Noise levels.
+        noise: Those of training.
         time: ``cosine`` or ``step``.
 
     Raises:
-        ValueError: It is neither, or the noise levels have no steps.
+        ValueError: It is neither, or the noise levels of training have no steps.
     """
     if time not in ("cosine", "step"):
         raise ValueError(f"expected the time cosine or step, found {time!r}")
-    if time == "cosine":
-        return level
-    noise.step(torch.ones(1))  # raises where there are none
-    return noise.step
+    return noise.step(sigma) if time == "step" else level(sigma)
 
 
 def level(sigma: Tensor) -> Tensor:

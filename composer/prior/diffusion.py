@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from composer.decomposition import draw as draw_number
-from composer.diffusion.denoiser import Cosine, NoiseLevels, clock
+from composer.diffusion.denoiser import Cosine, NoiseLevels, time_of
 from composer.diffusion.samplers import Denoise, Progress, cosine_sigmas, dpmpp_2m, latents
 from composer.networks.transformer import KVCache
 from composer.networks.unet import sinusoids
@@ -93,7 +93,8 @@ class DiffusionPrior(Prior):
         if linear and standardised:
             raise ValueError("linear has units of its own: expected linear or standardised, found both")
         self.noise, self.steps, self.candidates, self.noises = noise or Cosine(), steps, candidates, noises
-        self.time_of, self.clamp = clock(self.noise, time), clamp
+        time_of(torch.ones(1), self.noise, time)  # raises where there is no such time
+        self.time, self.clamp = time, clamp
         self.embed_level = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.embed_noised = projection(dim, hidden, width)
         self.query = nn.Parameter(torch.randn(width) * 0.02)
@@ -169,7 +170,9 @@ class DiffusionPrior(Prior):
     def _last(self, seen: Float[Tensor, "*b d"], sigma: Float[Tensor, "*b"]) -> tuple[Tensor, Tensor]:
         """The two tokens before the query: noise level, noised embedding."""
         noised = self.embed_noised(seen)
-        steps = sinusoids(self.time_of(sigma.flatten()), noised.shape[-1]).to(seen.dtype).view_as(noised)
+        steps = (
+            sinusoids(time_of(sigma.flatten(), self.noise, self.time), noised.shape[-1]).to(seen.dtype).view_as(noised)
+        )
         return self.embed_level(steps), noised
 
     def loss(
