@@ -10,8 +10,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("composer", "decomposers", "conditions")
 ORDER = (
     *("moved", "names", "mistakes", "devices", "storage", "terminal", "decomposition", "conditioning"),
-    *("images", "scenes", "data", "networks", "diffusion", "cascade", "prior", "tasks", "training", "published"),
-    *("evaluation", "commands", "studio"),
+    *("images", "scenes", "data", "networks", "diffusion", "autoregressive", "cascade", "prior", "tasks"),
+    *("training", "published", "evaluation", "commands", "studio"),
 )
 """The rooms and single modules of `composer`, from the ground up: each imports only what stands before it."""
 

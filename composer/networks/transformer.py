@@ -1,6 +1,6 @@
 """Transformers over sequences of tokens: a block, and a causal stack with a cache of keys and values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -110,6 +110,7 @@ class CausalTransformer(nn.Module):
         real: Bool[Tensor, "b n"],
         cache: KVCache | None = None,
         branch: Int[Tensor, " n"] | None = None,
+        masks: Sequence[Bool[Tensor, "s s"]] | None = None,
     ) -> Float[Tensor, "b n c"]:
         """Reads n positions.
 
@@ -120,6 +121,8 @@ class CausalTransformer(nn.Module):
             branch: For several continuations of one prefix in one sequence: 0 in the prefix, which all attend to,
                 else the number of the continuation, which attends to itself and the prefix. None is 0 everywhere. Not
                 with a cache.
+            masks: For sparse attention, one per block, of the whole sequence: which positions (columns) each position
+                (row) may attend to. None allows all.
         """
         start = 0 if cache is None else cache.length
         known = real if cache is None else cache.mark(real)
@@ -130,7 +133,8 @@ class CausalTransformer(nn.Module):
         if branch is not None:
             attended &= (branch == 0) | (branch == branch[:, None])
         for i, block in enumerate(self.blocks):
-            x = block(x, attended, None if cache is None else partial(cache.extend, i))
+            allowed = attended if masks is None else attended & masks[i][start : known.shape[1], : known.shape[1]]
+            x = block(x, allowed, None if cache is None else partial(cache.extend, i))
         if cache is not None:
             cache.length += real.shape[1]
         normed: Tensor = self.norm(x)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from composer.autoregressive.drawing import choose, uniform
 from composer.devices import to_float64
 from composer.diffusion.samplers import Progress
 from composer.networks.transformer import KVCache
@@ -147,7 +148,7 @@ class AutoregressivePrior(Prior):
     ) -> Float[Tensor, "b d"]:
         """Draws a dot product, then component by component, with logits w l(caption) + (1 - w) l(no caption)."""
         # one number in [0, 1) per choice, for inverse transform sampling
-        chance = torch.stack([_uniform(seed, self.dimensions + 1) for seed in seeds])
+        chance = torch.stack([uniform(seed, self.dimensions + 1) for seed in seeds])
         agreed = torch.lerp(torch.full_like(chance[:, 0], self.percentile), torch.ones_like(chance[:, 0]), chance[:, 0])
         b, k = len(caption), 1 if guidance == 1 else 2
         keep = torch.arange(k, device=caption.device).repeat_interleave(b) == 0
@@ -173,15 +174,3 @@ def smooth(buckets: int, width: int, waves: int = 16) -> Float[Tensor, "{buckets
     """A random table of unit variance with similar neighbouring rows: sums of cosines of low frequency."""
     basis = cosines(buckets, waves)
     return basis @ torch.randn(waves, width) / basis.square().sum(1).mean().sqrt()
-
-
-def choose(logits: Float[Tensor, "b q"], chance: Float[Tensor, " b"]) -> Int[Tensor, " b"]:
-    """The bucket at which the cumulative distribution passes `chance`, in [0, 1)."""
-    cumulative = logits.softmax(1).cumsum(1)
-    wanted = chance[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, wanted, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
-
-
-def _uniform(seed: int, count: int) -> Float[Tensor, " n"]:
-    """Random numbers in [0, 1), drawn on the CPU, so that they are the same on every device."""
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

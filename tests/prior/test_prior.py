@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from composer import Cascade
 from composer.__main__ import main
+from composer.autoregressive.drawing import choose
 from composer.cascade.options import SampleOptions
 from composer.data.datasets import ImageDataset, collate
 from composer.data.embeddings import write_embeddings
@@ -28,7 +29,7 @@ from composer.evaluation.samples import open_sample
 from composer.images.sheet import read_recipe
 from composer.networks.transformer import CausalTransformer, KVCache
 from composer.prior import AutoregressivePrior, DiffusionPrior, Embeddings, Prior
-from composer.prior.autoregressive import choose, smooth
+from composer.prior.autoregressive import smooth
 from composer.prior.interface import text_embedding, to_sphere
 from composer.prior.pca import DOT_QUANTILES, Codebook, dimensions_for, fit_pca
 from composer.scenes import render_batch, write_scenes

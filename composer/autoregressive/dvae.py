@@ -1,0 +1,120 @@
+"""The training loss of the dVAE and its schedules (Ramesh et al. 2021, section 2.1 and appendix A)."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from composer.networks.dvae import DVAE, map_pixels
+
+KL_WEIGHT, KL_STEPS = 6.6, 5_000
+TEMPERATURE, TEMPERATURE_STEPS = 1 / 16, 150_000
+LEARNING_RATES, LEARNING_RATE_STEPS = (1e-4, 1.25e-6), 1_200_000
+
+
+class DVAELoss(NamedTuple):
+    """The loss of each image, and the two terms that it is made of.
+
+    Attributes:
+        total: What is minimised: (nats of the image + weight * nats of its codes) / numbers in the image.
+        reconstruction: -ln p(image | codes), in nats per number of the image.
+        kl: Divergence of the codes from the uniform prior, in nats per code; 0 to ln(number of codes).
+    """
+
+    total: Float[Tensor, " b"]
+    reconstruction: Float[Tensor, " b"]
+    kl: Float[Tensor, " b"]
+
+
+def dvae_loss(
+    dvae: DVAE,
+    images: Float[Tensor, "b 3 h w"],
+    temperature: float,
+    kl_weight: float,
+    generator: torch.Generator,
+) -> DVAELoss:
+    """The negative evidence lower bound with relaxed codes (equation 1).
+
+    Args:
+        dvae: What is trained.
+        images: In [-1, 1]; height and width are multiples of `DVAE.stride`.
+        temperature: Of the relaxation, above 0; near 0, the relaxed codes are nearly one-hot (`temperature_at`).
+        kl_weight: beta (`kl_weight_at`).
+        generator: Of the Gumbel noise, on any device.
+    """
+    pixels = map_pixels(images)
+    logits = dvae.encoder(pixels).float()
+    codes = relax(logits, temperature, generator)
+    mean, log_scale = dvae.decoder(codes.to(images.dtype)).float().chunk(2, dim=1)
+    nats = -logit_laplace(pixels.float(), mean, log_scale).flatten(1).sum(1)
+    per_code = kl_to_uniform(logits).flatten(1)
+    numbers = images[0].numel()
+    total = (nats + kl_weight * per_code.sum(1)) / numbers
+    return DVAELoss(total, nats / numbers, per_code.mean(1))
+
+
+def relax(logits: Float[Tensor, "b k h w"], temperature: float, generator: torch.Generator) -> Float[Tensor, "b k h w"]:
+    """Draws codes from the Gumbel-softmax distribution: mixtures of codes, differentiable in the logits.
+
+    Args:
+        logits: Of k codes at each place.
+        temperature: Above 0; towards 0, the mixtures become one-hot and their distribution the softmax of the logits.
+        generator: Of the noise, on any device.
+
+    Raises:
+        ValueError: The temperature is not above 0.
+    """
+    if temperature <= 0:
+        raise ValueError(f"expected a temperature above 0, found {temperature}")
+    exponential = torch.empty(logits.shape, dtype=logits.dtype, device=generator.device)
+    gumbel = -exponential.exponential_(generator=generator).log().to(logits.device)
+    return ((logits + gumbel) / temperature).softmax(1)
+
+
+def logit_laplace(
+    pixels: Float[Tensor, "*b"], mean: Float[Tensor, "*b"], log_scale: Float[Tensor, "*b"]
+) -> Float[Tensor, "*b"]:
+    """ln of the density of a number whose logit is Laplace-distributed (appendix A.3, equation 2).
+
+    Args:
+        pixels: In (0, 1), as `map_pixels` gives them.
+        mean: Of the logit.
+        log_scale: ln b, the logarithm of the Laplace distribution's scale.
+    """
+    apart = (pixels.logit() - mean).abs()
+    return -apart * (-log_scale).exp() - log_scale - math.log(2) - pixels.log() - (-pixels).log1p()
+
+
+def kl_to_uniform(logits: Float[Tensor, "b k h w"]) -> Float[Tensor, "b h w"]:
+    """KL divergence of each place's distribution of codes from the uniform one, in nats."""
+    log_p = F.log_softmax(logits, dim=1)
+    return (log_p.exp() * log_p).sum(1) + math.log(logits.shape[1])
+
+
+def kl_weight_at(step: int) -> float:
+    """The weight beta of the KL divergence: 0 to 6.6 over 5,000 steps (appendix A.2)."""
+    return _cosine(0.0, KL_WEIGHT, step / KL_STEPS)
+
+
+def temperature_at(step: int) -> float:
+    """The temperature of the relaxation: 1 to 1/16 over 150,000 steps (appendix A.2)."""
+    return _cosine(1.0, TEMPERATURE, step / TEMPERATURE_STEPS)
+
+
+def learning_rate_at(step: int) -> float:
+    """The learning rate: 1e-4 to 1.25e-6 over 1,200,000 steps (appendix A.2)."""
+    return _cosine(*LEARNING_RATES, step / LEARNING_RATE_STEPS)
+
+
+def _cosine(start: float, end: float, done: float) -> float:
+    """Half a period of a cosine from start to end, then constant.
+
+    Args:
+        start: Value where `done` is 0.
+        end: Value where `done` is 1 or above.
+        done: Share of the way, at least 0.
+    """
+    return end + (start - end) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, done)))
