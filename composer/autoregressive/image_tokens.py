@@ -41,6 +41,7 @@ class ImageTokens(nn.Module):
 
     Attributes:
         padding: The number that stands for padding in a text: `vocabulary`.
+        patterns: Of each layer's attention: 0 by row, 1 by column, 2 by convolution.
 
     Raises:
         ValueError: A size is below 1, the kernel is even, or the heads do not divide the width.
@@ -74,16 +75,14 @@ class ImageTokens(nn.Module):
         self.embed_text, self.embed_code = nn.Embedding(vocabulary, width), nn.Embedding(codes, width)
         for table in (self.embed_text, self.embed_code):
             nn.init.normal_(table.weight, std=0.02)
-        self.text_position, self.pad = (
-            nn.Parameter(_small(text_length, width)),
-            nn.Parameter(_small(text_length, width)),
-        )
+        self.text_position = nn.Parameter(_small(text_length, width))
+        self.pad = nn.Parameter(_small(text_length, width))
         self.row, self.column = nn.Parameter(_small(rows, 1, width)), nn.Parameter(_small(columns, width))
         self.transformer = CausalTransformer(width, layers, heads)
         self.to_text, self.to_code = nn.Linear(width, vocabulary + 1), nn.Linear(width, codes)
-        kinds = row_mask(rows, columns), column_mask(rows, columns), convolution_mask(rows, columns, kernel)
-        self.register_buffer("masks", torch.stack([behind_text(m, 1 + text_length) for m in kinds]), persistent=False)
-        self.kinds = [*(1 if layer % 4 == 1 else 0 for layer in range(layers - 1)), 2]
+        masks = row_mask(rows, columns), column_mask(rows, columns), convolution_mask(rows, columns, kernel)
+        self.register_buffer("masks", torch.stack([behind_text(m, 1 + text_length) for m in masks]), persistent=False)
+        self.patterns = [*(1 if layer % 4 == 1 else 0 for layer in range(layers - 1)), 2]
 
     def pad_text(self, texts: Sequence[Sequence[int]]) -> Int[Tensor, "b t"]:
         """Fills texts with padding up to `text_length`.
@@ -116,7 +115,7 @@ class ImageTokens(nn.Module):
         t = self.text_length
         return self.to_text(x[:, :t]).float(), self.to_code(x[:, t:]).float()
 
-    def surprise(
+    def negative_log_likelihood(
         self, text: Int[Tensor, "b t"], codes: Int[Tensor, "b h w"]
     ) -> tuple[Float[Tensor, "b t"], Float[Tensor, "b n"]]:
         """-ln p of each text token and of each code, given all before it, in nats; arguments as of `forward`."""
@@ -135,7 +134,7 @@ class ImageTokens(nn.Module):
             keep: False where a row's text is replaced by padding, for guidance; the text's part of its loss is 0.
                 Not in the paper.
         """
-        of_text, of_codes = self.surprise(torch.where(keep[:, None], text, self.padding), codes)
+        of_text, of_codes = self.negative_log_likelihood(torch.where(keep[:, None], text, self.padding), codes)
         return TEXT_WEIGHT * keep * of_text.mean(1) + IMAGE_WEIGHT * of_codes.mean(1)
 
     @torch.no_grad()
@@ -182,7 +181,7 @@ class ImageTokens(nn.Module):
             code = choose(keep_top(guided / temperature, top_k), chance[:, i].to(guided.device)).to(text.device)
             drawn.append(code)
             tokens = self._embed_codes(code.repeat(k)[:, None], i)
-        return torch.stack(drawn, dim=1).unflatten(1, (self.rows, self.columns))
+        return torch.stack(drawn, dim=1).view(-1, self.rows, self.columns)
 
     def _check(
         self, text: Tensor, seeds: Sequence[int], first: Tensor | None, temperature: float, top_k: int | None
@@ -192,16 +191,15 @@ class ImageTokens(nn.Module):
                 f"expected texts of {self.text_length} tokens, as pad_text gives them, and one seed for each, found "
                 f"{tuple(text.shape)} and {len(seeds)} seeds"
             )
-        if first is not None and (
-            len(first) != len(text) or first.shape[1] > self.rows or first.shape[2] != self.columns
-        ):
-            raise ValueError(
-                f"expected first codes of {len(text)} images, at most {self.rows} rows of {self.columns}, found "
-                f"{tuple(first.shape)}"
-            )
-        if first is not None and first.numel() and not 0 <= int(first.min()) <= int(first.max()) < self.codes:
-            found = f"{int(first.min())} to {int(first.max())}"
-            raise ValueError(f"expected codes from 0 to {self.codes - 1}, found {found}")
+        _check_range("text tokens", text, self.padding)
+        if first is not None:
+            count, rows, columns = first.shape
+            if count != len(text) or rows > self.rows or columns != self.columns:
+                raise ValueError(
+                    f"expected first codes of {len(text)} images, at most {self.rows} rows of {self.columns}, found "
+                    f"{tuple(first.shape)}"
+                )
+            _check_range("codes", first, self.codes - 1)
         if temperature <= 0 or (top_k is not None and top_k < 1):
             raise ValueError(f"expected a temperature above 0 and top_k of at least 1, found {temperature} and {top_k}")
 
@@ -220,8 +218,13 @@ class ImageTokens(nn.Module):
 
     def _transform(self, tokens: Tensor, cache: KVCache | None = None) -> Float[Tensor, "b n c"]:
         real = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        read: Tensor = self.transformer(tokens, real, cache, masks=[self.masks[kind] for kind in self.kinds])
+        read: Tensor = self.transformer(tokens, real, cache, masks=[self.masks[i] for i in self.patterns])
         return read
+
+
+def _check_range(name: str, values: Tensor, last: int) -> None:
+    if values.numel() and not 0 <= int(values.min()) <= int(values.max()) <= last:
+        raise ValueError(f"expected {name} from 0 to {last}, found {int(values.min())} to {int(values.max())}")
 
 
 def _small(*shape: int) -> Tensor:

@@ -89,8 +89,8 @@ def test_each_layer_attends_as_the_paper_orders_them():
 
 def test_the_order_of_all_64_layers():
     with torch.device("meta"):
-        kinds = ImageTokens(heads=2, width=4).kinds
-    assert kinds == [*(1 if (i - 2) % 4 == 0 else 0 for i in range(1, 64)), 2]
+        patterns = ImageTokens(heads=2, width=4).patterns
+    assert patterns == [*(1 if (i - 2) % 4 == 0 else 0 for i in range(1, 64)), 2]
 
 
 def test_the_preset_has_12_billion_parameters_and_runs_on_meta():
@@ -114,7 +114,7 @@ def test_the_probabilities_of_all_sequences_sum_to_1():
     net = model(vocabulary=2, text_length=2, codes=2, rows=2, columns=2, layers=2).double()
     text = torch.tensor(list(product(range(3), repeat=2)))
     codes = torch.tensor(list(product(range(2), repeat=4))).view(-1, 2, 2)
-    of_text, of_codes = net.surprise(text.repeat_interleave(16, 0), codes.repeat(9, 1, 1))
+    of_text, of_codes = net.negative_log_likelihood(text.repeat_interleave(16, 0), codes.repeat(9, 1, 1))
     p = (-of_text.sum(1) - of_codes.sum(1)).double().exp()
     assert p.sum().item() == pytest.approx(1, abs=1e-5)
     assert p.max() > 3 * p.min(), "the probabilities must differ for this to say anything"
@@ -158,7 +158,7 @@ def test_a_dropped_text_is_padding_and_does_not_count():
     net = model()
     text, codes = texts(net), torch.arange(2 * ROWS * COLUMNS).view(2, ROWS, COLUMNS) % 7
     loss = net.loss(text, codes, torch.tensor([True, False]))
-    _, image = net.surprise(net.pad_text([[], []]), codes)
+    _, image = net.negative_log_likelihood(net.pad_text([[], []]), codes)
     assert loss[0] == net.loss(text, codes, torch.tensor([True, True]))[0]
     assert loss[1].item() == pytest.approx(7 / 8 * image[1].mean().item(), rel=1e-6)
 
@@ -254,7 +254,7 @@ def test_codes_are_as_frequent_as_they_are_likely():
     net = model(codes=3, rows=1, columns=2)
     text = texts(net, 1)
     every = torch.tensor(list(product(range(3), repeat=2))).view(9, 1, 2)
-    likely = (-net.surprise(text.expand(9, -1), every)[1].sum(1)).exp()
+    likely = (-net.negative_log_likelihood(text.expand(9, -1), every)[1].sum(1)).exp()
     drawn = net.sample(text.expand(4000, -1), range(4000)).flatten(1) @ torch.tensor([3, 1])
     share = torch.bincount(drawn, minlength=9) / 4000
     torch.testing.assert_close(share, likely, rtol=0, atol=4 * 0.5 / math.sqrt(4000))
@@ -313,6 +313,7 @@ def test_texts_that_do_not_fit_are_refused(text):
     [
         ({"seeds": [0]}, "one seed for each"),
         ({"text": torch.zeros(2, 2, dtype=torch.long)}, "texts of 3 tokens"),
+        ({"text": torch.full((2, 3), 6)}, "text tokens from 0 to 5"),
         ({"temperature": 0.0}, "temperature above 0"),
         ({"top_k": 0}, "top_k of at least 1"),
         ({"first": torch.zeros(2, 4, COLUMNS, dtype=torch.long)}, "at most 3 rows of 4"),
