@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,18 +9,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from composer.storage.building import Buildable, build
-from composer.storage.finding import find_model
-from composer.storage.folder import read_model, write_model
-from composer.storage.loading import load_strictly, require_fit
+from composer.networks.stored import Stored
 
 EPSILON = 0.1
 """How far from 0 and 1 pixels are kept, so that their logits are finite."""
 
 LEVELS = 4
 """Groups of blocks; between them, the sides are halved or doubled."""
-
-FILE = "autoencoder.safetensors"
 
 
 def map_pixels(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
@@ -34,7 +28,7 @@ def unmap_pixels(pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     return ((pixels - EPSILON) / (1 - 2 * EPSILON)).clamp(0, 1) * 2 - 1
 
 
-class DVAE(nn.Module, Buildable):
+class DVAE(Stored):
     """Encodes images as a grid of codes, an eighth of their size, and decodes them.
 
     Args:
@@ -99,43 +93,8 @@ class DVAE(nn.Module, Buildable):
         mean = self.decoder(one_hot.to(next(self.parameters()).dtype))[:, :3]
         return unmap_pixels(mean.sigmoid())
 
-    def save(self, folder: str | Path, card: str = "", name: str | None = None) -> None:
-        """Saves it as a folder: weights, configuration, manifest and card.
-
-        Args:
-            folder: Where to.
-            card: The model card, Markdown; an empty one keeps the old card.
-            name: The model's name; None is the folder's.
-        """
-        folder = Path(folder)
-        part = specification(codes=self.codes, width=self.width, start=self.start, blocks=self.blocks)
-        config: dict[str, Any] = {"name": name or folder.resolve().name, "autoencoders": [part]}
-        write_model(folder, config, {FILE: self.state_dict()}, card)
-
-    @classmethod
-    def load(cls, folder: str | Path, network: bool = False) -> "DVAE":
-        """Loads a folder that `save` wrote.
-
-        Args:
-            folder: The folder, or ``owner/name@revision`` on the Hugging Face hub.
-            network: Whether it may be downloaded, if it is not on this machine yet.
-
-        Raises:
-            FileNotFoundError: There is no model at that place, or a file of it is missing.
-            ValueError: It is another kind of model, files are damaged, or weights and configuration do not fit.
-        """
-        path = find_model(folder, network)
-        config, weights, _ = read_model(path, "autoencoders")
-        (tensors,) = weights.values()
-        require_fit(lambda: build(config["autoencoders"][0], cls), tensors, str(path))
-        made = build(config["autoencoders"][0], cls)
-        load_strictly(made, tensors, str(path))
-        return made.eval()
-
-
-def specification(**arguments: int) -> dict[str, Any]:
-    """How a `DVAE` is built, and the file of its weights, as a model's configuration says it."""
-    return {"class_path": "composer.networks.dvae.DVAE", "init_args": arguments, "file": FILE}
+    def arguments(self) -> dict[str, Any]:
+        return {"codes": self.codes, "width": self.width, "start": self.start, "blocks": self.blocks}
 
 
 class _Network(nn.Module):

@@ -35,6 +35,7 @@ class Experts(Network):
             raise ValueError(f"expected two networks with the same ports, found widths of {ports} and {others}")
         self.high, self.low, self.border = high, low, border
         self.vector_dim, self.token_dim, self.spatial_dim = ports
+        self.channels = high.channels
         self.stride = math.lcm(high.stride, low.stride)
 
     @property

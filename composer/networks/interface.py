@@ -13,6 +13,7 @@ class Network(nn.Module, Buildable, ABC):
     """Maps a noisy image, its noise level and a conditioning to what the denoiser trains it to predict.
 
     Attributes:
+        channels: Channels of the image.
         stride: Height and width of the image must be multiples of it.
         vector_dim: Width of `Conditioning.vector`; this and the next two are 0 where the network reads no such port.
         token_dim: Channels of `Conditioning.tokens`.
@@ -20,6 +21,7 @@ class Network(nn.Module, Buildable, ABC):
         checkpointing: Whether to save memory in training by recomputing activations in the backward pass.
     """
 
+    channels: int = 3
     stride: int = 1
     vector_dim: int = 0
     token_dim: int = 0

@@ -4,7 +4,8 @@ from typing import Any
 
 from torch import nn
 
-from composer.networks.dvae import DVAE, LEVELS, specification
+from composer.networks.dvae import DVAE, LEVELS
+from composer.networks.stored import specification
 from composer.published.engine import Row
 from composer.published.family import Family, Needs, Tensors
 
@@ -29,7 +30,7 @@ def _configure(tensors: Tensors, size: int, needs: Needs) -> dict[str, Any]:
     blocks = {name.split(".")[3] for name in tensors if name.startswith("encoder.blocks.group_1.block_")}
     codes, width = tensors[f"encoder.{last}"].shape[0], tensors[f"encoder.{first}"].shape[0]
     start = tensors[f"decoder.{first}"].shape[0]
-    return {"autoencoders": [specification(codes=codes, width=width, start=start, blocks=len(blocks))]}
+    return {"autoencoders": [specification(DVAE, codes=codes, width=width, start=start, blocks=len(blocks))]}
 
 
 def _rows(weights: nn.Module, needs: Needs) -> list[Row]:

@@ -43,6 +43,7 @@ class Family:
         rows: The rows of a network of ours, whose modules are named as in a model's file.
         prefix: Of the names in the first file; removed.
         left: Names of theirs that are not needed -> why.
+        renamed: Parts of names in older files of theirs -> what newer files have instead.
         channels: Channels that the first convolution reads; None for any.
         check: Raises a ValueError where what a model needs besides does not belong to the weights.
         parts: The files that such a network is made of, in order: what is put before the names in each, to keep them
@@ -58,9 +59,16 @@ class Family:
     size: int = 64
     prefix: str = ""
     left: Mapping[str, str] = field(default_factory=dict)
+    renamed: Mapping[str, str] = field(default_factory=dict)
     channels: int | None = None
     check: Callable[[Tensors, Needs], None] = lambda tensors, needs: None
     parts: Mapping[str, str] = field(default_factory=lambda: {"": "the network"})
+
+    def rename(self, name: str) -> str:
+        """The name that newer files of theirs have."""
+        for old, new in self.renamed.items():
+            name = name.replace(old, new)
+        return name
 
     def recognises(self, tensors: Tensors) -> bool:
         """Whether these could be weights of this family, by their names and the channels of the first layer."""

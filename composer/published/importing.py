@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from composer.cascade.assembling import carry_weights
 from composer.cascade.stage import Stage
-from composer.networks.dvae import DVAE
+from composer.networks.stored import Stored
 from composer.prior.interface import Prior
-from composer.published import adm, alibaba, diffusers_layout, diffusers_prior, dvae, glide, karlo
+from composer.published import adm, alibaba, autoencoder_kl, diffusers_layout, diffusers_prior, dvae, glide, karlo
 from composer.published.engine import Converted, convert
 from composer.published.family import Family, Needs
 from composer.published.pickled import read_modules
@@ -29,6 +29,7 @@ FAMILIES: dict[str, Family] = {
     **diffusers_prior.FAMILIES,
     **alibaba.FAMILIES,
     **dvae.FAMILIES,
+    **autoencoder_kl.FAMILIES,
 }
 """Name -> family."""
 
@@ -79,7 +80,8 @@ class Published:
         if not family.recognises(first):
             raise ValueError(f"{paths[0]} is not a file of {name}: {_describe(first)}")
         read = [first, *map(_load, paths[1:])]
-        tensors = {part + key: x for part, one in zip(family.parts, read, strict=True) for key, x in one.items()}
+        pairs = zip(family.parts, read, strict=True)
+        tensors = {part + family.rename(key): x for part, one in pairs for key, x in one.items()}
         where = " and ".join(map(str, paths))
         try:
             spec = family.configure(tensors, size or family.size, needs or Needs())
@@ -150,7 +152,7 @@ def network_of(spec: Mapping[str, Any]) -> nn.Module:
     if "priors" in spec:
         return build(spec["priors"][0], Prior)
     if "autoencoders" in spec:
-        return build(spec["autoencoders"][0], DVAE)
+        return build(spec["autoencoders"][0], Stored)
     return Stage.from_spec(spec["stages"][0]).weights()
 
 

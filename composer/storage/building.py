@@ -33,6 +33,8 @@ MODULES = (
     "composer.networks.experts",
     "composer.networks.unet",
     "composer.networks.dvae",
+    "composer.networks.autoencoder",
+    "composer.networks.codec",
     "composer.diffusion.denoiser",
     "composer.cascade",
     "composer.cascade.low_res",

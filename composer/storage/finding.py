@@ -17,7 +17,10 @@ Kind: TypeAlias = Literal["stages", "priors", "autoencoders"]
 _KINDS = {
     "stages": (check_model, "a model with stages: composer.Cascade.load reads it"),
     "priors": (check_prior, "a prior: composer.Prior.load reads it, --prior names it"),
-    "autoencoders": (check_autoencoder, "an autoencoder: composer.networks.dvae.DVAE.load reads it"),
+    "autoencoders": (
+        check_autoencoder,
+        "an autoencoder: composer.networks.dvae.DVAE.load or composer.networks.autoencoder.Autoencoder.load reads it",
+    ),
 }
 
 _PACKAGE = Path(__file__).parents[1]
