@@ -22,7 +22,7 @@ from composer.cascade.start import InitialNoise, SmallImage
 from composer.cascade.taking import Picture, open_pictures, to_batch, to_representations
 from composer.decomposition import Batch, Decomposer, Decomposition, Representations, draw
 from composer.diffusion import samplers
-from composer.diffusion.guidance import Term, guide, lock, threshold
+from composer.diffusion.guidance import Term, guide
 from composer.diffusion.samplers import Progress
 from composer.images.reading import File, fit
 from composer.storage.building import build
@@ -81,7 +81,7 @@ class Cascade:
             weaker: The same architecture, trained less; stages that it lacks are guided as usual. None turns it off.
 
         Raises:
-            ValueError: Its stages differ in size or conditions.
+            ValueError: Its stages differ in size, conditions or latents.
         """
         pairs = [(own, s) for own in self.stages for s in (weaker.stages if weaker else ()) if own.name == s.name]
         if weaker is not None and not pairs:
@@ -92,6 +92,12 @@ class Cascade:
                     f"autoguidance needs a model whose stage {own.name} draws {own.size} px from "
                     f"{', '.join(own.conditions) or 'nothing'}; found {other.size} px, "
                     f"{', '.join(other.conditions) or 'nothing'}"
+                )
+            latents, others = ((s.codec.channels, s.codec.factor, s.codec.scale) for s in (own, other))
+            if latents != others:
+                raise ValueError(
+                    "autoguidance needs a model that works on the same latents: expected channels, factor and scale "
+                    f"{latents}, found {others}"
                 )
         self.weaker = weaker
 
@@ -233,6 +239,7 @@ class Cascade:
         for stage in self.stages:
             stage.denoiser.to(device)
             stage.conditions.to(device)
+            stage.codec.to(device)
             stage.denoiser.precision = None if precision == torch.float32 else precision
         self.readers.to(device)
         if self.weaker is not None:
@@ -394,13 +401,10 @@ class Cascade:
                 raise ValueError(f"stage {stage.name} enlarges: give it an image, Composition(start=SmallImage(...))")
             own = {"low_res": stage.low_res.corrupt(image, how.augmentation, corruption_seeds)}
         weaker = next((s for s in self.weaker.stages if s.name == stage.name), None) if self.weaker else None
-        terms = stage.terms(asked, own, size, how, weaker)
-        denoise = threshold(guide(stage.estimator(how.tile), terms), how.percentile)
-        if asked.kept is not None:
-            denoise = lock(denoise, *asked.kept.at(size, self.device))
+        denoise = stage.denoise(asked, own, size, how, weaker)
         start = asked.start if stage.low_res is None else None
         x, sigmas = stage.start(start, noise_seeds, size, how.steps, stage.encode(own, size))
-        return run_sampler(how, denoise, x, sigmas, noise_seeds, progress)
+        return stage.codec.decode(run_sampler(how, denoise, x, sigmas, noise_seeds, progress))
 
     def _small(self, asked: Composition, rows: int) -> Tensor | None:
         """The image to enlarge, if sampling starts with one; one row per seed."""
@@ -429,7 +433,7 @@ class Cascade:
         given[chain[0].name] = {**options.first, **given.get(chain[0].name, {})}
         settings = {s.name: s.sampling.override(given.get(s.name, {}), f"stage {s.name}") for s in chain}
         for stage in chain:
-            stage.estimator(settings[stage.name].tile)  # fails before an earlier stage has spent time
+            stage.require(settings[stage.name])  # fails before an earlier stage has spent time
         return settings
 
     def ignores_seeds(self, what: Composition, options: SampleOptions | None = None) -> bool:
@@ -482,7 +486,8 @@ class Cascade:
         sigmas = stage.denoiser.sigmas(steps)[:-1].flip(0)
         denoise = guide(stage.denoiser, [Term(stage.encode(reps, (image.shape[2], image.shape[3])), 1.0)])
         extra: dict[str, Any] = {} if progress is None else {"progress": progress}
-        return InitialNoise(samplers.heun(denoise, image.to(self.device), sigmas, **extra) / sigmas[-1], self.identity)
+        x = stage.codec.encode(image.to(self.device))
+        return InitialNoise(samplers.heun(denoise, x, sigmas, **extra) / sigmas[-1], self.identity)
 
     def ask(
         self, what: Composition | Mapping[str, Tensor | str] | None = None, **conditions: Tensor | str

@@ -1,8 +1,11 @@
-"""A stage of a cascade: one resolution's denoiser and conditions, and how it samples."""
+"""A stage of a cascade: one resolution's denoiser and conditions, and how it samples.
+
+A stage works on the latents of its codec. Outside of this file there are only images.
+"""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,17 +14,19 @@ from torch import Tensor, nn
 
 from composer.cascade.composition import Composition
 from composer.cascade.low_res import LowRes
-from composer.cascade.start import InitialNoise, NoisyImage, Start
+from composer.cascade.start import InitialNoise, Kept, NoisyImage, Start, keep_at
 from composer.conditioning import Condition, Conditioning, ConditionSet
 from composer.decomposition import Representations
 from composer.diffusion import samplers
 from composer.diffusion.denoiser import Denoiser, Estimator, level
-from composer.diffusion.guidance import Term
+from composer.diffusion.guidance import Term, guide, lock, threshold
 from composer.diffusion.samplers import Denoise, Progress
 from composer.diffusion.strength import weigh
 from composer.diffusion.tiling import Tiled
 from composer.images.reading import fit
 from composer.names import SamplerName as SamplerName
+from composer.networks.codec import Codec, Pixels
+from composer.networks.interface import Network
 from composer.networks.norm import GroupNorm
 from composer.storage.building import Spec, build
 
@@ -37,7 +42,7 @@ class Sampling:
         guidance_interval: Lowest and highest noise level at which it guides, as the cosine schedule's time in [0, 1];
             None guides at all of them. Elsewhere the weight is 1, which takes half the time.
         eta: Share of fresh noise of the sampler `ancestral`: 1 is DDPM's, 0 none, as DDIM (Song et al. 2021).
-        percentile: Dynamic thresholding (Imagen: 0.995); None clips.
+        percentile: Dynamic thresholding (Imagen: 0.995); None clips. Only where latents are bounded, as pixels are.
         augmentation: Level in [0, 1] at which a stage that enlarges corrupts the image it was given (Imagen: 0.1 to 0.3
             for the best pictures, 0 for the most faithful ones).
         tile: Side in pixels of the tiles that the network sees one at a time, to save memory; None uses no tiles.
@@ -77,7 +82,7 @@ class Sampling:
         Raises:
             ValueError: There is no such field; the message names `what`.
         """
-        known = [field.name for field in fields(self)]
+        known = [one.name for one in fields(self)]
         if unknown := sorted(changes.keys() - set(known)):
             raise ValueError(f"the sampling of {what} has {', '.join(known)}; found {', '.join(unknown)}")
         return replace(self, **changes)
@@ -94,6 +99,7 @@ class Stage:
         sampling: How it samples unless a call overrides it.
         spec: How denoiser and conditions were built, for `Cascade.save`.
         low_res: Makes the condition ``low_res`` from the previous stage's image; None for a stage without it.
+        codec: Encodes the images as latents, of which the denoiser estimates the clean ones, and decodes them.
     """
 
     denoiser: Denoiser
@@ -102,8 +108,24 @@ class Stage:
     sampling: Sampling
     spec: Spec
     low_res: LowRes | None = None
+    codec: Codec = field(default_factory=Pixels)
 
     def __post_init__(self) -> None:
+        network: Any = self.denoiser.network
+        if not isinstance(network, Network):  # arguments of a model's configuration are of any class of the closed list
+            raise ValueError(f"stage {self.name}: expected a network, found {type(network).__name__}")
+        if self.codec.channels != self.denoiser.network.channels:
+            raise ValueError(
+                f"stage {self.name}: the codec's latents have {self.codec.channels} channels, the network's images "
+                f"{self.denoiser.network.channels}: they have to be the same"
+            )
+        if self.size % self.stride:
+            raise ValueError(
+                f"stage {self.name}: the codec divides sides by {self.codec.factor}, the network by "
+                f"{self.denoiser.network.stride}: expected a size in multiples of {self.stride}, found {self.size} px"
+            )
+        if self.denoiser.residual is not None and not isinstance(self.codec, Pixels):
+            raise ValueError(f"stage {self.name}: a residual is of pixels: leave it out, or the codec")
         if (self.low_res is None) == ("low_res" in self.conditions):
             raise ValueError(
                 f"stage {self.name}: a condition low_res and an entry low_res, which says how it is made, go together: "
@@ -116,7 +138,7 @@ class Stage:
 
         Args:
             spec: ``{"size": 64, "denoiser": Spec, "conditions": {name: Spec}, "sampling": {...}}``, and ``"low_res":
-                Spec`` where the stage enlarges.
+                Spec`` where the stage enlarges, ``"codec": Spec`` where it works on latents.
             plugins: Modules beyond the closed list that the user trusts.
             folder: The model's folder.
         """
@@ -125,7 +147,9 @@ class Stage:
         sampling = Sampling(**spec.get("sampling", {}))
         low_res = build(spec["low_res"], LowRes, plugins, folder) if "low_res" in spec else None
         adapters = ConditionSet(conditions).eval().requires_grad_(False)
-        return cls(denoiser, adapters, spec["size"], sampling, spec, low_res)
+        codec = build(spec["codec"], Codec, plugins, folder) if "codec" in spec else Pixels()
+        codec.eval().requires_grad_(False)
+        return cls(denoiser, adapters, spec["size"], sampling, spec, low_res, codec)
 
     @property
     def name(self) -> str:
@@ -134,30 +158,81 @@ class Stage:
 
     def weights(self) -> nn.Module:
         """The stage's networks, which give its weights the names that they have in its file."""
-        return nn.ModuleDict({"denoiser": self.denoiser, "conditions": self.conditions})
+        return nn.ModuleDict({"denoiser": self.denoiser, "conditions": self.conditions, "codec": self.codec})
+
+    @property
+    def stride(self) -> int:
+        """Height and width of its images are multiples of it, in pixels."""
+        return self.denoiser.network.stride * self.codec.factor
+
+    def latent_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of the latents of images of that height and width."""
+        return size[0] // self.codec.factor, size[1] // self.codec.factor
 
     def estimator(self, tile: int | None) -> Estimator:
-        """The denoiser, or a wrapper that runs it on tiles of that side.
+        """The denoiser, or a wrapper that runs it on tiles of that side, in pixels.
 
         Raises:
             ValueError: The network cannot run on such tiles.
         """
         if tile is None:
             return self.denoiser
+        if tile % self.codec.factor:
+            raise ValueError(f"expected tiles whose side is a multiple of {self.stride} pixels, found {tile}")
         network = self.denoiser.network
         norms = [module for module in network.modules() if isinstance(module, GroupNorm)]
-        return Tiled(self.denoiser, tile, network.stride, norms)
+        return Tiled(self.denoiser, tile // self.codec.factor, network.stride, norms)
+
+    def require(self, how: Sampling) -> None:
+        """Checks that the stage can sample so.
+
+        Raises:
+            ValueError: The network cannot run on such tiles, or latents have no bounds to threshold by.
+        """
+        self.estimator(how.tile)
+        if how.percentile is not None and not self.codec.bounded:
+            raise ValueError(f"stage {self.name} works on latents, which have no bounds: leave out the percentile")
+
+    def denoise(
+        self,
+        asked: Composition,
+        own: Representations,
+        size: tuple[int, int],
+        how: Sampling,
+        weaker: "Stage | None" = None,
+    ) -> Denoise:
+        """The guided estimate of the clean latents, clipped where they are bounded, in which the kept part stays.
+
+        Args:
+            asked: See `terms`, also for the next two.
+            own: Representations that all terms share.
+            size: Height and width of the images.
+            how: How it samples.
+            weaker: See `terms`.
+
+        Raises:
+            ValueError: See `terms`.
+        """
+        denoise = guide(self.estimator(how.tile), self.terms(asked, own, size, how, weaker))
+        if self.codec.bounded:
+            denoise = threshold(denoise, how.percentile)
+        return denoise if asked.kept is None else lock(denoise, *self._kept(asked.kept, size))
+
+    def _kept(self, kept: Kept, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Latents of the kept image and where they stay; one that covers a free pixel, or borders on it, is free."""
+        image, where = kept.at(size, next(self.denoiser.parameters()).device)
+        return self.codec.encode(image), keep_at(where, self.latent_size(size))
 
     def encode(self, reps: Representations, size: tuple[int, int]) -> Conditioning:
         """Encodes the representations that this stage has conditions for, for images of a height and width."""
         known = {name: value for name, value in reps.items() if name in self.conditions}
-        cond: Conditioning = self.conditions(known, size)
+        cond: Conditioning = self.conditions(known, self.latent_size(size))
         return cond
 
     def start(
         self, start: Start | None, seeds: Sequence[int], size: tuple[int, int], steps: int, own: Conditioning
     ) -> tuple[Tensor, Tensor]:
-        """Returns the noisy images from which sampling starts, and its noise levels.
+        """Returns the noisy latents from which sampling starts, and its noise levels.
 
         Args:
             start: See `Composition`; None is noise drawn from the seeds.
@@ -170,11 +245,12 @@ class Stage:
             ValueError: The initial noise has another size.
         """
         sigmas = self.denoiser.sigmas(steps)
-        noise = samplers.latents(seeds, (3, *size), next(self.denoiser.parameters()).device)
+        shape = (self.codec.channels, *self.latent_size(size))
+        noise = samplers.latents(seeds, shape, next(self.denoiser.parameters()).device)
         if isinstance(start, NoisyImage):
             sigma = math.tan(math.pi / 2 * min(start.time, level(sigmas[:1]).item()))
             sigmas = torch.cat([sigmas.new_tensor([sigma]), sigmas[sigmas < sigma]])
-            return fit(start.image, size).to(noise) + sigma * noise, sigmas
+            return self.codec.encode(fit(start.image, size).to(noise)) + sigma * noise, sigmas
         if isinstance(start, InitialNoise):
             if start.noise.shape[1:] != noise.shape[1:]:
                 found = tuple(start.noise.shape[1:])
@@ -205,7 +281,8 @@ class Stage:
         """
         reps = asked.parts
         names = [name for name in reps if name in self.conditions]
-        weights = weigh(names, {n: s for n, s in asked.strengths.items() if n in names}, size)
+        strengths = {n: s for n, s in asked.strengths.items() if n in names}
+        weights = weigh(names, strengths, self.latent_size(size))
         also = [(other, weight) for other, weight in asked.also if other.keys() & self.conditions.keys()]
         rest = 1 - how.guidance - sum(weight for _, weight in also)
 
@@ -268,7 +345,7 @@ def sizes_of(chain: Sequence[Stage], size: tuple[int, int] | None, image: Tensor
         size = given
     h, w = size or (last.size, last.size)
     for stage in chain:
-        factor, stride = last.size // stage.size, stage.denoiser.network.stride
+        factor, stride = last.size // stage.size, stage.stride
         if h <= 0 or w <= 0 or h % (factor * stride) or w % (factor * stride):
             raise ValueError(
                 f"stage {stage.name} draws sides in multiples of {stride} pixels, which become {factor * stride} in "

@@ -16,11 +16,12 @@ class InitialNoise:
     """Initial noise from which a model reproduces an image (x_T of Composer, section 3.4), instead of the seeds'.
 
     Attributes:
-        noise: Of about unit variance, at the size of the model's first stage; a row per seed, or one for all.
+        noise: Of about unit variance, with the shape of the first stage's images or latents; a row per seed, or one
+            for all.
         model: Identity of the model that inverted the image, as others draw something else from it; None is any.
     """
 
-    noise: Float[Tensor, "b 3 h w"] = field(repr=False)
+    noise: Float[Tensor, "b c h w"] = field(repr=False)
     model: str | None = None
 
     def interpolate(self, other: "InitialNoise", share: float) -> "InitialNoise":
@@ -117,7 +118,11 @@ class Kept:
 
     def at(self, size: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
         """Image and map at a stage's size; a pixel that is partly free counts as free."""
-        where = self.where
-        if where.shape[-2:] != size:
-            where = (F.interpolate(1 - where, size, mode="bilinear", antialias=True) <= 0).to(where)
-        return fit(self.image, size).to(device), where.to(device)
+        return fit(self.image, size).to(device), keep_at(self.where, size).to(device)
+
+
+def keep_at(where: Float[Tensor, "b 1 h w"], size: tuple[int, int]) -> Float[Tensor, "b 1 h2 w2"]:
+    """Resizes a map that is 1 where an image stays; what is partly free counts as free."""
+    if where.shape[-2:] == size:
+        return where
+    return (F.interpolate(1 - where, size, mode="bilinear", antialias=True) <= 0).to(where)

@@ -42,7 +42,7 @@ SAMPLING = record({}, {**_SETTINGS, **_INTERVAL, "steps": whole(1, MAX_STEPS)}, 
 
 STAGE = record(
     {"file": FILE, "size": whole(1, MAX_SIDE), "denoiser": SPEC, "conditions": table(SPEC)},
-    {"sampling": SAMPLING, "low_res": SPEC},
+    {"sampling": SAMPLING, "low_res": SPEC, "codec": SPEC},
 )
 
 _ABOUT: dict[str, Check] = {"format": whole(0, 1_000_000), "name": text(200)}

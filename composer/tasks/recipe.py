@@ -121,7 +121,7 @@ def parse_recipe(cascade: Cascade, found: Mapping[str, Any], limited: bool = Tru
         strengths={name: tensors.strength(given) for name, given in found["strengths"].items()},
         away=None if found["away"] is None else tensors.parts(found["away"]),
         also=tuple((tensors.parts(keys), float(weight)) for keys, weight in found["also"]),
-        start=tensors.start(found, cascade.identity),
+        start=tensors.start(found, cascade.identity, cascade.stages[0].codec.channels),
     )
     if limited:
         _check_limits(cascade, composition, options)
@@ -191,12 +191,12 @@ class _Tensors(dict[str, Tensor]):
             raise ValueError(f"expected an image of {channels} channels in the recipe, found {tuple(value.shape)}")
         return value.float()
 
-    def start(self, found: Mapping[str, Any], model: str) -> Start | None:
-        """Where the drawing begins."""
+    def start(self, found: Mapping[str, Any], model: str, channels: int) -> Start | None:
+        """Where the drawing begins; initial noise has so many channels."""
         noise, image = found["latent"], found["start"]
         if image is not None:
             return NoisyImage(self.image(image[0], 3), float(image[1]))
-        return None if noise is None else InitialNoise(self.image(noise, 3), model)
+        return None if noise is None else InitialNoise(self.image(noise, channels), model)
 
     def strength(self, given: Mapping[str, Any]) -> Strength:
         low, high = given["interval"]
