@@ -20,7 +20,7 @@ def import_(
     report: Annotated[Path, Value(Path, "FILE")] | None = None,
     allow_network: Network = False,
 ) -> None:
-    """Make a model of published weights: GLIDE, ADM, Karlo, Alibaba's, OpenAI's dVAE.
+    """Make a model of published weights: GLIDE, ADM, Karlo, Alibaba's, OpenAI's dVAE, Stable Diffusion's autoencoder.
 
     Args:
         files: the published files; those of several families become the stages of one model, smallest images first

@@ -99,14 +99,14 @@ class Autoencoder(Codec, Stored):
         self, images: Float[Tensor, "b 3 h w"], noise: Float[Tensor, "b c h2 w2"] | None = None
     ) -> Float[Tensor, "b c h2 w2"]:
         """Encodes images one after the other, to save memory; see `Codec.encode`."""
-        pairs = [self.moments(image) for image in images.split(1)]
+        pairs = [self.moments(image) for image in images.chunk(len(images))]
         mean, log_variance = (torch.cat(values) for values in zip(*pairs, strict=True))
         return self.scale * (mean if noise is None else mean + (log_variance / 2).exp() * noise)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h2 w2"]) -> Float[Tensor, "b 3 h w"]:
         """Decodes latents one after the other, to save memory; see `Codec.decode`."""
-        return torch.cat([self.reconstruct(one) for one in (latents / self.scale).split(1)])
+        return torch.cat([self.reconstruct(one) for one in (latents / self.scale).chunk(len(latents))])
 
 
 class _Norm(GroupNorm):

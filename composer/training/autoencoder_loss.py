@@ -1,0 +1,68 @@
+"""The loss of the KL autoencoder (Rombach et al. 2022, section 3.1 and appendix G), without its discriminator.
+
+All terms are sums over an image's values, as in the released code, whose weight of the KL term, 1e-6, belongs to sums.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+Features = Callable[[Tensor], Sequence[Tensor]]
+"""(b 3 h w) images in [-1, 1] -> feature maps (b c h' w') of a frozen network, from one layer or several."""
+
+KL_WEIGHT = 1e-6
+
+
+def kl_divergence(mean: Float[Tensor, "b c h w"], log_variance: Float[Tensor, "b c h w"]) -> Float[Tensor, " b"]:
+    """The KL divergence of normal distributions of latents from the standard normal one, in nats, summed per image."""
+    return (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1) / 2
+
+
+def perceptual_distance(
+    images: Float[Tensor, "b 3 h w"], found: Float[Tensor, "b 3 h w"], features: Features
+) -> Float[Tensor, " b"]:
+    """How far apart two images are in the features of a frozen network (Zhang et al. 2018, eq. 1, all weights 1).
+
+    Features are scaled to unit length at each place; squared differences are summed over channels, averaged
+    over places, summed over layers.
+
+    Args:
+        images: The true images, in [-1, 1]; no gradient flows to them.
+        found: Their reconstructions.
+        features: The network's layers.
+    """
+    with torch.no_grad():
+        true = [F.normalize(layer, dim=1, eps=1e-6) for layer in features(images)]
+    own = [F.normalize(layer, dim=1, eps=1e-6) for layer in features(found)]
+    layers = [(a - b).square().sum(1).flatten(1).mean(1) for a, b in zip(true, own, strict=True)]
+    return torch.stack(layers).sum(0)
+
+
+def autoencoder_loss(
+    images: Float[Tensor, "b 3 h w"],
+    found: Float[Tensor, "b 3 h w"],
+    mean: Float[Tensor, "b c h2 w2"],
+    log_variance: Float[Tensor, "b c h2 w2"],
+    features: Features | None = None,
+    perceptual_weight: float = 1.0,
+    kl_weight: float = KL_WEIGHT,
+) -> Float[Tensor, " b"]:
+    """The loss per image: absolute error, perceptual distance and KL divergence.
+
+    Args:
+        images: The true images, in [-1, 1].
+        found: Reconstructed from latents that were sampled.
+        mean: Of the latents, see `Autoencoder.moments`.
+        log_variance: Logarithms of their variances.
+        features: A frozen network, see `perceptual_distance`; None leaves the term out.
+        perceptual_weight: Weight of the perceptual distance against the absolute error of each value.
+        kl_weight: Weight of the KL divergence.
+    """
+    error = (images - found).abs()
+    loss = error.flatten(1).sum(1) + kl_weight * kl_divergence(mean, log_variance)
+    if features is None:
+        return loss
+    return loss + perceptual_weight * error[0].numel() * perceptual_distance(images, found, features)
