@@ -50,9 +50,9 @@ PLACED = {"port": Port(placed=True)}
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
-    """The inputs of a U-Net, in three ports. A monoid under ``+``: vectors add, tokens concatenate, maps add.
+    """The inputs of a U-Net, in four ports. A monoid under ``+``: vectors and maps add, tokens and objects concatenate.
 
-    A fourth port, `origin`, is read by a residual denoiser, not by the network. To add a port, add a field with such
+    A fifth port, `origin`, is read by a residual denoiser, not by the network. To add a port, add a field with such
     metadata: how it is added, expanded, cropped, stacked and dropped follows from it.
 
     Attributes:
@@ -60,16 +60,22 @@ class Conditioning:
         tokens: (b n c) concatenated to the keys and values of attention.
         token_mask: (b n) True where a token may be attended to; or its weight in attention, 0 to 1.
         spatial: (b k h w) concatenated to the noisy image.
+        objects: (b n d) tokens of objects and their boxes, which the pixels attend to in layers of their own.
+        object_mask: (b n) True where there is an object.
         origin: (b 3 h w) the previous stage's image, enlarged; origins add.
         keys_values: What `UNet.prepare` computed from `tokens`, one (2 b heads n d) per layer; not part of the sum.
+        object_keys_values: The same, computed from `objects`.
     """
 
     vector: Float[Tensor, "b d"] | None = field(default=None, metadata=ADDED)
     tokens: Float[Tensor, "b n c"] | None = field(default=None, metadata=JOINED)
     token_mask: TokenMask | None = field(default=None, metadata=JOINED)
     spatial: Float[Tensor, "b k h w"] | None = field(default=None, metadata=PLACED)
+    objects: Float[Tensor, "b n d"] | None = field(default=None, metadata=JOINED)
+    object_mask: Bool[Tensor, "b n"] | None = field(default=None, metadata=JOINED)
     origin: Float[Tensor, "b 3 h w"] | None = field(default=None, metadata=PLACED)
     keys_values: tuple[Tensor, ...] | None = None
+    object_keys_values: tuple[Tensor, ...] | None = None
 
     @classmethod
     def ports(cls) -> dict[str, Port]:
@@ -81,7 +87,7 @@ class Conditioning:
         return {name: x for name in self.ports() if (x := getattr(self, name)) is not None}
 
     def change(self, change: Callable[[Tensor], Tensor]) -> "Conditioning":
-        """Applies a function to every port that is not None; drops `keys_values`, which were computed from them."""
+        """Applies a function to every port that is not None; drops what was computed from them."""
         changed: dict[str, Any] = {name: change(x) for name, x in self.to_dict().items()}
         return type(self)(**changed)
 

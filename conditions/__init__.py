@@ -1,5 +1,6 @@
 """Trained adapters from representations to a U-Net's inputs; a few generic ones serve all representations."""
 
+from .grounding import Grounding
 from .instances import Instances
 from .label import Label
 from .low_res import LowRes
@@ -8,4 +9,4 @@ from .text import Text
 from .text_transformer import TextTransformer
 from .vector import Vector
 
-__all__ = ["Instances", "Label", "LowRes", "Spatial", "Text", "TextTransformer", "Vector"]
+__all__ = ["Grounding", "Instances", "Label", "LowRes", "Spatial", "Text", "TextTransformer", "Vector"]

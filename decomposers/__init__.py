@@ -9,6 +9,7 @@ from .dexined import DexiNed as DexiNed
 from .intensity import Intensity as Intensity
 from .label import Label as Label
 from .mask import Mask as Mask
+from .objects import Objects as Objects
 from .palette import Palette as Palette
 from .reader import SceneDepth as SceneDepth
 from .reader import SceneInstances as SceneInstances

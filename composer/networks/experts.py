@@ -5,7 +5,7 @@ from operator import itemgetter
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from composer.conditioning import Conditioning
 from composer.networks.interface import Network
@@ -30,11 +30,11 @@ class Experts(Network):
         super().__init__()
         if not 0 <= border <= 1:
             raise ValueError(f"expected a border in [0, 1], found {border}")
-        ports, others = ((net.vector_dim, net.token_dim, net.spatial_dim) for net in (high, low))
+        ports, others = ((net.vector_dim, net.token_dim, net.spatial_dim, net.object_dim) for net in (high, low))
         if ports != others:
             raise ValueError(f"expected two networks with the same ports, found widths of {ports} and {others}")
         self.high, self.low, self.border = high, low, border
-        self.vector_dim, self.token_dim, self.spatial_dim = ports
+        self.vector_dim, self.token_dim, self.spatial_dim, self.object_dim = ports
         self.channels = high.channels
         self.stride = math.lcm(high.stride, low.stride)
 
@@ -60,6 +60,9 @@ class Experts(Network):
         for network, rows in ((self.high, ~below), (self.low, below)):
             out[rows] = self._run(network, x[rows], level[rows], cond.change(itemgetter(rows)))
         return out
+
+    def object_layers(self) -> list[nn.Module]:
+        return [*self.high.object_layers(), *self.low.object_layers()]
 
     def inner_convolutions(self) -> list[Tensor]:
         return [*self.high.inner_convolutions(), *self.low.inner_convolutions()]

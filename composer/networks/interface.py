@@ -15,9 +15,10 @@ class Network(nn.Module, Buildable, ABC):
     Attributes:
         channels: Channels of the image.
         stride: Height and width of the image must be multiples of it.
-        vector_dim: Width of `Conditioning.vector`; this and the next two are 0 where the network reads no such port.
+        vector_dim: Width of `Conditioning.vector`; this and the next three are 0 where the network reads no such port.
         token_dim: Channels of `Conditioning.tokens`.
         spatial_dim: Channels of `Conditioning.spatial`.
+        object_dim: Channels of `Conditioning.objects`.
         checkpointing: Whether to save memory in training by recomputing activations in the backward pass.
     """
 
@@ -26,6 +27,7 @@ class Network(nn.Module, Buildable, ABC):
     vector_dim: int = 0
     token_dim: int = 0
     spatial_dim: int = 0
+    object_dim: int = 0
     checkpointing: bool = False
 
     @abstractmethod
@@ -43,6 +45,10 @@ class Network(nn.Module, Buildable, ABC):
     def prepare(self, cond: Conditioning) -> Conditioning:
         """Precomputes what depends on `cond` alone, so that sampling steps do not repeat it."""
         return cond
+
+    def object_layers(self) -> list[nn.Module]:
+        """The layers that read `Conditioning.objects` and can be added to a trained network."""
+        return []
 
     def inner_convolutions(self) -> list[Tensor]:
         """The weights that Muon may train: convolutions whose inputs and outputs are not image channels."""

@@ -58,7 +58,7 @@ class Attention(nn.Module):
         """Projects the context's tokens to keys and values; they are the same at every sampling step."""
         if self.context is None:
             raise ValueError("this U-Net was built with token_dim=0: it reads no tokens")
-        return self._heads(self.context(tokens), 2)
+        return _heads(self.context(tokens), 2, self.head_dim)
 
     def forward(
         self,
@@ -69,9 +69,9 @@ class Attention(nn.Module):
         b, c, h, w = x.shape
         pixels = self.norm(x).permute(0, 2, 3, 1).reshape(b, h * w, c)  # free of copies in channels_last
         if self.itself:
-            q, k, v = self._heads(self.qkv(pixels), 3)
+            q, k, v = _heads(self.qkv(pixels), 3, self.head_dim)
         else:
-            (q,) = self._heads(self.qkv(pixels), 1)
+            (q,) = _heads(self.qkv(pixels), 1, self.head_dim)
             k = v = torch.zeros_like(q[:, :, :1])
         mask = None
         if keys_values is not None:
@@ -82,9 +82,54 @@ class Attention(nn.Module):
         out: Tensor = self.out(_attend(q, k, v, mask).transpose(1, 2).reshape(b, h * w, c))
         return x + out.reshape(b, h, w, c).permute(0, 3, 1, 2)
 
-    def _heads(self, x: Tensor, parts: int) -> Tensor:
-        """(b n parts*c) -> (parts b heads n head_dim), a view whose last stride is 1, as fast SDPA kernels want it."""
-        return x.view(*x.shape[:2], parts, -1, self.head_dim).permute(2, 0, 3, 1, 4)
+
+class GatedAttention(nn.Module):
+    """Gated self-attention over pixels and objects, then a gated feed-forward layer (GLIGEN, Li et al. 2023, eq. 8).
+
+    The feed-forward layer and its gate are not in the paper but in its code. Both gates start at 0: the layer then
+    returns its input, bit for bit. So it does, whatever the gates, for a row without objects.
+
+    Args:
+        channels: Width; a multiple of `head_dim`.
+        head_dim: Channels per head.
+        object_dim: Channels of the objects' tokens.
+    """
+
+    def __init__(self, channels: int, head_dim: int, object_dim: int):
+        super().__init__()
+        self.head_dim = head_dim
+        self.project = nn.Linear(object_dim, channels)
+        self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels, bias=False)
+        self.out = nn.Linear(channels, channels)
+        self.widen, self.narrow = nn.Linear(channels, 8 * channels), nn.Linear(4 * channels, channels)
+        self.attention_gate = nn.Parameter(torch.zeros(()))
+        self.feed_forward_gate = nn.Parameter(torch.zeros(()))
+
+    def keys_values(self, objects: Float[Tensor, "b n d"]) -> Float[Tensor, "2 b heads n d2"]:
+        """Projects objects to keys and values; they are the same at every sampling step."""
+        return _heads(self.qkv(self.norm1(self.project(objects))), 3, self.head_dim)[1:]
+
+    def forward(
+        self,
+        x: Float[Tensor, "b c h w"],
+        keys_values: Float[Tensor, "2 b heads n d"],
+        object_mask: Bool[Tensor, "b n"] | None = None,
+    ) -> Float[Tensor, "b c h w"]:
+        b, c, h, w = x.shape
+        pixels = x.permute(0, 2, 3, 1).reshape(b, h * w, c)
+        q, k, v = _heads(self.qkv(self.norm1(pixels)), 3, self.head_dim)
+        joined = keys_values.to(k.dtype)
+        k, v = torch.cat([k, joined[0]], dim=2), torch.cat([v, joined[1]], dim=2)
+        if object_mask is None:
+            object_mask = torch.ones(b, joined.shape[3], dtype=torch.bool, device=x.device)
+        mask = F.pad(object_mask, (h * w, 0), value=True)[:, None, None]
+        seen = object_mask.any(1)[:, None, None]
+        attended = self.out(_attend(q, k, v, mask).transpose(1, 2).reshape(b, h * w, c))
+        pixels = pixels + seen * self.attention_gate.tanh() * attended
+        values, gates = self.widen(self.norm2(pixels)).chunk(2, dim=2)
+        pixels = pixels + seen * self.feed_forward_gate.tanh() * self.narrow(values * F.gelu(gates))
+        return pixels.reshape(b, h, w, c).permute(0, 3, 1, 2)
 
 
 class ResBlock(nn.Module):
@@ -101,6 +146,7 @@ class ResBlock(nn.Module):
         scale: 0.5 averages 2 x 2 pixels and 2 repeats them, in both branches and before the first convolution.
         attention: Follows the block; None for none.
         scale_shift: Whether the embedding scales and shifts; False adds it.
+        grounding: Follows the attention; None for none.
     """
 
     def __init__(
@@ -113,6 +159,7 @@ class ResBlock(nn.Module):
         scale: float = 1,
         attention: Attention | None = None,
         scale_shift: bool = True,
+        grounding: GatedAttention | None = None,
     ):
         super().__init__()
         self.scale = scale
@@ -124,7 +171,7 @@ class ResBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv2 = _zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
-        self.attention = attention
+        self.attention, self.grounding = attention, grounding
 
     def forward(
         self,
@@ -132,6 +179,8 @@ class ResBlock(nn.Module):
         embedding: Float[Tensor, "b d"],
         keys_values: Float[Tensor, "2 b heads n d2"] | None = None,
         token_mask: TokenMask | None = None,
+        objects: Float[Tensor, "2 b heads n2 d2"] | None = None,
+        object_mask: Bool[Tensor, "b n2"] | None = None,
     ) -> Float[Tensor, "b c2 h2 w2"]:
         h = F.silu(self.norm1(x))
         if self.scale != 1:
@@ -145,7 +194,8 @@ class ResBlock(nn.Module):
             h = torch.addcmul(shift, self.norm2(h), 1 + scale)
         h = F.silu(h)
         x = self.skip(x) + self.conv2(self.dropout(h))
-        return x if self.attention is None else self.attention(x, keys_values, token_mask)
+        x = x if self.attention is None else self.attention(x, keys_values, token_mask)
+        return x if self.grounding is None or objects is None else self.grounding(x, objects, object_mask)
 
 
 class Resampling(nn.Module):
@@ -157,7 +207,7 @@ class Resampling(nn.Module):
         scale: 0.5 or 2.
     """
 
-    attention = None
+    attention = grounding = None
 
     def __init__(self, channels: int, out_channels: int, scale: float):
         super().__init__()
@@ -191,6 +241,8 @@ class UNet(Network):
         vector_dim: Width of the embedding, and of `Conditioning.vector`.
         token_dim: Channels of `Conditioning.tokens`; 0 for a network that reads none.
         spatial_dim: Channels of `Conditioning.spatial`; 0 for a network that reads none.
+        object_dim: Channels of `Conditioning.objects`, which a `GatedAttention` reads after each attention to pixels;
+            0 builds none.
         dropout: Rate inside the residual blocks, in [0, 1).
         groups: Maximum number of groups of a norm; 32 in ADM.
         group_width: Minimum channels per group; 1 in ADM. Below 16, the backward pass of a channels_last norm is 10 to
@@ -207,7 +259,7 @@ class UNet(Network):
     Raises:
         ValueError: The arguments contradict each other.
 
-    Reference: ADM, table 4 and appendix B; GLIDE, section 4; Composer, section 2.2 and table A1.
+    Reference: ADM, table 4 and appendix B; GLIDE, section 4; Composer, section 2.2 and table A1; GLIGEN, section 4.1.
     """
 
     def __init__(
@@ -226,6 +278,7 @@ class UNet(Network):
         vector_dim: int = 512,
         token_dim: int = 512,
         spatial_dim: int = 8,
+        object_dim: int = 0,
         dropout: float = 0.0,
         groups: int = 32,
         group_width: int = 16,
@@ -241,6 +294,7 @@ class UNet(Network):
             raise ValueError(f"expected one number of blocks per level ({len(widths)}), found {len(counts)}")
         self.channels, self.width = channels, width
         self.vector_dim, self.token_dim, self.spatial_dim = vector_dim, token_dim, spatial_dim
+        self.object_dim = object_dim
         factors = [first_stride * 2**i for i in range(len(widths))]
         self.stride = factors[-1]
         self.skip_scale, self.checkpointing = skip_scale, checkpointing
@@ -250,8 +304,10 @@ class UNet(Network):
             """A factor of 0 attends to nothing."""
             itself = factor in attention
             attends = itself or factor in cross_attention
-            layer = Attention(c2, c2 // heads if heads else head_dim, token_dim, norm, itself) if attends else None
-            return ResBlock(c, c2, vector_dim, dropout, norm, scale, layer, scale_shift)
+            per_head = c2 // heads if heads else head_dim
+            layer = Attention(c2, per_head, token_dim, norm, itself) if attends else None
+            grounding = GatedAttention(c2, per_head, object_dim) if itself and object_dim else None
+            return ResBlock(c, c2, vector_dim, dropout, norm, scale, layer, scale_shift, grounding)
 
         def resampling(c: int, c2: int, scale: float) -> nn.Module:
             """A residual block keeps the width; the next level's first block changes it, as in ADM."""
@@ -284,13 +340,20 @@ class UNet(Network):
         out_channels = 2 * channels if variances else channels
         last = _zero(nn.Conv2d(current, out_channels * first_stride**2, 3, padding=1))
         self.last = nn.Sequential(norm(current), nn.SiLU(), last, nn.PixelShuffle(first_stride))
+        if object_dim and not self.object_layers():
+            raise ValueError("objects are read beside attention to pixels: expected an attending level, or object_dim=0")
         self.to(memory_format=torch.channels_last)
 
     def prepare(self, cond: Conditioning) -> Conditioning:
-        """Computes the keys and values of the context once, instead of at every sampling step."""
-        if cond.tokens is None:
-            return cond
-        return replace(cond, keys_values=tuple(layer.keys_values(cond.tokens) for layer in self._attentions()))
+        """Computes the keys and values of tokens and objects once, instead of at every sampling step."""
+        if cond.tokens is not None:
+            cond = replace(cond, keys_values=tuple(layer.keys_values(cond.tokens) for layer in self._attentions()))
+        if cond.objects is not None:
+            if not self.object_dim:
+                raise ValueError("this U-Net was built with object_dim=0: it reads no objects")
+            made = tuple(layer.keys_values(cond.objects) for layer in self.object_layers())
+            cond = replace(cond, object_keys_values=made)
+        return cond
 
     def forward(
         self, x: Float[Tensor, "b c h w"], level: Float[Tensor, " b"], cond: Conditioning
@@ -302,11 +365,14 @@ class UNet(Network):
         """
         h = self.first(self._with_map(x, cond.spatial).contiguous(memory_format=torch.channels_last))
         embedding = self._embedding(x, level, cond.vector)
-        context = iter((cond if cond.keys_values is not None else self.prepare(cond)).keys_values or ())
+        if cond.keys_values is None and cond.object_keys_values is None:
+            cond = self.prepare(cond)
+        context, objects = iter(cond.keys_values or ()), iter(cond.object_keys_values or ())
 
         def run(block: nn.Module, h: Tensor) -> Tensor:
             keys_values = None if block.attention is None else next(context, None)
-            inputs = (h, embedding, keys_values, cond.token_mask)
+            grounding = None if block.grounding is None else next(objects, None)
+            inputs = (h, embedding, keys_values, cond.token_mask, grounding, cond.object_mask)
             recompute = self.checkpointing and torch.is_grad_enabled()
             out: Tensor = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
             return out
@@ -325,6 +391,10 @@ class UNet(Network):
                 h = run(block, torch.cat([h, self._scaled(skips.pop())], dim=1))
         out: Tensor = self.last(h)[:, : self.channels]
         return out.to(x.dtype)
+
+    def object_layers(self) -> list[GatedAttention]:
+        """In order of use, which is the order of the constructor."""
+        return [module for module in self.modules() if isinstance(module, GatedAttention)]
 
     def inner_convolutions(self) -> list[Tensor]:
         """The weights of all convolutions except the first and the last, which read and write image channels."""
@@ -382,6 +452,11 @@ def _norm(channels: int, groups: int, group_width: int) -> GroupNorm:
 def _scores_of(mask: TokenMask, dtype: torch.dtype) -> Tensor:
     """What is added to the scores of attention: nothing for a mask of booleans, the logarithm of weights."""
     return mask if mask.dtype == torch.bool else mask.float().log().to(dtype)
+
+
+def _heads(x: Tensor, parts: int, head_dim: int) -> Tensor:
+    """(b n parts*c) -> (parts b heads n head_dim), a view whose last stride is 1, as fast SDPA kernels want it."""
+    return x.view(*x.shape[:2], parts, -1, head_dim).permute(2, 0, 3, 1, 4)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

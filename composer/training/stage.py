@@ -27,6 +27,9 @@ from composer.training.warm_start import warm_start
 FIRST = "first"
 """The network's first layer, as `train_only` names it."""
 
+GROUNDING = "grounding"
+"""The network's layers that read objects, as `train_only` names them."""
+
 
 def stream(name: str, *key: int) -> torch.Generator:
     """A generator on the CPU that is a function of its arguments alone.
@@ -55,8 +58,8 @@ class StageTraining(SafeTraining):
             run was lost, or the name of one that ships. Of several stages the one of this size is meant. Conditions
             that it lacks may be added: they start silent (`warm_start`). None begins with fresh weights.
         train_only: Names of the conditions that are trained while all else stays as `start_from` has it; ``first``
-            among them is the network's first layer, which new maps need where the trained model had none. None trains
-            everything.
+            among them is the network's first layer, which new maps need where the trained model had none, and
+            ``grounding`` are its layers that read objects, with their gates. None trains everything.
         learning_rate: Peak learning rate of AdamW.
         betas: Decay of AdamW's two moments.
         weight_decay: Decoupled weight decay.
@@ -148,8 +151,9 @@ class StageTraining(SafeTraining):
         """Keeps everything from the optimiser and the average, except for some conditions."""
         if self.start_from is None:
             raise ValueError("train_only leaves the rest as a trained model has it: name that model with start_from")
-        first = getattr(self.denoiser.network, FIRST, None)
+        first, grounding = getattr(self.denoiser.network, FIRST, None), self.denoiser.network.object_layers()
         known: dict[str, nn.Module] = dict(self.conditions) | ({} if first is None else {FIRST: first})
+        known |= {GROUNDING: nn.ModuleList(grounding)} if grounding else {}
         if not but or (unknown := sorted(set(but) - set(known))):
             found = ", ".join(unknown) if but else "none"
             raise ValueError(f"expected train_only out of {', '.join(known)}; found {found}")

@@ -22,7 +22,8 @@ def warm_start(denoiser: Denoiser, conditions: ConditionSet, size: int, model: s
     """Loads a trained stage's weights; conditions that it lacks start silent, so that it draws what it drew before.
 
     A network with more map channels than the trained one has gets columns of zeros in its first layer, as GLIDE's
-    inpainting began (Nichol et al. 2021, section 2.3).
+    inpainting began (Nichol et al. 2021, section 2.3). Layers that read objects stay fresh, with gates at 0, if the
+    trained network has none (GLIGEN).
 
     Args:
         denoiser: Of the stage's architecture; it takes the stage's weights.
@@ -45,8 +46,9 @@ def warm_start(denoiser: Denoiser, conditions: ConditionSet, size: int, model: s
     trained = nn.ModuleDict({"denoiser": denoiser, "conditions": known})
     trained_maps = _widen(tensors, trained)
     new = {name: c for name, c in conditions.named() if name not in known}
+    grounded = _keep_fresh(tensors, trained, denoiser.network)
     for name, condition in new.items():
-        _add(name, condition, denoiser.network, size, trained_maps)
+        _add(name, condition, denoiser.network, size, trained_maps, grounded)
     load_strictly(trained, tensors, f"{folder / stage['file']}")
     return stage["file"], list(new)
 
@@ -73,6 +75,20 @@ def _widen(tensors: dict[str, Tensor], trained: nn.Module) -> int | None:
     return maps - added
 
 
+def _keep_fresh(tensors: dict[str, Tensor], trained: nn.Module, network: Network) -> bool:
+    """Adds the fresh weights of the layers that read objects, if the trained network has none.
+
+    Returns:
+        Whether it has some.
+    """
+    own = {id(p) for layer in network.object_layers() for p in layer.parameters()}
+    fresh = {name: p.detach() for name, p in trained.named_parameters() if id(p) in own}
+    if tensors.keys() & fresh.keys():
+        return True
+    tensors.update(fresh)
+    return False
+
+
 def _fitting(stages: Sequence[Mapping[str, Any]], size: int, enlarges: bool, folder: Path) -> Mapping[str, Any]:
     """Chooses the stage that enlarges or doesn't, as wanted; of several models in a chain, the one of that size."""
     alike = [s for s in stages if ("low_res" in s["conditions"]) == enlarges]
@@ -88,8 +104,17 @@ def _fitting(stages: Sequence[Mapping[str, Any]], size: int, enlarges: bool, fol
     return fitting[0]
 
 
-def _add(name: str, condition: Condition, network: Network, size: int, maps: int | None) -> None:
-    """Silences a new condition, after a look at whether its ports are the trained network's."""
+def _add(name: str, condition: Condition, network: Network, size: int, maps: int | None, grounded: bool) -> None:
+    """Silences a new condition, after a look at whether its ports are the trained network's.
+
+    Args:
+        name: Of the condition.
+        condition: It.
+        network: The trained network.
+        size: Side of the images, in pixels.
+        maps: Map channels that the network had, if it has more now.
+        grounded: Whether its layers that read objects are trained: their gates are open then.
+    """
     try:
         condition.silence() if maps is None else condition.silence(maps)
     except ValueError as error:
@@ -100,11 +125,15 @@ def _add(name: str, condition: Condition, network: Network, size: int, maps: int
             f"the condition {name} is a map, and this network reads none (spatial_dim: 0): set its spatial_dim above "
             "0; the new columns of its first layer begin as zeros"
         )
-    for port, value, width in (
-        ("vector_dim", made.vector, network.vector_dim),
-        ("spatial_dim", made.spatial, network.spatial_dim),
+    if made.objects is not None and grounded:
+        raise ValueError(
+            f"the condition {name} makes objects, and this trained network reads objects already: its gates are open, "
+            "and the new ones would change what it draws"
+        )
+    for port, found, width in (
+        ("vector_dim", None if made.vector is None else made.vector.shape[1], network.vector_dim),
+        ("spatial_dim", None if made.spatial is None else made.spatial.shape[1], network.spatial_dim),
+        ("object_dim", None if made.objects is None else made.objects.shape[2], network.object_dim),
     ):
-        if value is not None and value.shape[1] != width:
-            raise ValueError(
-                f"expected the condition {name} with the network's {port} of {width}, found {value.shape[1]}"
-            )
+        if found not in (None, width):
+            raise ValueError(f"expected the condition {name} with the network's {port} of {width}, found {found}")

@@ -1,0 +1,191 @@
+"""Objects as phrases and boxes."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from composer.decomposition import Batch
+
+from ._clip import DEFAULT_MODEL, DEFAULT_WEIGHTS, ClipDecomposer
+from .instances import GOLDEN, hue_to_rgb
+from .tokens import captions_device
+
+Boxes = Sequence[Sequence[float]] | Float[Tensor, "n 4"]
+
+FORM = "a red cube: 0.1,0.3,0.4,0.7; a blue ball: 0.6,0.5,0.8,0.8"
+PART = re.compile(r"(.*):\s*([^:]*)", re.DOTALL)
+REMEMBERED = 10_000  # phrases, about 30 MB
+SAME = 0.05  # relative distance below which two embeddings are the same phrase's: float16 and batches round less
+SIDE = 256  # height and width of a preview, in pixels
+
+
+class Objects(ClipDecomposer):
+    """Phrases, each with the box that it fills, for `conditions.Grounding` (GLIGEN, Li et al. 2023, section 4.1).
+
+    A phrase's embedding is that of its end in CLIP's text tower, after the last norm and before the projection, as in
+    GLIGEN's code. They come from data (``batch["phrases"]``, b lists of phrases; ``batch["boxes"]``, as many boxes of
+    left, top, right, bottom in [0, 1]) or from a person. An empty phrase in data becomes zeros: an unknown one.
+
+    Args:
+        model: See `ClipDecomposer`.
+        weights: See `ClipDecomposer`.
+        slots: Objects that a row has room for; 30 in GLIGEN.
+
+    Raises:
+        ValueError: `slots` is below 1.
+    """
+
+    def __init__(self, model: str = DEFAULT_MODEL, weights: str = DEFAULT_WEIGHTS, slots: int = 30):
+        super().__init__(model, weights)
+        if slots < 1:
+            raise ValueError(f"expected at least 1 slot, found {slots}")
+        self.slots = slots
+        self._embeddings: dict[str, Tensor] = {}  # of the latest phrases: data repeats them, and previews name them
+
+    def can_read(self, batch: Batch) -> bool:
+        return "phrases" in batch and "boxes" in batch
+
+    def forward(self, batch: Batch) -> Float[Tensor, "b n d5"]:
+        """Embeds the phrases.
+
+        Returns:
+            Per slot the box, the phrase's embedding, and 1 where there is an object; zeros where there is none.
+
+        Raises:
+            ValueError: A row has more objects than slots, or not as many phrases as boxes; or a box is outside of the
+                image or has no area.
+        """
+        device = captions_device(batch)
+        rows = [self._row(*row, device) for row in zip(batch["phrases"], batch["boxes"], strict=True)]
+        return torch.stack(rows)
+
+    def from_text(self, text: str) -> Float[Tensor, "1 n d5"]:
+        """Reads objects such as ``a red cube: 0.1,0.3,0.4,0.7; a blue ball: 0.6,0.5,0.8,0.8``.
+
+        Raises:
+            ValueError: The text has another form, a phrase is empty, or see `forward`.
+        """
+        phrases, boxes = _parse(text)
+        value: Tensor = self({"phrases": [phrases], "boxes": [boxes]})
+        return value
+
+    def unread(self, text: str) -> tuple[str, ...]:
+        """Lists the lost words of each phrase, see `Tokens.unread`."""
+        return tuple(word for phrase in _parse(text)[0] for word in super(Objects, self).unread(phrase))
+
+    def preview(self, value: Float[Tensor, "b n d5"]) -> Float[Tensor, "b 3 h w"]:
+        """Draws each box in its own colour, with its phrase.
+
+        A representation has no words: of a phrase that this decomposer has not read itself the number is drawn.
+        """
+        return torch.stack([self._draw(row) for row in value.detach().float().cpu()]).to(value.device)
+
+    def distance(self, wanted: Float[Tensor, "b n d5"], got: Float[Tensor, "b n d5"]) -> Float[Tensor, " b"]:
+        """1 minus the mean intersection over union of the boxes, in [0, 1]; 0 where both rows are empty.
+
+        Objects of the same phrase are matched so that the mean is largest; one without a partner counts 0.
+        """
+        rows = [_distance(*row) for row in zip(wanted.detach().cpu(), got.detach().cpu(), strict=True)]
+        return torch.tensor(rows, device=wanted.device)
+
+    def _row(self, phrases: Sequence[str], boxes: Boxes, device: torch.device) -> Float[Tensor, "n d5"]:
+        if len(phrases) != len(boxes):
+            raise ValueError(f"expected a box for each phrase, found {len(phrases)} phrases and {len(boxes)} boxes")
+        if len(phrases) > self.slots:
+            raise ValueError(f"expected at most {self.slots} objects, the slots of this model, found {len(phrases)}")
+        placed = torch.as_tensor(boxes, dtype=torch.float32, device=device).reshape(-1, 4)
+        for phrase, box in zip(phrases, placed.tolist(), strict=True):
+            _check(phrase, box)
+        self._embed([phrase for phrase in phrases if phrase], device)
+        width = self._width()
+        told = [self._embeddings[phrase].to(device) if phrase else placed.new_zeros(width) for phrase in phrases]
+        value = placed.new_zeros(self.slots, width + 5)
+        for slot, (box, embedding) in enumerate(zip(placed, told, strict=True)):
+            value[slot] = torch.cat([box, embedding, box.new_ones(1)])
+        return value
+
+    def _embed(self, phrases: Sequence[str], device: torch.device) -> None:
+        """Embeds the phrases that are not yet known."""
+        if new := [phrase for phrase in dict.fromkeys(phrases) if phrase not in self._embeddings]:
+            words, _, mask = self._clip.encode_text(new, device)
+            ends = mask.sum(1).long() - 1
+            self._embeddings |= zip(new, words[torch.arange(len(new)), ends].float(), strict=True)
+        for phrase in list(self._embeddings)[: -REMEMBERED - len(phrases)]:
+            del self._embeddings[phrase]
+
+    def _width(self) -> int:
+        network: Any = self._clip.network
+        return int(getattr(network, "text", network).ln_final.normalized_shape[0])
+
+    def _draw(self, value: Float[Tensor, "n d5"]) -> Float[Tensor, "3 h w"]:
+        from PIL import Image, ImageDraw, ImageFont
+        from torchvision.transforms.functional import pil_to_tensor
+
+        picture, font = Image.new("RGB", (SIDE, SIDE), "#f4f1ea"), ImageFont.load_default(SIDE / 18)
+        pen = ImageDraw.Draw(picture)
+        for number, row in enumerate(value[value[:, -1] > 0.5]):
+            red, green, blue = (int(140 * c) for c in hue_to_rgb(torch.tensor([[[number * GOLDEN % 1]]])).flatten())
+            left, top, right, bottom = ((row[:4] * (SIDE - 1)).round().int()).tolist()
+            pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=(red, green, blue), width=2)
+            words = self._phrase(row[4:-1]) or f"object {number + 1}"
+            pen.text((left + 4, top + 3), words, fill=(red, green, blue), font=font)
+        return pil_to_tensor(picture).float() / 127.5 - 1
+
+    def _phrase(self, embedding: Float[Tensor, " d"]) -> str:
+        """The phrase of an embedding, if it was read here; "" if not."""
+        for phrase, known in reversed(self._embeddings.items()):
+            if _same(known[None].cpu(), embedding[None]):
+                return phrase
+        return ""
+
+
+def _parse(text: str) -> tuple[list[str], list[list[float]]]:
+    phrases, boxes = [], []
+    for part in text.strip().removesuffix(";").split(";"):
+        found = PART.fullmatch(part.strip())
+        numbers = [] if found is None else found[2].split(",")
+        if found is None or len(numbers) != 4:
+            raise ValueError(
+                f"expected objects like '{FORM}', each a phrase and its box, with a space after the colon; "
+                f"found {part.strip()!r}"
+            )
+        if not found[1].strip():
+            raise ValueError(f"expected a phrase before the box {found[2]}, found none")
+        try:
+            boxes.append([float(number) for number in numbers])
+        except ValueError:
+            raise ValueError(f"expected a box of four numbers from 0 to 1, found {found[2]!r}") from None
+        phrases.append(found[1].strip())
+    return phrases, boxes
+
+
+def _check(phrase: str, box: Sequence[float]) -> None:
+    left, top, right, bottom = box
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        found = ",".join(f"{x:g}" for x in box)
+        raise ValueError(
+            f"expected the box of {phrase!r} as left,top,right,bottom in shares of the image from 0 to 1, with left "
+            f"below right and top below bottom; found {found}"
+        )
+
+
+def _same(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Tensor:
+    """(n m) bool: which embeddings are of the same phrase."""
+    norms = torch.maximum(a.norm(dim=1)[:, None], b.norm(dim=1))
+    return torch.cdist(a, b) <= SAME * norms
+
+
+def _distance(wanted: Float[Tensor, "n d5"], got: Float[Tensor, "m d5"]) -> float:
+    """See `Objects.distance`, of one row."""
+    from scipy.optimize import linear_sum_assignment
+    from torchvision.ops import box_iou
+
+    a, b = (value[value[:, -1] > 0.5].float() for value in (wanted, got))
+    if not len(a) and not len(b):
+        return 0.0
+    overlaps = (box_iou(a[:, :4], b[:, :4]) * _same(a[:, 4:-1], b[:, 4:-1])).nan_to_num().numpy()
+    return 1 - float(overlaps[linear_sum_assignment(overlaps, maximize=True)].sum()) / max(len(a), len(b))
