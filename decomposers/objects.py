@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,7 +13,8 @@ from ._clip import DEFAULT_MODEL, DEFAULT_WEIGHTS, ClipDecomposer
 from .instances import GOLDEN, hue_to_rgb
 from .tokens import captions_device
 
-Boxes = Sequence[Sequence[float]] | Float[Tensor, "n 4"]
+Row = Sequence[tuple[str, Sequence[float]]]
+"""Phrases, each with its box: left, top, right, bottom."""
 
 FORM = "a red cube: 0.1,0.3,0.4,0.7; a blue ball: 0.6,0.5,0.8,0.8"
 PART = re.compile(r"(.*):\s*([^:]*)", re.DOTALL)
@@ -27,8 +27,9 @@ class Objects(ClipDecomposer):
     """Phrases, each with the box that it fills, for `conditions.Grounding` (GLIGEN, Li et al. 2023, section 4.1).
 
     A phrase's embedding is that of its end in CLIP's text tower, after the last norm and before the projection, as in
-    GLIGEN's code. They come from data (``batch["phrases"]``, b lists of phrases; ``batch["boxes"]``, as many boxes of
-    left, top, right, bottom in [0, 1]) or from a person. An empty phrase in data becomes zeros: an unknown one.
+    GLIGEN's code. Objects come from data (``batch["boxes"]``: per row a list of phrases and boxes, such as
+    ``[("a red cube", (0.1, 0.3, 0.4, 0.7))]``: left, top, right, bottom, in shares of the image) or from a person. An
+    empty phrase in data stands for an unknown one.
 
     Args:
         model: See `ClipDecomposer`.
@@ -47,21 +48,27 @@ class Objects(ClipDecomposer):
         self._embeddings: dict[str, Tensor] = {}  # of the latest phrases: data repeats them, and previews name them
 
     def can_read(self, batch: Batch) -> bool:
-        return "phrases" in batch and "boxes" in batch
+        return "boxes" in batch
 
     def forward(self, batch: Batch) -> Float[Tensor, "b n d5"]:
-        """Embeds the phrases.
+        """Embeds the phrases of `batch["boxes"]`.
 
         Returns:
             Per slot the box, the phrase's embedding, and 1 where there is an object; zeros where there is none.
 
         Raises:
-            ValueError: A row has more objects than slots, or not as many phrases as boxes; or a box is outside of the
-                image or has no area.
+            ValueError: A row has more objects than slots, or a box is outside of the image or has no area.
         """
+        rows: list[Row] = [row or () for row in batch["boxes"]]
+        for row in rows:
+            self._check(row)
         device = captions_device(batch)
-        rows = [self._row(*row, device) for row in zip(batch["phrases"], batch["boxes"], strict=True)]
-        return torch.stack(rows)
+        known = self._embed(["", *(phrase for row in rows for phrase, _ in row)], device)
+        value = torch.zeros(len(rows), self.slots, known[""].shape[0] + 5, device=device)
+        for i, row in enumerate(rows):
+            for slot, (phrase, box) in enumerate(row):
+                value[i, slot] = torch.cat([value.new_tensor(box), known[phrase], value.new_ones(1)])
+        return value
 
     def from_text(self, text: str) -> Float[Tensor, "1 n d5"]:
         """Reads objects such as ``a red cube: 0.1,0.3,0.4,0.7; a blue ball: 0.6,0.5,0.8,0.8``.
@@ -69,13 +76,12 @@ class Objects(ClipDecomposer):
         Raises:
             ValueError: The text has another form, a phrase is empty, or see `forward`.
         """
-        phrases, boxes = _parse(text)
-        value: Tensor = self({"phrases": [phrases], "boxes": [boxes]})
+        value: Tensor = self({"boxes": [_parse(text)]})
         return value
 
     def unread(self, text: str) -> tuple[str, ...]:
         """Lists the lost words of each phrase, see `Tokens.unread`."""
-        return tuple(word for phrase in _parse(text)[0] for word in super(Objects, self).unread(phrase))
+        return tuple(word for phrase, _ in _parse(text) for word in super(Objects, self).unread(phrase))
 
     def preview(self, value: Float[Tensor, "b n d5"]) -> Float[Tensor, "b 3 h w"]:
         """Draws each box in its own colour, with its phrase.
@@ -92,34 +98,25 @@ class Objects(ClipDecomposer):
         rows = [_distance(*row) for row in zip(wanted.detach().cpu(), got.detach().cpu(), strict=True)]
         return torch.tensor(rows, device=wanted.device)
 
-    def _row(self, phrases: Sequence[str], boxes: Boxes, device: torch.device) -> Float[Tensor, "n d5"]:
-        if len(phrases) != len(boxes):
-            raise ValueError(f"expected a box for each phrase, found {len(phrases)} phrases and {len(boxes)} boxes")
-        if len(phrases) > self.slots:
-            raise ValueError(f"expected at most {self.slots} objects, the slots of this model, found {len(phrases)}")
-        placed = torch.as_tensor(boxes, dtype=torch.float32, device=device).reshape(-1, 4)
-        for phrase, box in zip(phrases, placed.tolist(), strict=True):
-            _check(phrase, box)
-        self._embed([phrase for phrase in phrases if phrase], device)
-        width = self._width()
-        told = [self._embeddings[phrase].to(device) if phrase else placed.new_zeros(width) for phrase in phrases]
-        value = placed.new_zeros(self.slots, width + 5)
-        for slot, (box, embedding) in enumerate(zip(placed, told, strict=True)):
-            value[slot] = torch.cat([box, embedding, box.new_ones(1)])
-        return value
+    def _check(self, row: Row) -> None:
+        if len(row) > self.slots:
+            raise ValueError(f"expected at most {self.slots} objects, as many as there are slots, found {len(row)}")
+        for phrase, (left, top, right, bottom) in row:
+            if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+                raise ValueError(
+                    f"expected the box of {phrase!r} as left,top,right,bottom in shares of the image from 0 to 1, left "
+                    f"below right and top below bottom; found {left:g},{top:g},{right:g},{bottom:g}"
+                )
 
-    def _embed(self, phrases: Sequence[str], device: torch.device) -> None:
-        """Embeds the phrases that are not yet known."""
+    def _embed(self, phrases: Sequence[str], device: torch.device) -> dict[str, Float[Tensor, " d"]]:
+        """Phrase -> embedding; zeros for ""."""
+        if len(self._embeddings) > REMEMBERED:
+            self._embeddings.clear()
         if new := [phrase for phrase in dict.fromkeys(phrases) if phrase not in self._embeddings]:
             words, _, mask = self._clip.encode_text(new, device)
             ends = mask.sum(1).long() - 1
             self._embeddings |= zip(new, words[torch.arange(len(new)), ends].float(), strict=True)
-        for phrase in list(self._embeddings)[: -REMEMBERED - len(phrases)]:
-            del self._embeddings[phrase]
-
-    def _width(self) -> int:
-        network: Any = self._clip.network
-        return int(getattr(network, "text", network).ln_final.normalized_shape[0])
+        return {phrase: self._embeddings[phrase].to(device) for phrase in phrases}
 
     def _draw(self, value: Float[Tensor, "n d5"]) -> Float[Tensor, "3 h w"]:
         from PIL import Image, ImageDraw, ImageFont
@@ -133,18 +130,19 @@ class Objects(ClipDecomposer):
             pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=(red, green, blue), width=2)
             words = self._phrase(row[4:-1]) or f"object {number + 1}"
             pen.text((left + 4, top + 3), words, fill=(red, green, blue), font=font)
-        return pil_to_tensor(picture).float() / 127.5 - 1
+        drawn: Tensor = pil_to_tensor(picture).float() / 127.5 - 1
+        return drawn
 
     def _phrase(self, embedding: Float[Tensor, " d"]) -> str:
         """The phrase of an embedding, if it was read here; "" if not."""
         for phrase, known in reversed(self._embeddings.items()):
-            if _same(known[None].cpu(), embedding[None]):
+            if _same(known[None].cpu(), embedding[None]).item():
                 return phrase
         return ""
 
 
-def _parse(text: str) -> tuple[list[str], list[list[float]]]:
-    phrases, boxes = [], []
+def _parse(text: str) -> list[tuple[str, list[float]]]:
+    row = []
     for part in text.strip().removesuffix(";").split(";"):
         found = PART.fullmatch(part.strip())
         numbers = [] if found is None else found[2].split(",")
@@ -156,21 +154,10 @@ def _parse(text: str) -> tuple[list[str], list[list[float]]]:
         if not found[1].strip():
             raise ValueError(f"expected a phrase before the box {found[2]}, found none")
         try:
-            boxes.append([float(number) for number in numbers])
+            row.append((found[1].strip(), [float(number) for number in numbers]))
         except ValueError:
             raise ValueError(f"expected a box of four numbers from 0 to 1, found {found[2]!r}") from None
-        phrases.append(found[1].strip())
-    return phrases, boxes
-
-
-def _check(phrase: str, box: Sequence[float]) -> None:
-    left, top, right, bottom = box
-    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-        found = ",".join(f"{x:g}" for x in box)
-        raise ValueError(
-            f"expected the box of {phrase!r} as left,top,right,bottom in shares of the image from 0 to 1, with left "
-            f"below right and top below bottom; found {found}"
-        )
+    return row
 
 
 def _same(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Tensor:

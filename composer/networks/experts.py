@@ -1,6 +1,7 @@
 """Two networks that share the noise levels between them."""
 
 import math
+from collections.abc import Sequence
 from operator import itemgetter
 
 import torch
@@ -61,7 +62,7 @@ class Experts(Network):
             out[rows] = self._run(network, x[rows], level[rows], cond.change(itemgetter(rows)))
         return out
 
-    def object_layers(self) -> list[nn.Module]:
+    def object_layers(self) -> Sequence[nn.Module]:
         return [*self.high.object_layers(), *self.low.object_layers()]
 
     def inner_convolutions(self) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """The interface of networks that a denoiser runs."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -46,7 +47,7 @@ class Network(nn.Module, Buildable, ABC):
         """Precomputes what depends on `cond` alone, so that sampling steps do not repeat it."""
         return cond
 
-    def object_layers(self) -> list[nn.Module]:
+    def object_layers(self) -> Sequence[nn.Module]:
         """The layers that read `Conditioning.objects` and can be added to a trained network."""
         return []
 

@@ -129,7 +129,8 @@ class GatedAttention(nn.Module):
         pixels = pixels + seen * self.attention_gate.tanh() * attended
         values, gates = self.widen(self.norm2(pixels)).chunk(2, dim=2)
         pixels = pixels + seen * self.feed_forward_gate.tanh() * self.narrow(values * F.gelu(gates))
-        return pixels.reshape(b, h, w, c).permute(0, 3, 1, 2)
+        out: Tensor = pixels.reshape(b, h, w, c).permute(0, 3, 1, 2)
+        return out
 
 
 class ResBlock(nn.Module):
@@ -341,7 +342,9 @@ class UNet(Network):
         last = _zero(nn.Conv2d(current, out_channels * first_stride**2, 3, padding=1))
         self.last = nn.Sequential(norm(current), nn.SiLU(), last, nn.PixelShuffle(first_stride))
         if object_dim and not self.object_layers():
-            raise ValueError("objects are read beside attention to pixels: expected an attending level, or object_dim=0")
+            raise ValueError(
+                "objects are read beside attention to pixels: expected an attending level, or object_dim=0"
+            )
         self.to(memory_format=torch.channels_last)
 
     def prepare(self, cond: Conditioning) -> Conditioning:
