@@ -60,8 +60,8 @@ class Conditioning:
         tokens: (b n c) concatenated to the keys and values of attention.
         token_mask: (b n) True where a token may be attended to; or its weight in attention, 0 to 1.
         spatial: (b k h w) concatenated to the noisy image.
-        objects: (b n d) tokens of objects and their boxes, which the pixels attend to in layers of their own.
-        object_mask: (b n) True where there is an object.
+        objects: (b m e) tokens of objects and their boxes, which the pixels attend to in layers of their own.
+        object_mask: (b m) True where there is an object.
         origin: (b 3 h w) the previous stage's image, enlarged; origins add.
         keys_values: What `UNet.prepare` computed from `tokens`, one (2 b heads n d) per layer; not part of the sum.
         object_keys_values: The same, computed from `objects`.
@@ -71,8 +71,8 @@ class Conditioning:
     tokens: Float[Tensor, "b n c"] | None = field(default=None, metadata=JOINED)
     token_mask: TokenMask | None = field(default=None, metadata=JOINED)
     spatial: Float[Tensor, "b k h w"] | None = field(default=None, metadata=PLACED)
-    objects: Float[Tensor, "b n d"] | None = field(default=None, metadata=JOINED)
-    object_mask: Bool[Tensor, "b n"] | None = field(default=None, metadata=JOINED)
+    objects: Float[Tensor, "b m e"] | None = field(default=None, metadata=JOINED)
+    object_mask: Bool[Tensor, "b m"] | None = field(default=None, metadata=JOINED)
     origin: Float[Tensor, "b 3 h w"] | None = field(default=None, metadata=PLACED)
     keys_values: tuple[Tensor, ...] | None = None
     object_keys_values: tuple[Tensor, ...] | None = None

@@ -126,9 +126,9 @@ class GatedAttention(nn.Module):
         mask = F.pad(object_mask, (h * w, 0), value=True)[:, None, None]
         seen = object_mask.any(1)[:, None, None]
         attended = self.out(_attend(q, k, v, mask).transpose(1, 2).reshape(b, h * w, c))
-        pixels = pixels + seen * self.attention_gate.tanh() * attended
+        pixels = pixels + seen * (self.attention_gate.tanh() * attended)  # in this order it keeps bf16
         values, gates = self.widen(self.norm2(pixels)).chunk(2, dim=2)
-        pixels = pixels + seen * self.feed_forward_gate.tanh() * self.narrow(values * F.gelu(gates))
+        pixels = pixels + seen * (self.feed_forward_gate.tanh() * self.narrow(values * F.gelu(gates)))
         out: Tensor = pixels.reshape(b, h, w, c).permute(0, 3, 1, 2)
         return out
 

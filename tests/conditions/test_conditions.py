@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from composer.conditioning import JOINED, Condition, Conditioning, ConditionSet, stack
-from conditions import Instances, LowRes, Spatial, Text, TextTransformer, Vector
+from conditions import Grounding, Instances, LowRes, Spatial, Text, TextTransformer, Vector
 from conditions.instances import borders
 
 SIZE = (16, 12)
@@ -35,6 +35,14 @@ def caption(*lengths: int) -> Tensor:
     return value
 
 
+def objects(*numbers: int) -> Tensor:
+    value = torch.rand(len(numbers), 4, 11)
+    value[..., 2:4] += value[..., :2]
+    for row, n in zip(value, numbers, strict=True):
+        row[:, -1] = torch.arange(4) < n
+    return value
+
+
 def instance_ids() -> Tensor:
     return torch.randint(0, 4, (3, 2, 8, 6))
 
@@ -47,6 +55,7 @@ CASES: dict[str, tuple[Callable[[], Condition], Callable[[], Tensor]]] = {
     "palette": (lambda: Vector(5, 8, 4, shares=True), lambda: torch.eye(5)[:3]),
     "text": (lambda: Text(6, 8, 4), lambda: caption(5, 3, 8)),
     "text, words alone": (lambda: Text(6, 8, 4, sentence=False), lambda: caption(5, 3, 8)),
+    "grounding": (lambda: Grounding(6, 4), lambda: objects(2, 4, 1)),
     "transformer": (lambda: TextTransformer(20, 8, 2, 2, 8, 4, length=9), lambda: token_ids(3, 9, 0)),
     "transformer, GLIDE": (
         lambda: TextTransformer(20, 8, 2, 2, 8, 4, length=9, skip_padding=False),
@@ -76,12 +85,15 @@ class TinyNetwork(nn.Module):
         if cond.tokens is not None:
             context = torch.cat([context, self.tokens(cond.tokens)], 1)
             seen = torch.cat([seen, cond.token_mask], 1)
+        if cond.objects is not None:
+            context = torch.cat([context, 10 * self.tokens(cond.objects)], 1)
+            seen = torch.cat([seen, cond.object_mask], 1)
         attention = (pixels @ context.transpose(1, 2)).masked_fill(~seen[:, None], -torch.inf).softmax(-1)
         return self.out(h + (attention @ context).transpose(1, 2).reshape(h.shape))
 
 
 def ports(cond: Conditioning) -> list[Tensor]:
-    return [x for x in (cond.vector, cond.tokens, cond.spatial) if x is not None]
+    return [x for x in (cond.vector, cond.tokens, cond.spatial, cond.objects) if x is not None]
 
 
 def size_of(cond: Conditioning, row: int) -> float:
@@ -125,6 +137,8 @@ def test_rows_are_independent_and_the_batch_may_be_empty(name):
     for row, alone in enumerate(apart):
         for a, b in ((together.vector, alone.vector), (together.spatial, alone.spatial)):
             assert a is None or torch.allclose(a[row], b[0], atol=1e-5)
+        if together.objects is not None:
+            assert torch.allclose(together.objects[row], alone.objects[0], atol=1e-5)
         if together.tokens is not None:  # rows alone may be trimmed further
             assert torch.allclose(
                 together.tokens[row][together.token_mask[row]], alone.tokens[0][alone.token_mask[0]], atol=1e-5

@@ -1,0 +1,164 @@
+"""A trained model takes up GLIGEN's grounding: at first it draws what it drew, then only what is new learns."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from composer.__main__ import main
+from composer.cascade.cascade import Cascade
+from composer.cascade.composition import Composition
+from composer.cascade.parts import Parts
+from composer.cascade.stage import Stage
+from composer.conditioning import ConditionSet
+from composer.data.datasets import SceneImages
+from composer.data.loading import ImageData
+from composer.diffusion.guidance import guide
+from composer.images.sheet import read_recipe
+from composer.tasks.words import read_strengths
+from composer.training.stage import StageTraining
+from composer.training.warm_start import warm_start
+from conditions import Grounding
+from decomposers import Objects
+from tests.conftest import SIZE, TINY, talkative
+from tests.training import test_warm_start
+
+pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have")
+TEXT = "a red cube: 0.1,0.3,0.4,0.7; a blue ball: 0.6,0.5,0.8,0.8"
+CLIP = "asset:scenes_clip"
+WIDTH = 128  # of its phrases
+NEW = ("conditions.objects.", ".grounding.")
+
+
+def spec():
+    """The tiny model's, with objects."""
+    made = json.loads(json.dumps(TINY))
+    (stage,) = made["stages"]
+    stage["denoiser"]["init_args"]["network"]["init_args"]["object_dim"] = 12
+    grounding = {"class_path": "conditions.Grounding", "init_args": {"in_dim": WIDTH, "object_dim": 12}}
+    stage["conditions"]["objects"] = grounding
+    made["decomposers"]["objects"] = {"class_path": "decomposers.Objects", "init_args": {"weights": CLIP, "slots": 4}}
+    return made
+
+
+def plan():
+    torch.manual_seed(1)
+    stage = Stage.from_spec(spec()["stages"][0])
+    stage.weights().requires_grad_(True).train()
+    return stage.denoiser, dict(stage.conditions.named())
+
+
+def estimate(denoiser, conditions, reps):
+    x, sigma = torch.randn(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2)), torch.tensor([0.7])
+    return denoiser.eval()(x, sigma, conditions(reps, (SIZE, SIZE)))
+
+
+@torch.no_grad()
+def test_step_0_is_the_old_model_bit_for_bit(cascade, saved):
+    denoiser, known = plan()
+    conditions, old = ConditionSet(known), cascade.stages[0]
+    assert warm_start(denoiser, conditions, SIZE, saved) == ("base.safetensors", ["objects"])
+    palette = {"palette": torch.rand(1, 156)}
+    objects = {"objects": Objects(weights=CLIP, slots=4).from_text(TEXT)}
+    want = estimate(old.denoiser, old.conditions, palette)
+    assert torch.equal(estimate(denoiser, conditions, palette), want)
+    assert torch.equal(estimate(denoiser, conditions, palette | objects), want)
+    for layer in denoiser.network.object_layers():
+        layer.attention_gate.fill_(1)
+    assert torch.equal(estimate(denoiser, conditions, palette), want)
+    assert not torch.equal(estimate(denoiser, conditions, palette | objects), want)
+
+
+class Boxed(SceneImages):
+    """Scenes with made-up objects, none in every third."""
+
+    def row(self, index, seed):
+        boxes = [("a red cube", (0.1, 0.3, 0.4, 0.7)), ("a blue ball", (0.6, 0.5, 0.8, 0.8))]
+        return super().row(index, seed) | {"boxes": boxes[: index % 3]}
+
+
+def fit(root, model, monkeypatch, steps):
+    def data(train, val, decomposers, batch_size):
+        extra = {name: d for name, d in decomposers.items() if name != "ninth"}
+        extra["objects"] = Objects(weights=CLIP, slots=4)
+        return ImageData(Boxed("train", SIZE, 8), Boxed("val", SIZE, 2), extra, batch_size=batch_size)
+
+    monkeypatch.setattr(test_warm_start, "ImageData", data)
+    return test_warm_start.fit(root, model, steps)
+
+
+def test_only_what_is_new_learns(saved, tmp_path, monkeypatch, capsys):
+    denoiser, conditions = plan()
+    chosen = {"start_from": str(saved), "train_only": ["objects", "grounding"]}
+    model = StageTraining(denoiser, conditions, SIZE, **chosen, learning_rate=1e-2, warmup_steps=0, weight_decay=0.1)
+    fresh = {name: p.detach().clone() for name, p in model.named_parameters()}
+    _, average = fit(tmp_path, model, monkeypatch, 3)
+    assert "new and silent at first: objects" in capsys.readouterr().err
+    old, now = load_file(saved / "base.safetensors"), dict(model.named_parameters())
+    assert all(torch.equal(now[name], old[name]) for name in old)  # no weight decay either
+    new = {name for name in now if any(part in name for part in NEW)}
+    assert now.keys() - old.keys() == new == average.shadow.keys()
+    still = {name for name in new if torch.equal(now[name], fresh[name])}
+    assert still == {"conditions.objects.no_phrase", "conditions.objects.no_box"}  # every phrase and box is known
+    assert all(layer.attention_gate != 0 for layer in denoiser.network.object_layers())
+
+
+def test_what_cannot_be_added(saved, tmp_path):
+    denoiser, conditions = plan()
+    with pytest.raises(ValueError, match="objects with the network's object_dim of 12, found 9"):
+        warm_start(denoiser, ConditionSet(conditions | {"objects": Grounding(WIDTH, 9)}), SIZE, saved)
+    trained = talkative(spec())
+    trained.save(tmp_path / "grounded", "")
+    with pytest.raises(ValueError, match="the condition more makes objects, and this trained network reads objects"):
+        warm_start(denoiser, ConditionSet(conditions | {"more": Grounding(WIDTH, 12)}), SIZE, tmp_path / "grounded")
+    denoiser, conditions = plan()
+    assert warm_start(denoiser, ConditionSet(conditions), SIZE, tmp_path / "grounded") == ("base.safetensors", [])
+    theirs = dict(trained.stages[0].denoiser.named_parameters())
+    assert all(torch.equal(p, theirs[name]) for name, p in denoiser.named_parameters())
+    stage = Stage.from_spec(TINY["stages"][0])
+    known = dict(stage.conditions.named())
+    with pytest.raises(ValueError, match="objects with the network's object_dim of 0, found 12"):
+        warm_start(stage.denoiser, ConditionSet(known | {"objects": Grounding(WIDTH, 12)}), SIZE, saved)
+    with pytest.raises(ValueError, match="train_only out of palette, intensity, mask, first; found grounding"):
+        StageTraining(stage.denoiser, known, SIZE, start_from=str(saved), train_only=["grounding"])
+
+
+@torch.no_grad()
+def test_scheduled_sampling_is_a_strengths_interval():
+    """GLIGEN, eq. 10: the gates are open at the first steps, and closed, as if there were no objects, at the others."""
+    model = talkative(spec())
+    stage, size = model.stages[0], (SIZE, SIZE)
+    parts = Parts({"objects": Objects(weights=CLIP, slots=4).from_text(TEXT), "palette": torch.rand(1, 156)})
+    asked = Composition(parts=parts, strengths=read_strengths(model, ["objects=1@0.7-1"]))
+    how = replace(stage.sampling, guidance=1.0)
+
+    def draw(time, composition):
+        denoise = guide(stage.denoiser, stage.terms(composition, {}, size, how))
+        sigma = torch.tensor([math.tan(time * math.pi / 2)])
+        return denoise(torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)) * sigma, sigma)
+
+    always, never = Composition(parts=parts), Composition(parts=Parts({"palette": parts["palette"]}))
+    for time, same, other in ((0.71, always, never), (0.69, never, always)):
+        assert torch.equal(draw(time, asked), draw(time, same))
+        assert not torch.equal(draw(time, asked), draw(time, other))
+
+
+def test_the_command_line_takes_objects(tmp_path, capsys):
+    talkative(spec()).save(tmp_path / "model", "")
+    reloaded = Cascade.load(tmp_path / "model")
+    assert "objects" in reloaded.names
+
+    def compose(out, *more):
+        return main(["compose", "--model", str(tmp_path / "model"), "--out", str(tmp_path / out), *more])
+
+    assert compose("a", "--objects", TEXT, "--strengths", "objects=1@0.7-1") == 0
+    assert compose("b", "--objects", f"{TEXT}@0.7-1") == 0
+    pictures = [next((tmp_path / out).glob("*_seed*.png")) for out in "ab"]
+    made = [read_recipe(path) for path in pictures]
+    assert made[0]["strengths"] == made[1]["strengths"]
+    assert made[0]["strengths"]["objects"] == {"weight": 1.0, "interval": [0.7, 1.0], "region": None}
+    assert compose("c", "--objects", "a red cube:0.1,0.3,0.4,0.7") != 0  # the box is taken for a region
+    assert "with a space after the colon" in capsys.readouterr().err
