@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,15 +17,16 @@ from composer.cascade.stage import Stage
 from composer.conditioning import ConditionSet
 from composer.data.datasets import SceneImages
 from composer.data.loading import ImageData
+from composer.decomposition import Decomposer
 from composer.diffusion.guidance import guide
 from composer.images.sheet import read_recipe
 from composer.tasks.words import read_strengths
 from composer.training.stage import StageTraining
 from composer.training.warm_start import warm_start
 from conditions import Grounding
-from decomposers import Objects
+from decomposers import Intensity, Mask, Objects, Palette
 from tests.conftest import SIZE, TINY, talkative
-from tests.training import test_warm_start
+from tests.training.test_warm_start import fit
 
 pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have")
 TEXT = "a red cube: 0.1,0.3,0.4,0.7; a blue ball: 0.6,0.5,0.8,0.8"
@@ -80,22 +82,16 @@ class Boxed(SceneImages):
         return super().row(index, seed) | {"boxes": boxes[: index % 3]}
 
 
-def fit(root, model, monkeypatch, steps):
-    def data(train, val, decomposers, batch_size):
-        extra = {name: d for name, d in decomposers.items() if name != "ninth"}
-        extra["objects"] = Objects(weights=CLIP, slots=4)
-        return ImageData(Boxed("train", SIZE, 8), Boxed("val", SIZE, 2), extra, batch_size=batch_size)
-
-    monkeypatch.setattr(test_warm_start, "ImageData", data)
-    return test_warm_start.fit(root, model, steps)
-
-
-def test_only_what_is_new_learns(saved, tmp_path, monkeypatch, capsys):
+def test_only_what_is_new_learns(saved, tmp_path, capsys):
     denoiser, conditions = plan()
-    chosen = {"start_from": str(saved), "train_only": ["objects", "grounding"]}
-    model = StageTraining(denoiser, conditions, SIZE, **chosen, learning_rate=1e-2, warmup_steps=0, weight_decay=0.1)
+    options: dict[str, Any] = {"learning_rate": 1e-2, "warmup_steps": 0, "weight_decay": 0.1}
+    chosen = ["objects", "grounding"]
+    model = StageTraining(denoiser, conditions, SIZE, start_from=str(saved), train_only=chosen, **options)
     fresh = {name: p.detach().clone() for name, p in model.named_parameters()}
-    _, average = fit(tmp_path, model, monkeypatch, 3)
+    decomposers: dict[str, Decomposer] = {"palette": Palette(), "intensity": Intensity(), "mask": Mask()}
+    decomposers |= {"objects": Objects(weights=CLIP, slots=4)}
+    data = ImageData(Boxed("train", SIZE, 8), Boxed("val", SIZE, 2), decomposers, batch_size=2)
+    _, average = fit(tmp_path, model, steps=3, data=data)
     assert "new and silent at first: objects" in capsys.readouterr().err
     old, now = load_file(saved / "base.safetensors"), dict(model.named_parameters())
     assert all(torch.equal(now[name], old[name]) for name in old)  # no weight decay either

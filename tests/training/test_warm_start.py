@@ -181,9 +181,9 @@ def training(saved, train_only=("ninth",), **kwargs):
     return StageTraining(denoiser, conditions, SIZE, start_from=str(saved), train_only=chosen, **options)
 
 
-def fit(root, model, steps=3, resume=None, every=100, size=SIZE):
+def fit(root, model, steps=3, resume=None, every=100, size=SIZE, data=None):
     decomposers = {"palette": Palette(), "intensity": Intensity(), "mask": Mask(), "ninth": Sketch()}
-    data = ImageData(SceneImages("train", size, 8), SceneImages("val", size, 2), decomposers, batch_size=2)
+    data = data or ImageData(SceneImages("train", size, 8), SceneImages("val", size, 2), decomposers, batch_size=2)
     average = EMA(0.9)
     trainer = L.Trainer(
         accelerator="cpu",
