@@ -87,8 +87,8 @@ class GatedAttention(nn.Module):
     """Gated self-attention over pixels and objects, then a gated feed-forward layer (GLIGEN, Li et al. 2023, eq. 8).
 
     The feed-forward layer and its gate are not in the paper but in its code. Both gates start at 0: the layer then
-    returns its input, bit for bit. So it does, whatever the gates, for a row without objects. In GLIGEN it stands between
-    self- and cross-attention; here it follows `Attention`, which is both in one.
+    returns its input, bit for bit. So it does, whatever the gates, for a row without objects. In GLIGEN it stands
+    between self- and cross-attention; here it follows `Attention`, which is both in one.
 
     Args:
         channels: Width; a multiple of `head_dim`.

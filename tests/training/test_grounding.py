@@ -123,6 +123,18 @@ def test_what_cannot_be_added(saved, tmp_path):
 
 
 @torch.no_grad()
+def test_a_grounded_model_takes_more_map_channels(tmp_path):
+    trained = talkative(spec())
+    trained.save(tmp_path / "grounded", "")
+    wider = json.loads(json.dumps(spec()["stages"][0]).replace('"spatial_dim": 4', '"spatial_dim": 6'))
+    stage = Stage.from_spec(wider)
+    warm_start(stage.denoiser, stage.conditions, SIZE, tmp_path / "grounded")
+    reps = {"objects": Objects(weights=CLIP, slots=4).from_text(TEXT), "intensity": torch.rand(1, 1, SIZE, SIZE)}
+    want = estimate(trained.stages[0].denoiser, trained.stages[0].conditions, reps)
+    torch.testing.assert_close(estimate(stage.denoiser, stage.conditions, reps), want, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
 def test_scheduled_sampling_is_a_strengths_interval():
     """GLIGEN, eq. 10: the gates are open at the first steps, and closed, as if there were no objects, at the others."""
     model = talkative(spec())
