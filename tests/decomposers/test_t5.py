@@ -13,7 +13,7 @@ from torch.nn.functional import cosine_similarity
 from transformers import T5Config, T5EncoderModel, T5ForConditionalGeneration, T5TokenizerFast
 
 from composer.__main__ import main
-from composer.cascade import cascade
+from composer.cascade import stage
 from composer.data.columns import write_columns
 from composer.data.datasets import collate
 from composer.data.loading import ImageData, ImageFolder
@@ -342,7 +342,7 @@ def test_the_small_imagen_from_cached_text_to_a_picture(tmp_path, monkeypatch):
     assert main(["cache", *own, "--names", "text"]) == 0
     assert "text" in ImageFolder(str(tmp_path / "scenes"), 64).columns
     thresholds = []
-    monkeypatch.setattr(cascade, "threshold", lambda denoise, p: thresholds.append(p) or threshold(denoise, p))
+    monkeypatch.setattr(stage, "threshold", lambda denoise, p: thresholds.append(p) or threshold(denoise, p))
     small = {"width": 16, "multipliers": "[1, 2]", "blocks": "[0, 1]", "attention": "[2]", "head_dim": 16}
     network = "--model.denoiser.init_args.network.init_args"
     few = {f"{network}.{name}": value for name, value in small.items()}
