@@ -4,9 +4,9 @@ A box in the middle of Scenes of the split `val` is drawn again under their own 
 
     python benchmarks/seams.py --json benchmarks/results/seams.json
 
-A step is the mean absolute difference of two neighbouring pixels, one on each side of the border; beside it means two to
-four pixels away, inside and outside, in the same direction. `ratio` divides the one by the other, over all pictures; `true`
-is the ratio of the pictures before the edit. A picture whose edit cannot be found has about the same.
+A step is the mean absolute difference of two neighbouring pixels, one on each side of the border; beside it means two
+to four pixels away, inside and outside, in the same direction. `ratio` divides the one by the other, over all pictures;
+`true` is the ratio of the pictures before the edit. A picture whose edit cannot be found has about the same.
 """
 
 from collections.abc import Iterator
