@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from composer.devices import with_float64
 from composer.names import Kind
@@ -74,6 +75,10 @@ class Decomposer(nn.Module, Buildable, ABC):
             ValueError: It needs an image.
         """
         raise ValueError(f"{type(self).__name__} reads images: expected an image file, found {text!r}")
+
+    def resize(self, value: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c h2 w2"]:
+        """Resizes a representation that is a map; by default bilinear, antialiased if it shrinks."""
+        return F.interpolate(value, size, mode="bilinear", antialias=True)
 
     def interpolate(self, a: Tensor, b: Tensor, share: float) -> Tensor:
         """Interpolates between two representations, by a share in [0, 1], if the decomposer supports it.
@@ -171,6 +176,17 @@ def draw(seed: Tensor, stream: int, high: int) -> Tensor:
     for shift, factor in ((30, 0x3F58476D1CE4E5B9), (27, 0x14D049BB133111EB)):
         z = ((z ^ (z >> shift)) * factor) & mask
     return (z ^ (z >> 31)) % high
+
+
+def nearest(x: Shaped[Tensor, "b c h w"], size: tuple[int, int]) -> Shaped[Tensor, "b c h2 w2"]:
+    """Resizes by nearest neighbour, whatever the dtype; each pixel takes the value at its centre."""
+    if x.shape[-2:] == size:
+        return x
+    row, column = (
+        ((torch.arange(new, device=x.device) + 0.5) * (old / new)).long()
+        for new, old in zip(size, x.shape[-2:], strict=True)
+    )
+    return x[:, :, row[:, None], column]
 
 
 def robust_normalise(inverse: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 
 from composer.conditioning import Condition, Conditioning, zero
+from composer.decomposition import nearest
 
 from .spatial import convolutions
 
@@ -56,17 +57,6 @@ class Instances(Condition):
 
     def silence(self, channels: int | None = None) -> None:
         zero(self.encode[-1], channels)
-
-
-def nearest(x: Shaped[Tensor, "b c h w"], size: tuple[int, int]) -> Shaped[Tensor, "b c h2 w2"]:
-    """Resizes by nearest neighbour, whatever the dtype; each pixel takes the value at its centre."""
-    if x.shape[-2:] == size:
-        return x
-    row, column = (
-        ((torch.arange(new, device=x.device) + 0.5) * (old / new)).long()
-        for new, old in zip(size, x.shape[-2:], strict=True)
-    )
-    return x[:, :, row[:, None], column]
 
 
 def borders(ids: Shaped[Tensor, "b c h w"]) -> Bool[Tensor, "b 1 h w"]:

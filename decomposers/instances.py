@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from composer.decomposition import Decomposer
+from composer.decomposition import Decomposer, nearest
 from composer.names import Kind
 
 
@@ -21,6 +21,10 @@ class InstanceMaps(Decomposer):
     kind = Kind.SEGMENTATION
 
     names: tuple[str, ...] = ()
+
+    def resize(self, value: Float[Tensor, "b 2 h w"], size: tuple[int, int]) -> Float[Tensor, "b 2 h2 w2"]:
+        """By nearest neighbour: ids have nothing between them."""
+        return nearest(value, size)
 
     def preview(self, value: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Draws each instance in its own colour, with a hue near its category's, white borders and the category's name.

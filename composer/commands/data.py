@@ -1,4 +1,4 @@
-"""Commands for data: ``scenes``, ``decompose``, ``decomposers``, ``caption``, ``cache``; light."""
+"""Commands for data: ``scenes``, ``decompose``, ``decomposers``, ``caption``, ``cache``, ``prepare``; light."""
 
 import os
 from collections.abc import Sequence
@@ -7,8 +7,21 @@ from typing import Annotated, Any, Literal
 
 from composer.commands.groups import ModelOptions
 from composer.commands.signature import Value
-from composer.commands.values import Config, Count, Device, Names, Out, Rows, Seed, Share, Side, Words, whole
-from composer.terminal import advancing, say, show
+from composer.commands.values import (
+    Config,
+    Count,
+    Device,
+    Names,
+    Out,
+    Rows,
+    Seed,
+    Share,
+    Side,
+    Words,
+    read_part,
+    whole,
+)
+from composer.terminal import advancing, note, say, show
 
 
 def scenes(
@@ -161,3 +174,62 @@ def cache(
         with advancing(str(folder.folder), total) as advance:
             written = write_columns(folder, decomposition, device_, rows, advance)
         say(f"{folder.folder}: {written} written, {len(folder) - total} kept, {total - written} refused")
+
+
+def prepare(
+    images: Path,
+    *,
+    size: Side,
+    out: Out,
+    config: Config | None = None,
+    names: Names = (),
+    source: Side = 384,
+    jpeg: Annotated[int, Value(whole(1, 100), "QUALITY")] | None = None,
+    shard: Annotated[int, Value(whole(1, 1_000_000), "N")] = 1000,
+    part: Annotated[tuple[int, int], Value(read_part, "I/N")] = (1, 1),
+    workers: Annotated[int, Value(whole(1, 1024), "N")] = 2,
+    rows: Rows = 32,
+    device: Device | None = None,
+    rest: Sequence[str],
+    plugins: Sequence[str],
+) -> None:
+    """Decode images once, compute representations once, and write shards that a training reads at random.
+
+    Args:
+        images: folder of images, or of tar files in webdataset's naming
+        size: shorter side that is kept, in pixels: the side of the training's images
+        out: folder of the shards; an interrupted run continues where it ended
+        config: configuration of a training, with the decomposers of --names
+        names: representations to compute, of each image at its own size
+        source: shorter side, in pixels, that decomposers read at most
+        jpeg: keep images as JPEG of this quality, 1 to 100 (default: as PNG, which loses nothing)
+        shard: images per shard; a tar file becomes one shard
+        part: which part of the shards to write; start each part in a process of its own, on any machine
+        workers: number of threads that decode
+
+    Examples:
+        photos/ --size 64 --out shards/photos64
+        photos/ --size 64 -c configs/folder64.yaml --names semantics sketch depth --out shards/photos64 --part 1/8
+    """
+    from composer.data.preparing import Preparation
+    from composer.data.preparing import prepare as run
+    from composer.data.refusals import summarise
+    from composer.data.sources import open_source
+    from composer.decomposition import Decomposition
+    from composer.devices import pick_device
+    from composer.images.reading import Reason
+    from composer.training.configured_data import build_data
+
+    if bool(names) != (config is not None):
+        raise ValueError("--names and -c go together: representations, and the configuration with their decomposers")
+    how = Preparation(size, max(source, size), jpeg, *part)
+    opened = open_source(images, shard)
+    decomposition = Decomposition(build_data(["-c", str(config), *rest], names, plugins).decomposers if names else {})
+    total = sum(opened.count(number) for number in range(how.part - 1, opened.shards, how.parts))
+    with advancing(str(images), total) as advance:
+        done = run(opened, out, how, decomposition, pick_device(device), workers, rows, advance)
+    kept = f", {done.kept} shards kept from before" if done.kept else ""
+    say(f"{out}: {done.images:,} images, {len(done.refused):,} refused{kept}")
+    if done.refused:
+        reasons = [Reason[one.reason.upper()] for one in done.refused]
+        note(f"note: {summarise(reasons, 'and left out')}; the .json beside each shard lists them")

@@ -16,7 +16,7 @@ from composer.commands.groups import (
     SamplingOptions,
     ThingOptions,
 )
-from composer.data.folder import summarise
+from composer.data.refusals import summarise
 from composer.decomposition import Decomposer
 from composer.evaluation import counting, distribution
 from composer.evaluation.adherence import Evaluation

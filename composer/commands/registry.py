@@ -74,7 +74,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         **_commands(training.doctor),
     },
     "data": {
-        **_commands(data.scenes, data.decompose, data.decomposers, data.caption, data.cache),
+        **_commands(data.scenes, data.decompose, data.decomposers, data.caption, data.cache, data.prepare),
         **_commands(priors.embed, priors.pca),
     },
     "measure": _commands(measure.evaluate, priors.evaluate_prior, measure.report),

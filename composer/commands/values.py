@@ -87,6 +87,14 @@ def read_size(text: str) -> tuple[int, int]:
     return height, width
 
 
+def read_part(text: str) -> tuple[int, int]:
+    """``3/8`` -> (3, 8)."""
+    found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"expected PART/PARTS, such as 1/8 to 8/8, found {quote(text)}")
+    return int(found[1]), int(found[2])
+
+
 def read_box(text: str) -> tuple[float, float, float, float]:
     """Reads ``left,top,right,bottom``.
 

@@ -11,3 +11,4 @@ from .loading import ImageData as ImageData
 from .loading import Keys as Keys
 from .loading import ResumableSampler as ResumableSampler
 from .loading import sample_seeds as sample_seeds
+from .shard_folder import ShardFolder as ShardFolder

@@ -60,7 +60,7 @@ def write_columns(
             images, captions, paths, fitting = zip(*read, strict=True)
             batch: Batch = {"image": torch.stack(images).to(device), "caption": list(captions)}
             if not written:
-                _check_suited(decomposition, batch, folder)
+                check_suited(decomposition, batch, str(folder.folder))
             values = decomposition(batch)
             _check_maps(values, [path for path, fits in zip(paths, fitting, strict=True) if not fits], folder.size)
             if not written:
@@ -84,10 +84,20 @@ def _readable(folder: ImageFolder, numbers: Sequence[int]) -> Iterator[tuple[Ten
         yield resize_and_crop(image, folder.size), folder.caption(i), path, fits
 
 
-def _check_suited(decomposition: Decomposition, batch: Batch, folder: ImageFolder) -> None:
+def check_suited(decomposition: Decomposition, batch: Batch, place: str) -> None:
+    """Checks that what is extracted from a batch is worth keeping.
+
+    Args:
+        decomposition: What extracts it.
+        batch: Some images and captions.
+        place: Where they are from, for errors.
+
+    Raises:
+        ValueError: A representation is random, or cannot be extracted from images and captions.
+    """
     for name, decomposer in decomposition.named():
         if not decomposer.can_read(batch):
-            raise ValueError(f"{name} cannot be extracted from the images and captions of {folder.folder}")
+            raise ValueError(f"{name} cannot be extracted from the images and captions of {place}")
         if _draws(decomposer, batch):
             raise ValueError(f"{name} is random and differs each time; a column would fix a single draw")
 
@@ -110,7 +120,7 @@ def _check_maps(values: Representations, others: list[str], size: int) -> None:
 
 
 def _check_space(values: Representations, count: int, folder: Path) -> None:
-    needed = count * sum(len(_file(value[0])) for value in values.values())
+    needed = count * sum(len(encode_array(value[0])) for value in values.values())
     free = shutil.disk_usage(folder).free
     if free < needed:
         sizes = f"{count} rows of {', '.join(values)} take about {needed / 2**20:.0f} MiB"
@@ -121,10 +131,10 @@ def _write(image: str, values: Representations) -> None:
     for name, value in values.items():
         path = column_path(image, name)
         if not path.exists():
-            write_atomically(path, _file(value))
+            write_atomically(path, encode_array(value))
 
 
-def _file(value: Tensor) -> bytes:
+def encode_array(value: Tensor) -> bytes:
     """Encodes one row as the bytes of an ``.npy`` file."""
     wide = value.detach().float().cpu()
     half = wide.half()

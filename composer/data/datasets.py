@@ -47,6 +47,10 @@ class ImageDataset(Dataset[Row], ABC):
         index, seed = key
         return {**self.row(index, seed), "seed": torch.tensor(seed, dtype=torch.int64)}
 
+    def order(self, key: int) -> Sequence[int]:
+        """The order of the rows in one epoch: a permutation of range(len(self)) that depends on the key alone."""
+        return permutation(len(self), key)
+
     def identity(self) -> dict[str, Any]:
         """Describes which rows these are and in which order, as plain values, for checkpoints.
 
@@ -80,6 +84,12 @@ def collate(rows: Sequence[Row]) -> Batch:
             batch["known"][name] = torch.tensor([value is not None for value in values])
         batch[name] = torch.stack([torch.zeros_like(example) if value is None else value for value in values])
     return batch
+
+
+def permutation(length: int, key: int) -> list[int]:
+    """A permutation of range(length), drawn from a key."""
+    drawn: list[int] = torch.randperm(length, generator=generator(key)).tolist()
+    return drawn
 
 
 def generator(seed: int) -> torch.Generator:
@@ -318,6 +328,9 @@ class Crops(ImageDataset):
             return value[:, y : y + self.size, x : x + self.size] if fits else value
 
         return {name: cropped(value) for name, value in row.items()}
+
+    def order(self, key: int) -> Sequence[int]:
+        return self.dataset.order(key)
 
     def identity(self) -> dict[str, Any]:
         return self.dataset.identity()

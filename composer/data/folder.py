@@ -1,12 +1,9 @@
 """A dataset from a folder of images with captions."""
 
 import json
-import logging
 import os
 import sys
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +13,10 @@ from jaxtyping import Float32
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from composer.data.datasets import ImageDataset, Row, generator
-from composer.decomposition import draw
+from composer.data.datasets import Row, generator
+from composer.data.refusals import ReadImages
 from composer.images.reading import SUFFIXES, Reason, Refused, load_rgb, resize_and_crop
 from composer.storage.files import hash_content, read_text, require_file
-
-log = logging.getLogger(__name__)
 
 Item = tuple[str, str | None]
 """An image and its caption; "" if it has none, None if it is in a file beside the image."""
@@ -36,78 +31,8 @@ RESERVED = frozenset({"image", "caption", "seed", "known"})
 MAX_CAPTION = 100_000
 """Maximum bytes read of a caption's file; models read at most a hundred words."""
 
-HINT = "; min_side 0 accepts small images and enlarges them"
 
-
-class Ledger:
-    """Counts and lists refused files, and ends the run if there are too many.
-
-    Images that are only too small never end the run. Every worker process has its own ledger, so that nothing is
-    shared.
-
-    Args:
-        window: How many of the last files count.
-        share: The run ends if more than this share of `window` was refused.
-    """
-
-    def __init__(self, window: int = 10_000, share: float = 0.05):
-        self.recent: deque[bool] = deque(maxlen=window)
-        self.allowed = share * window
-        self.refused = self.bad = 0
-        self.listed: dict[Path, Reason] = {}
-        self.path: Path | None = None
-
-    def good(self) -> None:
-        """Counts a file that was read."""
-        self._count(False)
-
-    def refuse(self, error: Refused) -> None:
-        """Counts a refused file, logs the first and every 1,000th, and lists each file once.
-
-        Raises:
-            ValueError: Too many of the last files were refused.
-        """
-        self._count(error.reason is not Reason.TOO_SMALL)
-        self.refused += 1
-        if self.refused == 1 or self.refused % 1000 == 0:
-            log.warning("%s; %d refused so far, each replaced by another", error, self.refused)
-        if error.path not in self.listed:
-            self.listed[error.path] = error.reason
-            if self.path is not None:
-                entry = {"file": str(error.path), "reason": error.reason.name.lower(), "detail": error.detail}
-                with self.path.open("a", encoding="utf-8") as file:  # one write per line: workers share it
-                    file.write(json.dumps(entry) + "\n")
-        if self.bad > self.allowed:
-            raise ValueError(
-                f"expected at most {self.allowed:.0f} refused files among the last {self.recent.maxlen:,}, "
-                f"found {self.bad}; the last one: {error}. "
-                + (f"All are listed in {self.path}." if self.path else "Remove or convert them.")
-            )
-
-    def _count(self, bad: bool) -> None:
-        self.bad += bad - (self.recent[0] if len(self.recent) == self.recent.maxlen else 0)
-        self.recent.append(bad)
-
-
-def summarise(reasons: Iterable[Reason]) -> str:
-    """Says how many files were refused, and why."""
-    counts = Counter(reasons).most_common()
-    why = "; ".join(f"{count} because {reason}" for reason, count in counts)
-    hint = HINT if Reason.TOO_SMALL in dict(counts) else ""
-    return f"{sum(count for _, count in counts)} files were refused, each replaced by another: {why}{hint}"
-
-
-def summarise_listed(path: Path) -> str:
-    """The same for a file that ledgers wrote, which may list an image several times."""
-    reasons = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError):  # an incomplete line of a killed run
-            entry = json.loads(line)
-            reasons[entry["file"]] = Reason[entry["reason"].upper()]
-    return summarise(reasons.values())
-
-
-class ImageFolder(ImageDataset):
+class ImageFolder(ReadImages):
     """A folder of images, searched recursively, each captioned by a ``.txt`` beside it or by ``metadata.jsonl``.
 
     If the folder contains ``metadata.jsonl``, it lists the images: one object per line with ``file_name``, relative to
@@ -134,8 +59,6 @@ class ImageFolder(ImageDataset):
         ValueError: Captions are missing, or there are maps and random crops or flips.
     """
 
-    ATTEMPTS = 64
-
     def __init__(
         self,
         path: str,
@@ -145,6 +68,7 @@ class ImageFolder(ImageDataset):
         flip: bool = False,
         min_side: int | None = None,
     ):
+        super().__init__(path)
         self.folder, self.size, self.crop, self.flip = Path(path), size, crop, flip
         self.min_side = size if min_side is None else min_side
         if not self.folder.is_dir():
@@ -175,31 +99,11 @@ class ImageFolder(ImageDataset):
                 "or a mirrored image: pass crop='centre' and flip=False, or remove them. Columns that are not maps "
                 "(c h w), such as a caption's encodings, may stay"
             )
-        self.ledger = Ledger()
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def list_skipped_in(self, path: Path) -> None:
-        self.ledger.path = path
-
-    def row(self, index: int, seed: int) -> Row:
-        for attempt in range(self.ATTEMPTS):
-            try:
-                row = self._read(index, seed)
-            except Refused as error:
-                self.ledger.refuse(error)
-                refused = error
-                index = int(draw(torch.tensor([index]), attempt, len(self)))
-            else:
-                self.ledger.good()
-                return row
-        hint = HINT if refused.reason is Reason.TOO_SMALL else ""
-        raise ValueError(
-            f"expected images in {self.folder}, found {self.ATTEMPTS} refused ones in a row; {refused}{hint}"
-        )
-
-    def _read(self, index: int, seed: int) -> Row:
+    def read(self, index: int, seed: int) -> Row:
         path, _ = self.items[index]
         full = load_rgb(path, self.size, min_side=self.min_side).image
         columns = {name: _column(path, name) for name in self.sidecars.get(_stem(path), [])}

@@ -1,6 +1,7 @@
 """The data module: stateless sampling, loading, and decomposition on the device."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -9,8 +10,9 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from composer.data.datasets import ImageDataset, Mixture, Photographs, SceneImages, collate
-from composer.data.folder import ImageFolder, summarise_listed
+from composer.data.datasets import ImageDataset, Mixture, Photographs, SceneImages, collate, permutation
+from composer.data.folder import ImageFolder
+from composer.data.refusals import summarise_listed
 from composer.data.resuming import IMAGES_PER_STEP, compare_data
 from composer.data.unread import count_unread
 from composer.decomposition import Batch, Decomposer, Decomposition, draw
@@ -27,42 +29,49 @@ TRAINING, VALIDATION = 0, 1  # streams of sample seeds
 class ResumableSampler(Sampler[Keys]):
     """An endless sequence of batches, each a function of its number alone.
 
-    Samples are numbered without end; every `length` of them are a permutation keyed by (seed, epoch), and a sample's
-    own seed is a function of (seed, number). So `start` is all that is needed to resume, whatever was prefetched, and
+    Samples are numbered without end; every `length` of them are in an order keyed by (seed, epoch), and a sample's own
+    seed is a function of (seed, number). So `start` is all that is needed to resume, whatever was prefetched, and
     ranks take slices of the same sequence: 1 rank of 8 rows and 2 ranks of 4 see the same rows.
 
     Args:
-        length: Number of items to permute.
+        length: Number of items.
         batch_size: Rows a batch and rank.
         seed: Of the order and the sample seeds.
         rank: Of this process.
         world: Number of processes.
+        order: Key -> the order of an epoch (see `ImageDataset.order`); None permutes all items.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1):
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+        order: Callable[[int], Sequence[int]] | None = None,
+    ):
         if length < 1 or batch_size < 1:
             raise ValueError(f"expected at least 1 item and 1 row per batch, found {length} and {batch_size}")
         self.length, self.batch_size, self.seed, self.rank, self.world = length, batch_size, seed, rank, world
+        self.order = order or partial(permutation, length)
         self.start = 0
         """Number of the first batch that the next iteration yields."""
 
     def __iter__(self) -> Iterator[Keys]:
         first, step = (self.start * self.world + self.rank) * self.batch_size, self.world * self.batch_size
-        epoch, order = -1, [0]
+        epoch = -1
+        order: Sequence[int] = ()
         while True:
             keys: Keys = []
             seeds = sample_seeds(torch.arange(first, first + self.batch_size), self.seed, TRAINING)
             for number, seed in enumerate(seeds, first):
                 if number // self.length != epoch:
                     epoch = number // self.length
-                    order = self._permutation(epoch)
+                    order = self.order(int(draw(torch.tensor([epoch]), stream=self.seed, high=1 << 62)))
                 keys.append((order[number % self.length], seed))
             yield keys
             first += step
-
-    def _permutation(self, epoch: int) -> list[int]:
-        key = int(draw(torch.tensor([epoch]), stream=self.seed, high=1 << 62))
-        return torch.randperm(self.length, generator=torch.Generator().manual_seed(key)).tolist()
 
 
 def sample_seeds(numbers: torch.Tensor, seed: int, stream: int) -> list[int]:
@@ -258,7 +267,7 @@ class ImageData(L.LightningDataModule):
         return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches
 
     def train_dataloader(self) -> _TrainingBatches:
-        sampler = ResumableSampler(len(self.train), self.batch_size, self.seed, *self._place())
+        sampler = ResumableSampler(len(self.train), self.batch_size, self.seed, *self._place(), self.train.order)
         batches = _TrainingBatches(self, self._loader(self.train, sampler))
         self._open.append(batches)
         return batches

@@ -7,7 +7,8 @@ from functools import partial
 import torch
 
 from composer.data.datasets import collate
-from composer.data.folder import ImageFolder, Ledger
+from composer.data.folder import ImageFolder
+from composer.data.refusals import Ledger
 from composer.decomposition import Batch
 
 

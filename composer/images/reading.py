@@ -111,6 +111,13 @@ class PictureFile:
         """Wraps a path; a `PictureFile` stays as it is."""
         return file if isinstance(file, PictureFile) else cls(file)
 
+    @classmethod
+    def holding(cls, name: str | Path, data: bytes) -> "PictureFile":
+        """Wraps a file's content that was read elsewhere, such as from an archive; errors call it by that name."""
+        file = cls(name)
+        file.__dict__["data"] = data
+        return file
+
     def __str__(self) -> str:
         return str(self.path)
 
@@ -304,12 +311,17 @@ def resize_and_crop(
         size: Side of the result in pixels.
         generator: Draws the position; None crops the centre.
     """
-    h, w = image.shape[-2:]
+    rows, columns = largest_square(image.shape[-2], image.shape[-1], generator)
+    return resize(image[:, rows, columns], size)
+
+
+def largest_square(h: int, w: int, generator: torch.Generator | None = None) -> tuple[slice, slice]:
+    """Chooses rows and columns of the largest square of an image: at the centre, or where the generator draws it."""
     side = min(h, w)
     spare = h - side + w - side  # one of the two is zero
     offset = spare // 2 if generator is None else int(torch.randint(spare + 1, (), generator=generator))
     y, x = (offset, 0) if h > w else (0, offset)
-    return resize(image[:, y : y + side, x : x + side], size)
+    return slice(y, y + side), slice(x, x + side)
 
 
 def fit(images: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c h2 w2"]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from composer.data.captions import caption_folder
 from composer.data.datasets import collate
-from composer.data.folder import Ledger, _column, summarise, summarise_listed
+from composer.data.folder import _column
 from composer.data.loading import (
     ImageData,
     ImageDataset,
@@ -23,6 +23,7 @@ from composer.data.loading import (
     ResumableSampler,
     SceneImages,
 )
+from composer.data.refusals import Ledger, summarise, summarise_listed
 from composer.decomposition import Decomposer
 from composer.images.reading import Reason, Refused
 from composer.scenes.writing import write_scenes
