@@ -66,6 +66,7 @@ def export(
     from composer.cascade.parts import Parts
     from composer.cascade.stage import Sampling
     from composer.evaluation.reading import read_held_out, strangers_note
+    from composer.networks.exporting import export_autoencoder
     from composer.prior.exporting import export_prior
     from composer.storage.files import replacing_all
     from composer.storage.formats import check_run
@@ -85,6 +86,12 @@ def export(
             raise ValueError("--held-out is for models that draw: a prior's embeddings are compared with no images")
         spec = export_prior(config, weights, out, own, text, dtype, given, plugins, within, allow_network)
         say(f"prior in {out}", *carried_files(spec))
+        return
+    if "autoencoder" in config["model"]["init_args"]:
+        if given or held_out is not None:
+            raise ValueError(f"an autoencoder draws nothing: leave out {', '.join(given) or '--held-out'}")
+        export_autoencoder(config, weights, out, own, text, dtype, plugins)
+        say(f"autoencoder in {out}")
         return
     spec = from_run(config, own, asdict(Sampling()) | given)
     with noting_files() as read:

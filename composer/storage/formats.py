@@ -70,7 +70,11 @@ _AUTOENCODERS = record(
 _RUN = record(
     {
         "model": record(
-            {"init_args": record({}, {"size": whole(1, MAX_SIDE), "conditions": table(ARGUMENTS), "prior": SPEC})}
+            {
+                "init_args": record(
+                    {}, {"size": whole(1, MAX_SIDE), "conditions": table(ARGUMENTS), "prior": SPEC, "autoencoder": SPEC}
+                )
+            }
         ),
         "data": record({"decomposers": table(ARGUMENTS)}, {"readers": optional(table(ARGUMENTS))}),
     }

@@ -26,10 +26,12 @@ from composer.mistakes import Mistake
 from composer.networks.unet import UNet as UNet  # a configuration may call it by its bare name
 from composer.storage.files import read_text
 from composer.terminal import note
+from composer.training.autoencoder import AutoencoderTraining
 from composer.training.callbacks import EMA, AtomicCheckpointIO, Checkpoints
 from composer.training.checkpoint import LAST, PREVIOUS
 from composer.training.config_bounds import MAX_CHARACTERS, bound_configurations
 from composer.training.config_errors import explain
+from composer.training.feature_maps import FeatureMaps
 from composer.training.locking import lock_folder
 from composer.training.prior import PriorTraining
 from composer.training.progress import Messages, Progress
@@ -156,8 +158,8 @@ class TrainingCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
-        """Gives a stage or a prior its configuration, as plain values, to be saved in checkpoints."""
-        if not isinstance(self.model, StageTraining | PriorTraining):
+        """Gives a stage, a prior or an autoencoder its configuration, as plain values, to be saved in checkpoints."""
+        if not isinstance(self.model, StageTraining | PriorTraining | AutoencoderTraining):
             return
         dumped = json.loads(self.parser.dump(self.config, format="json", skip_unset=False, skip_link_targets=False))
         if self.subcommand is not None:
@@ -203,7 +205,7 @@ class ModelAlone(Configuration):
     """Builds a training's model alone, on the meta device: the data may need weights."""
 
     def instantiate_classes(self) -> None:
-        none = (ImageData, ImageDataset, Decomposer, ReaderLoss)
+        none = (ImageData, ImageDataset, Decomposer, ReaderLoss, FeatureMaps)
         without = [(lambda *args, **kwargs: None, data, True) for data in none]
         with torch.device("meta"):
             self.config_init = self.parser.instantiate(self.config, instantiators=without)

@@ -18,6 +18,7 @@ from composer.decomposition import Batch, Decomposition
 from composer.images.sheet import sheet
 from composer.storage.files import replacing
 from composer.terminal import note
+from composer.training.autoencoder import AutoencoderTraining
 from composer.training.stage import StageTraining
 
 GridRow = tuple[str, dict[str, Tensor]]
@@ -27,8 +28,9 @@ GridRow = tuple[str, dict[str, Tensor]]
 class SampleGrid(L.Callback):
     """Draws a grid after each validation, with one row per image: original, representations, samples.
 
-    The picture goes to ``samples/`` in the run's folder and to every logger that takes images: TensorBoard, Weights &
-    Biases. Seeds are fixed, so pictures compare. It is sampled as a finished model does it (`Cascade.sample`).
+    An autoencoder's rows are original and reconstruction. The picture goes to ``samples/`` in the run's folder and to
+    every logger that takes images: TensorBoard, Weights & Biases. Seeds are fixed, so pictures compare. It is sampled
+    as a finished model does it (`Cascade.sample`).
 
     Args:
         count: Rows.
@@ -86,10 +88,13 @@ class SampleGrid(L.Callback):
         """Runs before `EMA` puts the trained weights back."""
         if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero:
             return
-        if not isinstance(pl_module, StageTraining):
-            return  # what trains something else than a stage has nothing to sample
-        rows = self._draw_images(pl_module, trainer.datamodule.decomposition)
-        rows += self._draw_prompts(pl_module, trainer.datamodule.decomposition)
+        if isinstance(pl_module, AutoencoderTraining):
+            rows = self._reconstruct(pl_module)
+        elif isinstance(pl_module, StageTraining):
+            rows = self._draw_images(pl_module, trainer.datamodule.decomposition)
+            rows += self._draw_prompts(pl_module, trainer.datamodule.decomposition)
+        else:
+            return  # what trains something else has nothing to sample
         names = list(dict.fromkeys(name for _, row in rows for name in row))
         labels = [label for label, _ in rows] if self.prompts else []
         grid = sheet([[row.get(name) for name in names] for _, row in rows], labels, names)
@@ -100,6 +105,11 @@ class SampleGrid(L.Callback):
                 logger.experiment.add_image("samples", np.asarray(grid), trainer.global_step, dataformats="HWC")
             elif hasattr(logger, "log_image"):  # Weights & Biases'
                 logger.log_image("samples", [grid], step=trainer.global_step)
+
+    def _reconstruct(self, training: AutoencoderTraining) -> list[GridRow]:
+        images = self._batch["image"]
+        pairs = zip(images, training.reconstruct(images), strict=True)
+        return [("", {"image": image, "reconstruction": found}) for image, found in pairs]
 
     def _draw_images(self, stage: StageTraining, decomposition: Decomposition) -> list[GridRow]:
         image, by = self._batch["image"], dict(decomposition.named())

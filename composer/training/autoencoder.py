@@ -1,0 +1,112 @@
+"""Training the KL autoencoder of latent diffusion."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics.functional.image import peak_signal_noise_ratio
+
+from composer.decomposition import Batch
+from composer.networks.autoencoder import Autoencoder
+from composer.networks.exporting import LATENT_MOMENTS
+from composer.training.autoencoder_loss import KL_WEIGHT, autoencoder_loss
+from composer.training.feature_maps import FeatureMaps
+from composer.training.safety import SafeTraining
+from composer.training.schedule import Schedule
+from composer.training.stage import stream
+
+MEMORY = 0.99
+"""How much of what is known of the latents' moments a training step keeps."""
+
+
+class AutoencoderTraining(SafeTraining):
+    """Trains an autoencoder: absolute error, perceptual distance and KL divergence (Rombach et al. 2022, section 3.1).
+
+    The latents' `scale`, 1 over their standard deviation on the training data, is measured over the last hundred steps
+    or so and goes into the exported autoencoder.
+
+    Args:
+        autoencoder: What is trained; its `scale` stays 1 until export.
+        features: The frozen network that gives the perceptual distance; None leaves it out.
+        perceptual_weight: Weight of that distance against the absolute error.
+        kl_weight: Weight of the KL divergence, as the paper states it: against sums over an image's values.
+        learning_rate: Peak learning rate of AdamW.
+        betas: Decay of AdamW's two moments.
+        weight_decay: Decoupled weight decay.
+        warmup_steps: Steps over which the learning rate rises from 0.
+        decay_steps: Step at which a cosine from the peak reaches 0; None holds the peak.
+        seed: Decides the noise of the latents.
+
+    Attributes:
+        latent_moments: (2,) mean and mean square of the training's latents, without scale.
+
+    Raises:
+        ValueError: A rate or weight is out of its range, or the autoencoder has a scale already.
+    """
+
+    latent_moments: Tensor
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        features: FeatureMaps | None = None,
+        perceptual_weight: float = 1.0,
+        kl_weight: float = KL_WEIGHT,
+        learning_rate: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        warmup_steps: int = 500,
+        decay_steps: int | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if learning_rate <= 0 or min(weight_decay, perceptual_weight, kl_weight) < 0:
+            raise ValueError("expected learning_rate > 0, and weight_decay, perceptual_weight and kl_weight >= 0")
+        if autoencoder.scale != 1:
+            raise ValueError(f"the scale is measured in the training: leave it out, found {autoencoder.scale}")
+        self.autoencoder, self.features = autoencoder, features
+        self.perceptual_weight, self.kl_weight = perceptual_weight, kl_weight
+        self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
+        self.schedule, self.seed = Schedule(warmup_steps, decay_steps), seed
+        self.register_buffer(LATENT_MOMENTS, torch.tensor([0.0, 1.0]))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        image: Tensor = batch["image"]
+        key = (self.seed, self.global_step, batch_idx % self.trainer.accumulate_grad_batches, self.global_rank)
+        mean, log_variance = (part.float() for part in self.autoencoder.moments(image))
+        noise = torch.randn(mean.shape, generator=stream("noise", *key)).to(mean)
+        latents = mean + (log_variance / 2).exp() * noise
+        found = self.autoencoder.reconstruct(latents).float()
+        per_image = autoencoder_loss(
+            image, found, mean, log_variance, self.features, self.perceptual_weight, self.kl_weight
+        )
+        loss = per_image.mean() / image[0].numel()  # per value, so that clipping does not depend on the crops' size
+        self.log_dict({"train/loss": loss, "train/error": (image - found).detach().abs().mean()})
+        self._measure(latents.detach())
+        return loss
+
+    def _measure(self, latents: Tensor) -> None:
+        """Updates the moments of the latents; latents that are not finite belong to a step that is skipped."""
+        found = torch.stack([latents.mean(), latents.square().mean()])
+        keep = min(MEMORY, (1 + self.global_step) / (10 + self.global_step))
+        if bool(found.isfinite().all()):
+            self.latent_moments.lerp_(found, 1 - keep)
+
+    def reconstruct(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """The images after encoding and decoding, in [-1, 1]."""
+        return self.autoencoder.decode(self.autoencoder.encode(images)).float().clamp(-1, 1)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Logs the mean PSNR of the reconstructions, in dB, from the most likely latents."""
+        image: Tensor = batch["image"]
+        psnr = peak_signal_noise_ratio(
+            self.reconstruct(image), image, data_range=(-1.0, 1.0), reduction="elementwise_mean", dim=(1, 2, 3)
+        )
+        self.log("val/psnr", psnr, prog_bar=True, batch_size=len(image), on_epoch=True, sync_dist=True)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay, fused=True
+        )
+        return self.schedule.drive(optimizer)
