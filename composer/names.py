@@ -47,5 +47,8 @@ LAYOUT = (Kind.STRUCTURE, Kind.SEGMENTATION)
 LOCAL, GLOBAL = ("sketch", "depth", "instances"), ("semantics", "palette")
 """Names of the included models' conditions of `LAYOUT` and of `Kind.APPEARANCE`; a loaded model knows its own."""
 
+LATENTS = "latents"
+"""Name of the column with an image's latents, on which a stage with a codec trains."""
+
 TEXT, SEMANTICS = "text", "semantics"
 """Names of what a prior's data must contain: captions as `decomposers.Caption` encodes them, and image embeddings."""

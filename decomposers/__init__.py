@@ -8,6 +8,7 @@ from .depth import Depth as Depth
 from .dexined import DexiNed as DexiNed
 from .intensity import Intensity as Intensity
 from .label import Label as Label
+from .latents import Latents as Latents
 from .mask import Mask as Mask
 from .objects import Objects as Objects
 from .palette import Palette as Palette

@@ -44,6 +44,8 @@ def from_run(config: Mapping[str, Any], name: str, sampling: Mapping[str, Any]) 
         "conditions": conditions,
         "sampling": dict(sampling),
     }
+    if model.get("codec") is not None:
+        stage["codec"] = model["codec"]
     return {
         "name": name,
         "stages": [stage if low_res is None else stage | {"low_res": low_res}],

@@ -114,18 +114,7 @@ class Stage:
         network: Any = self.denoiser.network
         if not isinstance(network, Network):  # arguments of a model's configuration are of any class of the closed list
             raise ValueError(f"stage {self.name}: expected a network, found {type(network).__name__}")
-        if self.codec.channels != self.denoiser.network.channels:
-            raise ValueError(
-                f"stage {self.name}: the codec's latents have {self.codec.channels} channels, the network's images "
-                f"{self.denoiser.network.channels}: they have to be the same"
-            )
-        if self.size % self.stride:
-            raise ValueError(
-                f"stage {self.name}: the codec divides sides by {self.codec.factor}, the network by "
-                f"{self.denoiser.network.stride}: expected a size in multiples of {self.stride}, found {self.size} px"
-            )
-        if self.denoiser.residual is not None and not isinstance(self.codec, Pixels):
-            raise ValueError(f"stage {self.name}: a residual is of pixels: leave it out, or the codec")
+        require_codec(self.codec, self.denoiser, self.size, self.name)
         if (self.low_res is None) == ("low_res" in self.conditions):
             raise ValueError(
                 f"stage {self.name}: a condition low_res and an entry low_res, which says how it is made, go together: "
@@ -323,6 +312,34 @@ class Stage:
         subsets = dict.fromkeys([*weights, *([] if start is None else [start])])
         terms = [Term(self.encode(pick(s), size), total(s)) for s in subsets]
         return [*terms, *others] + ([] if within else [Term(self.encode({**behind, **own}, size), left)])
+
+
+def require_codec(codec: Codec, denoiser: Denoiser, size: int, stage: str) -> None:
+    """Checks that a stage's denoiser can work on the latents of a codec.
+
+    Args:
+        codec: It.
+        denoiser: The stage's.
+        size: Side of the images, in pixels.
+        stage: The stage's name, for the error message.
+
+    Raises:
+        ValueError: Channels, size or a residual do not fit.
+    """
+    network = denoiser.network
+    if codec.channels != network.channels:
+        raise ValueError(
+            f"stage {stage}: the codec's latents have {codec.channels} channels, the network's images "
+            f"{network.channels}: they have to be the same"
+        )
+    stride = network.stride * codec.factor
+    if size % stride:
+        raise ValueError(
+            f"stage {stage}: the codec divides sides by {codec.factor}, the network by {network.stride}: expected a "
+            f"size in multiples of {stride}, found {size} px"
+        )
+    if denoiser.residual is not None and not isinstance(codec, Pixels):
+        raise ValueError(f"stage {stage}: a residual is of pixels: leave it out, or the codec")
 
 
 def _product(a: Callable[[float], float], b: Callable[[float], float | Tensor]) -> Callable[[float], float | Tensor]:

@@ -72,6 +72,13 @@ class Autoencoder(Codec, Stored):
             "scale": self.scale,
         }
 
+    def inner_convolutions(self) -> list[Tensor]:
+        """The weights that Muon may train: convolutions whose inputs and outputs are no colours or latents."""
+        ends = {self.to_moments, self.from_latents}
+        for part in (self.encoder, self.decoder):
+            ends |= {part.first, part.last[-1]}
+        return [m.weight for m in self.modules() if isinstance(m, nn.Conv2d) and m not in ends]
+
     def moments(
         self, images: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b c h2 w2"], Float[Tensor, "b c h2 w2"]]:

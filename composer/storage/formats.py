@@ -72,7 +72,14 @@ _RUN = record(
         "model": record(
             {
                 "init_args": record(
-                    {}, {"size": whole(1, MAX_SIDE), "conditions": table(ARGUMENTS), "prior": SPEC, "autoencoder": SPEC}
+                    {},
+                    {
+                        "size": whole(1, MAX_SIDE),
+                        "conditions": table(ARGUMENTS),
+                        "prior": SPEC,
+                        "autoencoder": SPEC,
+                        "codec": optional(SPEC),
+                    },
                 )
             }
         ),

@@ -12,6 +12,7 @@ from composer.networks.autoencoder import Autoencoder
 from composer.networks.exporting import LATENT_MOMENTS
 from composer.training.autoencoder_loss import KL_WEIGHT, autoencoder_loss
 from composer.training.feature_maps import FeatureMaps
+from composer.training.muon import make_optimizer
 from composer.training.safety import SafeTraining
 from composer.training.schedule import Schedule
 from composer.training.stage import stream
@@ -34,6 +35,8 @@ class AutoencoderTraining(SafeTraining):
         learning_rate: Peak learning rate of AdamW.
         betas: Decay of AdamW's two moments.
         weight_decay: Decoupled weight decay.
+        muon_rate: Peak learning rate of Muon for all convolutions but those at the ends, such as 0.02; all else stays
+            with AdamW. None trains everything by AdamW.
         warmup_steps: Steps over which the learning rate rises from 0.
         decay_steps: Step at which a cosine from the peak reaches 0; None holds the peak.
         seed: Decides the noise of the latents.
@@ -56,6 +59,7 @@ class AutoencoderTraining(SafeTraining):
         learning_rate: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
+        muon_rate: float | None = None,
         warmup_steps: int = 500,
         decay_steps: int | None = None,
         seed: int = 0,
@@ -68,6 +72,7 @@ class AutoencoderTraining(SafeTraining):
         self.autoencoder, self.features = autoencoder, features
         self.perceptual_weight, self.kl_weight = perceptual_weight, kl_weight
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
+        self.muon_rate = muon_rate
         self.schedule, self.seed = Schedule(warmup_steps, decay_steps), seed
         self.register_buffer(LATENT_MOMENTS, torch.tensor([0.0, 1.0]))
 
@@ -106,7 +111,7 @@ class AutoencoderTraining(SafeTraining):
         self.log("val/psnr", psnr, prog_bar=True, batch_size=len(image), on_epoch=True, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay, fused=True
-        )
+        inner, trained = self.autoencoder.inner_convolutions(), list(self.parameters())
+        adamw: dict[str, Any] = {"lr": self.learning_rate, "betas": self.betas, "fused": True}
+        optimizer = make_optimizer(trained, inner, self.muon_rate, weight_decay=self.weight_decay, **adamw)
         return self.schedule.drive(optimizer)

@@ -11,9 +11,12 @@ from torch import Tensor, nn
 
 from composer.conditioning import ConditionSet
 from composer.diffusion.denoiser import Denoiser
+from composer.networks.codec import Codec, Pixels
+from composer.storage.building import build
+from composer.storage.finding import find_model, read_config
 from composer.training.checkpoint import AT_ONCE, expected_size
 from composer.training.decomposer_costs import DecomposerCost, measure_decomposers
-from composer.training.dry_run import Device, Kernels, sampling_step, training_flops, training_memory
+from composer.training.dry_run import Device, Kernels, encoding_flops, sampling_step, training_flops, training_memory
 
 PRECISIONS: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torch.bfloat16}
 """Precisions of a training, and what mixed precision computes in."""
@@ -142,6 +145,8 @@ class TrainingNeeds:
         configured: What training takes as the stage was built.
         otherwise: The same with checkpointing switched.
         sampling: What sampling an image takes.
+        codec: Parameters of the codec, 0 for a stage that works on pixels; the figures above leave it out.
+        encoding_flops: FLOPs of encoding an image whose latents do not lie beside it.
         decomposers: What each decomposer of the training costs, which the figures above leave out.
         decomposer_weights: Bytes of the weights of those that were counted, shared ones once.
         disk: What checkpoints take; None for a stage without a training.
@@ -159,6 +164,8 @@ class TrainingNeeds:
     configured: TrainingCost
     otherwise: TrainingCost
     sampling: SamplingCost
+    codec: int = 0
+    encoding_flops: int = 0
     decomposers: dict[str, DecomposerCost] = field(default_factory=dict)
     decomposer_weights: int = 0
     disk: Disk | None = None
@@ -192,6 +199,7 @@ def estimate_needs(
     device: Device = "cuda",
     guided: bool = True,
     progress: Callable[[], object] = lambda: None,
+    codec: Codec | None = None,
 ) -> TrainingNeeds:
     """Estimates the needs of a stage that was built on the meta device.
 
@@ -206,6 +214,7 @@ def estimate_needs(
         device: Whose rules of mixed precision apply.
         guided: Whether sampling is guided, which doubles its rows.
         progress: Called after each of at most `RUNS` runs.
+        codec: What makes the stage's latents, on the meta device; None for a stage that works on pixels.
 
     Raises:
         ValueError: `batch` is not positive, or `precision` is none of `PRECISIONS`.
@@ -215,15 +224,17 @@ def estimate_needs(
     if precision not in PRECISIONS:
         raise ValueError(f"expected a precision of {', '.join(PRECISIONS)}, found {precision}")
     stage = nn.ModuleList([denoiser, conditions])
-    configured = denoiser.network.checkpointing
+    configured, codec = denoiser.network.checkpointing, codec or Pixels()
 
     def train(checkpointing: bool) -> TrainingCost:
         denoiser.network.checkpointing = checkpointing
-        forward_flops, flops = training_flops(denoiser, conditions, side)
+        forward_flops, flops = training_flops(denoiser, conditions, side // codec.factor)
         progress()
         memories = {}
         for images in sorted({1, batch, 16 * batch}):
-            kept, peak = training_memory(denoiser, conditions, side, images, Kernels(device, PRECISIONS[precision]))
+            kept, peak = training_memory(
+                denoiser, conditions, side // codec.factor, images, Kernels(device, PRECISIONS[precision])
+            )
             memories[images] = MemoryNeed(**_static(stage), kept=kept, transient=peak - kept)
             progress()
         denoiser.network.checkpointing = configured
@@ -232,7 +243,7 @@ def estimate_needs(
 
     as_configured, otherwise = train(configured), train(not configured)
     rows = 2 if guided else 1
-    step_flops, peak = sampling_step(denoiser, conditions, size, rows, Kernels(device, None))
+    step_flops, peak = sampling_step(denoiser, conditions, size // codec.factor, rows, Kernels(device, None))
     progress()
     return TrainingNeeds(
         network=_count(denoiser.parameters()),
@@ -247,6 +258,8 @@ def estimate_needs(
         configured=as_configured,
         otherwise=otherwise,
         sampling=SamplingCost(rows, step_flops, as_configured.memory.weights, peak),
+        codec=_count(codec.parameters()),
+        encoding_flops=encoding_flops(codec, side),
     )
 
 
@@ -288,6 +301,7 @@ def estimate_training_needs(
         device,
         guided=read.config.grid.guidance != 1,
         progress=progress,
+        codec=_codec_of(model.codec_folder),
     )
     specs = {name: spec.as_dict() for name, spec in data.decomposers.items() if name in model.conditions}
     costs, weights = measure_decomposers(specs, side, plugins)
@@ -308,6 +322,15 @@ def disk_of(folder: Path, checkpoint: int, most: int | None) -> Disk:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     present = sum(file.stat().st_size for file in (folder / "checkpoints").glob("*.ckpt"))
     return Disk(str(folder), checkpoint, most, present, shutil.disk_usage(there).free)
+
+
+def _codec_of(folder: str | None) -> Codec:
+    """A training's codec on the meta device."""
+    if folder is None:
+        return Pixels()
+    spec = read_config(find_model(folder), "autoencoders")["autoencoders"][0]
+    with torch.device("meta"):
+        return build(spec, Codec)
 
 
 def _count(parameters: Iterable[Tensor]) -> int:

@@ -38,6 +38,7 @@ def make_tables(report: TrainingNeeds) -> Iterator[rich.table.Table | Text]:
 def _parameters(report: TrainingNeeds) -> Table:
     counts = {"network": report.network, **report.conditions, "in total": report.parameters}
     rows = [(name, f"{count:,}") for name, count in counts.items()]
+    rows += [("besides, the codec", f"{report.codec:,}")] if report.codec else []
     return Table(("parameters", ""), [*rows, ("share that is trained", f"{report.trainable / report.parameters:.1%}")])
 
 
@@ -52,6 +53,8 @@ def _flops(report: TrainingNeeds) -> Table:
         ),
         f"sampling, per step of an image of {report.size} px{_guided(report)}": report.sampling.flops,
     }
+    if report.codec:
+        counts["encoding an image whose latents do not lie beside it"] = report.encoding_flops
     rows = [(name, _rounded(flops / 1e9)) for name, flops in counts.items()]
     return Table(("FLOPs (a multiply-add is two)", "billions"), rows)
 

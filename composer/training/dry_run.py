@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from composer.conditioning import ConditionSet
 from composer.decomposition import Representations
 from composer.diffusion.denoiser import Denoiser
+from composer.networks.codec import Codec
 from composer.networks.unet import attend_by_matmul, prefers_matmul
 
 Device = Literal["cuda", "cpu"]
@@ -49,7 +50,7 @@ def training_flops(denoiser: Denoiser, conditions: ConditionSet, side: int, imag
     """FLOPs of a training step: of the forward pass and in total, with what checkpointing computes again."""
     stage = nn.ModuleList([denoiser, conditions]).train()
     with count_flops() as counter:
-        loss = _loss(denoiser, conditions, *_batch(conditions, side, images))
+        loss = _loss(denoiser, conditions, *_batch(conditions, denoiser.network.channels, side, images))
         forward = counter.get_total_flops()
         torch.autograd.backward(loss)
     stage.zero_grad()
@@ -64,7 +65,7 @@ def training_memory(
     for parameter in stage.parameters():
         parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
     with LiveBytes(stage) as live, kernels:
-        batch = _batch(conditions, side, images)
+        batch = _batch(conditions, denoiser.network.channels, side, images)
         loss = _loss(denoiser, conditions, *batch)
         kernels.forget()
         kept = live.now
@@ -81,7 +82,7 @@ def sampling_step(
     """FLOPs and peak of live bytes of one step of a sampler; only the latter includes encoding the conditions."""
     stage = nn.ModuleList([denoiser, conditions]).eval()
     with LiveBytes(stage) as live, kernels:
-        image, reps = _batch(conditions, size, rows)
+        image, reps = _batch(conditions, denoiser.network.channels, size, rows)
         cond = denoiser.prepare(conditions(reps, (size, size)))
         denoiser(image, image.new_empty(rows), cond)
     with count_flops() as counter:
@@ -89,16 +90,23 @@ def sampling_step(
     return counter.get_total_flops(), live.peak
 
 
-def _batch(conditions: ConditionSet, side: int, images: int) -> tuple[Tensor, Representations]:
+def _batch(conditions: ConditionSet, channels: int, side: int, images: int) -> tuple[Tensor, Representations]:
     with torch.device("meta"):
         reps = {name: condition.example(images, (side, side)) for name, condition in conditions.named()}
-        return torch.empty(images, 3, side, side), reps
+        return torch.empty(images, channels, side, side), reps
 
 
 def _loss(denoiser: Denoiser, conditions: ConditionSet, image: Tensor, reps: Representations) -> Tensor:
     """Does what `StageTraining.training_step` does, with every condition kept."""
     cond = conditions(reps, (image.shape[2], image.shape[3]))
     return denoiser.loss(image, cond, image.new_empty(len(image)), torch.empty_like(image)).mean()
+
+
+def encoding_flops(codec: Codec, side: int) -> int:
+    """FLOPs of encoding an image of that side."""
+    with count_flops() as counter, torch.device("meta"):
+        codec.encode(torch.empty(1, 3, side, side))
+    return counter.get_total_flops()
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]

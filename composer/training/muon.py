@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from torch.optim import AdamW, Optimizer
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the Newton-Schulz iteration's quintic: steepest at 0, at the price of singular values that end in 0.7 to 1.2."""
+
+
+Loss: TypeAlias = float | Tensor
 
 
 class Muon(Optimizer):
@@ -47,7 +50,7 @@ class Muon(Optimizer):
         super().__init__(groups, {"weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Callable[[], Loss] | None = None) -> Loss | None:  # type: ignore[override]
         """Takes a step; parameters without a gradient stay."""
         loss = None
         if closure is not None:
@@ -91,3 +94,20 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x if wide else x.T
+
+
+def make_optimizer(
+    trained: Sequence[nn.Parameter], inner: Sequence[Tensor], muon_rate: float | None, **adamw: Any
+) -> Optimizer:
+    """AdamW for all parameters, or Muon for some of them.
+
+    Args:
+        trained: All that is trained, in the order of its state.
+        inner: The weights among them that Muon may train.
+        muon_rate: Muon's learning rate; None leaves everything to AdamW.
+        **adamw: What AdamW takes.
+    """
+    if muon_rate is None:
+        return AdamW(trained, **adamw)
+    ids = {id(weight) for weight in inner}
+    return Muon([p for p in trained if id(p) in ids], [p for p in trained if id(p) not in ids], muon_rate, **adamw)

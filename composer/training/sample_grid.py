@@ -143,5 +143,5 @@ class SampleGrid(L.Callback):
         link = decomposition["low_res"] if "low_res" in training.conditions else None
         assert link is None or isinstance(link, LowRes)
         spec = {"file": "training"}
-        stage = Stage(training.denoiser, training.conditions, training.size, self.sampling, spec, link)
+        stage = Stage(training.denoiser, training.conditions, training.size, self.sampling, spec, link, training.codec)
         return Cascade([stage], decomposition, Decomposition({}))

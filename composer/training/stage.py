@@ -14,11 +14,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from composer.cascade.stage import require_codec
 from composer.conditioning import Condition, ConditionSet, Keep
 from composer.decomposition import Batch, Representations
 from composer.diffusion.denoiser import Denoiser, NoiseLevels, shares
+from composer.names import LATENTS
+from composer.networks.autoencoder import Autoencoder
+from composer.networks.codec import Codec, Pixels
+from composer.networks.stored import specification
 from composer.terminal import note
-from composer.training.muon import Muon
+from composer.training.muon import make_optimizer
 from composer.training.reader_loss import ReaderLoss
 from composer.training.safety import SafeTraining
 from composer.training.schedule import Schedule
@@ -46,13 +51,24 @@ def _hash(name: str, *key: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")  # mt19937 takes 32 bits
 
 
+CACHE = "Delete the *.latents.npy, and run `composer cache` again, or go without them"
+
+DIFFERENT = 0.05
+"""Relative error of latents beside an image from which on they are those of another codec; float16 makes 0.001."""
+
+
 class StageTraining(SafeTraining):
     """Trains a denoiser and its conditions together (Composer, section 2.3).
+
+    A stage with a codec trains on latents (Rombach et al. 2022). Those that lie beside the images as the column
+    ``latents`` (`composer cache`) are taken as they are, the others are encoded in every step.
 
     Args:
         denoiser: What is trained.
         conditions: Name -> adapter; the data module needs a decomposer under every one of these names.
         size: Side of the images that the stage samples, in pixels.
+        codec: Folder of a trained autoencoder, on whose latents the stage works; it stays as it is, and becomes a part
+            of the model. None trains on pixels.
         crop: Side of the crops of them that it trains on, as the papers' larger stages do; None trains on whole images.
         start_from: A model whose weights the training begins with: a folder, such as one that was exported before its
             run was lost, or the name of one that ships. Of several stages the one of this size is meant. Conditions
@@ -89,6 +105,7 @@ class StageTraining(SafeTraining):
         denoiser: Denoiser,
         conditions: dict[str, Condition],
         size: int,
+        codec: str | None = None,
         crop: int | None = None,
         start_from: str | None = None,
         train_only: list[str] | None = None,
@@ -119,6 +136,9 @@ class StageTraining(SafeTraining):
         self.validation_levels = tuple(validation_levels)
         self.conditions = ConditionSet(conditions, drop_all, keep_all, keep_one, keep_two_global, keep_weights)
         self.noise_without_maps, self.reader_loss = noise_without_maps, reader_loss
+        self.codec_folder = codec
+        self.codec: Codec = Pixels()  # until `setup`
+        self._compared = False
         if train_only is not None:
             self._freeze(train_only)
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
@@ -132,13 +152,24 @@ class StageTraining(SafeTraining):
         """Refuses settings that would silently train badly, and loads the weights to start from.
 
         Raises:
-            ValueError: float16 was asked for, the weights are of another architecture, or a reader has no gradient.
+            ValueError: float16 was asked for, weights are of another architecture, the codec does not fit, or a reader
+                has no gradient.
+            FileNotFoundError: There is no codec, or no model to start from.
         """
         super().setup(stage)
+        if self.codec_folder is not None and isinstance(self.codec, Pixels):
+            if self.reader_loss is not None:
+                raise ValueError(
+                    "reader_loss reads pictures, and a stage with a codec estimates latents: leave out one of them"
+                )
+            # Nothing in it differs in training, and Lightning warns of modules in eval mode.
+            self.codec = Autoencoder.load(self.codec_folder).requires_grad_(False).train()
+            for side in (self.size, self.crop or self.size):
+                require_codec(self.codec, self.denoiser, side, "in training")
         if self.reader_loss is not None:
             self.reader_loss.check(self.conditions, self.crop or self.size)
         if self.start_from is not None and stage == "fit":  # a checkpoint to resume from is loaded after this
-            file, new = warm_start(self.denoiser, self.conditions, self.size, self.start_from)
+            file, new = warm_start(self.denoiser, self.conditions, self.size, self.start_from, self.codec)
             added = f"; new and silent at first: {', '.join(new)}" if new else ""
             self._origin = f"starting from {file} of {self.start_from}{added}"
 
@@ -174,14 +205,68 @@ class StageTraining(SafeTraining):
         self._record(loss.detach(), keep)
         return loss.mean()
 
-    def _read(self, batch: Batch) -> tuple[Float[Tensor, "b 3 h w"], Representations]:
-        """Takes the image and the representations that this model has conditions for."""
+    def _read(self, batch: Batch) -> tuple[Float[Tensor, "b c h w"], Representations]:
+        """Takes the image, or its latents, and the representations that this model has conditions for."""
         image: Tensor = batch["image"]
         side = self.crop or self.size
         if _size(image) != (side, side):
             found = "{} x {}".format(*_size(image))
             raise ValueError(f"this stage trains on {side} x {side} pixels, the data gives {found}")
-        return image, {name: value for name, value in batch["representations"].items() if name in self.conditions}
+        reps = {name: value for name, value in batch["representations"].items() if name in self.conditions}
+        return self._encode(image, batch), reps
+
+    @torch.no_grad()
+    def _encode(self, image: Float[Tensor, "b 3 h w"], batch: Batch) -> Float[Tensor, "b c h2 w2"]:
+        """The images' most likely latents, from beside the images where they lie there."""
+        column, known = batch.get(LATENTS), batch.get("known", {}).get(LATENTS)
+        with torch.autocast(image.device.type, enabled=False):
+            if isinstance(self.codec, Pixels) or column is None:
+                return self.codec.encode(image)
+            self._compare(image, column, 0 if known is None else int(known.nonzero()[0]))
+            if known is None:
+                return column
+            return column.index_put((~known,), self.codec.encode(image[~known]))
+
+    def _compare(self, image: Tensor, column: Tensor, row: int) -> None:
+        """Checks once that latents beside the images are those of this codec."""
+        shape = self.codec.channels, *(side // self.codec.factor for side in _size(image))
+        if column.shape[1:] != shape:
+            raise ValueError(
+                f"expected latents of shape {shape} beside the images, found {tuple(column.shape[1:])}: they are of "
+                f"another autoencoder, or of whole images where crops are trained on. {CACHE}"
+            )
+        if not self._compared:
+            own = self.codec.encode(image[row : row + 1])
+            error = float((column[row] - own).norm() / own.norm())
+            if error > DIFFERENT:
+                raise ValueError(
+                    f"the latents beside the images are not those of {self.codec_folder}: they differ by {error:.0%}. "
+                    f"{CACHE}"
+                )
+            self._compared = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds how the codec is built: its weights are in the checkpoint, its folder may be gone when it is read."""
+        super().on_save_checkpoint(checkpoint)
+        if isinstance(self.codec, Autoencoder) and self.config is not None:
+            model = self.config["model"]
+            model = {**model, "init_args": {**model["init_args"], "codec": _spec(self.codec)}}
+            checkpoint["config"] = {**self.config, "model": model}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See `SafeTraining`.
+
+        Raises:
+            ValueError: The run works on the latents of another codec.
+        """
+        super().on_load_checkpoint(checkpoint)
+        trained = checkpoint.get("config", {}).get("model", {}).get("init_args", {}).get("codec")
+        own = _spec(self.codec) if isinstance(self.codec, Autoencoder) else None
+        if self.config is not None and trained != own:
+            raise ValueError(
+                f"this run works on the latents of another codec: expected {trained}, found {own} in "
+                f"{self.codec_folder}"
+            )
 
     def _has(self, reps: Representations, batch: Batch) -> Keep:
         """Which rows have a representation, for names where some have not."""
@@ -267,14 +352,8 @@ class StageTraining(SafeTraining):
     def configure_optimizers(self) -> dict[str, Any]:
         trained = [p for p in self.parameters() if p.requires_grad]
         adamw: dict[str, Any] = {"lr": self.learning_rate, "betas": self.betas, "fused": True}
-        optimizer: torch.optim.Optimizer
-        if self.muon_rate is None:
-            optimizer = torch.optim.AdamW(trained, weight_decay=self.weight_decay, **adamw)
-        else:
-            inner = {id(weight) for weight in self.denoiser.network.inner_convolutions()}
-            convolutions = [p for p in trained if id(p) in inner]
-            others = [p for p in trained if id(p) not in inner]
-            optimizer = Muon(convolutions, others, self.muon_rate, weight_decay=self.weight_decay, **adamw)
+        inner = self.denoiser.network.inner_convolutions()
+        optimizer = make_optimizer(trained, inner, self.muon_rate, weight_decay=self.weight_decay, **adamw)
         return self.schedule.drive(optimizer)
 
 
@@ -282,6 +361,12 @@ def _known(keep: Keep, batch: Mapping[str, Any]) -> Keep:
     """Drops what a dataset does not know of a row: in a mixture, not every source has every representation."""
     known: dict[str, Tensor] = batch.get("known", {})
     return {name: rows & known[name].to(rows.device) if name in known else rows for name, rows in keep.items()}
+
+
+def _spec(codec: Autoencoder) -> dict[str, Any]:
+    """How a codec is built, as the specification of a stage has it."""
+    spec = specification(type(codec), **codec.arguments())
+    return {key: value for key, value in spec.items() if key != "file"}
 
 
 def _size(image: Tensor) -> tuple[int, int]:

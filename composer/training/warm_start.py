@@ -10,7 +10,9 @@ from torch.nn import functional as F
 
 from composer.conditioning import Condition, ConditionSet
 from composer.diffusion.denoiser import Denoiser
+from composer.networks.codec import Codec, Pixels
 from composer.networks.interface import Network
+from composer.storage.building import Spec, build
 from composer.storage.finding import find_model
 from composer.storage.folder import read_model
 from composer.storage.loading import load_strictly
@@ -18,7 +20,9 @@ from composer.storage.loading import load_strictly
 FIRST = "denoiser.network.first.weight"
 
 
-def warm_start(denoiser: Denoiser, conditions: ConditionSet, size: int, model: str | Path) -> tuple[str, list[str]]:
+def warm_start(
+    denoiser: Denoiser, conditions: ConditionSet, size: int, model: str | Path, codec: Codec | None = None
+) -> tuple[str, list[str]]:
     """Loads a trained stage's weights; conditions that it lacks start silent, so that it draws what it drew before.
 
     A network with more map channels than the trained one has gets columns of zeros in its first layer, as GLIDE's
@@ -30,6 +34,7 @@ def warm_start(denoiser: Denoiser, conditions: ConditionSet, size: int, model: s
         conditions: The stage's own, which take its weights, and new ones.
         size: Side of the images, in pixels; decides which stage is meant where a model has several.
         model: The model's folder, or the name of one that ships.
+        codec: What makes the stage's latents, which stays as it is; None is one that works on pixels.
 
     Returns:
         The stage's file and the names of the new conditions.
@@ -41,7 +46,8 @@ def warm_start(denoiser: Denoiser, conditions: ConditionSet, size: int, model: s
     folder = find_model(model)
     config, weights, _ = read_model(folder)
     stage = _fitting(config["stages"], size, "low_res" in conditions, folder)
-    tensors = weights[stage["file"]]
+    _require_same_latents(stage.get("codec"), codec, folder)
+    tensors = {name: x for name, x in weights[stage["file"]].items() if not name.startswith("codec.")}
     known = ConditionSet({name: c for name, c in conditions.named() if name in stage["conditions"]})
     trained = nn.ModuleDict({"denoiser": denoiser, "conditions": known})
     trained_maps = _widen(tensors, trained)
@@ -102,6 +108,17 @@ def _fitting(stages: Sequence[Mapping[str, Any]], size: int, enlarges: bool, fol
             f"found {', '.join(found)}"
         )
     return fitting[0]
+
+
+def _require_same_latents(trained: Spec | None, codec: Codec | None, folder: Path) -> None:
+    with torch.device("meta"):
+        kinds = [made or Pixels() for made in (None if trained is None else build(trained, Codec), codec)]
+    before, now = ((kind.channels, kind.factor, kind.scale) for kind in kinds)
+    if before != now:
+        raise ValueError(
+            f"the model in {folder} works on other latents: expected a codec with channels, factor and scale {before}, "
+            f"found {now}"
+        )
 
 
 def _add(name: str, condition: Condition, network: Network, size: int, maps: int | None, grounded: bool) -> None:
