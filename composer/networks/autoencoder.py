@@ -74,7 +74,7 @@ class Autoencoder(Codec, Stored):
 
     def inner_convolutions(self) -> list[Tensor]:
         """The weights that Muon may train: convolutions whose inputs and outputs are no colours or latents."""
-        ends = {self.to_moments, self.from_latents}
+        ends: set[nn.Module] = {self.to_moments, self.from_latents}
         for part in (self.encoder, self.decoder):
             ends |= {part.first, part.last[-1]}
         return [m.weight for m in self.modules() if isinstance(m, nn.Conv2d) and m not in ends]

@@ -218,7 +218,8 @@ class StageTraining(SafeTraining):
     @torch.no_grad()
     def _encode(self, image: Float[Tensor, "b 3 h w"], batch: Batch) -> Float[Tensor, "b c h2 w2"]:
         """The images' most likely latents, from beside the images where they lie there."""
-        column, known = batch.get(LATENTS), batch.get("known", {}).get(LATENTS)
+        column: Tensor | None = batch.get(LATENTS)
+        known: Tensor | None = batch.get("known", {}).get(LATENTS)
         with torch.autocast(image.device.type, enabled=False):
             if isinstance(self.codec, Pixels) or column is None:
                 return self.codec.encode(image)
