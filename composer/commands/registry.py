@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
-from composer.commands import data, demo, measure, models, priors, published, train, training
+from composer.commands import autoencoders, data, demo, measure, models, priors, published, train, training
 from composer.commands.request import Task
 from composer.commands.signature import Parser
 from composer.commands.tasks import TASKS
@@ -77,7 +77,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         **_commands(data.scenes, data.decompose, data.decomposers, data.caption, data.cache, data.prepare),
         **_commands(priors.embed, priors.pca),
     },
-    "measure": _commands(measure.evaluate, priors.evaluate_prior, measure.report),
+    "measure": _commands(measure.evaluate, priors.evaluate_prior, autoencoders.evaluate_autoencoder, measure.report),
     "models": _commands(models.export, models.assemble, published.import_),
 }
 COMMANDS = {name: run for group in GROUPS.values() for name, run in group.items()}

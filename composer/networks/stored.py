@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from composer.storage.building import Buildable, build
 from composer.storage.finding import find_model
@@ -19,6 +19,14 @@ FILE = "autoencoder.safetensors"
 
 class Stored(nn.Module, Buildable, ABC):
     """An autoencoder that is saved as a folder, and loaded from one."""
+
+    @abstractmethod
+    def encode(self, images: Tensor, /) -> Tensor:
+        """Encodes (b 3 h w) images in [-1, 1] as latents or codes."""
+
+    @abstractmethod
+    def decode(self, encoded: Tensor, /) -> Tensor:
+        """Decodes latents or codes to (b 3 h w) images."""
 
     @abstractmethod
     def arguments(self) -> dict[str, Any]:

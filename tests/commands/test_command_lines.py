@@ -84,6 +84,7 @@ def things(folder):
         "evaluate": ["--count", "2", "--steps", "1"],
     }
     always |= {"evaluate-prior": ["--model", model, "--count", "2", "--pictures", "0"]}
+    always |= {"evaluate-autoencoder": ["--count", "2", "--size", "16"]}
     always |= {"scenes": ["--count", "2", "--size", "16", "--workers", "0"], "caption": ["--weights", "/nowhere"]}
     always |= {name: ["--trainer.max_steps", "0", "--trainer.limit_val_batches", "0"] for name in ("fit", "validate")}
     return command_lines.Things(good, odd, always)
