@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from composer.evaluation.adherence import quantise
 from composer.evaluation.metrics import Comparison, Features
 from composer.evaluation.samples import Sample
+from composer.images.similarity import psnr
 from composer.images.table import Table
 from composer.networks.stored import Stored
 
@@ -65,15 +65,17 @@ def measure_reconstructions(
     Raises:
         ValueError: The images' sides are not multiples of the autoencoder's factor.
     """
-    comparison, psnr, kept = Comparison(features, ["kid"], sample.count), list[Tensor](), list[tuple[Tensor, Tensor]]()
+    comparison, ratios, kept = (
+        Comparison(features, ["kid"], sample.count),
+        list[Tensor](),
+        list[tuple[Tensor, Tensor]](),
+    )
     for start in range(0, sample.count, rows):
         images: Tensor = sample.read(range(start, min(start + rows, sample.count)))["image"].to(device)
         found = quantise(autoencoder.decode(autoencoder.encode(images)))
-        psnr.append(
-            peak_signal_noise_ratio(found, images, data_range=(-1.0, 1.0), reduction="none", dim=(1, 2, 3)).cpu()
-        )
+        ratios.append(psnr(found, images).cpu())
         comparison.update(images, found)
         kept += list(zip(images.cpu(), found.cpu(), strict=True))[: examples - len(kept)]
         progress(len(images))
     kid = comparison.compute()["kid"]
-    return ReconstructionScore(sample.count, float(torch.cat(psnr).mean()), kid["value"], kid["spread"], kept)
+    return ReconstructionScore(sample.count, float(torch.cat(ratios).mean()), kid["value"], kid["spread"], kept)

@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from composer.decomposition import Batch
+from composer.images.similarity import psnr
 from composer.networks.autoencoder import Autoencoder
 from composer.networks.exporting import LATENT_MOMENTS
 from composer.training.autoencoder_loss import KL_WEIGHT, autoencoder_loss
@@ -105,10 +105,8 @@ class AutoencoderTraining(SafeTraining):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs the mean PSNR of the reconstructions, in dB, from the most likely latents."""
         image: Tensor = batch["image"]
-        psnr = peak_signal_noise_ratio(
-            self.reconstruct(image), image, data_range=(-1.0, 1.0), reduction="elementwise_mean", dim=(1, 2, 3)
-        )
-        self.log("val/psnr", psnr, prog_bar=True, batch_size=len(image), on_epoch=True, sync_dist=True)
+        found = psnr(self.reconstruct(image), image).mean()
+        self.log("val/psnr", found, prog_bar=True, batch_size=len(image), on_epoch=True, sync_dist=True)
 
     def configure_optimizers(self) -> dict[str, Any]:
         inner, trained = self.autoencoder.inner_convolutions(), list(self.parameters())
