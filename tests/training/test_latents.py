@@ -1,5 +1,7 @@
 """Trains a tiny stage on latents by `composer fit`, exports it, draws with it."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -66,7 +68,8 @@ grid: {count: 1, samples: 1, steps: 2}
 
 def make_codec(folder, seed=1, **changes):
     torch.manual_seed(seed)
-    made = Autoencoder(**{"width": 8, "multipliers": [1, 2], "blocks": 1, "groups": 4, "scale": 2.0} | changes)
+    plan: dict[str, Any] = {"width": 8, "multipliers": [1, 2], "blocks": 1, "groups": 4, "scale": 2.0}
+    made = Autoencoder(**plan | changes)
     made.save(folder)
     return made
 
