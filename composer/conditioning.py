@@ -292,6 +292,7 @@ class ConditionSet(nn.ModuleDict):
         device: torch.device,
         generator: torch.Generator | None = None,
         known: Mapping[str, Bool[Tensor, " b"]] | None = None,
+        among: tuple[int, int] | None = None,
     ) -> Keep:
         """Draws which rows keep which condition: none, all, one, two global ones, or each at its own rate.
 
@@ -303,14 +304,21 @@ class ConditionSet(nn.ModuleDict):
             generator: Of the draws.
             known: Name -> rows that have that representation, for names that some rows lack. The one or two
                 conditions that a row keeps are chosen among those it has; it has no other effect.
+            among: The first row's place among the rows of a step, and their number: each process of several draws for
+                all of them and takes its own. None if these are all.
         """
-        u = torch.rand(b, generator=generator)
+        first, total = among or (0, b)
+
+        def uniform(*columns: int) -> Tensor:
+            return torch.rand(total, *columns, generator=generator)[first : first + b]
+
+        u = uniform()
         none, every = u < self.drop_all, u >= 1 - self.keep_all
-        drawn = {name: torch.rand(b, generator=generator) >= c.dropout for name, c in self.named()}
+        drawn = {name: uniform() >= c.dropout for name, c in self.named()}
         if self.keep_one or self.keep_two_global:
             one = ~none & (u < self.drop_all + self.keep_one)
             two = ~none & ~one & (u < self.drop_all + self.keep_one + self.keep_two_global)
-            few = self._draw_few(one, two, known or {}, generator)
+            few = self._draw_few(one, two, known or {}, uniform(len(self.weights)))
             drawn |= {name: few[name].where(one | two, drawn[name]) for name in few}
         return {name: (drawn[name] & ~none | every | c.always).to(device) for name, c in self.named()}
 
@@ -319,7 +327,7 @@ class ConditionSet(nn.ModuleDict):
         one: Bool[Tensor, " b"],
         two: Bool[Tensor, " b"],
         known: Mapping[str, Bool[Tensor, " b"]],
-        generator: torch.Generator | None,
+        u: Float[Tensor, "b k"],
     ) -> Keep:
         """Draws one condition for some rows, two global ones for others, by weight and without replacement.
 
@@ -331,7 +339,7 @@ class ConditionSet(nn.ModuleDict):
                 rates[~known[name].cpu(), column] = 0
             if two.any() and name in self.maps:
                 rates[two, column] = 0
-        arrival = -(1 - torch.rand(rates.shape, generator=generator)).log() / rates
+        arrival = -(1 - u).log() / rates
         place = arrival.argsort(1).argsort(1)
         kept = (place < (one + 2 * two)[:, None]) & arrival.isfinite()
         return dict(zip(self.weights, kept.unbind(1), strict=True))

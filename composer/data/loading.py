@@ -164,6 +164,8 @@ class ImageData(L.LightningDataModule):
         validation: Validation data, every item once and always with the same seed; None skips validation.
         decomposers: Name of a representation -> its decomposer, unless the dataset has it.
         batch_size: Rows per batch and device.
+        global_batch_size: Rows of a step over all devices: as many batches are accumulated as that takes. None leaves
+            that to the trainer's ``accumulate_grad_batches``.
         validation_batch_size: The same in validation; None takes `batch_size`.
         workers: Loading processes; 0 loads in the training process.
         seed: Of the order and of every sample.
@@ -188,8 +190,10 @@ class ImageData(L.LightningDataModule):
         seed: int = 0,
         readers: dict[str, Decomposer] | None = None,
         accept_changes: bool = False,
+        global_batch_size: int | None = None,
     ):
         super().__init__()
+        self.global_batch_size = global_batch_size
         self.readers = readers or {}
         self.train, self.validation, self.decomposers = train, validation, decomposers
         self.batch_size, self.validation_batch_size = batch_size, validation_batch_size or batch_size
@@ -203,9 +207,12 @@ class ImageData(L.LightningDataModule):
         """Checks that the data provides all of the model's conditions.
 
         Raises:
-            ValueError: A condition of the model has neither a decomposer nor a column.
+            ValueError: A condition of the model has neither a decomposer nor a column, or the devices' batches do not
+                make up the global one.
         """
         assert self.trainer is not None
+        if stage == "fit" and self.global_batch_size is not None:
+            self.trainer.accumulate_grad_batches = self._accumulated(self.global_batch_size, self.trainer.world_size)
         conditions = getattr(self.trainer.lightning_module, "conditions", None)
         if conditions is not None:
             self._check_served(frozenset(conditions))
@@ -219,6 +226,15 @@ class ImageData(L.LightningDataModule):
         if stage == "fit":
             self._identity = self._identify()
             self._say(*count_unread(self.train, self.decomposition))
+
+    def _accumulated(self, rows: int, devices: int) -> int:
+        """How many batches of each device make up so many rows."""
+        if rows % (self.batch_size * devices):
+            raise ValueError(
+                f"expected a global_batch_size in multiples of {self.batch_size * devices} ({devices} devices with "
+                f"a batch_size of {self.batch_size}), found {rows}"
+            )
+        return rows // (self.batch_size * devices)
 
     def _skipped(self) -> Path | None:
         """The run's list of refused images."""

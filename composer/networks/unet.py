@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from composer.conditioning import Conditioning, TokenMask
+from composer.networks.dropout import Dropout
 from composer.networks.interface import Network
 from composer.networks.norm import GroupNorm
 
@@ -170,7 +171,7 @@ class ResBlock(nn.Module):
         self.scale_shift = nn.Linear(vector_dim, 2 * out_channels) if scale_shift else None
         self.added = None if scale_shift else nn.Linear(vector_dim, out_channels)
         self.norm2 = norm(out_channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = _zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
         self.attention, self.grounding = attention, grounding

@@ -21,6 +21,7 @@ from composer.diffusion.denoiser import Denoiser, NoiseLevels, shares
 from composer.names import LATENTS
 from composer.networks.autoencoder import Autoencoder
 from composer.networks.codec import Codec, Pixels
+from composer.networks.dropout import seed_dropout
 from composer.networks.stored import specification
 from composer.terminal import note
 from composer.training.muon import make_optimizer
@@ -194,16 +195,30 @@ class StageTraining(SafeTraining):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, reps = self._read(batch)
-        key = (self.seed, self.global_step, batch_idx % self.trainer.accumulate_grad_batches, self.global_rank)
-        drawn = self.conditions.draw_keep(len(image), image.device, stream("keep", *key), self._has(reps, batch))
+        key, among = (self.seed, self.global_step), self._among(len(image), batch_idx)
+        drawn = self.conditions.draw_keep(len(image), image.device, stream("keep", *key), self._has(reps, batch), among)
         keep = _known(drawn, batch)
-        sigma = self._sigma(shares(len(image), stream("sigma", *key)), keep, reps)
-        noise = torch.randn(image.shape, generator=stream("noise", *key)).to(image.device)
-        torch.manual_seed(_hash("dropout", *key))  # what modules draw inside has no generator of its own
+        first, total = among
+        u = shares(total, stream("sigma", *key))[first : first + len(image)]
+        sigma = self._sigma(u, keep, reps)
+        generators = [stream("noise", self.seed, seed) for seed in batch["seed"].tolist()]
+        noise = torch.stack([torch.randn(image.shape[1:], generator=g) for g in generators]).to(image.device)
+        seed_dropout(self, batch["seed"])
+        torch.manual_seed(_hash("others", *key, first))  # what else modules draw inside has no generator of its own
         read = None if self.reader_loss is None else partial(self.reader_loss, reps, keep, sigma, batch["seed"])
         loss = self.denoiser.loss(image, self.conditions(reps, _size(image), keep), sigma, noise, read)
         self._record(loss.detach(), keep)
         return loss.mean()
+
+    def _among(self, rows: int, batch_idx: int) -> tuple[int, int]:
+        """The place of this batch's first row among all rows of the step, and their number.
+
+        What is drawn for a row depends on that place and on the row's own seed, whatever processes and accumulated
+        batches the step is spread over.
+        """
+        accumulated = self.trainer.accumulate_grad_batches
+        number = batch_idx % accumulated * self.trainer.world_size + self.global_rank
+        return number * rows, accumulated * self.trainer.world_size * rows
 
     def _read(self, batch: Batch) -> tuple[Float[Tensor, "b c h w"], Representations]:
         """Takes the image, or its latents, and the representations that this model has conditions for."""
@@ -305,6 +320,12 @@ class StageTraining(SafeTraining):
 
     def on_validation_epoch_start(self) -> None:
         self._validated = 0
+        self._errors: dict[str, Tensor] = {}
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the means over all processes, which may have different numbers of rows; not those of no row."""
+        sums = self.trainer.strategy.reduce(torch.stack([*self._errors.values()]), reduce_op="sum")
+        self.log_dict({n: total / rows for n, (total, rows) in zip(self._errors, sums, strict=True) if rows})
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measures the loss as in training, and the error with all conditions, with none, and with each alone.
@@ -322,9 +343,12 @@ class StageTraining(SafeTraining):
         def error(keep: Keep, sigma: Tensor) -> Tensor:
             return self.denoiser.error(image, self.conditions(reps, _size(image), keep), sigma, noise)
 
+        once = torch.tensor(items, device=image.device) < len(self.trainer.datamodule.validation)
+
         def log(name: str, errors: Tensor, rows: Bool[Tensor, " b"]) -> None:
-            chosen = errors[rows]
-            self.log(name, chosen.sum() / max(1, len(chosen)), batch_size=len(chosen), on_epoch=True, sync_dist=True)
+            rows = rows & once  # several processes fill up their last batches with the first items
+            found = torch.stack([errors.where(rows, 0).sum(), rows.sum()])
+            self._errors[name] = self._errors.get(name, 0) + found
 
         every = torch.ones(len(image), dtype=torch.bool, device=image.device)
         has = self._has(reps, batch)

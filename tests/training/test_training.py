@@ -240,7 +240,7 @@ def test_rows_without_maps_have_noise_of_their_own(tmp_path):
     model.denoiser.loss = lambda *args: sigmas.append(args[2]) or loss(*args)
     trainer(tmp_path, max_steps=6).fit(model, data())
     for step, (keep, sigma) in enumerate(zip(keeps, sigmas, strict=True)):
-        u = shares(4, stream("sigma", 5, step, 0, 0))
+        u = shares(4, stream("sigma", 5, step))
         assert torch.equal(sigma, torch.where(keep["intensity"], Cosine().sigma(u), LogNormal(3, 0.5).sigma(u)))
     kept = torch.cat([k["intensity"] for k in keeps])
     assert 0 < kept.sum() < len(kept)
