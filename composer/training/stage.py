@@ -195,14 +195,12 @@ class StageTraining(SafeTraining):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, reps = self._read(batch)
-        key, among = (self.seed, self.global_step), self._among(len(image), batch_idx)
-        drawn = self.conditions.draw_keep(len(image), image.device, stream("keep", *key), self._has(reps, batch), among)
+        key, (first, total) = (self.seed, self.global_step), self._among(len(image), batch_idx)
+        has = self._has(reps, batch)
+        drawn = self.conditions.draw_keep(len(image), image.device, stream("keep", *key), has, (first, total))
         keep = _known(drawn, batch)
-        first, total = among
-        u = shares(total, stream("sigma", *key))[first : first + len(image)]
-        sigma = self._sigma(u, keep, reps)
-        generators = [stream("noise", self.seed, seed) for seed in batch["seed"].tolist()]
-        noise = torch.stack([torch.randn(image.shape[1:], generator=g) for g in generators]).to(image.device)
+        sigma = self._sigma(shares(total, stream("sigma", *key))[first : first + len(image)], keep, reps)
+        noise = _noise(image, [stream("noise", self.seed, seed) for seed in batch["seed"].tolist()])
         seed_dropout(self, batch["seed"])
         torch.manual_seed(_hash("others", *key, first))  # what else modules draw inside has no generator of its own
         read = None if self.reader_loss is None else partial(self.reader_loss, reps, keep, sigma, batch["seed"])
@@ -338,7 +336,7 @@ class StageTraining(SafeTraining):
         items = [(self._validated + i) * self.trainer.world_size + self.global_rank for i in range(len(image))]
         self._validated += len(image)
         generators = [stream("validation", item) for item in items]
-        noise = torch.stack([torch.randn(image.shape[1:], generator=g) for g in generators]).to(image)
+        noise = _noise(image, generators)
 
         def error(keep: Keep, sigma: Tensor) -> Tensor:
             return self.denoiser.error(image, self.conditions(reps, _size(image), keep), sigma, noise)
@@ -380,6 +378,11 @@ class StageTraining(SafeTraining):
         inner = self.denoiser.network.inner_convolutions()
         optimizer = make_optimizer(trained, inner, self.muon_rate, weight_decay=self.weight_decay, **adamw)
         return self.schedule.drive(optimizer)
+
+
+def _noise(like: Float[Tensor, "b c h w"], generators: Sequence[torch.Generator]) -> Float[Tensor, "b c h w"]:
+    """Standard normal noise, each row from its own generator."""
+    return torch.stack([torch.randn(like.shape[1:], generator=g) for g in generators]).to(like)
 
 
 def _known(keep: Keep, batch: Mapping[str, Any]) -> Keep:
