@@ -48,12 +48,23 @@ def dvae_loss(
     pixels = map_pixels(images)
     logits = dvae.encoder(pixels).float()
     codes = relax(logits, temperature, generator)
-    mean, log_scale = dvae.decoder(codes.to(images.dtype)).float().chunk(2, dim=1)
-    nats = -logit_laplace(pixels.float(), mean, log_scale).flatten(1).sum(1)
+    nats = image_nats(dvae, pixels, codes.to(images.dtype))
     per_code = kl_to_uniform(logits).flatten(1)
     numbers = images[0].numel()
     total = (nats + kl_weight * per_code.sum(1)) / numbers
     return DVAELoss(total, nats / numbers, per_code.mean(1))
+
+
+def image_nats(dvae: DVAE, pixels: Float[Tensor, "b 3 h w"], codes: Float[Tensor, "b k h2 w2"]) -> Float[Tensor, " b"]:
+    """-ln p(image | codes), in nats, summed over an image.
+
+    Args:
+        dvae: Its decoder gives the distribution of each number of the image.
+        pixels: As `map_pixels` gives them.
+        codes: One-hot, or mixtures.
+    """
+    mean, log_scale = dvae.decoder(codes).float().chunk(2, dim=1)
+    return -logit_laplace(pixels.float(), mean, log_scale).flatten(1).sum(1)
 
 
 def relax(logits: Float[Tensor, "b k h w"], temperature: float, generator: torch.Generator) -> Float[Tensor, "b k h w"]:
@@ -94,19 +105,19 @@ def kl_to_uniform(logits: Float[Tensor, "b k h w"]) -> Float[Tensor, "b h w"]:
     return (log_p.exp() * log_p).sum(1) + math.log(logits.shape[1])
 
 
-def kl_weight_at(step: int) -> float:
+def kl_weight_at(step: int, weight: float = KL_WEIGHT, steps: int = KL_STEPS) -> float:
     """The weight beta of the KL divergence: 0 to 6.6 over 5,000 steps (appendix A.2)."""
-    return _cosine(0.0, KL_WEIGHT, step / KL_STEPS)
+    return _cosine(0.0, weight, step / steps)
 
 
-def temperature_at(step: int) -> float:
+def temperature_at(step: int, temperature: float = TEMPERATURE, steps: int = TEMPERATURE_STEPS) -> float:
     """The temperature of the relaxation: 1 to 1/16 over 150,000 steps (appendix A.2)."""
-    return _cosine(1.0, TEMPERATURE, step / TEMPERATURE_STEPS)
+    return _cosine(1.0, temperature, step / steps)
 
 
-def learning_rate_at(step: int) -> float:
+def learning_rate_at(step: int, rates: tuple[float, float] = LEARNING_RATES, steps: int = LEARNING_RATE_STEPS) -> float:
     """The learning rate: 1e-4 to 1.25e-6 over 1,200,000 steps (appendix A.2)."""
-    return _cosine(*LEARNING_RATES, step / LEARNING_RATE_STEPS)
+    return _cosine(*rates, step / steps)
 
 
 def _cosine(start: float, end: float, done: float) -> float:

@@ -15,7 +15,7 @@ EPSILON = 0.1
 """How far from 0 and 1 pixels are kept, so that their logits are finite."""
 
 LEVELS = 4
-"""Groups of blocks; between them, the sides are halved or doubled."""
+"""Groups of blocks of the released weights; between them, the sides are halved or doubled."""
 
 
 def map_pixels(images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
@@ -29,34 +29,37 @@ def unmap_pixels(pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
 
 
 class DVAE(Stored):
-    """Encodes images as a grid of codes, an eighth of their size, and decodes them.
+    """Encodes images as a grid of codes, an eighth of their size by default, and decodes them.
 
     Args:
         codes: Number of codes.
         width: Channels at full size; each halving of the size doubles them.
         start: Channels to which the decoder first projects the codes.
-        blocks: Residual blocks of each of the four levels.
+        blocks: Residual blocks of each level.
+        levels: Groups of blocks; between them, the sides are halved or doubled.
 
     Attributes:
-        encoder: Maps pixels of `map_pixels` to logits of the codes, (b codes h/8 w/8).
-        decoder: Maps codes, one-hot or a mixture, (b codes h/8 w/8), to six channels: the means and the logarithms of
-            the scales of a Laplace distribution of each pixel's logit, three of each.
-        stride: Height and width of the image must be multiples of it.
+        encoder: Maps pixels of `map_pixels` to logits of the codes, (b codes h/stride w/stride).
+        decoder: Maps codes, one-hot or a mixture, (b codes h/stride w/stride), to six channels: the means and the
+            logarithms of the scales of a Laplace distribution of each pixel's logit, three of each.
+        stride: 2 ** (levels - 1): how many times smaller the grid of codes is; height and width of the image must be
+            multiples of it.
 
     Raises:
-        ValueError: There are no blocks.
+        ValueError: There are no blocks or no levels.
 
     Reference: Ramesh et al. 2021, section 2.1 and appendix A; the layout is that of the released weights.
     """
 
-    stride = 2 ** (LEVELS - 1)
-
-    def __init__(self, codes: int = 8192, width: int = 256, start: int = 128, blocks: int = 2):
+    def __init__(self, codes: int = 8192, width: int = 256, start: int = 128, blocks: int = 2, levels: int = LEVELS):
         super().__init__()
-        if blocks < 1:
-            raise ValueError(f"expected at least one block per level, found {blocks}")
-        self.codes, self.width, self.start, self.blocks = codes, width, start, blocks
-        widths = [width * 2**i for i in range(LEVELS)]
+        if blocks < 1 or levels < 1:
+            raise ValueError(
+                f"expected at least one block per level and at least one level, found {blocks} and {levels}"
+            )
+        self.codes, self.width, self.start, self.blocks, self.levels = codes, width, start, blocks, levels
+        self.stride = 2 ** (levels - 1)
+        widths = [width * 2**i for i in range(levels)]
         halve, double = partial(F.max_pool2d, kernel_size=2), partial(F.interpolate, scale_factor=2.0)
         first = nn.Conv2d(3, width, 7, padding=3)
         self.encoder = _Network(first, widths, blocks, (3, 3, 3, 1), halve, codes)
@@ -80,8 +83,8 @@ class DVAE(Stored):
         return logits.argmax(1)
 
     @torch.no_grad()
-    def decode(self, codes: Int[Tensor, "b h w"]) -> Float[Tensor, "b 3 h8 w8"]:
-        """Returns the mean image of codes, in [-1, 1] and of eight times their height and width.
+    def decode(self, codes: Int[Tensor, "b h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+        """Returns the mean image of codes, in [-1, 1] and of `stride` times their height and width.
 
         Raises:
             ValueError: A code is not from 0 to `codes` - 1.
@@ -94,7 +97,13 @@ class DVAE(Stored):
         return unmap_pixels(mean.sigmoid())
 
     def arguments(self) -> dict[str, Any]:
-        return {"codes": self.codes, "width": self.width, "start": self.start, "blocks": self.blocks}
+        return {
+            "codes": self.codes,
+            "width": self.width,
+            "start": self.start,
+            "blocks": self.blocks,
+            "levels": self.levels,
+        }
 
 
 class _Network(nn.Module):

@@ -1,5 +1,6 @@
 from .autoencoder import AutoencoderTraining as AutoencoderTraining
 from .clip import ClipTraining as ClipTraining
+from .dvae import DVAETraining as DVAETraining
 from .feature_maps import SceneFeatures as SceneFeatures
 from .prior import PriorTraining as PriorTraining
 from .reader import ReaderTraining as ReaderTraining

@@ -31,6 +31,7 @@ from composer.training.callbacks import EMA, AtomicCheckpointIO, Checkpoints
 from composer.training.checkpoint import LAST, PREVIOUS
 from composer.training.config_bounds import MAX_CHARACTERS, bound_configurations
 from composer.training.config_errors import explain
+from composer.training.dvae import DVAETraining
 from composer.training.feature_maps import FeatureMaps
 from composer.training.locking import lock_folder
 from composer.training.prior import PriorTraining
@@ -159,7 +160,7 @@ class TrainingCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Gives a stage, a prior or an autoencoder its configuration, as plain values, to be saved in checkpoints."""
-        if not isinstance(self.model, StageTraining | PriorTraining | AutoencoderTraining):
+        if not isinstance(self.model, StageTraining | PriorTraining | AutoencoderTraining | DVAETraining):
             return
         dumped = json.loads(self.parser.dump(self.config, format="json", skip_unset=False, skip_link_targets=False))
         if self.subcommand is not None:

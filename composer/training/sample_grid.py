@@ -19,6 +19,7 @@ from composer.images.sheet import sheet
 from composer.storage.files import replacing
 from composer.terminal import note
 from composer.training.autoencoder import AutoencoderTraining
+from composer.training.dvae import DVAETraining
 from composer.training.stage import StageTraining
 
 GridRow = tuple[str, dict[str, Tensor]]
@@ -88,7 +89,7 @@ class SampleGrid(L.Callback):
         """Runs before `EMA` puts the trained weights back."""
         if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero:
             return
-        if isinstance(pl_module, AutoencoderTraining):
+        if isinstance(pl_module, AutoencoderTraining | DVAETraining):
             rows = self._reconstruct(pl_module)
         elif isinstance(pl_module, StageTraining):
             rows = self._draw_images(pl_module, trainer.datamodule.decomposition)
@@ -106,7 +107,7 @@ class SampleGrid(L.Callback):
             elif hasattr(logger, "log_image"):  # Weights & Biases'
                 logger.log_image("samples", [grid], step=trainer.global_step)
 
-    def _reconstruct(self, training: AutoencoderTraining) -> list[GridRow]:
+    def _reconstruct(self, training: AutoencoderTraining | DVAETraining) -> list[GridRow]:
         images = self._batch["image"]
         pairs = zip(images, training.reconstruct(images), strict=True)
         return [("", {"image": image, "reconstruction": found}) for image, found in pairs]

@@ -9,11 +9,13 @@ import pytest
 import torch
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
+from composer.networks.dvae import DVAE
 from composer.prior.diffusion import DiffusionPrior
 from composer.scenes.reader import SceneReader
 from composer.scenes.things import Judge
 from composer.training.callbacks import EMA
 from composer.training.clip import ClipTraining
+from composer.training.dvae import DVAETraining
 from composer.training.prior import PriorTraining
 from composer.training.reader import ReaderTraining
 from composer.training.safety import PATIENCE, SafeTraining
@@ -33,6 +35,7 @@ TRAININGS = {
     "prior": lambda: PriorTraining(DiffusionPrior(8, 8, width=16, layers=1, heads=2)),
     "clip": clip,
     "reader": lambda: ReaderTraining(SceneReader((8, 16, 16, 16), 16)),
+    "dvae": lambda: DVAETraining(DVAE(codes=8, width=8, start=4, blocks=1, levels=2)),
     "judge": lambda: JudgeTraining(Judge(width=16)),
 }
 
