@@ -12,12 +12,13 @@ from composer.autoregressive.drawing import choose, keep_top, uniform
 from composer.devices import to_float64
 from composer.diffusion.samplers import Progress
 from composer.networks.transformer import CausalTransformer, KVCache
+from composer.storage.building import Buildable
 
 TEXT_WEIGHT, IMAGE_WEIGHT = 1 / 8, 7 / 8
 """Of the two cross-entropies in the loss (section 2.2)."""
 
 
-class ImageTokens(nn.Module):
+class ImageTokens(nn.Module, Buildable):
     """p(text, image): predicts each token of a text, then each code of an image, from those before it.
 
     The codes are those of `composer.networks.dvae.DVAE`, row by row. Text positions behind the end of a text hold a

@@ -1,3 +1,4 @@
+from .any_stage import AnyStage as AnyStage
 from .cascade import STREAM as STREAM
 from .cascade import Cascade as Cascade
 from .composition import Composition as Composition
@@ -11,3 +12,5 @@ from .start import Kept as Kept
 from .start import Latent as Latent
 from .start import NoisyImage as NoisyImage
 from .start import SmallImage as SmallImage
+from .token_stage import TokenSampling as TokenSampling
+from .token_stage import TokenStage as TokenStage

@@ -11,18 +11,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from composer.cascade.any_stage import AnyStage, Settings
 from composer.cascade.asking import require_names, require_options, to_composition, to_seeds
 from composer.cascade.composition import Composition
 from composer.cascade.images import Images
 from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.cascade.recipe import Origin
-from composer.cascade.stage import Sampling, Stage, run_sampler, sizes_of
+from composer.cascade.stage import sizes_of
 from composer.cascade.start import InitialNoise, SmallImage
 from composer.cascade.taking import Picture, open_pictures, to_batch, to_representations
+from composer.cascade.token_stage import build_stage
 from composer.decomposition import Batch, Decomposer, Decomposition, Representations, draw
-from composer.diffusion import samplers
-from composer.diffusion.guidance import Term, guide
 from composer.diffusion.samplers import Progress
 from composer.images.reading import File, fit
 from composer.storage.building import build
@@ -52,7 +52,13 @@ class Cascade:
         sha256: Identifies the exact state that was loaded; empty for a model that was never saved.
     """
 
-    def __init__(self, stages: Sequence[Stage], decomposition: Decomposition, readers: Decomposition, sha256: str = ""):
+    def __init__(
+        self,
+        stages: Sequence[AnyStage[Any]],
+        decomposition: Decomposition,
+        readers: Decomposition,
+        sha256: str = "",
+    ):
         if not stages:
             raise ValueError("a cascade needs at least one stage")
         for before, stage in pairwise(stages):
@@ -81,24 +87,13 @@ class Cascade:
             weaker: The same architecture, trained less; stages that it lacks are guided as usual. None turns it off.
 
         Raises:
-            ValueError: Its stages differ in size, conditions or latents.
+            ValueError: Its stages differ in size, conditions or latents, or have no denoiser.
         """
         pairs = [(own, s) for own in self.stages for s in (weaker.stages if weaker else ()) if own.name == s.name]
         if weaker is not None and not pairs:
             raise ValueError(f"autoguidance needs a model with a stage {' or '.join(s.name for s in self.stages)}")
         for own, other in pairs:
-            if own.size != other.size or own.conditions.keys() != other.conditions.keys():
-                raise ValueError(
-                    f"autoguidance needs a model whose stage {own.name} draws {own.size} px from "
-                    f"{', '.join(own.conditions) or 'nothing'}; found {other.size} px, "
-                    f"{', '.join(other.conditions) or 'nothing'}"
-                )
-            latents, others = ((s.codec.channels, s.codec.factor, s.codec.scale) for s in (own, other))
-            if latents != others:
-                raise ValueError(
-                    "autoguidance needs a model that works on the same latents: expected channels, factor and scale "
-                    f"{latents}, found {others}"
-                )
+            own.require_weaker(other)
         self.weaker = weaker
 
     @classmethod
@@ -111,7 +106,7 @@ class Cascade:
             ValueError: It is no such configuration, or names something that is not on the closed list.
         """
         check_model(spec)
-        stages = [Stage.from_spec(stage, plugins, folder) for stage in spec["stages"]]
+        stages = [build_stage(stage, plugins, folder) for stage in spec["stages"]]
 
         def all_of(key: str) -> Decomposition:
             return Decomposition({k: build(v, Decomposer, plugins, folder) for k, v in spec.get(key, {}).items()})
@@ -237,10 +232,7 @@ class Cascade:
             precision: Reduced precision inside the networks, such as torch.bfloat16; None is float32.
         """
         for stage in self.stages:
-            stage.denoiser.to(device)
-            stage.conditions.to(device)
-            stage.codec.to(device)
-            stage.denoiser.precision = None if precision == torch.float32 else precision
+            stage.to(device, None if precision == torch.float32 else precision)
         self.readers.to(device)
         if self.weaker is not None:
             self.weaker.to(device, precision)
@@ -249,12 +241,12 @@ class Cascade:
     @property
     def precision(self) -> torch.dtype | None:
         """The reduced precision inside the networks; None is float32."""
-        return self.stages[0].denoiser.precision
+        return self.stages[0].precision
 
     @property
     def device(self) -> torch.device:
         """Where the first stage's weights lie."""
-        return next(self.stages[0].denoiser.parameters()).device
+        return self.stages[0].device
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -370,7 +362,7 @@ class Cascade:
         return self._origin(what, seeds, self.settings(what, options), what.options | options)
 
     def _origin(
-        self, asked: Composition, seeds: Sequence[int], settings: Mapping[str, Sampling], how: SampleOptions
+        self, asked: Composition, seeds: Sequence[int], settings: Mapping[str, Settings], how: SampleOptions
     ) -> Origin:
         return Origin(
             model=self._named,
@@ -385,9 +377,9 @@ class Cascade:
 
     def _draw(
         self,
-        stage: Stage,
+        stage: AnyStage[Any],
         size: tuple[int, int],
-        how: Sampling,
+        how: Settings,
         asked: Composition,
         seeds: Sequence[int],
         image: Tensor | None,
@@ -395,16 +387,8 @@ class Cascade:
     ) -> Tensor:
         """Draws the images of one stage; `image` is that of the stage before."""
         noise_seeds, corruption_seeds = (_salt(seeds, 2 * self.stages.index(stage) + k) for k in (0, 1))
-        own: Representations = {}
-        if stage.low_res is not None:
-            if image is None:
-                raise ValueError(f"stage {stage.name} enlarges: give it an image, Composition(start=SmallImage(...))")
-            own = {"low_res": stage.low_res.corrupt(image, how.augmentation, corruption_seeds)}
         weaker = next((s for s in self.weaker.stages if s.name == stage.name), None) if self.weaker else None
-        denoise = stage.denoise(asked, own, size, how, weaker)
-        start = asked.start if stage.low_res is None else None
-        x, sigmas = stage.start(start, noise_seeds, size, how.steps, stage.encode(own, size))
-        return stage.codec.decode(run_sampler(how, denoise, x, sigmas, noise_seeds, progress))
+        return stage.draw(asked, size, how, (noise_seeds, corruption_seeds), image, weaker, progress)
 
     def _small(self, asked: Composition, rows: int) -> Tensor | None:
         """The image to enlarge, if sampling starts with one; one row per seed."""
@@ -412,7 +396,7 @@ class Cascade:
             return None
         return asked.start.image.expand(rows, -1, -1, -1).to(self.device)
 
-    def settings(self, what: Composition | None = None, options: SampleOptions | None = None) -> dict[str, Sampling]:
+    def settings(self, what: Composition | None = None, options: SampleOptions | None = None) -> dict[str, Settings]:
         """The sampling settings of each stage that `sample` would run.
 
         Args:
@@ -421,12 +405,12 @@ class Cascade:
 
         Raises:
             KeyError: No stage has such a name.
-            ValueError: `Sampling` has no such field, or a stage cannot use such tiles.
+            ValueError: The stage's settings have no such field, or a stage cannot use such tiles.
         """
         asked = what or Composition()
         return self._settings(asked.options | options, self._small(asked, 1))
 
-    def _settings(self, options: SampleOptions, image: Tensor | None) -> dict[str, Sampling]:
+    def _settings(self, options: SampleOptions, image: Tensor | None) -> dict[str, Settings]:
         chain, given = self._chain(options.until, image), dict(options.stages)
         if unknown := sorted(given.keys() - {stage.name for stage in self.stages}):
             raise KeyError(f"no stage {', '.join(unknown)}; this model has {', '.join(s.name for s in self.stages)}")
@@ -440,10 +424,9 @@ class Cascade:
         """Whether the first stage draws the same for all seeds: it has one initial noise, and adds no fresh noise."""
         if not isinstance(what.start, InitialNoise) or len(what.start.noise) > 1:
             return False
-        how = self.settings(what, options)[self.stages[0].name]
-        return not (how.sampler == "ancestral" and how.eta)
+        return not self.settings(what, options)[self.stages[0].name].adds_noise
 
-    def _chain(self, until: str | None, image: Tensor | None) -> tuple[Stage, ...]:
+    def _chain(self, until: str | None, image: Tensor | None) -> tuple[AnyStage[Any], ...]:
         """The stages that run."""
         names = [stage.name for stage in self.stages]
         if until is not None and until not in names:
@@ -480,14 +463,12 @@ class Cascade:
         Returns:
             Noise of about unit variance, for ``Composition(start=...)``. Sampling by Heun's method with as many steps
             and guidance 1 reproduces the image.
+
+        Raises:
+            ValueError: The first stage has no denoiser.
         """
         reps = self._checked(reps, len(image))
-        stage = self.stages[0]
-        sigmas = stage.denoiser.sigmas(steps)[:-1].flip(0)
-        denoise = guide(stage.denoiser, [Term(stage.encode(reps, (image.shape[2], image.shape[3])), 1.0)])
-        extra: dict[str, Any] = {} if progress is None else {"progress": progress}
-        x = stage.codec.encode(image.to(self.device))
-        return InitialNoise(samplers.heun(denoise, x, sigmas, **extra) / sigmas[-1], self.identity)
+        return InitialNoise(self.stages[0].invert(image.to(self.device), reps, steps, progress), self.identity)
 
     def ask(
         self, what: Composition | Mapping[str, Tensor | str] | None = None, **conditions: Tensor | str
@@ -567,7 +548,7 @@ class Cascade:
 
 def _network_of(spec: Mapping[str, Any], plugins: Collection[str], folder: Path | None) -> nn.Module:
     """A stage's networks, as its weights name them."""
-    return Stage.from_spec(spec, plugins, folder).weights()
+    return build_stage(spec, plugins, folder).weights()
 
 
 def _salt(seeds: Sequence[int], stream: int) -> list[int]:

@@ -12,7 +12,8 @@ class SampleOptions:
     """How a cascade samples; None keeps the model's setting.
 
     Attributes:
-        sampler: As in `Sampling`, for the first stage that runs; so are all fields down to `tile`.
+        sampler: As in `Sampling`, for the first stage that runs; so are all fields down to `tile`,
+            and guidance also for one that draws by tokens.
         steps: See `Sampling`.
         guidance: See `Sampling`.
         guidance_interval: See `Sampling`.
@@ -20,6 +21,8 @@ class SampleOptions:
         percentile: See `Sampling`.
         augmentation: See `Sampling`.
         tile: See `Sampling`.
+        temperature: As in `TokenSampling`, for a first stage that draws by tokens; so is `top_k`.
+        top_k: See `TokenSampling`.
         stages: Name of a stage -> fields of `Sampling` to override; they win over those above.
         size: Height and width of the result in pixels; None is the square that the last stage was trained on.
         until: Name of the stage to stop after; None runs all of them.
@@ -33,12 +36,14 @@ class SampleOptions:
     percentile: float | None = None
     augmentation: float | None = None
     tile: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
     stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     size: tuple[int, int] | None = None
     until: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("steps", "guidance", "eta", "percentile", "augmentation", "tile"):
+        for name in ("steps", "guidance", "eta", "percentile", "augmentation", "tile", "temperature", "top_k"):
             value = getattr(self, name)
             if not isinstance(value, float | int | None):
                 raise ValueError(f"expected a number, such as SampleOptions({name}=10), found {value!r}")
@@ -57,5 +62,5 @@ class SampleOptions:
 
     @property
     def first(self) -> dict[str, Any]:
-        """The options for the first stage that runs, as fields of `Sampling`."""
+        """The options for the first stage that runs, as fields of `Sampling` or `TokenSampling`."""
         return {name: value for name, value in self.to_dict().items() if name not in ("stages", "size", "until")}

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from composer.cascade.any_stage import Settings
 from composer.cascade.composition import Composition
-from composer.cascade.stage import Sampling
 from composer.cascade.start import InitialNoise, NoisyImage, SmallImage
 from composer.diffusion.strength import Strength
 
@@ -43,7 +43,7 @@ class Origin:
     autoguidance: dict[str, str] | None
     composition: Composition
     seeds: tuple[int, ...]
-    settings: Mapping[str, Sampling]
+    settings: Mapping[str, Settings]
     size: tuple[int, int] | None
     precision: torch.dtype | None
     device: str

@@ -4,14 +4,15 @@ A stage works on the latents of its codec. Outside of this file there are only i
 """
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
+from composer.cascade.any_stage import AnyStage, Settings
 from composer.cascade.composition import Composition
 from composer.cascade.low_res import LowRes
 from composer.cascade.start import InitialNoise, Kept, NoisyImage, Start, keep_at
@@ -32,7 +33,7 @@ from composer.storage.building import Spec, build
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Sampling(Settings):
     """How a stage samples.
 
     Attributes:
@@ -76,20 +77,17 @@ class Sampling:
         low, high = self.guidance_interval
         return low <= float(level(torch.tensor(sigma))) <= high
 
-    def override(self, changes: Mapping[str, Any], what: str) -> "Sampling":
-        """Replaces some fields.
+    @property
+    def calls(self) -> int:
+        return self.steps * (2 if self.sampler == "heun" else 1)
 
-        Raises:
-            ValueError: There is no such field; the message names `what`.
-        """
-        known = [one.name for one in fields(self)]
-        if unknown := sorted(changes.keys() - set(known)):
-            raise ValueError(f"the sampling of {what} has {', '.join(known)}; found {', '.join(unknown)}")
-        return replace(self, **changes)
+    @property
+    def adds_noise(self) -> bool:
+        return self.sampler == "ancestral" and self.eta > 0
 
 
 @dataclass(frozen=True)
-class Stage:
+class Stage(AnyStage[Sampling]):
     """One resolution's denoiser and conditions.
 
     Attributes:
@@ -140,19 +138,24 @@ class Stage:
         codec.eval().requires_grad_(False)
         return cls(denoiser, adapters, spec["size"], sampling, spec, low_res, codec)
 
-    @property
-    def name(self) -> str:
-        """Its name: that of the file of its weights, without the suffix."""
-        return Path(self.spec["file"]).stem
-
     def weights(self) -> nn.Module:
-        """The stage's networks, which give its weights the names that they have in its file."""
         return nn.ModuleDict({"denoiser": self.denoiser, "conditions": self.conditions, "codec": self.codec})
 
     @property
     def stride(self) -> int:
-        """Height and width of its images are multiples of it, in pixels."""
         return self.denoiser.network.stride * self.codec.factor
+
+    @property
+    def precision(self) -> torch.dtype | None:
+        return self.denoiser.precision
+
+    @property
+    def noise_channels(self) -> int:
+        return self.codec.channels
+
+    def to(self, device: torch.device | str, precision: torch.dtype | None) -> None:
+        self.weights().to(device)
+        self.denoiser.precision = precision
 
     def latent_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the latents of images of that height and width."""
@@ -181,6 +184,52 @@ class Stage:
         self.estimator(how.tile)
         if how.percentile is not None and not self.codec.bounded:
             raise ValueError(f"stage {self.name} works on latents, which have no bounds: leave out the percentile")
+
+    def require_weaker(self, weaker: AnyStage[Any]) -> None:
+        if not isinstance(weaker, Stage):
+            weaker.need_denoiser("autoguidance")
+        if self.size != weaker.size or self.conditions.keys() != weaker.conditions.keys():
+            raise ValueError(
+                f"autoguidance needs a model whose stage {self.name} draws {self.size} px from "
+                f"{', '.join(self.conditions) or 'nothing'}; found {weaker.size} px, "
+                f"{', '.join(weaker.conditions) or 'nothing'}"
+            )
+        latents, others = ((s.codec.channels, s.codec.factor, s.codec.scale) for s in (self, weaker))
+        if latents != others:
+            raise ValueError(
+                "autoguidance needs a model that works on the same latents: expected channels, factor and scale "
+                f"{latents}, found {others}"
+            )
+
+    def check(self, reps: Representations, size: tuple[int, int]) -> None:
+        self.encode(reps, size)
+
+    def draw(
+        self,
+        asked: Composition,
+        size: tuple[int, int],
+        how: Sampling,
+        seeds: tuple[Sequence[int], Sequence[int]],
+        image: Tensor | None,
+        weaker: AnyStage[Any] | None,
+        progress: Progress | None,
+    ) -> Tensor:
+        own: Representations = {}
+        if self.low_res is not None:
+            if image is None:
+                raise ValueError(f"stage {self.name} enlarges: give it an image, Composition(start=SmallImage(...))")
+            own = {"low_res": self.low_res.corrupt(image, how.augmentation, seeds[1])}
+        assert weaker is None or isinstance(weaker, Stage)  # by `require_weaker`
+        denoise = self.denoise(asked, own, size, how, weaker)
+        start = asked.start if self.low_res is None else None
+        x, sigmas = self.start(start, seeds[0], size, how.steps, self.encode(own, size))
+        return self.codec.decode(run_sampler(how, denoise, x, sigmas, seeds[0], progress))
+
+    def invert(self, image: Tensor, reps: Representations, steps: int, progress: Progress | None) -> Tensor:
+        sigmas = self.denoiser.sigmas(steps)[:-1].flip(0)
+        denoise = guide(self.denoiser, [Term(self.encode(reps, (image.shape[2], image.shape[3])), 1.0)])
+        extra: dict[str, Any] = {} if progress is None else {"progress": progress}
+        return samplers.heun(denoise, self.codec.encode(image), sigmas, **extra) / sigmas[-1]
 
     def denoise(
         self,
@@ -346,7 +395,9 @@ def _product(a: Callable[[float], float], b: Callable[[float], float | Tensor]) 
     return lambda sigma: a(sigma) * b(sigma)
 
 
-def sizes_of(chain: Sequence[Stage], size: tuple[int, int] | None, image: Tensor | None) -> list[tuple[int, int]]:
+def sizes_of(
+    chain: Sequence[AnyStage[Any]], size: tuple[int, int] | None, image: Tensor | None
+) -> list[tuple[int, int]]:
     """Height and width of each stage's images, so that the last one's are `size`.
 
     Raises:

@@ -138,6 +138,8 @@ class SamplingOptions:
         eta: amount of fresh noise that --sampler ancestral adds, 0 to 1 (default 1)
         percentile: percentile of dynamic thresholding, such as 0.995 (default: clip to the valid range)
         tile: draw a large picture in tiles of this side in pixels, such as 256, to save memory
+        temperature: for models that draw by tokens: below 1, likely codes are drawn more often (default: the model's)
+        top_k: for models that draw by tokens: draw each code from the K most likely ones (default: the model's)
         stages: sampling options of one stage, such as up256:steps=20,augmentation=0.1
         until: stop after this stage, such as base (default: run all stages)
         size: size of the result in pixels (default: the last stage's)
@@ -151,6 +153,8 @@ class SamplingOptions:
     eta: Annotated[float, Value(FIELDS["eta"], "E")] | None = None
     percentile: Percentile | None = None
     tile: Annotated[int, Value(FIELDS["tile"], "N")] | None = None
+    temperature: Annotated[float, Value(FIELDS["temperature"], "T")] | None = None
+    top_k: Annotated[int, Value(FIELDS["top_k"], "K")] | None = None
     stages: Annotated[tuple[Any, ...], Value(read_stage, "NAME:FIELD=VALUE,...", ("--stage",), repeats=True)] = ()
     until: Annotated[str, Value(metavar="STAGE")] | None = None
     size: Annotated[tuple[int, int], Value(read_size, "WxH")] | None = None

@@ -144,8 +144,10 @@ FIELDS: dict[str, Callable[[str], Any]] = {
     "percentile": number(0, 1),
     "augmentation": number(0, 1),
     "tile": whole(1, 65_536),
+    "temperature": number(1e-3, 1000),
+    "top_k": whole(1, 1_000_000),
 }
-"""How a stage samples, see `composer.Sampling`."""
+"""How a stage samples, see `composer.Sampling` and `composer.cascade.TokenSampling`."""
 
 Steps = Annotated[int, Value(FIELDS["steps"], "N")]
 Guidance = Annotated[float, Value(FIELDS["guidance"], "W")]

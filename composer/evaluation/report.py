@@ -171,6 +171,11 @@ def _settings(found: Mapping[str, Any], asked: Composition) -> dict[str, str]:
     if "precision" in found:
         says["precision"] = str(found["precision"])
     for stage, sampling in found["stages"].items():
+        if "temperature" in sampling:
+            top = f", top {sampling['top_k']}" if sampling["top_k"] else ""
+            drawn = f"codes at temperature {sampling['temperature']:g}{top}, guidance {sampling['guidance']:g}"
+            says[f"stage {stage}"] = drawn
+            continue
         says[f"stage {stage}"] = f"{sampling['sampler']}, {sampling['steps']} steps, guidance {sampling['guidance']:g}"
         told = ("percentile", "augmentation", "tile", *(["eta"] if sampling["sampler"] == "ancestral" else []))
         says[f"stage {stage}"] += "".join(f", {name} {sampling[name]:g}" for name in told if sampling[name])

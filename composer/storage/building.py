@@ -30,6 +30,8 @@ MODULES = (
     "decomposers",
     "conditions",
     "composer",
+    "composer.autoregressive",
+    "composer.autoregressive.image_tokens",
     "composer.networks.experts",
     "composer.networks.unet",
     "composer.networks.dvae",

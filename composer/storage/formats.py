@@ -8,7 +8,21 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from composer.names import SEMANTICS, TEXT, SamplerName
-from composer.storage.schema import Check, each, items, number, one_of, optional, plain, record, table, text, whole
+from composer.storage.schema import (
+    NAME,
+    Check,
+    depending_on,
+    each,
+    items,
+    number,
+    one_of,
+    optional,
+    plain,
+    record,
+    table,
+    text,
+    whole,
+)
 
 MAX_JSON = 4_000_000
 """Maximum size in bytes of a model's configuration, and of its manifest."""
@@ -40,9 +54,29 @@ _SETTINGS: dict[str, Check] = {
 _INTERVAL: dict[str, Check] = {"guidance_interval": optional(INTERVAL)}  # the first recipes lack it
 SAMPLING = record({}, {**_SETTINGS, **_INTERVAL, "steps": whole(1, MAX_STEPS)}, closed=True)
 
-STAGE = record(
-    {"file": FILE, "size": whole(1, MAX_SIDE), "denoiser": SPEC, "conditions": table(SPEC)},
-    {"sampling": SAMPLING, "low_res": SPEC, "codec": SPEC},
+_TOKEN_SETTINGS: dict[str, Check] = {
+    "temperature": number(1e-6, 1e6),
+    "top_k": optional(whole(1, 1_000_000)),
+    "guidance": number(-1000, 1000),
+}
+TOKEN_SAMPLING = record({}, _TOKEN_SETTINGS, closed=True)
+
+STAGE = depending_on(
+    "tokens",
+    record(
+        {
+            "file": FILE,
+            "size": whole(1, MAX_SIDE),
+            "tokens": SPEC,
+            "autoencoder": SPEC,
+            "conditions": items(text(100, NAME.pattern, "a name"), 1, 1),
+        },
+        {"sampling": TOKEN_SAMPLING},
+    ),
+    record(
+        {"file": FILE, "size": whole(1, MAX_SIDE), "denoiser": SPEC, "conditions": table(SPEC)},
+        {"sampling": SAMPLING, "low_res": SPEC, "codec": SPEC},
+    ),
 )
 
 _ABOUT: dict[str, Check] = {"format": whole(0, 1_000_000), "name": text(200)}
@@ -93,7 +127,12 @@ _RECIPE = record(
     {
         "model": record({"sha256": SHA256}, {"name": text(200)}),
         "seed": whole(-(1 << 63), (1 << 63) - 1),
-        "stages": table(record(_SETTINGS, _INTERVAL, closed=True), 16),
+        "stages": table(
+            depending_on(
+                "temperature", record(_TOKEN_SETTINGS, closed=True), record(_SETTINGS, _INTERVAL, closed=True)
+            ),
+            16,
+        ),
         "size": optional(each(whole(1, 65_536), whole(1, 65_536))),
         "sources": table(text(100_000), named=None),
         "representations": _HELD,

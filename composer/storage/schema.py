@@ -182,6 +182,15 @@ def record(required: Mapping[str, Check], also: Mapping[str, Check] | None = Non
     return check
 
 
+def depending_on(key: str, with_it: Check, without: Check) -> Check:
+    """What one check takes where a mapping has a key, and another check where it has not."""
+
+    def check(value: Any, where: str) -> None:
+        (with_it if isinstance(value, Mapping) and key in value else without)(value, where)
+
+    return check
+
+
 def plain(largest: int, most: int) -> Check:
     """Any plain values: texts, finite numbers, booleans, None, and lists and mappings of them, not nested too deeply.
 

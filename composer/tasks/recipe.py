@@ -121,7 +121,7 @@ def parse_recipe(cascade: Cascade, found: Mapping[str, Any], limited: bool = Tru
         strengths={name: tensors.strength(given) for name, given in found["strengths"].items()},
         away=None if found["away"] is None else tensors.parts(found["away"]),
         also=tuple((tensors.parts(keys), float(weight)) for keys, weight in found["also"]),
-        start=tensors.start(found, cascade.identity, cascade.stages[0].codec.channels),
+        start=tensors.start(found, cascade),
     )
     if limited:
         _check_limits(cascade, composition, options)
@@ -191,12 +191,14 @@ class _Tensors(dict[str, Tensor]):
             raise ValueError(f"expected an image of {channels} channels in the recipe, found {tuple(value.shape)}")
         return value.float()
 
-    def start(self, found: Mapping[str, Any], model: str, channels: int) -> Start | None:
-        """Where the drawing begins; initial noise has so many channels."""
+    def start(self, found: Mapping[str, Any], cascade: Cascade) -> Start | None:
+        """Where the drawing begins."""
         noise, image = found["latent"], found["start"]
         if image is not None:
             return NoisyImage(self.image(image[0], 3), float(image[1]))
-        return None if noise is None else InitialNoise(self.image(noise, channels), model)
+        if noise is None:
+            return None
+        return InitialNoise(self.image(noise, cascade.stages[0].noise_channels), cascade.identity)
 
     def strength(self, given: Mapping[str, Any]) -> Strength:
         low, high = given["interval"]
@@ -248,10 +250,9 @@ def _check_limits(cascade: Cascade, composition: Composition, options: SampleOpt
         sets = weigh(names, strengths, (stage.size, stage.size))
         terms = len(sets) + len(composition.also) + 1
         _limit("terms of guidance", terms, LIMITS.terms)
-        sampling = options.stages[stage.name]
-        calls = sampling["steps"] * (2 if sampling["sampler"] == "heun" else 1)
+        how = stage.sampling.override(options.stages[stage.name], f"stage {stage.name}")
         scale = stage.size / drawing[-1].size
-        work += calls * terms * math.prod(side * scale for side in largest)
+        work += how.calls * terms * math.prod(side * scale for side in largest)
     _limit("steps times terms times pixels", work, LIMITS.work)
 
 
@@ -268,7 +269,7 @@ def _check_fit(cascade: Cascade, composition: Composition) -> None:
                 raise ValueError(f"the recipe's {name} has {tuple(value.shape)} values: expected sides up to {most}")
             for stage in cascade.stages:
                 try:
-                    stage.encode({name: value}, (stage.size, stage.size))
+                    stage.check({name: value}, (stage.size, stage.size))
                 except Exception as error:  # every layer has errors of its own
                     raise ValueError(f"the recipe's {name} does not fit this model: {shorten_error(error)}") from error
 
