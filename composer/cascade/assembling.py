@@ -25,18 +25,22 @@ def from_run(config: Mapping[str, Any], name: str, sampling: Mapping[str, Any]) 
     Args:
         config: The ``model`` and ``data`` sections of a checkpoint's configuration.
         name: The model's name.
-        sampling: The model's sampling settings, as fields of `Sampling`.
+        sampling: The model's sampling settings, as fields of `Sampling` or `TokenSampling`.
 
     Raises:
         ValueError: The configuration is not that of a stage.
     """
     check_run(config)
-    if missing := {"conditions", "size", "denoiser"} - config["model"]["init_args"].keys():
-        raise ValueError(f"the checkpoint is not of a stage: its configuration has no {', '.join(sorted(missing))}")
     model, data = config["model"]["init_args"], config["data"]
+    if "tokens" in model:
+        stage = {"file": "base.safetensors", "size": model["size"], "tokens": model["tokens"]}
+        stage |= {"autoencoder": model["autoencoder"], "conditions": [model["condition"]], "sampling": dict(sampling)}
+        return {"name": name, "stages": [stage], **_decomposers(data, stage["conditions"])}
+    if missing := {"conditions", "size", "denoiser"} - model.keys():
+        raise ValueError(f"the checkpoint is not of a stage: its configuration has no {', '.join(sorted(missing))}")
     conditions = model["conditions"]
-    decomposers = {k: v for k, v in data["decomposers"].items() if k in conditions}
-    low_res = decomposers.pop("low_res", None)
+    groups = _decomposers(data, conditions)
+    low_res = groups["decomposers"].pop("low_res", None)
     stage = {
         "file": "base.safetensors" if low_res is None else f"up{model['size']}.safetensors",
         "size": model["size"],
@@ -49,9 +53,13 @@ def from_run(config: Mapping[str, Any], name: str, sampling: Mapping[str, Any]) 
     return {
         "name": name,
         "stages": [stage if low_res is None else stage | {"low_res": low_res}],
-        "decomposers": decomposers,
-        "readers": {k: v for k, v in (data.get("readers") or {}).items() if k in conditions},
+        **groups,
     }
+
+
+def _decomposers(data: Mapping[str, Any], conditions: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The decomposers and readers of some conditions, of a run's data."""
+    return {group: {k: v for k, v in (data.get(group) or {}).items() if k in conditions} for group in GROUPS}
 
 
 def assemble(

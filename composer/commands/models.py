@@ -25,6 +25,8 @@ def export(
     percentile: Percentile | None = None,
     sampler: SamplerName | None = None,
     augmentation: Annotated[float, Value(FIELDS["augmentation"], "T")] | None = None,
+    temperature: Annotated[float, Value(FIELDS["temperature"], "T")] | None = None,
+    top_k: Annotated[int, Value(FIELDS["top_k"], "K")] | None = None,
     carry: Annotated[tuple[Path, ...], Value(Path, "PATH", repeats=True)] = (),
     held_out: Data | None = None,
     layout: Annotated[Literal["composer", "diffusers"], Value(flags=("--as",))] = "composer",
@@ -38,11 +40,13 @@ def export(
         out: the model's folder
         card: the model card, Markdown (default: the one that is there)
         half: store weights with 16 bits
-        guidance: the model's default guidance weight (default 2; for a prior, as configured)
+        guidance: the model's default guidance weight (default 2; by tokens 1; for a prior, as configured)
         steps: the model's default number of sampling steps (default 30; for a prior, as configured)
         percentile: the model's default percentile of dynamic thresholding (default: clip to the valid range)
         sampler: the model's default sampler (default dpmpp_2m)
         augmentation: level, 0 to 1, at which an upsampler corrupts its input by default (default 0)
+        temperature: the default temperature of a model that draws by tokens (default 1)
+        top_k: how many of the likeliest codes a model that draws by tokens draws from by default (default: all)
         carry: a file or folder that the decomposers need, outside the current folder and the run's: allow copying it
             into the model
         held_out: scenes:SPLIT or a folder of at least 32 images that no training saw, which define chance for results
@@ -65,6 +69,7 @@ def export(
     from composer.cascade.cascade import Cascade
     from composer.cascade.parts import Parts
     from composer.cascade.stage import Sampling
+    from composer.cascade.token_stage import TokenSampling
     from composer.evaluation.reading import read_held_out, strangers_note
     from composer.networks.exporting import export_autoencoder
     from composer.prior.exporting import export_prior
@@ -77,7 +82,8 @@ def export(
     config, weights = load_stage(path)
     check_run(config)
     sampling = {"guidance": guidance, "steps": steps, "percentile": percentile, "sampler": sampler}
-    given = {key: value for key, value in (sampling | {"augmentation": augmentation}).items() if value is not None}
+    sampling |= {"augmentation": augmentation, "temperature": temperature, "top_k": top_k}
+    given = {key: value for key, value in sampling.items() if value is not None}
     own, dtype = name or out.name, torch.float16 if half else torch.float32
     text = _card(card, out, f"# {escape_markdown(own)}\n")
     within = [Path.cwd(), path.parent, *([run] if run.is_dir() else []), *carry]
@@ -87,13 +93,15 @@ def export(
         spec = export_prior(config, weights, out, own, text, dtype, given, plugins, within, allow_network)
         say(f"prior in {out}", *carried_files(spec))
         return
-    if "autoencoder" in config["model"]["init_args"]:
+    by_tokens = "tokens" in config["model"]["init_args"]
+    if "autoencoder" in config["model"]["init_args"] and not by_tokens:
         if given or held_out is not None:
             raise ValueError(f"an autoencoder draws nothing: leave out {', '.join(given) or '--held-out'}")
         export_autoencoder(config, weights, out, own, text, dtype, plugins)
         say(f"autoencoder in {out}")
         return
-    spec = from_run(config, own, asdict(Sampling()) | given)
+    settings = TokenSampling() if by_tokens else Sampling()
+    spec = from_run(config, own, asdict(settings.override(given, "this model")))
     with noting_files() as read:
         own_weights = {spec["stages"][0]["file"]: weights}
         cascade = Cascade.from_weights(spec, own_weights, plugins, network=allow_network)

@@ -113,6 +113,8 @@ _RUN = record(
                         "prior": SPEC,
                         "autoencoder": SPEC,
                         "codec": optional(SPEC),
+                        "tokens": SPEC,
+                        "condition": text(100, NAME.pattern, "a name"),
                     },
                 )
             }

@@ -2,6 +2,7 @@ from .autoencoder import AutoencoderTraining as AutoencoderTraining
 from .clip import ClipTraining as ClipTraining
 from .dvae import DVAETraining as DVAETraining
 from .feature_maps import SceneFeatures as SceneFeatures
+from .image_tokens import ImageTokensTraining as ImageTokensTraining
 from .prior import PriorTraining as PriorTraining
 from .reader import ReaderTraining as ReaderTraining
 from .safety import PATIENCE as PATIENCE

@@ -33,6 +33,7 @@ from composer.training.config_bounds import MAX_CHARACTERS, bound_configurations
 from composer.training.config_errors import explain
 from composer.training.dvae import DVAETraining
 from composer.training.feature_maps import FeatureMaps
+from composer.training.image_tokens import ImageTokensTraining
 from composer.training.locking import lock_folder
 from composer.training.prior import PriorTraining
 from composer.training.progress import Messages, Progress
@@ -42,6 +43,10 @@ from composer.training.stage import StageTraining
 
 TRUSTED = ("composer", "conditions", "decomposers", "lightning.pytorch", "torch.nn")
 """Import paths that a configuration may name, besides the user's plugins."""
+
+
+EXPORTED = (StageTraining, PriorTraining, AutoencoderTraining, DVAETraining, ImageTokensTraining)
+"""Trainings whose checkpoints `composer export` makes a model of."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -159,8 +164,8 @@ class TrainingCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def after_instantiate_classes(self) -> None:
-        """Gives a stage, a prior or an autoencoder its configuration, as plain values, to be saved in checkpoints."""
-        if not isinstance(self.model, StageTraining | PriorTraining | AutoencoderTraining | DVAETraining):
+        """Gives a training whose run is exported its configuration, as plain values, to be saved in checkpoints."""
+        if not isinstance(self.model, EXPORTED):
             return
         dumped = json.loads(self.parser.dump(self.config, format="json", skip_unset=False, skip_link_targets=False))
         if self.subcommand is not None:

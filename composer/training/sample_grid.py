@@ -20,6 +20,7 @@ from composer.storage.files import replacing
 from composer.terminal import note
 from composer.training.autoencoder import AutoencoderTraining
 from composer.training.dvae import DVAETraining
+from composer.training.image_tokens import ImageTokensTraining
 from composer.training.stage import StageTraining
 
 GridRow = tuple[str, dict[str, Tensor]]
@@ -64,7 +65,7 @@ class SampleGrid(L.Callback):
         """Checks that the model can draw the prompts, before the training starts."""
         if not self.prompts:
             return
-        conditions = list(pl_module.conditions) if isinstance(pl_module, StageTraining) else []
+        conditions = _conditions_of(pl_module) if isinstance(pl_module, StageTraining | ImageTokensTraining) else []
         decomposers = dict(trainer.datamodule.decomposition.named())
         readers = [name for name in conditions if name in decomposers and decomposers[name].can_read({"caption": []})]
         if not readers or "low_res" in conditions:
@@ -91,7 +92,7 @@ class SampleGrid(L.Callback):
             return
         if isinstance(pl_module, AutoencoderTraining | DVAETraining):
             rows = self._reconstruct(pl_module)
-        elif isinstance(pl_module, StageTraining):
+        elif isinstance(pl_module, StageTraining | ImageTokensTraining):
             rows = self._draw_images(pl_module, trainer.datamodule.decomposition)
             rows += self._draw_prompts(pl_module, trainer.datamodule.decomposition)
         else:
@@ -112,26 +113,30 @@ class SampleGrid(L.Callback):
         pairs = zip(images, training.reconstruct(images), strict=True)
         return [("", {"image": image, "reconstruction": found}) for image, found in pairs]
 
-    def _draw_images(self, stage: StageTraining, decomposition: Decomposition) -> list[GridRow]:
-        image, by = self._batch["image"], dict(decomposition.named())
-        reps = {name: value for name, value in self._batch["representations"].items() if name in stage.conditions}
+    def _draw_images(
+        self, training: StageTraining | ImageTokensTraining, decomposition: Decomposition
+    ) -> list[GridRow]:
+        image, by, known = self._batch["image"], dict(decomposition.named()), _conditions_of(training)
+        reps = {name: value for name, value in self._batch["representations"].items() if name in known}
         start, options = None, SampleOptions(size=(image.shape[-2], image.shape[-1]))
         if "low_res" in reps:
             reps["low_res"] = by["low_res"]({"image": image})  # clean, as the stage before would give it
             start, options = SmallImage(reps["low_res"][:, :3]), SampleOptions()
         asked = Composition(parts=Parts(reps).drop("low_res"), start=start)
-        cascade, seeds = self._cascade(stage, decomposition), range(len(image))
+        cascade, seeds = self._cascade(training, decomposition), range(len(image))
         columns = {"image": image} | {n: by[n].preview(v) for n, v in reps.items() if n in by}
         for k in range(self.samples):
             columns[f"sample {k}"] = cascade.sample(asked, [k * self.count + row for row in seeds], options)
         return [("", {name: column[row] for name, column in columns.items()}) for row in seeds]
 
-    def _draw_prompts(self, stage: StageTraining, decomposition: Decomposition) -> list[GridRow]:
+    def _draw_prompts(
+        self, training: StageTraining | ImageTokensTraining, decomposition: Decomposition
+    ) -> list[GridRow]:
         if not self.prompts:
             return []
-        cascade = self._cascade(stage, decomposition)
+        cascade = self._cascade(training, decomposition)
         read = decomposition({"caption": self.prompts, "seed": torch.zeros(len(self.prompts), device=cascade.device)})
-        asked = {name: value for name, value in read.items() if name in stage.conditions}
+        asked = {name: value for name, value in read.items() if name in _conditions_of(training)}
         columns = {name: by.preview(asked[name]) for name, by in decomposition.named() if name in asked}
         for k in range(self.samples):
             columns[f"sample {k}"] = cascade.sample(asked, seeds=[k] * len(self.prompts))
@@ -139,10 +144,17 @@ class SampleGrid(L.Callback):
             (prompt, {name: column[row] for name, column in columns.items()}) for row, prompt in enumerate(self.prompts)
         ]
 
-    def _cascade(self, training: StageTraining, decomposition: Decomposition) -> Cascade:
+    def _cascade(self, training: StageTraining | ImageTokensTraining, decomposition: Decomposition) -> Cascade:
         """The stage in training, as the model of one stage that it is going to be."""
+        if isinstance(training, ImageTokensTraining):
+            return Cascade([training.stage(self.sampling.guidance)], decomposition, Decomposition({}))
         link = decomposition["low_res"] if "low_res" in training.conditions else None
         assert link is None or isinstance(link, LowRes)
         spec = {"file": "training"}
         stage = Stage(training.denoiser, training.conditions, training.size, self.sampling, spec, link, training.codec)
         return Cascade([stage], decomposition, Decomposition({}))
+
+
+def _conditions_of(training: StageTraining | ImageTokensTraining) -> list[str]:
+    """Names of the conditions that the model in training reads."""
+    return list(training.conditions) if isinstance(training, StageTraining) else [training.condition]

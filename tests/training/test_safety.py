@@ -9,6 +9,7 @@ import pytest
 import torch
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
+from composer.autoregressive import ImageTokens
 from composer.networks.dvae import DVAE
 from composer.prior.diffusion import DiffusionPrior
 from composer.scenes.reader import SceneReader
@@ -16,6 +17,7 @@ from composer.scenes.things import Judge
 from composer.training.callbacks import EMA
 from composer.training.clip import ClipTraining
 from composer.training.dvae import DVAETraining
+from composer.training.image_tokens import ImageTokensTraining
 from composer.training.prior import PriorTraining
 from composer.training.reader import ReaderTraining
 from composer.training.safety import PATIENCE, SafeTraining
@@ -36,6 +38,7 @@ TRAININGS = {
     "clip": clip,
     "reader": lambda: ReaderTraining(SceneReader((8, 16, 16, 16), 16)),
     "dvae": lambda: DVAETraining(DVAE(codes=8, width=8, start=4, blocks=1, levels=2)),
+    "image_tokens": lambda: ImageTokensTraining(ImageTokens(8, 1, 1, 9, 9, 3, 2, 2, 3), "somewhere", 4),
     "judge": lambda: JudgeTraining(Judge(width=16)),
 }
 
