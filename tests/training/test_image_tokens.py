@@ -53,7 +53,7 @@ grid: {count: 2, samples: 1, guidance: 1.5, prompts: [a red cube]}
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     root = tmp_path_factory.mktemp("tokens")
-    Agreement("asset:scenes_clip")  # is built once in a process, which draws random numbers
+    Agreement(weights="asset:scenes_clip")  # is built once in a process, which draws random numbers
     torch.manual_seed(0)
     dvae = DVAE(**ENCODER)
     dvae.encoder.last.weight.data *= 30  # as if it had learnt to use several codes
