@@ -1,10 +1,10 @@
 """What a cascade asks of a stage, whether it draws by diffusion or by tokens."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, Protocol, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -45,6 +45,14 @@ class Settings(ABC):
         """Whether pictures of one initial noise differ by their seeds."""
 
 
+class Conditions(Protocol):
+    """Names of conditions: those of a `ConditionSet`, or plain ones."""
+
+    def __contains__(self, name: str, /) -> bool: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+
 How = TypeVar("How", bound=Settings)
 
 
@@ -59,7 +67,7 @@ class AnyStage(ABC, Generic[How]):
         low_res: Makes the condition ``low_res`` from the previous stage's image; None for a stage without it.
     """
 
-    conditions: Collection[str]
+    conditions: Conditions
     size: int
     sampling: How
     spec: Spec

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from composer.autoregressive.dvae import (
     KL_STEPS,
@@ -102,6 +101,8 @@ class DVAETraining(SafeTraining):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measures with the most likely codes: nats per number of the image, PSNR in dB, nats of KL per code."""
+        from torchmetrics.functional.image import peak_signal_noise_ratio
+
         images: Tensor = batch["image"]
         pixels = map_pixels(images)
         logits = self.autoencoder.encoder(pixels).float()
