@@ -23,6 +23,7 @@ from composer.autoregressive.dvae import (
     temperature_at,
 )
 from composer.decomposition import Batch
+from composer.images.similarity import psnr
 from composer.networks.dvae import DVAE, map_pixels
 from composer.training.safety import SafeTraining
 from composer.training.stage import stream
@@ -101,8 +102,6 @@ class DVAETraining(SafeTraining):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measures with the most likely codes: nats per number of the image, PSNR in dB, nats of KL per code."""
-        from torchmetrics.functional.image import peak_signal_noise_ratio
-
         images: Tensor = batch["image"]
         pixels = map_pixels(images)
         logits = self.autoencoder.encoder(pixels).float()
@@ -111,9 +110,7 @@ class DVAETraining(SafeTraining):
         found = {
             "nats": image_nats(self.autoencoder, pixels, one_hot).mean() / images[0].numel(),
             "kl": kl_to_uniform(logits).mean(),
-            "psnr": peak_signal_noise_ratio(
-                self.reconstruct(images), images, data_range=(-1.0, 1.0), reduction="elementwise_mean", dim=(1, 2, 3)
-            ),
+            "psnr": psnr(self.reconstruct(images), images).mean(),
         }
         self.used += torch.bincount(codes.flatten(), minlength=self.autoencoder.codes)
         for name, value in found.items():
