@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.stage import Stage
 from composer.scenes import layout
 from composer.storage import loading
 from composer.training import dry_run
@@ -90,11 +91,18 @@ def small(condition):
     return {**condition, "init_args": args}
 
 
+def diffusion(model: Cascade, i: int = 0) -> Stage:
+    """Stage i, which draws by diffusion."""
+    stage = model.stages[i]
+    assert isinstance(stage, Stage)
+    return stage
+
+
 def talkative(spec):
     torch.manual_seed(0)
     made = Cascade.from_spec(spec)
     with torch.no_grad():  # an untrained network ends in zeros: give it something to say
-        for parameter in made.stages[0].denoiser.parameters():
+        for parameter in diffusion(made).denoiser.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
     return made
 

@@ -257,6 +257,8 @@ def _stage(model: Path, stage: str | None, plugins: Collection[str]) -> tuple[Pa
     name = next(iter(specs), "") if stage is None else stage
     if name not in specs:
         raise ValueError(f"{model} has the stages {', '.join(specs) or 'none'}, found {printable(name)}")
+    if "tokens" in specs[name]:
+        raise ValueError(f"stage {name} of {model} draws by tokens: diffusers has no class for it")
     tensors = weights[specs[name]["file"]]
     require_fit(lambda: Stage.from_spec(specs[name], plugins, model).weights(), tensors, str(model))
     with torch.device("meta"):

@@ -15,7 +15,7 @@ from composer.networks.autoencoder import Autoencoder
 from composer.networks.codec import Pixels
 from composer.tasks.editing import edit, open_region
 from composer.tasks.recipe import draw_recipe
-from tests.conftest import SIZE, TINY, talkative
+from tests.conftest import SIZE, TINY, diffusion, talkative
 
 PLAN = {"channels": 4, "width": 8, "multipliers": [1, 2], "blocks": 1, "groups": 4, "scale": 0.5}
 
@@ -83,15 +83,15 @@ def test_what_the_network_sees_and_what_is_given_go_through_the_codec(images):
     spec = with_codec(channels=12)
     spec["stages"][0]["codec"] = {"class_path": "tests.cascade.test_latents.Halved"}
     model = Cascade.from_spec(spec, plugins=["tests.cascade.test_latents"])  # its last layer is 0: F = 0
-    x = model.stages[0].codec.encode(images)
-    estimate = model.stages[0].denoiser(x, torch.full((2,), 0.3), model.stages[0].encode({}, (SIZE, SIZE)))
+    x = diffusion(model).codec.encode(images)
+    estimate = diffusion(model).denoiser(x, torch.full((2,), 0.3), diffusion(model).encode({}, (SIZE, SIZE)))
     assert torch.allclose(estimate, x * 0.25 / (0.25 + 0.09))
     noise = model.invert(images, Parts(), steps=8)
     assert noise.noise.shape == (2, 12, SIZE // 2, SIZE // 2)
     asked = Composition(start=noise, options=SampleOptions(steps=8, sampler="heun", guidance=1.0))
     plain = Cascade.from_spec(TINY)
     by_pixels = plain.invert(images, Parts(), steps=8)
-    assert torch.allclose(model.stages[0].codec.decode(noise.noise), by_pixels.noise, atol=1e-6)
+    assert torch.allclose(diffusion(model).codec.decode(noise.noise), by_pixels.noise, atol=1e-6)
     again = Composition(start=by_pixels, options=asked.options)
     assert torch.allclose(model.sample(asked, seeds=[0, 1]), plain.sample(again, seeds=[0, 1]), atol=1e-5)
 
@@ -154,7 +154,8 @@ def test_a_recipe_with_initial_latents_draws_the_picture_again(latent, images, t
 def test_saved_and_loaded_the_autoencoder_lies_in_the_stages_file(latent, tmp_path):
     latent.save(tmp_path / "model")
     loaded = Cascade.load(tmp_path / "model")
-    own, found = latent.stages[0].codec, loaded.stages[0].codec
+    own, found = diffusion(latent).codec, diffusion(loaded).codec
+    assert isinstance(own, Autoencoder) and isinstance(found, Autoencoder)
     assert isinstance(found, Autoencoder) and found.arguments() == own.arguments()
     assert all(torch.equal(x, found.state_dict()[name]) for name, x in own.state_dict().items())
     assert not any(p.requires_grad for p in found.parameters()) and not found.training

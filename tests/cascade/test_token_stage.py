@@ -288,6 +288,8 @@ def test_on_the_command_line(folder, tmp_path, capsys):
         "guidance": 1.5,
     }
     capsys.readouterr()
+    assert main(["export", str(folder), str(tmp_path / "theirs"), "--as", "diffusers"]) == 1
+    assert "draws by tokens: diffusers has no class for it" in capsys.readouterr().err
     assert main([*words, "--stage", "base:top_k=3", "--seeds", "5"]) == 0
     assert main([*words, "--steps", "5"]) == 1
     assert "has temperature, top_k, guidance; found steps" in capsys.readouterr().err

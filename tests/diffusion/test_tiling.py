@@ -22,7 +22,7 @@ from composer.networks.norm import GroupNorm
 from composer.networks.unet import UNet
 from conditions import LowRes as LowResCondition
 from tests.cascade.test_upsampling import UP
-from tests.conftest import TINY
+from tests.conftest import TINY, diffusion
 
 
 class Local:
@@ -239,7 +239,7 @@ def test_a_unets_tiles_leave_no_seams(upsampler):
 
 
 def test_the_shipped_upsampler_hardly_notices_tiles():
-    stage = Cascade.load("scenes256").stages[1]
+    stage = diffusion(Cascade.load("scenes256"), 1)
     small = shrink(SceneImages("val", 256, 3).row(2, 0)["image"][None], 4)
     whole, tiled, apart = (
         enlarged((stage.denoiser, stage.conditions), small, *how, steps=3) for how in ((None,), (128,), (128, Apart))
@@ -254,7 +254,7 @@ def test_a_cascade_tiles_the_stages_that_are_told_to():
     for parameter in cascade.stages[1].weights().parameters():
         parameter.add_(torch.randn_like(parameter) * 0.02)
     seen = []
-    cascade.stages[1].denoiser.network.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[2:]))
+    diffusion(cascade, 1).denoiser.network.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[2:]))
     options = SampleOptions(size=(64, 128))
     whole = cascade.sample(options=options)
     assert set(seen) == {(64, 128)}
@@ -263,7 +263,7 @@ def test_a_cascade_tiles_the_stages_that_are_told_to():
     assert set(seen) == {(64, 64)} and tiled.shape == whole.shape == (1, 3, 64, 128)
     assert 0 < (tiled - whole).abs().mean() / 2 < 1 / 255
     ran = []
-    cascade.stages[0].denoiser.network.register_forward_pre_hook(lambda *_: ran.append(1))
+    diffusion(cascade).denoiser.network.register_forward_pre_hook(lambda *_: ran.append(1))
     with pytest.raises(ValueError, match="multiple of 4 pixels, at least 8, found 30"):
         cascade.sample(options=replace(options, stages={"up64": {"tile": 30}}))
     assert not ran, "refused before the base has taken its time"

@@ -36,7 +36,7 @@ from composer.evaluation.vote import Pair, vote_page
 from composer.images.sheet import from_pil
 from composer.scenes import NOVEL_PAIRS
 from decomposers import Agreement, Tokens
-from tests.conftest import TINY
+from tests.conftest import TINY, diffusion
 
 WORDS = "asset:scenes_clip/words.txt"
 TEXT = {"vocabulary_size": 84, "width": 8, "layers": 1, "heads": 1, "vector_dim": 32, "token_dim": 16}
@@ -54,7 +54,7 @@ def talking():
     torch.manual_seed(0)
     made = Cascade.from_spec(spec)
     with torch.no_grad():
-        for parameter in made.stages[0].denoiser.parameters():
+        for parameter in diffusion(made).denoiser.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)
     return made
 

@@ -844,7 +844,7 @@ def draws_pictures(tmp_path_factory):
     }
     made["readers"] = {"caption": {"class_path": "decomposers.Agreement", "init_args": clip}}
     model = Cascade.from_spec(made)
-    livened(model.stages[0].denoiser)
+    livened(conftest.diffusion(model).denoiser)
     model.save(folder / "model")
     livened(Prior.from_spec(spec("DiffusionPrior", steps=3))).save(folder / "prior")
     livened(Prior.from_spec(spec("DiffusionPrior", dim=64))).save(folder / "narrow")

@@ -16,6 +16,7 @@ from composer.networks.autoencoder import Autoencoder
 from composer.training import checkpoint as checkpoints
 from composer.training.doctor import estimate_training_needs
 from decomposers import Latents
+from tests.conftest import diffusion
 
 SIZE = 32
 YAML = """
@@ -120,7 +121,7 @@ def test_a_stage_trained_on_latents_is_exported_and_draws(codec, images, tmp_pat
     (tmp_path / "codec").rename(tmp_path / "gone")  # the run holds all that it takes
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "model"), "--steps", "2"]) in (None, 0)
     model = Cascade.load(tmp_path / "model")
-    own = model.stages[0].codec
+    own = diffusion(model).codec
     assert isinstance(own, Autoencoder) and own.arguments() == codec.arguments()
     assert all(torch.equal(own.state_dict()[name], value) for name, value in codec.state_dict().items())
     drawn = model.sample(seeds=[0, 1])
