@@ -77,7 +77,8 @@ class JudgeTraining(SafeTraining):
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
         generator = torch.Generator().manual_seed(int(batch["seed"][0]))
-        image = soften(batch["image"], self.noise, self.blur, generator)
+        with torch.autocast(self.device.type, enabled=False):
+            image = soften(batch["image"], self.noise, self.blur, generator)
         losses = compare(self.network(image.contiguous(memory_format=torch.channels_last)), batch["things"])
         self.log_dict({f"train/{name}": loss for name, loss in losses.items()})
         total = torch.stack([*losses.values()]).sum()

@@ -139,6 +139,7 @@ def test_it_learns_and_what_it_saves_sees_the_same(tmp_path):
     )
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
     quiet |= {"enable_model_summary": False, "num_sanity_val_steps": 0, "inference_mode": False}
+    quiet |= {"precision": "bf16-mixed"}
     trainer = L.Trainer(**quiet, check_val_every_n_epoch=None, max_steps=100, val_check_interval=100)
     trainer.fit(model, ImageData(scenes, scenes, {}, batch_size=8))
     assert trainer.callback_metrics["val/bound"] >= 0.75
