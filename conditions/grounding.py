@@ -6,10 +6,8 @@ from torch import Tensor, nn
 
 from composer.conditioning import Condition, Conditioning
 
-FREQUENCIES = 8
-"""Per coordinate of a box; as GLIGEN's code has it, like the next two."""
-
-TEMPERATURE, HIDDEN = 100.0, 512
+FREQUENCIES, TEMPERATURE = 8, 100.0
+"""Number of frequencies per coordinate of a box, and what they grow to; as in GLIGEN's code."""
 
 
 class Grounding(Condition):
@@ -25,19 +23,36 @@ class Grounding(Condition):
         in_dim: Width of a phrase's embedding; the representation has five channels more.
         object_dim: Width of the U-Net's object tokens.
         dropout: Probability that joint dropout removes this condition from a row; 0.1 in GLIGEN's code.
+        hidden: Width of the MLP; 512 in GLIGEN.
+        drop_phrase: In training, probability that a single phrase is replaced by its null feature. GLIGEN's code drops
+            all objects of a row or none, hence 0.
+        drop_box: The same of a single box.
+
+    Raises:
+        ValueError: A probability is outside [0, 1].
     """
 
-    def __init__(self, in_dim: int, object_dim: int, dropout: float = 0.5):
+    def __init__(
+        self,
+        in_dim: int,
+        object_dim: int,
+        dropout: float = 0.5,
+        hidden: int = 512,
+        drop_phrase: float = 0.0,
+        drop_box: float = 0.0,
+    ):
         super().__init__(dropout)
-        self.in_dim = in_dim
+        if not (0 <= drop_phrase <= 1 and 0 <= drop_box <= 1):
+            raise ValueError(f"expected drop_phrase and drop_box in [0, 1], found {drop_phrase} and {drop_box}")
+        self.in_dim, self.drop_phrase, self.drop_box = in_dim, drop_phrase, drop_box
         features = 2 * FREQUENCIES * 4
         self.no_phrase, self.no_box = nn.Parameter(torch.zeros(in_dim)), nn.Parameter(torch.zeros(features))
         self.to_objects = nn.Sequential(
-            nn.Linear(in_dim + features, HIDDEN),
+            nn.Linear(in_dim + features, hidden),
             nn.SiLU(),
-            nn.Linear(HIDDEN, HIDDEN),
+            nn.Linear(hidden, hidden),
             nn.SiLU(),
-            nn.Linear(HIDDEN, object_dim),
+            nn.Linear(hidden, object_dim),
         )
 
     def forward(self, value: Float[Tensor, "b n d5"], keep: Bool[Tensor, " b"], size: tuple[int, int]) -> Conditioning:
@@ -59,11 +74,18 @@ class Grounding(Condition):
         real = (value[..., -1] > 0.5) & keep[:, None]
         value = torch.where(real[..., None], value, 0)  # empty slots may contain anything
         box, phrase = value[..., :4], value[..., 4:-1]
-        has_box = (box[..., :2] < box[..., 2:]).all(2, keepdim=True)
-        phrase = torch.where(phrase.any(2, keepdim=True), phrase, self.no_phrase)
+        has_box = (box[..., :2] < box[..., 2:]).all(2, keepdim=True) & self._spared(real, self.drop_box)
+        has_phrase = phrase.any(2, keepdim=True) & self._spared(real, self.drop_phrase)
+        phrase = torch.where(has_phrase, phrase, self.no_phrase)
         place = torch.where(has_box, fourier_features(box), self.no_box)
         objects = torch.where(real[..., None], self.to_objects(torch.cat([phrase, place], 2)), 0)
         return Conditioning(objects=objects, object_mask=real)
+
+    def _spared(self, real: Bool[Tensor, "b n"], share: float) -> Bool[Tensor, "b n 1"]:
+        """Which objects training does not drop, of which it drops a share."""
+        if not self.training or not share:
+            return torch.ones_like(real)[..., None]
+        return (torch.rand(real.shape, device=real.device) >= share)[..., None]
 
     def example(self, b: int, size: tuple[int, int]) -> Float[Tensor, "b n d5"]:
         """30 objects, as many as GLIGEN reads, each with the whole image as its box."""

@@ -108,6 +108,7 @@ class SceneImages(ImageDataset):
         complete: Share of complete captions: each thing's size, material, colour, shape and place.
         swaps: Number of false captions per row, 0 to 5, in ``swaps``; they differ from the true one by a word or two.
         phrases: Whether rows say in ``phrases`` which of `scenes.PHRASES` are true of them.
+        objects: Whether rows have ``boxes``, a phrase and a box for each object (see `decomposers.Objects`).
         folder: Where ``composer scenes`` wrote these scenes with these settings, to be read from there; None
             renders them.
 
@@ -129,11 +130,12 @@ class SceneImages(ImageDataset):
         swaps: int = 0,
         phrases: bool = False,
         folder: str | None = None,
+        objects: bool = False,
     ):
         self.split, self.size, self.count, self.seed, self.complete = split, size, count, seed, complete
         if not 0 <= swaps <= 5:
             raise ValueError(f"expected 0 to 5 swaps per caption, found {swaps}")
-        self.swaps, self.phrases = swaps, phrases
+        self.swaps, self.phrases, self.objects = swaps, phrases, objects
         self.folder = None if folder is None else self._written(Path(folder))
         self._chunks: dict[int, Batch] = {}
 
@@ -141,12 +143,14 @@ class SceneImages(ImageDataset):
         return self.count
 
     def row(self, index: int, seed: int) -> Row:
-        from composer.scenes import describe, find_true_phrases, read_scene, swaps
+        from composer.scenes import describe, find_true_phrases, name_objects, read_scene, swaps
         from composer.scenes.layout import Dice
 
         row = self._rendered(index) if self.folder is None else read_scene(self.folder, index)
-        if self.swaps or self.phrases:
+        boxes = row.pop("boxes")
+        if self.swaps or self.phrases or self.objects:
             scene, _ = describe(self.split, index, self.seed)
+            row |= {"boxes": name_objects(seed, scene, boxes)} if self.objects else {}
             row |= {"swaps": swaps(Dice(seed), scene, row["caption"], self.swaps)} if self.swaps else {}
             row |= {"phrases": find_true_phrases(scene)} if self.phrases else {}
         return row
@@ -170,7 +174,7 @@ class SceneImages(ImageDataset):
                 start = chunk * self.CHUNK
                 self._chunks[chunk] = self._render(range(start, min(start + self.CHUNK, self.count)))
             batch = self._chunks[chunk]
-        return {name: batch[name][i] for name in ("image", "caption", *sorted(self.columns))}
+        return {name: batch[name][i] for name in ("image", "caption", "boxes", *sorted(self.columns))}
 
     def identity(self) -> dict[str, Any]:
         return super().identity() | {"split": self.split, "seed": self.seed}

@@ -63,8 +63,10 @@ RENDERED = 32
 
 
 def _scenes(split: str, size: int, index: Sequence[int]) -> Batch:
-    from composer.scenes import render_batch
+    from composer.scenes import describe, name_objects, render_batch
 
     parts = [render_batch(split, index[i : i + RENDERED], size) for i in range(0, len(index), RENDERED)]
     tensors = {name: torch.cat([part[name] for part in parts]) for name in ("image", "depth", "instances")}
-    return {**tensors, "caption": [caption for part in parts for caption in part["caption"]]}
+    boxes = [row for part in parts for row in part["boxes"]]
+    named = [name_objects(i, describe(split, i)[0], row) for i, row in zip(index, boxes, strict=True)]
+    return {**tensors, "caption": [caption for part in parts for caption in part["caption"]], "boxes": named}

@@ -95,16 +95,18 @@ class GatedAttention(nn.Module):
         channels: Width; a multiple of `head_dim`.
         head_dim: Channels per head.
         object_dim: Channels of the objects' tokens.
+        widening: Width of the feed-forward layer, in multiples of `channels`; 4 in GLIGEN.
     """
 
-    def __init__(self, channels: int, head_dim: int, object_dim: int):
+    def __init__(self, channels: int, head_dim: int, object_dim: int, widening: int = 4):
         super().__init__()
         self.head_dim = head_dim
         self.project = nn.Linear(object_dim, channels)
         self.norm1, self.norm2 = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.qkv = nn.Linear(channels, 3 * channels, bias=False)
         self.out = nn.Linear(channels, channels)
-        self.widen, self.narrow = nn.Linear(channels, 8 * channels), nn.Linear(4 * channels, channels)
+        inner = widening * channels
+        self.widen, self.narrow = nn.Linear(channels, 2 * inner), nn.Linear(inner, channels)
         self.attention_gate = nn.Parameter(torch.zeros(()))
         self.feed_forward_gate = nn.Parameter(torch.zeros(()))
 
@@ -246,6 +248,7 @@ class UNet(Network):
         spatial_dim: Channels of `Conditioning.spatial`; 0 for a network that reads none.
         object_dim: Channels of `Conditioning.objects`, which a `GatedAttention` reads after each attention to pixels;
             0 builds none.
+        object_widening: See `GatedAttention`.
         dropout: Rate inside the residual blocks, in [0, 1).
         groups: Maximum number of groups of a norm; 32 in ADM.
         group_width: Minimum channels per group; 1 in ADM. Below 16, the backward pass of a channels_last norm is 10 to
@@ -282,6 +285,7 @@ class UNet(Network):
         token_dim: int = 512,
         spatial_dim: int = 8,
         object_dim: int = 0,
+        object_widening: int = 4,
         dropout: float = 0.0,
         groups: int = 32,
         group_width: int = 16,
@@ -309,7 +313,9 @@ class UNet(Network):
             attends = itself or factor in cross_attention
             per_head = c2 // heads if heads else head_dim
             layer = Attention(c2, per_head, token_dim, norm, itself) if attends else None
-            grounding = GatedAttention(c2, per_head, object_dim) if itself and object_dim else None
+            grounding = None
+            if itself and object_dim:
+                grounding = GatedAttention(c2, per_head, object_dim, object_widening)
             return ResBlock(c, c2, vector_dim, dropout, norm, scale, layer, scale_shift, grounding)
 
         def resampling(c: int, c2: int, scale: float) -> nn.Module:

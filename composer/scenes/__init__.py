@@ -1,6 +1,6 @@
 """Scenes: a procedural world with exact ground truth, to train and measure without downloads."""
 
-from composer.scenes.batch import SPLITS, describe, render_batch
+from composer.scenes.batch import SPLITS, describe, name_objects, render_batch
 from composer.scenes.captions import WORDS
 from composer.scenes.layout import COLOURS, MATERIALS, NOVEL_PAIRS, SHAPES, SIZES
 from composer.scenes.phrases import PHRASES, find_true_phrases
@@ -25,6 +25,7 @@ __all__ = [
     "WORDS",
     "describe",
     "find_true_phrases",
+    "name_objects",
     "read",
     "read_scene",
     "render_batch",

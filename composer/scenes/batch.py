@@ -8,14 +8,20 @@ from jaxtyping import Int
 from torch import Tensor
 
 from composer.decomposition import Batch, robust_normalise
-from composer.scenes.captions import tell, tell_all
-from composer.scenes.layout import COLOURS, SHAPES, SIZES, Dice, Scene, Thing, draw_scene
+from composer.scenes.captions import name_briefly, tell, tell_all
+from composer.scenes.layout import COLOURS, SHAPES, SIZES, Box, Dice, Scene, Thing, draw_scene
 from composer.scenes.render import World, render
 from composer.scenes.scenery import GROUNDS, SKIES
 
 SPLITS = ("train", "val", "novel")
 COMPLETE = 2
 """Key of the draws of complete captions, distinct from those of the scene and of other scenes of its caption."""
+
+OBJECTS = 3
+"""The same of the phrases of objects."""
+
+PhrasedBox = tuple[str, Box]
+"""An object: a phrase, and the box that it fills."""
 
 
 def describe(split: str, index: int, seed: int = 0, complete: float = 0.0) -> tuple[Scene, str]:
@@ -80,6 +86,18 @@ def render_batch(
             for row, scene in zip(boxes, scenes, strict=True)
         ],
     }
+
+
+def name_objects(seed: int, scene: Scene, boxes: Sequence[tuple[Box, str]]) -> list[PhrasedBox]:
+    """Names each object by a short phrase such as "a red cube" or "a little blue ball".
+
+    Args:
+        seed: Decides which of the words that are true of an object are said.
+        scene: The scene.
+        boxes: Of its objects, in their order, as `render_batch` gives them.
+    """
+    dice = Dice(seed, OBJECTS)
+    return [(name_briefly(dice, thing), box) for thing, (box, _) in zip(scene.things, boxes, strict=True)]
 
 
 def to_world(scenes: Sequence[Scene], device: torch.device) -> World:

@@ -97,6 +97,11 @@ def reword(dice: Dice, words: list[str]) -> str:
     return " ".join(SYNONYMS[word] if word in SYNONYMS and dice.chance(0.2) else word for word in words)
 
 
+def name_briefly(dice: Dice, thing: Thing) -> str:
+    """A thing by its colour and shape, and in half of the cases its size: "a red cube", "a little red box"."""
+    return with_article(reword(dice, [thing.size] * dice.chance(0.5) + [thing.colour, thing.shape]))
+
+
 def _alone(dice: Dice, thing: Thing, camera: Camera) -> str:
     return _name(dice, thing) + f" {column(stand(camera, thing)[0])}" * dice.chance(0.7)
 

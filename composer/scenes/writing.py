@@ -84,7 +84,9 @@ def read_scene(out: Path, index: int) -> dict[str, Any]:
     stem = _stem(out, index, settings_of(out)["count"])
     image = from_pil(read_written(stem.with_suffix(".png")))
     maps = {name: torch.from_numpy(np.load(f"{stem}.{name}.npy")).float() for name in ("depth", "instances")}
-    return {"image": image, "caption": stem.with_suffix(".txt").read_text(encoding="utf-8")} | maps
+    boxes = json.loads(stem.with_suffix(".boxes.json").read_text(encoding="utf-8"))
+    caption = stem.with_suffix(".txt").read_text(encoding="utf-8")
+    return {"image": image, "caption": caption, "boxes": [(tuple(box), phrase) for box, phrase in boxes]} | maps
 
 
 class _Rate(ProgressColumn):
