@@ -2,14 +2,17 @@
 
 import shutil
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from composer.decomposition import Decomposer
 from composer.storage.building import Spec, class_of, resolve_arguments
-from composer.storage.folder import read_model
+from composer.storage.finding import find_model
+from composer.storage.folder import digest_of, read_model
 from composer.storage.formats import FILE, check_names, check_run
 
 GROUPS = ("decomposers", "readers")
@@ -62,6 +65,83 @@ def _decomposers(data: Mapping[str, Any], conditions: Collection[str]) -> dict[s
     return {group: {k: v for k, v in (data.get(group) or {}).items() if k in conditions} for group in GROUPS}
 
 
+@dataclass(frozen=True)
+class Addon:
+    """A stage that was trained on a frozen model, as what it adds to that model.
+
+    Attributes:
+        spec: The configuration of the model with the addition; files of decomposers are paths, for `carry_weights`.
+        weights: File name -> tensors of that model.
+        added: File name -> the tensors that the base lacks or has others of.
+        base: Name and SHA-256 of the base, for the add-on's configuration.
+        folder: Of the base.
+    """
+
+    spec: dict[str, Any]
+    weights: dict[str, dict[str, Tensor]]
+    added: dict[str, dict[str, Tensor]]
+    base: dict[str, str]
+    folder: Path
+
+    @classmethod
+    def of(
+        cls,
+        config: Mapping[str, Any],
+        spec: Mapping[str, Any],
+        weights: Mapping[str, Tensor],
+        sampling: Mapping[str, Any],
+        plugins: Collection[str] = (),
+    ) -> "Addon":
+        """Separates what a run trained from the weights of the model that it started from.
+
+        Args:
+            config: The ``model`` and ``data`` sections of the run's checkpoint.
+            spec: What `from_run` made of it.
+            weights: Of its stage.
+            sampling: Settings of the stage that differ from the base's.
+            plugins: Modules that the user trusts.
+
+        Raises:
+            ValueError: The run trained everything, or the base is not what the run started from.
+        """
+        model = config["model"]["init_args"]
+        start, trained = model.get("start_from"), model.get("train_only")
+        if not (start and trained):
+            raise ValueError(
+                "an add-on is what was trained on a model that stays as it is: expected a run with start_from and "
+                "train_only; export this one without --addon"
+            )
+        folder = find_model(start)
+        base, theirs, _ = read_model(folder)
+        (stage,) = spec["stages"]
+        alike = [s for s in base["stages"] if s["size"] == stage["size"] and ("low_res" in s) == ("low_res" in stage)]
+        if len(alike) != 1:
+            raise ValueError(f"expected one stage of {stage['size']} px in {start}, found {len(alike)}")
+        file, old = alike[0]["file"], theirs[alike[0]["file"]]
+        added = {k: x for k, x in weights.items() if k not in old or x.shape != old[k].shape or _trains(trained, k)}
+        if other := [k for k, x in weights.items() if k not in added and not torch.equal(old[k].to(x), x)]:
+            raise ValueError(f"{start} is not the model that the run started from: {other[0]} differs, which is frozen")
+        grown = {**stage, "file": file, "sampling": alike[0].get("sampling", {}) | dict(sampling)}
+        made = {**spec, "stages": [grown if s is alike[0] else s for s in base["stages"]]}
+        for group in GROUPS:
+            known = {k: _resolved(v, folder, plugins) for k, v in base.get(group, {}).items()}
+            made[group] = {**spec[group], **known}
+        name = folder.resolve().name if Path(start).is_dir() else start
+        facts = {"name": name, "sha256": digest_of(folder)}
+        return cls(made, theirs | {file: old | added}, {file: added}, facts, folder)
+
+
+def _trains(names: Collection[str], tensor: str) -> bool:
+    """Whether `train_only` with these names trains a tensor; see `StageTraining`."""
+    kinds = {"first": tensor.startswith("denoiser.network.first."), "grounding": ".grounding." in tensor}
+    return any(kinds.get(name, tensor.startswith(f"conditions.{name}.")) for name in names)
+
+
+def _resolved(spec: Spec, folder: Path, plugins: Collection[str]) -> dict[str, Any]:
+    """A decomposer's specification, with paths in place of names in the model's folder."""
+    return {**spec, "init_args": resolve_arguments(class_of(spec, Decomposer, plugins), spec, folder)}
+
+
 def assemble(
     parts: Mapping[str, Path], name: str, plugins: Collection[str] = ()
 ) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]]]:
@@ -92,7 +172,7 @@ def assemble(
         weights[file] = next(iter(tensors.values()))
         for group, known in groups.items():
             for key, spec in config.get(group, {}).items():
-                spec = {**spec, "init_args": resolve_arguments(class_of(spec, Decomposer, plugins), spec, path)}
+                spec = _resolved(spec, path, plugins)
                 if known.setdefault(key, spec) != spec:
                     raise ValueError(f"{path} has another {key} in its {group} than the parts before it: {spec}")
     return {"name": name, "stages": stages, **groups}, weights

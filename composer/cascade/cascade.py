@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from composer.cascade.any_stage import AnyStage, Settings
 from composer.cascade.asking import require_names, require_options, to_composition, to_seeds
+from composer.cascade.assembling import Addon
 from composer.cascade.composition import Composition
 from composer.cascade.images import Images
 from composer.cascade.options import SampleOptions
@@ -133,7 +134,7 @@ class Cascade:
                 names something that is not on the closed list.
         """
         path = find_model(folder, network)
-        config, weights, sha256 = read_model(path)
+        config, weights, sha256 = read_model(path, network=network)
         cascade = cls.from_weights(config, weights, plugins, path, sha256, network)
         cascade.strangers = Parts(read_strangers(path))
         return cascade
@@ -182,20 +183,28 @@ class Cascade:
         for stage in self.stages:
             load_strictly(stage.weights(), weights[stage.spec["file"]], f"stage {stage.spec['file']}")
 
-    def save(self, folder: str | Path, card: str = "", dtype: torch.dtype = torch.float32) -> None:
+    def save(
+        self,
+        folder: str | Path,
+        card: str = "",
+        dtype: torch.dtype = torch.float32,
+        addon: Addon | None = None,
+    ) -> None:
         """Saves the model as a folder: weights, configuration, manifest and model card.
 
         Args:
             folder: Where to.
             card: The model card, Markdown.
             dtype: Precision of the weights on disk; torch.float16 halves the size.
+            addon: Saves only what this model adds to another, and which one that is; None saves all of it.
         """
-        weights = {
-            stage.spec["file"]: {k: v.to(dtype) for k, v in stage.weights().state_dict().items()}
-            for stage in self.stages
-        }
+        weights = {stage.spec["file"]: stage.weights().state_dict() for stage in self.stages}
+        spec = self.spec
+        if addon is not None:
+            weights, spec = addon.added, {**spec, "base": addon.base}
+        halves = {file: {k: v.to(dtype) for k, v in tensors.items()} for file, tensors in weights.items()}
         more = {STRANGERS_FILE: dict(self.strangers)} if self.strangers else {}
-        write_model(Path(folder), self.spec, weights | more, card)
+        write_model(Path(folder), spec, halves | more, card)
 
     def push(
         self,

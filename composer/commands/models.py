@@ -20,6 +20,7 @@ def export(
     name: Title | None = None,
     card: Path | None = None,
     half: bool = False,
+    addon: bool = False,
     guidance: Guidance | None = None,
     steps: Steps | None = None,
     percentile: Percentile | None = None,
@@ -40,6 +41,8 @@ def export(
         out: the model's folder
         card: the model card, Markdown (default: the one that is there)
         half: store weights with 16 bits
+        addon: of a training with train_only, store only what was trained, and which model it belongs to; that model
+            has to be included, on the hub or beside OUT
         guidance: the model's default guidance weight (default 2; by tokens 1; for a prior, as configured)
         steps: the model's default number of sampling steps (default 30; for a prior, as configured)
         percentile: the model's default percentile of dynamic thresholding (default: clip to the valid range)
@@ -65,7 +68,7 @@ def export(
 
     import torch
 
-    from composer.cascade.assembling import carried_files, carry_weights, from_run
+    from composer.cascade.assembling import Addon, carried_files, carry_weights, from_run
     from composer.cascade.cascade import Cascade
     from composer.cascade.parts import Parts
     from composer.cascade.stage import Sampling
@@ -102,14 +105,18 @@ def export(
         return
     settings = TokenSampling() if by_tokens else Sampling()
     spec = from_run(config, own, asdict(settings.override(given, "this model")))
+    own_weights = {spec["stages"][0]["file"]: weights}
+    added = Addon.of(config, spec, weights, given, plugins) if addon else None
+    if added is not None:
+        spec, own_weights, within = added.spec, added.weights, [*within, added.folder]
     with noting_files() as read:
-        own_weights = {spec["stages"][0]["file"]: weights}
         cascade = Cascade.from_weights(spec, own_weights, plugins, network=allow_network)
     cascade.strangers = Parts() if held_out is None else read_held_out(cascade, held_out)
     with replacing_all(out) as new:
         cascade.spec = carry_weights(spec, new, plugins, read, within)
-        cascade.save(new, text, dtype)
-    say(f"model in {out}", *carried_files(cascade.spec))
+        cascade.save(new, text, dtype, added)
+    what = "model" if added is None else f"add-on to {added.base['name']}"
+    say(f"{what} in {out}", *carried_files(cascade.spec))
     if missing := strangers_note(cascade):
         note(missing)
 

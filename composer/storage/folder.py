@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from composer.storage.files import flush_file, printable, replacing_all, resolve_below, write_atomically, write_json
-from composer.storage.finding import FORMAT, Kind, read_config, require_model
+from composer.storage.finding import FORMAT, Kind, find_model, read_config, require_model
 from composer.storage.formats import FILE, MAX_JSON, check_manifest
 from composer.storage.pretrained import load_tensors
 from composer.storage.schema import read_json
@@ -80,19 +80,26 @@ def _files(folder: Path) -> dict[str, Path]:
     return {name.as_posix(): p for name, p in found.items() if not any(part.startswith(".") for part in name.parts)}
 
 
-def read_model(folder: Path, parts: Kind = "stages") -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], str]:
+def read_model(
+    folder: Path, parts: Kind = "stages", network: bool = False
+) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], str]:
     """Reads a model's folder after checking every file against the manifest.
+
+    An add-on's folder has the whole model's configuration, but only the tensors that its base lacks or has others of;
+    ``base`` says which model that is, by name and SHA-256.
 
     Args:
         folder: The model's.
         parts: What it must consist of.
+        network: Whether the base of an add-on may be downloaded.
 
     Returns:
-        The configuration, file name -> tensors, and the SHA-256 of the manifest, which identifies the model.
+        The configuration, file name -> tensors, and the SHA-256 of the manifest, which identifies the model. Of an
+        add-on the whole model's, as if it had no base.
 
     Raises:
-        FileNotFoundError: Not a model folder, or a file of it is missing.
-        ValueError: A file's bytes have changed, or the format or kind of model differs.
+        FileNotFoundError: Not a model folder, a file of it is missing, or the base of an add-on is.
+        ValueError: A file's bytes have changed, the format or kind of model differs, or an add-on's base is another.
     """
     require_model(folder)
     manifest = read_json(folder / "manifest.json", MAX_JSON)
@@ -104,10 +111,30 @@ def read_model(folder: Path, parts: Kind = "stages") -> tuple[dict[str, Any], di
         if digest(path) != expected:
             raise ValueError(f"{named} is damaged or was changed: its SHA-256 is not the manifest's; copy it again")
     config = read_config(folder, parts)
+    theirs = _read_base(folder, config.pop("base"), network) if "base" in config else {}
     files = [part.get("file", PRIOR_FILE) for part in config[parts]]
-    if unlisted := [name for name in ("config.json", *files) if name not in manifest]:
+    if unlisted := [name for name in ("config.json", *files) if name not in {*manifest, *theirs}]:
         raise ValueError(f"{folder / 'manifest.json'} does not list {', '.join(unlisted)}: copy or export it again")
-    return config, {name: load_tensors(folder / name) for name in files}, digest(folder / "manifest.json")
+    own = {name: load_tensors(folder / name) for name in files if name in manifest}
+    weights = {name: theirs.get(name, {}) | own.get(name, {}) for name in files}
+    return config, weights, digest(folder / "manifest.json")
+
+
+def _read_base(folder: Path, base: Mapping[str, str], network: bool) -> dict[str, dict[str, Tensor]]:
+    """Reads the weights of an add-on's base, which lies beside the add-on, is included, or is on the hub."""
+    name, beside = base["name"], folder.resolve().parent / base["name"]
+    path = beside if (beside / "manifest.json").is_file() else find_model(name, network)
+    if not (path / "manifest.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} is an add-on to the model {name}, which is neither included nor in {folder.resolve().parent}: "
+            "put that model there"
+        )
+    if (found := digest_of(path)) != base["sha256"]:
+        raise ValueError(
+            f"{folder} is an add-on to another model {name} than the one in {path}: expected the SHA-256 "
+            f"{base['sha256']}, found {found}"
+        )
+    return read_model(path, network=network)[1]
 
 
 def read_strangers(folder: Path) -> dict[str, Tensor]:
