@@ -57,3 +57,29 @@ def test_empty_slots_may_contain_anything():
 def test_other_widths_are_refused():
     with pytest.raises(ValueError, match="an embedding of width 4 and a mask, found 8 channels"):
         Grounding(4, 5)(value_of((0.1, 0.2, 0.5, 0.9)), KEEP, SIZE)
+
+
+@torch.no_grad()
+def test_training_drops_single_phrases_and_boxes_to_their_null_features():
+    torch.manual_seed(0)
+    condition, value = Grounding(3, 5, drop_phrase=0.5, drop_box=0.25), torch.rand(1, 400, 8)
+    value[..., 2:4] += value[..., :2] + 0.01
+    value[..., -1] = 1
+    for null in (condition.no_phrase, condition.no_box):
+        torch.nn.init.normal_(null)
+    made = condition.train()(value, KEEP, SIZE).objects[0]
+    phrase, box = value[0, :, 4:7], fourier_features(value[..., :4])[0]
+
+    def same(a, b):
+        want = condition.to_objects(torch.cat([a.expand(400, -1), b.expand(400, -1)], 1))
+        return (want - made).abs().amax(1) < 1e-5
+
+    kinds = [(phrase, box), (condition.no_phrase, box), (phrase, condition.no_box)]
+    kinds.append((condition.no_phrase, condition.no_box))
+    shares = torch.stack([same(*kind) for kind in kinds]).float()
+    assert (shares.sum(0) == 1).all()
+    torch.testing.assert_close(shares.mean(1), torch.tensor([0.375, 0.375, 0.125, 0.125]), atol=0.06, rtol=0)
+    spared = condition.eval()(value, KEEP, SIZE).objects[0]
+    torch.testing.assert_close(spared, condition.to_objects(torch.cat([phrase, box], 1)))
+    with pytest.raises(ValueError, match=r"drop_phrase and drop_box in .* found 2 and 0"):
+        Grounding(3, 5, drop_phrase=2)

@@ -465,3 +465,23 @@ def test_refuses_to_mix_and_to_be_misused(tmp_path):
         write_scenes("train", 1, 64, tmp_path / "b", workers=0)
     with pytest.raises(ValueError, match=r"expected a split of train, val, novel.*found 'test', 1, 64, 0 and 0.0"):
         write_scenes("test", 1, 64, tmp_path / "c", workers=0)
+
+
+def test_objects_are_named_by_what_is_true_of_them(tmp_path):
+    write_scenes("train", 8, 32, tmp_path / "scenes", workers=0)
+    rendered = SceneImages("train", 32, 8, objects=True)
+    written = SceneImages("train", 32, 8, folder=str(tmp_path / "scenes"), objects=True)
+    phrases, truth = set(), render_batch("train", range(8), 32)
+    for i in range(8):
+        scene, _ = describe("train", i)
+        assert "boxes" not in SceneImages("train", 32, 8).row(i, 0)
+        for seed in range(20):
+            row = rendered.row(i, seed)["boxes"]
+            assert row == written.row(i, seed)["boxes"]
+            assert [box for _, box in row] == [box for box, _ in truth["boxes"][i]]
+            for (phrase, _), thing in zip(row, scene.things, strict=True):
+                phrases.add(phrase)
+                _, *size, colour, shape = [CANONICAL.get(word, word) for word in phrase.split()]
+                assert (colour, shape) == (thing.colour, thing.shape) and size in ([], [thing.size])
+                assert phrase.startswith("an ") == (phrase.split()[1][0] in "aeiou")
+    assert {"large", "big", "box", "cube"} <= {word for phrase in phrases for word in phrase.split()}

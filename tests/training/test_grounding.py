@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from composer.__main__ import main
 from composer.cascade.cascade import Cascade
 from composer.cascade.composition import Composition
+from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.cascade.stage import Stage
 from composer.conditioning import ConditionSet
@@ -20,7 +22,9 @@ from composer.data.loading import ImageData
 from composer.decomposition import Decomposer
 from composer.diffusion.guidance import guide
 from composer.images.sheet import read_recipe
+from composer.networks.unet import Attention, GatedAttention
 from composer.tasks.words import read_strengths
+from composer.training import checkpoint
 from composer.training.stage import StageTraining
 from composer.training.warm_start import warm_start
 from conditions import Grounding
@@ -74,14 +78,6 @@ def test_step_0_is_the_old_model_bit_for_bit(cascade, saved):
     assert not torch.equal(estimate(denoiser, conditions, palette | objects), want)
 
 
-class Boxed(SceneImages):
-    """Scenes with made-up objects, none in every third."""
-
-    def row(self, index, seed):
-        boxes = [("a red cube", (0.1, 0.3, 0.4, 0.7)), ("a blue ball", (0.6, 0.5, 0.8, 0.8))]
-        return super().row(index, seed) | {"boxes": boxes[: index % 3]}
-
-
 def test_only_what_is_new_learns(saved, tmp_path, capsys):
     denoiser, conditions = plan()
     options: dict[str, Any] = {"learning_rate": 1e-2, "warmup_steps": 0, "weight_decay": 0.1}
@@ -90,7 +86,8 @@ def test_only_what_is_new_learns(saved, tmp_path, capsys):
     fresh = {name: p.detach().clone() for name, p in model.named_parameters()}
     decomposers: dict[str, Decomposer] = {"palette": Palette(), "intensity": Intensity(), "mask": Mask()}
     decomposers |= {"objects": Objects(weights=CLIP, slots=4)}
-    data = ImageData(Boxed("train", SIZE, 8), Boxed("val", SIZE, 2), decomposers, batch_size=2)
+    scenes = [SceneImages(split, SIZE, 8, objects=True) for split in ("train", "val")]
+    data = ImageData(*scenes, decomposers, batch_size=2)
     _, average = fit(tmp_path, model, steps=3, data=data)
     assert "new and silent at first: objects" in capsys.readouterr().err
     old, now = load_file(saved / "base.safetensors"), dict(model.named_parameters())
@@ -100,6 +97,87 @@ def test_only_what_is_new_learns(saved, tmp_path, capsys):
     still = {name for name in new if torch.equal(now[name], fresh[name])}
     assert still == {"conditions.objects.no_phrase", "conditions.objects.no_box"}  # every phrase and box is known
     assert all(layer.attention_gate != 0 for layer in denoiser.network.object_layers())
+
+
+def test_frozen_layers_before_the_first_that_reads_objects_keep_no_graph(saved):
+    denoiser, conditions = plan()
+    StageTraining(denoiser, conditions, SIZE, start_from=str(saved), train_only=["objects", "grounding"])
+    inputs: dict[str, bool] = {}
+    named = [(name, m) for name, m in denoiser.network.named_modules() if isinstance(m, GatedAttention | Attention)]
+    for name, layer in named:
+        layer.register_forward_pre_hook(lambda _, given, name=name: inputs.update({name: given[0].requires_grad}))
+    reps = {"palette": torch.rand(1, 156), "objects": Objects(weights=CLIP, slots=4).from_text(TEXT)}
+    cond = ConditionSet(conditions)(reps, (SIZE, SIZE))
+    denoiser.loss(torch.randn(1, 3, SIZE, SIZE), cond, torch.ones(1), torch.randn(1, 3, SIZE, SIZE)).mean().backward()
+    assert list(inputs.values()) == [False, False, *[True] * (len(named) - 2)]  # attention, objects, attention, ...
+    grown = {name for name, p in denoiser.named_parameters() if p.grad is not None}
+    assert grown and all(".grounding." in name for name in grown)
+
+
+@pytest.fixture
+def run(saved, tmp_path):
+    """A checkpoint of a training of objects on the saved model, as `composer fit` writes it."""
+    denoiser, known = plan()
+    conditions = ConditionSet(known)
+    warm_start(denoiser, conditions, SIZE, saved)
+    for layer in denoiser.network.object_layers():
+        torch.nn.init.constant_(layer.attention_gate, 0.5)
+    (stage,) = spec()["stages"]
+    chosen = {"start_from": str(saved), "train_only": ["objects", "grounding"], "size": SIZE}
+    config = {
+        "model": {"init_args": {"denoiser": stage["denoiser"], "conditions": stage["conditions"], **chosen}},
+        "data": {"decomposers": spec()["decomposers"]},
+    }
+    weights = torch.nn.ModuleDict({"denoiser": denoiser, "conditions": conditions}).state_dict()
+    checkpoint.save({"config": config, "state_dict": weights}, tmp_path / "run.ckpt")
+    return tmp_path / "run.ckpt"
+
+
+def test_an_add_on_holds_what_was_trained_alone(run, cascade, tmp_path, capsys):
+    out = tmp_path / "addon"
+    assert main(["export", str(run), str(out), "--addon", "--half"]) == 0
+    assert "add-on to model in" in capsys.readouterr().out
+    added = load_file(out / "base.safetensors")
+    assert added and all(any(part in name for part in NEW) and x.dtype == torch.float16 for name, x in added.items())
+    model = Cascade.load(out)
+    whole = checkpoint.load_stage(run)[1]
+    for name, x in model.stages[0].weights().state_dict().items():
+        assert torch.equal(x, added[name].float() if name in added else whole[name])
+    assert model.names == (*cascade.names, "objects") and "base" not in model.spec
+    options = SampleOptions(steps=2)
+    bare = cascade.sample(palette="#aa3311", options=options)
+    assert torch.equal(model.sample(palette="#aa3311", options=options), bare)
+    model.save(tmp_path / "merged")
+    merged = Cascade.load(tmp_path / "merged")
+    asked = {"palette": "#aa3311", "objects": TEXT}
+    assert torch.equal(merged.sample(asked, options=options), model.sample(asked, options=options))
+    assert not torch.equal(model.sample(asked, options=options), bare)
+
+
+@torch.no_grad()
+def test_another_base_or_none_is_refused(run, saved, tmp_path, capsys):
+    out = tmp_path / "addon"
+    assert main(["export", str(run), str(out), "--addon"]) == 0
+    shutil.move(saved, tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="an add-on to the model model, which is neither included nor in"):
+        Cascade.load(out)
+    other = talkative(TINY)
+    other.stages[0].denoiser.network.first.weight.mul_(2)
+    other.save(saved, "")
+    with pytest.raises(ValueError, match=r"an add-on to another model model than the one in .* expected the SHA-256"):
+        Cascade.load(out)
+    capsys.readouterr()
+    assert main(["export", str(run), str(tmp_path / "more"), "--addon"]) != 0
+    assert "is not the model that the run started from: " in capsys.readouterr().err
+    assert not (tmp_path / "more").exists()
+
+
+def test_a_run_that_trained_everything_is_no_add_on(run, tmp_path, capsys):
+    config, weights = checkpoint.load_stage(run)
+    del config["model"]["init_args"]["train_only"]
+    checkpoint.save({"config": config, "state_dict": weights}, run)
+    assert main(["export", str(run), str(tmp_path / "out"), "--addon"]) != 0
+    assert "expected a run with start_from and train_only" in capsys.readouterr().err
 
 
 def test_what_cannot_be_added(saved, tmp_path):
