@@ -15,6 +15,7 @@ from .palette import Palette as Palette
 from .reader import SceneDepth as SceneDepth
 from .reader import SceneInstances as SceneInstances
 from .rfdetr import RFDETR as RFDETR
+from .scene_objects import SceneObjects as SceneObjects
 from .semantics import Semantics as Semantics
 from .sketch import Sketch as Sketch
 from .t5 import T5 as T5

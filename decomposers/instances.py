@@ -26,6 +26,15 @@ class InstanceMaps(Decomposer):
         """By nearest neighbour: ids have nothing between them."""
         return nearest(value, size)
 
+    def describe(self, category: int, pixels: Float[Tensor, "n 3"]) -> str:
+        """What an instance is, in words: by default its category's name.
+
+        Args:
+            category: Its id, from 1.
+            pixels: Of the image, where the instance is, in [-1, 1].
+        """
+        return self.names[category - 1] if self.names else "object"
+
     def preview(self, value: Float[Tensor, "b 2 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Draws each instance in its own colour, with a hue near its category's, white borders and the category's name.
 

@@ -4,13 +4,14 @@ import re
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from composer.decomposition import Batch
+from composer.scenes.captions import with_article
 
 from ._clip import DEFAULT_MODEL, DEFAULT_WEIGHTS, ClipDecomposer
-from .instances import GOLDEN, hue_to_rgb
+from .instances import GOLDEN, InstanceMaps, hue_to_rgb
 from .tokens import captions_device
 
 Row = Sequence[tuple[str, Sequence[float]]]
@@ -28,30 +29,38 @@ class Objects(ClipDecomposer):
 
     A phrase's embedding is that of its end in CLIP's text tower, after the last norm and before the projection, as in
     GLIGEN's code. Objects come from data (``batch["boxes"]``: per row a list of phrases and boxes, such as
-    ``[("a red cube", (0.1, 0.3, 0.4, 0.7))]``: left, top, right, bottom, in shares of the image) or from a person. An
-    empty phrase in data stands for an unknown one.
+    ``[("a red cube", (0.1, 0.3, 0.4, 0.7))]``: left, top, right, bottom, in shares of the image), from a person, or
+    from a picture, where there is a detector. An empty phrase in data stands for an unknown one.
 
     Args:
         model: See `ClipDecomposer`.
         weights: See `ClipDecomposer`.
         slots: Objects that a row has room for; 30 in GLIGEN.
+        detector: Finds objects in pictures, such as `RFDETR` or `YOLO`; of more than `slots` the largest are taken.
+            None reads no pictures.
 
     Raises:
         ValueError: `slots` is below 1.
     """
 
-    def __init__(self, model: str = DEFAULT_MODEL, weights: str = DEFAULT_WEIGHTS, slots: int = 30):
+    def __init__(
+        self,
+        model: str = DEFAULT_MODEL,
+        weights: str = DEFAULT_WEIGHTS,
+        slots: int = 30,
+        detector: InstanceMaps | None = None,
+    ):
         super().__init__(model, weights)
         if slots < 1:
             raise ValueError(f"expected at least 1 slot, found {slots}")
-        self.slots = slots
+        self.slots, self.detector = slots, detector
         self._embeddings: dict[str, Tensor] = {}  # of the latest phrases: data repeats them, and previews name them
 
     def can_read(self, batch: Batch) -> bool:
-        return "boxes" in batch
+        return "boxes" in batch or (self.detector is not None and "image" in batch)
 
     def forward(self, batch: Batch) -> Float[Tensor, "b n d5"]:
-        """Embeds the phrases of `batch["boxes"]`.
+        """Embeds the phrases of `batch["boxes"]`, or of what is detected in the images.
 
         Returns:
             Per slot the box, the phrase's embedding, and 1 where there is an object; zeros where there is none.
@@ -59,7 +68,7 @@ class Objects(ClipDecomposer):
         Raises:
             ValueError: A row has more objects than slots, or a box is outside of the image or has no area.
         """
-        rows: list[Row] = [row or () for row in batch["boxes"]]
+        rows: list[Row] = [row or () for row in batch["boxes"]] if "boxes" in batch else self._detect(batch)
         for row in rows:
             self._check(row)
         device = captions_device(batch)
@@ -95,8 +104,38 @@ class Objects(ClipDecomposer):
 
         Objects of the same phrase are matched so that the mean is largest; one without a partner counts 0.
         """
-        rows = [_distance(*row) for row in zip(wanted.detach().cpu(), got.detach().cpu(), strict=True)]
-        return torch.tensor(rows, device=wanted.device)
+        _, overlaps = self.match(wanted, got)
+        most = torch.maximum(_real(wanted).sum(1), _real(got).sum(1))
+        return torch.where(most > 0, 1 - overlaps.sum(1) / most.clamp(min=1), 0)
+
+    def match(
+        self, wanted: Float[Tensor, "b n d5"], got: Float[Tensor, "b m d5"]
+    ) -> tuple[Bool[Tensor, "b n"], Float[Tensor, "b n"]]:
+        """Matches objects of the same phrase, as many as there are, so that their boxes overlap most.
+
+        Returns:
+            Which of the wanted objects have a partner, wherever it is; and the intersection over union of their boxes,
+            0 without a partner.
+        """
+        pairs = [_match(*row) for row in zip(wanted.detach().cpu(), got.detach().cpu(), strict=True)]
+        found, overlaps = (torch.stack(column).to(wanted.device) for column in zip(*pairs, strict=True))
+        return found, overlaps
+
+    def _detect(self, batch: Batch) -> list[Row]:
+        assert self.detector is not None
+        size = batch["image"].new_tensor([*batch["image"].shape[:-3:-1]]).cpu()
+        rows: list[Row] = []
+        for image, (category, ids) in zip(batch["image"], self.detector(batch), strict=True):
+            found = []
+            for number in ids[ids > 0].unique():
+                mask = ids == number
+                places = mask.nonzero().cpu()
+                box = torch.cat([places.amin(0).flip(0) / size, (places.amax(0).flip(0) + 1) / size])
+                name = self.detector.describe(int(category[mask][0].round()), image[:, mask].T)
+                found.append((len(places), (with_article(name), box.tolist())))
+            largest = sorted(found, key=lambda one: one[0], reverse=True)
+            rows.append([one for _, one in largest[: self.slots]])
+        return rows
 
     def _check(self, row: Row) -> None:
         if len(row) > self.slots:
@@ -166,13 +205,21 @@ def _same(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Tensor:
     return torch.cdist(a, b) <= SAME * norms
 
 
-def _distance(wanted: Float[Tensor, "n d5"], got: Float[Tensor, "m d5"]) -> float:
-    """See `Objects.distance`, of one row."""
+def _real(value: Float[Tensor, "*b n d5"]) -> Bool[Tensor, "*b n"]:
+    """Which slots have an object."""
+    return value[..., -1] > 0.5
+
+
+def _match(wanted: Float[Tensor, "n d5"], got: Float[Tensor, "m d5"]) -> tuple[Bool[Tensor, " n"], Float[Tensor, " n"]]:
+    """See `Objects.match`, of one row."""
     from scipy.optimize import linear_sum_assignment
     from torchvision.ops import box_iou
 
-    a, b = (value[value[:, -1] > 0.5].float() for value in (wanted, got))
-    if not len(a) and not len(b):
-        return 0.0
-    overlaps = (box_iou(a[:, :4], b[:, :4]) * _same(a[:, 4:-1], b[:, 4:-1])).nan_to_num().numpy()
-    return 1 - float(overlaps[linear_sum_assignment(overlaps, maximize=True)].sum()) / max(len(a), len(b))
+    found, overlaps = torch.zeros(len(wanted), dtype=torch.bool), torch.zeros(len(wanted))
+    slots = _real(wanted).nonzero().flatten()
+    a, b = wanted[slots].float(), got[_real(got)].float()
+    same, shared = _same(a[:, 4:-1], b[:, 4:-1]), box_iou(a[:, :4], b[:, :4]).nan_to_num()
+    first, second = linear_sum_assignment((same * (1 + shared)).numpy(), maximize=True)  # the 1 makes all pairs count
+    found[slots[first]] = same[first, second]
+    overlaps[slots[first]] = (same * shared)[first, second]
+    return found, overlaps

@@ -5,6 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.decomposition import Batch, robust_normalise
+from composer.scenes.colours import name_colour
 from composer.scenes.reader import CATEGORIES, READ_SIZE, SceneReader, SceneReading, load_reader, read_instances
 from composer.storage.pretrained import locate
 
@@ -59,6 +60,10 @@ class SceneInstances(InstanceMaps):
         image = batch["image"]
         ids = read_instances(read_scenes(self.reader, image)).to(image.dtype)
         return F.interpolate(ids, image.shape[-2:], mode="nearest-exact")
+
+    def describe(self, category: int, pixels: Float[Tensor, "n 3"]) -> str:
+        """An instance's colour and shape, such as "red cube"."""
+        return f"{name_colour(pixels)} {super().describe(category, pixels)}"
 
     def loss(self, wanted: Shaped[Tensor, "b 2 h w"], batch: Batch) -> Float[Tensor, " b"]:
         """Cross-entropy of the categories per pixel, as splitting instances has no gradient."""

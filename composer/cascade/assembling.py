@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from composer.decomposition import Decomposer
-from composer.storage.building import Spec, class_of, resolve_arguments
+from composer.storage.building import Spec, class_of, is_spec, resolve_arguments
 from composer.storage.finding import find_model
 from composer.storage.folder import digest_of, read_model
 from composer.storage.formats import FILE, check_names, check_run
@@ -139,7 +139,11 @@ def _trains(names: Collection[str], tensor: str) -> bool:
 
 def _resolved(spec: Spec, folder: Path, plugins: Collection[str]) -> dict[str, Any]:
     """A decomposer's specification, with paths in place of names in the model's folder."""
-    return {**spec, "init_args": resolve_arguments(class_of(spec, Decomposer, plugins), spec, folder)}
+    arguments = resolve_arguments(class_of(spec, Decomposer, plugins), spec, folder)
+    nested = {
+        k: _resolved(v, folder, plugins) for k, v in arguments.items() if isinstance(v, Mapping) and "class_path" in v
+    }
+    return {**spec, "init_args": arguments | nested}
 
 
 def assemble(
@@ -205,7 +209,10 @@ def carry_weights(
     copies: dict[Path, Path] = {}
 
     def carried(spec: Spec, place: str) -> dict[str, Any]:
-        arguments = dict(spec.get("init_args") or {})
+        arguments = {
+            key: carried(value, f"{place}/{key}") if is_spec(value) else value
+            for key, value in (spec.get("init_args") or {}).items()
+        }
         for key in class_of(spec, Decomposer, plugins).weights_arguments:
             value = arguments.get(key)
             if not isinstance(value, str) or value.startswith(("asset:", "hub:", "model:")):

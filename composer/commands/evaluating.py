@@ -1,4 +1,4 @@
-"""What ``evaluate`` does: adherence, distributions, prompts, and counting things."""
+"""What ``evaluate`` does: adherence, distributions, prompts, counting things, and boxes."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +18,7 @@ from composer.commands.groups import (
 )
 from composer.data.refusals import summarise
 from composer.decomposition import Decomposer
-from composer.evaluation import counting, distribution
+from composer.evaluation import boxes, counting, distribution
 from composer.evaluation.adherence import Evaluation
 from composer.evaluation.prompts import answer, read_prompts, write_report
 from composer.evaluation.samples import open_sample
@@ -56,6 +56,8 @@ class Measuring:
             self._measure_prompts(self.prompts.prompts, about)
         elif self.things.things is not None:
             self._count_things(self.things.things, about)
+        elif self.things.boxes:
+            self._measure_boxes(about)
         else:
             self._measure_images(about)
 
@@ -131,6 +133,18 @@ class Measuring:
         things = {number: asdict(row) for number, row in found.items()}
         about |= {"model": self.cascade.sha256, "captions": captions, "count": asked.count}
         self._write({"things": things}, about)
+
+    def _measure_boxes(self, about: dict[str, Any]) -> None:
+        """Looks for objects in their boxes."""
+        asked = self.sample
+        sample = open_sample(asked.data, asked.count, self.cascade.stages[0].size, asked.min_side)
+        evaluation = Evaluation(self.cascade, sample, asked.seed, asked.rows, options=self.sampling.options)
+        with advancing("drawing", boxes.count_boxes(evaluation)) as advance:
+            evaluation.progress = advance
+            found = boxes.measure_boxes(evaluation)
+        say(boxes.markdown(found))
+        about |= {"model": self.cascade.sha256, "data": asked.data, "count": asked.count}
+        self._write({"boxes": {label: asdict(one) for label, one in found.items()}}, about)
 
     def _measure_prompts(self, file: str, about: dict[str, Any]) -> None:
         """Draws and scores a list of prompts, with one model or two."""

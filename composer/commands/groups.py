@@ -206,10 +206,13 @@ class ThingOptions:
         things: count whether pictures of one to three things show what was asked, and measure nothing else; the folder
             of the judge
         captions: captions to draw: short ones, or ones that name every property
+        boxes: measure whether objects are found in the boxes in which they are asked for, and nothing else; for models
+            with the condition objects
     """
 
     things: Annotated[str, Value(metavar="JUDGE")] | None = None
     captions: Literal["complete", "short"] = "complete"
+    boxes: bool = False
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from composer.scenes.layout import COLOURS, MATERIALS, SHAPES, SIZES, Camera, Di
 from composer.scenes.scenery import GROUNDS, SKIES
 
 SYNONYMS = {"sphere": "ball", "cube": "box", "torus": "ring", "large": "big", "small": "little", "shiny": "glossy"}
+PLAIN = {synonym: word for word, synonym in SYNONYMS.items()}
 RELATIONS = {
     "left": ("left of", "to the left of"),
     "right": ("right of", "to the right of"),
@@ -100,6 +101,16 @@ def reword(dice: Dice, words: list[str]) -> str:
 def name_briefly(dice: Dice, thing: Thing) -> str:
     """A thing by its colour and shape, and in half of the cases its size: "a red cube", "a little red box"."""
     return with_article(reword(dice, [thing.size] * dice.chance(0.5) + [thing.colour, thing.shape]))
+
+
+def simplify(phrase: str) -> str:
+    """Reduces an object's phrase to its colour and shape, without synonyms; other phrases stay.
+
+    "a big shiny red ball" becomes "a red sphere".
+    """
+    words = [PLAIN.get(word, word) for word in phrase.lower().split()]
+    found = [[word for word in words if word in known] for known in (COLOURS, SHAPES)]
+    return with_article(" ".join(kind[0] for kind in found)) if all(len(kind) == 1 for kind in found) else phrase
 
 
 def _alone(dice: Dice, thing: Thing, camera: Camera) -> str:

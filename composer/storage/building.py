@@ -64,7 +64,7 @@ def build(spec: Spec, expected: type[T], plugins: Collection[str] = (), folder: 
     SPEC(spec, "the specification")
     cls = class_of(spec, expected, plugins)
     arguments = {
-        key: build(value, Buildable, plugins, folder) if _is_spec(value) else value
+        key: build(value, Buildable, plugins, folder) if is_spec(value) else value
         for key, value in resolve_arguments(cls, spec, folder).items()
     }
     try:
@@ -100,7 +100,8 @@ def class_of(spec: Spec, expected: type[T], plugins: Collection[str] = ()) -> ty
     return cls
 
 
-def _is_spec(value: Any) -> bool:
+def is_spec(value: Any) -> bool:
+    """Whether a value names a class and its arguments."""
     return isinstance(value, Mapping) and "class_path" in value
 
 

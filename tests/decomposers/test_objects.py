@@ -4,7 +4,9 @@ import open_clip
 import pytest
 import torch
 
-from decomposers import Objects
+from composer.scenes import COLOURS, SHAPES, describe, render_batch
+from composer.scenes.captions import simplify
+from decomposers import Objects, SceneInstances, SceneObjects
 from tests.decomposers.test_clip_decomposers import folder, reference  # noqa: F401
 
 TEXT = "a red cube: 0.1,0.3,0.4,0.7; a blue ball: 0.6,0.5,0.8,0.8"
@@ -82,6 +84,63 @@ def test_distance_by_hand(objects):
     assert objects.distance(twins, twins[:, [1, 0, 2, 3]]).item() == pytest.approx(0)
     none = torch.zeros_like(value)
     assert objects.distance(none, none).tolist() == [0] and objects.distance(value, none).tolist() == [1]
+
+
+def test_a_match_is_found_wherever_it_is(objects):
+    wanted = objects.from_text(TEXT + "; a green cone: 0,0,0.1,0.1")
+    got = objects.from_text("a blue ball: 0.6,0.5,0.8,0.65; a red cube: 0.5,0,1,0.2; a blue ball: 0,0,0.1,0.1")
+    found, overlap = objects.match(wanted, got)
+    assert found.tolist() == [[True, True, False, False]]
+    torch.testing.assert_close(overlap, torch.tensor([[0.0, 0.5, 0.0, 0.0]]))
+
+
+class Painted(SceneInstances):
+    """Finds what a test painted."""
+
+    def forward(self, batch):
+        return batch["painted"]
+
+
+def test_objects_are_detected_in_pictures():
+    image, painted = torch.full((2, 3, 20, 40), -1.0), torch.zeros(2, 2, 20, 40)
+    for number, (kind, colour, place) in enumerate(
+        [("cube", "red", (slice(5, 15), slice(10, 20))), ("torus", "cyan", (slice(0, 4), slice(38, 40)))], 1
+    ):
+        painted[0, 0][place], painted[0, 1][place] = 1 + SHAPES.index(kind), number
+        image[0][(slice(None), *place)] = torch.tensor(COLOURS[colour])[:, None, None] * 2 - 1
+    detects = Objects(weights="asset:scenes_clip", slots=3, detector=Painted())
+    batch = {"image": image, "painted": painted}
+    want = detects.from_text("a red cube: 0.25,0.25,0.5,0.75; a cyan torus: 0.95,0,1,0.2")
+    assert detects.can_read(batch)
+    torch.testing.assert_close(detects(batch), torch.cat([want, torch.zeros_like(want)]))
+    single = Objects(weights="asset:scenes_clip", slots=1, detector=Painted())  # the largest
+    torch.testing.assert_close(single(batch)[:1], want[:, :1])
+    given = detects({**batch, "boxes": [[], []]})
+    assert not given.any()  # what is known of a picture counts
+
+
+def test_true_pictures_match_their_objects_and_strangers_do_not():
+    reader, batch = SceneObjects(), render_batch("val", range(16), 64)
+    boxes = [[(phrase, box) for box, phrase in row] for row in batch["boxes"]]
+    wanted, got = reader({"boxes": boxes}), reader({"image": batch["image"]})
+    real = wanted[..., -1] > 0.5
+    found, overlap = reader.match(wanted, got)
+    assert found[real].float().mean() > 0.95 and overlap[real].mean() > 0.85
+    assert reader.distance(wanted, got).mean() < 0.2
+    found, overlap = reader.match(wanted, got.roll(1, 0))
+    assert found[real].float().mean() < 0.15 and overlap[real].mean() < 0.03
+    assert reader.distance(wanted, got.roll(1, 0)).mean() > 0.95
+
+
+def test_phrases_are_compared_by_colour_and_shape():
+    reader = SceneObjects()
+    assert simplify("a big shiny red ball") == "a red sphere" and simplify("an Orange box") == "an orange cube"
+    assert simplify("a red and blue ball") == "a red and blue ball" and simplify("a cat") == "a cat"
+    for index in range(8):
+        for thing in describe("val", index)[0].things:
+            assert simplify(thing.phrase).split()[1:] == [thing.colour, thing.shape]
+    big, plain = (reader.from_text(f"{words}: 0,0,1,1") for words in ("a big shiny red ball", "a red sphere"))
+    assert torch.equal(big, plain)
 
 
 def test_the_preview_draws_boxes_and_phrases(objects):
