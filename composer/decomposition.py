@@ -98,6 +98,10 @@ class Decomposer(nn.Module, Buildable, ABC):
         """Lists the words of a text that are lost: unknown ones, and those beyond the length. By default none."""
         return ()
 
+    def doubts(self, text: str) -> tuple[str, ...]:
+        """Says what is probably a mistake in a text that can be read, a sentence each. By default nothing."""
+        return ()
+
 
 class Decomposition(nn.ModuleDict):
     """Named decomposers, run together: in eval mode, without gradients, outside autocast."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import combinations
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,6 +22,7 @@ FORM = "a red cube: 0.1,0.3,0.4,0.7; a blue ball: 0.6,0.5,0.8,0.8"
 PART = re.compile(r"(.*):\s*([^:]*)", re.DOTALL)
 REMEMBERED = 10_000  # phrases, about 30 MB
 SAME = 0.05  # relative distance below which two embeddings are the same phrase's: float16 and batches round less
+OVERLAP = 0.5  # share of the smaller of two boxes beyond which a person is told
 SIDE = 256  # height and width of a preview, in pixels
 
 
@@ -91,6 +93,15 @@ class Objects(ClipDecomposer):
     def unread(self, text: str) -> tuple[str, ...]:
         """Lists the lost words of each phrase, see `Tokens.unread`."""
         return tuple(word for phrase, _ in _parse(text) for word in super(Objects, self).unread(phrase))
+
+    def doubts(self, text: str) -> tuple[str, ...]:
+        """Names the pairs of boxes that share more than half of the smaller one."""
+        pairs = combinations(_parse(text), 2)
+        return tuple(
+            f"the boxes of {a!r} and {b!r} overlap by more than half of the smaller one"
+            for (a, first), (b, second) in pairs
+            if _area(_shared(first, second)) > OVERLAP * min(_area(first), _area(second))
+        )
 
     def preview(self, value: Float[Tensor, "b n d5"]) -> Float[Tensor, "b 3 h w"]:
         """Draws each box in its own colour, with its phrase.
@@ -197,6 +208,15 @@ def _parse(text: str) -> list[tuple[str, list[float]]]:
         except ValueError:
             raise ValueError(f"expected a box of four numbers from 0 to 1, found {found[2]!r}") from None
     return row
+
+
+def _shared(a: Sequence[float], b: Sequence[float]) -> list[float]:
+    """The box that two boxes share; its right may be left of its left."""
+    return [*map(max, a[:2], b[:2]), *map(min, a[2:], b[2:])]
+
+
+def _area(box: Sequence[float]) -> float:
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 
 def _same(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Tensor:

@@ -93,8 +93,11 @@ def _read(model: Cascade, name: str, value: str, file_of: Callable[[str], Pictur
     if Path(value).suffix.lower() in SUFFIXES:
         raise FileNotFoundError(f"--{name}: there is no file {value}")
     made = from_words(model, name, value)
-    if lost := dict(model.decomposition.named())[name].unread(value):
+    decomposer = dict(model.decomposition.named())[name]
+    if lost := decomposer.unread(value):
         note(f"note: --{name}: the model does not know or has no room for {' '.join(lost)}")
+    for doubt in decomposer.doubts(value):
+        note(f"note: --{name}: {doubt}")
     return made
 
 

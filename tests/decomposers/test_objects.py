@@ -69,6 +69,14 @@ def test_more_forms(objects):
     assert objects.unread("a red cube: 0.1,0.3,0.4,0.7; a blorp: 0.6,0.5,0.8,0.8") == ("blorp",)
 
 
+def test_boxes_that_overlap_are_doubted(objects):
+    half = "a cube: 0,0,0.4,1; a ball: {},0,0.6,1; a cone: 0.7,0,1,1"
+    assert objects.doubts(half.format(0.21)) == ()  # not quite half of the cube and of the ball
+    (said,) = objects.doubts(half.format(0.19))
+    assert said == "the boxes of 'a cube' and 'a ball' overlap by more than half of the smaller one"
+    assert objects.doubts("a cube: 0,0,1,1; a ball: 0.4,0.4,0.6,0.6") != ()  # within
+
+
 def test_distance_by_hand(objects):
     value = objects.from_text(TEXT)
 

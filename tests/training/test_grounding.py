@@ -21,7 +21,7 @@ from composer.data.datasets import SceneImages
 from composer.data.loading import ImageData
 from composer.decomposition import Decomposer
 from composer.diffusion.guidance import guide
-from composer.images.sheet import read_recipe
+from composer.images.sheet import read_recipe, save_png
 from composer.networks.unet import Attention, GatedAttention
 from composer.tasks.words import read_strengths
 from composer.training import checkpoint
@@ -248,3 +248,52 @@ def test_the_command_line_takes_objects(tmp_path, capsys):
     assert made[0]["strengths"]["objects"] == {"weight": 1.0, "interval": [0.7, 1.0], "region": None}
     assert compose("c", "--objects", "a red cube:0.1,0.3,0.4,0.7") != 0  # the box is taken for a region
     assert "with a space after the colon" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("objects", "says"),
+    [
+        (
+            "a red cube: 0.1,0.3,1.4,0.7",
+            "in shares of the image from 0 to 1, left below right and top",
+        ),
+        ("a red cube: 0.4,0.3,0.1,0.7", "left below right and top below bottom; found 0.4,0.3,0.1,0.7"),
+        (" : 0.1,0.3,0.4,0.7", "expected a phrase before the box 0.1,0.3,0.4,0.7, found none"),
+        ("a red cube", "each a phrase and its box, with a space after the colon; found 'a red cube'"),
+        ("; ".join(f"a cube: {i / 10},0,{i / 10 + 0.1},1" for i in range(5)), "at most 4 objects, as many as there"),
+        ("nowhere.png", "there is no file nowhere.png"),
+    ],
+)
+def test_bad_objects_on_the_command_line(grounded, tmp_path, capsys, objects, says):
+    words = ["compose", "--model", str(grounded), "--out", str(tmp_path / "out"), "--steps", "1"]
+    assert main([*words, "--objects", objects]) != 0
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
+
+
+def test_doubtful_objects_are_drawn_and_said(grounded, tmp_path, capsys):
+    words = ["compose", "--model", str(grounded), "--out", str(tmp_path / "out"), "--steps", "1"]
+    assert main([*words, "--objects", "a red cube: 0,0,1,1; a blorp ball: 0.1,0.1,0.9,0.9"]) == 0
+    said = capsys.readouterr().err
+    assert "note: --objects: the boxes of 'a red cube' and 'a blorp ball' overlap by more than half" in said
+    assert "does not know or has no room for blorp" in said
+
+
+def test_objects_come_from_pictures(tmp_path, capsys):
+    made = spec()
+    made["decomposers"]["objects"]["init_args"]["detector"] = {"class_path": "decomposers.SceneInstances"}
+    talkative(made).save(tmp_path / "model", "")
+    scene = SceneImages("val", 64, 4).row(1, 0)["image"]
+    save_png(tmp_path / "scene.png", scene)
+    model, out = ["--model", str(tmp_path / "model")], ["--out", str(tmp_path / "out")]
+    assert main(["decompose", str(tmp_path / "scene.png"), *model, *out, "--preview"]) == 0
+    assert "objects (4, 133)" in capsys.readouterr().out
+    assert main(["compose", "--objects", str(tmp_path / "scene.png"), *model, *out, "--steps", "1"]) == 0
+    (drawn,) = (tmp_path / "out").glob("compose*.png")
+    assert read_recipe(drawn)["sources"]["objects"].endswith(" scene.png")
+
+
+@pytest.fixture
+def grounded(tmp_path):
+    talkative(spec()).save(tmp_path / "model", "")
+    return tmp_path / "model"
