@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from composer.cascade.stage import Stage
+from composer.networks.attention import Attention
 from composer.networks.norm import GroupNorm
-from composer.networks.unet import Attention, ResBlock, UNet
+from composer.networks.unet import ResBlock, UNet
 from composer.prior.interface import Prior
 from composer.published.diffusers_prior import prior_part
 from composer.published.engine import JOIN, Row, pair, revert, under

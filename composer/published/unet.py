@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from composer.networks.unet import Attention, ResBlock, UNet
+from composer.networks.attention import Attention
+from composer.networks.unet import ResBlock, UNet
 from composer.published.engine import COPY, TO_LINEAR, Row, Transform, pair, regroup
 
 

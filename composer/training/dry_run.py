@@ -23,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from composer.conditioning import ConditionSet
 from composer.decomposition import Representations
 from composer.diffusion.denoiser import Denoiser
+from composer.networks.attention import attend_by_matmul, prefers_matmul
 from composer.networks.codec import Codec
-from composer.networks.unet import attend_by_matmul, prefers_matmul
 
 Device = Literal["cuda", "cpu"]
 

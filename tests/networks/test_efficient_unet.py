@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.conditioning import Conditioning
-from composer.networks.unet import Attention, UNet
+from composer.networks.attention import Attention
+from composer.networks.unet import UNet
 from tests.networks.test_unet import TINY, awake, conditioning, group_norm, norm, unet
 
 EFFICIENT: dict[str, Any] = {

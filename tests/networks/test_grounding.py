@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from composer.conditioning import Conditioning, stack
+from composer.networks.attention import GatedAttention
 from composer.networks.experts import Experts
-from composer.networks.unet import GatedAttention, UNet
+from composer.networks.unet import UNet
 from tests.networks.test_unet import SHIFTED, TINY, awake, conditioning, unet
 
 GATES = ("attention_gate", "feed_forward_gate")

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.conditioning import Conditioning, stack
+from composer.networks.attention import Attention
 from composer.networks.norm import GroupNorm
-from composer.networks.unet import Attention, ResBlock, UNet
+from composer.networks.unet import ResBlock, UNet
 
 TINY: dict[str, Any] = {
     "width": 32,

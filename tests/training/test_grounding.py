@@ -22,7 +22,7 @@ from composer.data.loading import ImageData
 from composer.decomposition import Decomposer
 from composer.diffusion.guidance import guide
 from composer.images.sheet import read_recipe, save_png
-from composer.networks.unet import Attention, GatedAttention
+from composer.networks.attention import Attention, GatedAttention
 from composer.tasks.words import read_strengths
 from composer.training import checkpoint
 from composer.training.stage import StageTraining

@@ -351,8 +351,8 @@ def test_tokens_join_behind_a_gate(saved, reps, cascade, kind):
 
 def test_a_gate_weighs_tokens_in_attention():
     """A weight of 2 is a token that stands twice: e^s counts twice in the softmax."""
+    from composer.networks.attention import Attention, attend_by_matmul
     from composer.networks.norm import GroupNorm
-    from composer.networks.unet import Attention, attend_by_matmul
 
     layer = Attention(32, 16, 8, lambda c: GroupNorm(1, c))
     torch.nn.init.normal_(layer.out.weight)
