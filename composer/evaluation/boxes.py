@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ def measure_boxes(evaluation: Evaluation) -> dict[str, Placed]:
     Raises:
         ValueError: The model does not read objects, or cannot find them in pictures.
     """
-    reader = dict(evaluation.cascade.readers.named()).get(OBJECTS)
+    reader: Any = dict(evaluation.cascade.readers.named()).get(OBJECTS)
     if not (isinstance(reader, MatchesObjects) and reader.can_read({"image": None})):
         raise ValueError(
             "measuring boxes needs a model with the condition objects, and a reader that finds objects in pictures, "
