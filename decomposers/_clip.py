@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -106,7 +106,7 @@ class ClipDecomposer(Decomposer):
 
     code_licence = "MIT (open_clip)"
     weights_licence = "MIT (OpenAI's); others: see their model cards"
-    weights_arguments: ClassVar[tuple[str, ...]] = ("weights",)
+    weights_arguments = ("weights",)
 
     def __init__(self, model: str = DEFAULT_MODEL, weights: str = DEFAULT_WEIGHTS):
         super().__init__()

@@ -1,5 +1,7 @@
 """Objects of Scenes, compared by colour and shape."""
 
+from typing import ClassVar
+
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,7 +24,7 @@ class SceneObjects(Objects):
     """
 
     weights_licence = "Apache-2.0"
-    weights_arguments = ("weights", "reader")
+    weights_arguments: ClassVar[tuple[str, ...]] = ("weights", "reader")
 
     def __init__(self, weights: str = "asset:scenes_clip", reader: str = "asset:scenes_reader", slots: int = 30):
         super().__init__(weights=weights, slots=slots, detector=SceneInstances(reader))

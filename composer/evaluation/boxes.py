@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from composer.decomposition import Batch
 from composer.evaluation.adherence import Evaluation
 from composer.images.table import Table
 
@@ -23,6 +24,10 @@ class MatchesObjects(Protocol):
 
     def match(self, wanted: Tensor, got: Tensor) -> tuple[Tensor, Tensor]:
         """Which of the wanted objects are found, and how far their boxes overlap; see `decomposers.Objects`."""
+        ...
+
+    def can_read(self, batch: Batch) -> bool:
+        """See `composer.Decomposer`."""
         ...
 
 

@@ -86,8 +86,8 @@ def test_only_what_is_new_learns(saved, tmp_path, capsys):
     fresh = {name: p.detach().clone() for name, p in model.named_parameters()}
     decomposers: dict[str, Decomposer] = {"palette": Palette(), "intensity": Intensity(), "mask": Mask()}
     decomposers |= {"objects": Objects(weights=CLIP, slots=4)}
-    scenes = [SceneImages(split, SIZE, 8, objects=True) for split in ("train", "val")]
-    data = ImageData(*scenes, decomposers, batch_size=2)
+    train, val = (SceneImages(split, SIZE, 8, objects=True) for split in ("train", "val"))
+    data = ImageData(train, val, decomposers, batch_size=2)
     _, average = fit(tmp_path, model, steps=3, data=data)
     assert "new and silent at first: objects" in capsys.readouterr().err
     old, now = load_file(saved / "base.safetensors"), dict(model.named_parameters())
