@@ -79,7 +79,7 @@ STAGE = depending_on(
     ),
 )
 
-_BASE = record({"name": text(200, rf"[\w.-]+|{HUB_NAME.pattern}", "a model's name"), "sha256": SHA256})
+_BASE = record({"name": text(200, rf"\w[\w.-]*|{HUB_NAME.pattern}", "a model's name"), "sha256": SHA256})
 _ABOUT: dict[str, Check] = {"format": whole(0, 1_000_000), "name": text(200)}
 _STAGES = record(
     {"stages": items(STAGE, 0, 16)},

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from composer.__main__ import main
+from composer.cascade.assembling import carry_weights
 from composer.cascade.cascade import Cascade
 from composer.cascade.composition import Composition
 from composer.cascade.options import SampleOptions
@@ -23,6 +24,8 @@ from composer.decomposition import Decomposer
 from composer.diffusion.guidance import guide
 from composer.images.sheet import read_recipe, save_png
 from composer.networks.attention import Attention, GatedAttention
+from composer.storage.folder import digest
+from composer.storage.pretrained import locate
 from composer.tasks.words import read_strengths
 from composer.training import checkpoint
 from composer.training.stage import StageTraining
@@ -170,6 +173,32 @@ def test_another_base_or_none_is_refused(run, saved, tmp_path, capsys):
     assert main(["export", str(run), str(tmp_path / "more"), "--addon"]) != 0
     assert "is not the model that the run started from: " in capsys.readouterr().err
     assert not (tmp_path / "more").exists()
+
+
+@pytest.mark.parametrize("name", ["../model", "..", "/model", "model/../model", ""])
+def test_a_base_elsewhere_on_the_disk_is_refused(run, tmp_path, name):
+    out = tmp_path / "addon"
+    assert main(["export", str(run), str(out), "--addon"]) == 0
+    config = json.loads((out / "config.json").read_text())
+    config["base"]["name"] = name
+    (out / "config.json").write_text(json.dumps(config))
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["config.json"] = digest(out / "config.json")
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="expected a model's name"):
+        Cascade.load(out)
+
+
+def test_a_detectors_weights_are_carried_into_the_model(tmp_path):
+    shutil.copytree(locate("asset:scenes_reader", wanted="", who=""), tmp_path / "own_reader")
+    made = spec()
+    detector = {"class_path": "decomposers.SceneInstances", "init_args": {"weights": str(tmp_path / "own_reader")}}
+    made["decomposers"]["objects"]["init_args"]["detector"] = detector
+    carried = carry_weights(made, tmp_path / "model")
+    shutil.rmtree(tmp_path / "own_reader")
+    model = Cascade.from_spec(carried, folder=tmp_path / "model")
+    assert (tmp_path / "model/decomposers/objects/detector/own_reader/model.safetensors").is_file()
+    assert model.decompose({"image": torch.zeros(1, 3, SIZE, SIZE)})["objects"].shape == (1, 4, WIDTH + 5)
 
 
 def test_a_run_that_trained_everything_is_no_add_on(run, tmp_path, capsys):
