@@ -1,7 +1,5 @@
 """Objects of Scenes, compared by colour and shape."""
 
-from typing import ClassVar
-
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,15 +17,13 @@ class SceneObjects(Objects):
 
     Args:
         weights: See `Objects`.
-        reader: See `SceneInstances`.
         slots: See `Objects`.
     """
 
     weights_licence = "Apache-2.0"
-    weights_arguments: ClassVar[tuple[str, ...]] = ("weights", "reader")
 
-    def __init__(self, weights: str = "asset:scenes_clip", reader: str = "asset:scenes_reader", slots: int = 30):
-        super().__init__(weights=weights, slots=slots, detector=SceneInstances(reader))
+    def __init__(self, weights: str = "asset:scenes_clip", slots: int = 30):
+        super().__init__(weights=weights, slots=slots, detector=SceneInstances())
 
     def forward(self, batch: Batch) -> Float[Tensor, "b n d5"]:
         if "boxes" in batch:
