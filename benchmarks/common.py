@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.stage import Stage
 from composer.evaluation.adherence import Evaluation
 from composer.evaluation.samples import open_sample
 from composer.storage.files import write_atomically
@@ -31,6 +32,14 @@ def options(about: str | None, count: int, steps: int | None = None, plot: bool 
     if plot:
         parser.add_argument("--plot", type=Path, help="PNG to write the plot to")
     return parser
+
+
+def first_stage(cascade: Cascade) -> Stage:
+    """The first stage, which has to draw by diffusion."""
+    stage = cascade.stages[0]
+    if not isinstance(stage, Stage):
+        raise ValueError(f"expected a model that draws by diffusion, found {cascade}")
+    return stage
 
 
 class Held(Evaluation):

@@ -1,7 +1,7 @@
 """Images a second that a training can be given: from a folder, prepared, and prepared with representations.
 
-Photographs of 1500 x 1000 pixels are made as JPEGs of random crops of the real ones that scikit-image ships, then read as
-a training at 64 pixels reads them, by one process, with three representations: sketch, palette and the Scenes CLIP's:
+Photographs of 1500 x 1000 pixels are made as JPEGs of random crops of the real ones that scikit-image ships, then read
+as a training at 64 pixels reads them, by one process, with three representations: sketch, palette and semantics:
 
     python benchmarks/data.py --json benchmarks/results/data.json
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Held, options, save_json, save_plot, show
+from common import Held, first_stage, options, save_json, save_plot, show
 from rich.progress import track
 from torch import Tensor
 
@@ -51,7 +51,7 @@ class Measured(Held):
     def drawn(self, job: Job, steps: int) -> tuple[Tensor, float, float]:
         """Pictures as a PNG would keep them, the network's calls a step, and its estimates a step and picture."""
         parts, strengths = job
-        first = self.cascade.stages[0]
+        first = first_stage(self.cascade)
         seen: list[int] = []
         done: list[Tensor] = []
         hook = first.denoiser.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
@@ -129,7 +129,7 @@ def measure(of: Measured, steps: int) -> dict[str, list[Row]]:
             held = of.follows(images, other, of.other)
             row |= {f"other_{key}": value for key, value in held.items()}
             against.append(row | {"calls": calls, "estimates": round(estimates, 2)})
-    times = level(of.cascade.stages[0].denoiser.sigmas(steps)[:-1])
+    times = level(first_stage(of.cascade).denoiser.sigmas(steps)[:-1])
     for name in TIMED:
         for low, high in MOMENTS:
             row = {"condition": name, "from": low, "to": high, "steps": int(((times >= low) & (times <= high)).sum())}

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Held, options, save_json, save_plot, show
+from common import Held, first_stage, options, save_json, save_plot, show
 from rich.progress import Progress, track
 from torch import Tensor
 
@@ -93,7 +93,7 @@ def draw(
     evaluation: Held, guidance: float, way: str, steps: int, progress: Callable[[int], object]
 ) -> tuple[Tensor, dict[str, float]]:
     """One picture a caption, each from its own seed, and how large the estimates were before the threshold."""
-    stage = evaluation.cascade.stages[0]
+    stage = first_stage(evaluation.cascade)
     size, sigmas, done, reached = (stage.size, stage.size), karras_sigmas(steps), [], []
     for start in range(0, len(evaluation.seeds), ROWS):
         span = slice(start, start + ROWS)
