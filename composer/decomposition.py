@@ -18,6 +18,7 @@ Batch = dict[str, Any]
 """A collated batch of a dataset. Keys that the core knows:
 
 - ``image``: (b 3 h w) float32 in [-1, 1].
+- ``source``: (b 3 H W) likewise, the same images with more pixels (see `Decomposition`); optional.
 - ``caption``: list of b strings; ``""`` for an image without one.
 - ``region``: (b 1 h w) float32, 1 where an edit may change the image.
 - ``seed``: (b,) int64, one number per sample; present in training and validation. A random decomposer draws from it
@@ -39,9 +40,12 @@ class Decomposer(nn.Module, Buildable, ABC):
         kind: What the representation says of an image. Tasks and evaluations choose conditions by it: `style_transfer`
             keeps one picture's layout and takes another's appearance. A condition without a kind takes part only if
             it is named.
+        at_source: Whether it reads images at the source's size, where a model has one (see `Decomposition`). Not what
+            is about the very pixels that a model draws.
     """
 
     kind: Kind | None = None
+    at_source = True
     code_licence = "Apache-2.0"
     weights_licence = "needs none"
 
@@ -104,10 +108,18 @@ class Decomposer(nn.Module, Buildable, ABC):
 
 
 class Decomposition(nn.ModuleDict):
-    """Named decomposers, run together: in eval mode, without gradients, outside autocast."""
+    """Named decomposers, run together: in eval mode, without gradients, outside autocast.
 
-    def __init__(self, decomposers: Mapping[str, Decomposer]):
+    Args:
+        decomposers: By the name of their condition.
+        source: Shorter side, in pixels, at which they read images, whatever size a model draws: a small picture shows
+            a detector or a CLIP less than the photograph that it was made of. They read the batch's ``source`` if it
+            has one, else its ``image``, resized. None reads images as they are.
+    """
+
+    def __init__(self, decomposers: Mapping[str, Decomposer], source: int | None = None):
         super().__init__(dict(decomposers))
+        self.source = source
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Decomposition":
@@ -133,12 +145,24 @@ class Decomposition(nn.ModuleDict):
             require_utf8(caption)
         device = batch["image"].device.type if "image" in batch else "cpu"
         with torch.autocast(device, enabled=False):
+            large = self._at_source(batch)
             return {
-                name: _extract(name, decomposer, batch)
+                name: _extract(name, decomposer, large if decomposer.at_source else batch)
                 for name, decomposer in self.named()
                 if names is None or name in names
                 if isinstance(batch.get(name), Tensor) or decomposer.can_read(batch)
             }
+
+    def _at_source(self, batch: Batch) -> Batch:
+        """The batch with the images that decomposers read."""
+        image = batch.get("source", batch.get("image"))
+        if self.source is None or not isinstance(image, Tensor):
+            return batch
+        h, w = image.shape[-2:]
+        size = (round(h * self.source / min(h, w)), round(w * self.source / min(h, w)))
+        if size != (h, w):
+            image = F.interpolate(image, size, mode="bicubic", antialias=True).clamp(-1, 1)
+        return {**batch, "image": image}
 
     def known(self, batch: Batch) -> dict[str, Bool[Tensor, " b"]]:
         """Name -> rows that have a representation, for names that some rows lack even after `forward`."""
@@ -154,6 +178,8 @@ def _extract(name: str, decomposer: Decomposer, batch: Batch) -> Tensor:
     if known is None or not decomposer.can_read(batch):
         return column
     others: Tensor = decomposer(_rows(batch, ~known))
+    if column.ndim == 4 and others.shape[2:] != column.shape[2:]:
+        others = decomposer.resize(others, (column.shape[2], column.shape[3]))
     return column.index_put((~known,), others.to(column.dtype))
 
 

@@ -18,6 +18,7 @@ class Latents(Decomposer):
         weights: The autoencoder's folder.
     """
 
+    at_source = False
     kind = Kind.STRUCTURE
     weights_arguments = ("weights",)
 

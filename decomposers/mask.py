@@ -25,6 +25,7 @@ class Mask(Decomposer):
     region or seeds.
     """
 
+    at_source = False
     kind = Kind.MASK
 
     def can_read(self, batch: Batch) -> bool:

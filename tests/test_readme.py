@@ -44,7 +44,7 @@ def here(tmp_path, monkeypatch):
 
 def commands(language="bash"):
     """Every command of the blocks, without comments."""
-    lines = [line for kind, block in BLOCKS if kind == language for line in block.splitlines()]
+    lines = [line for kind, block in BLOCKS if kind == language for line in block.replace("\\\n", " ").splitlines()]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
@@ -61,7 +61,7 @@ def test_python_runs_as_printed(block, here):
 def test_commands_run_as_printed(here):
     ran = []
     for words in commands():
-        if "models/glide" in words:  # tests/published draws with such a model
+        if {"models/glide", "models/scenes64_objects"} & set(words):  # other tests draw with such models
             continue
         if words[0] == "composer" and words[1] in SMALLER:
             if "--prior" in words:  # the tiny model's semantics are not those that the prior draws

@@ -38,7 +38,7 @@ def from_run(config: Mapping[str, Any], name: str, sampling: Mapping[str, Any]) 
     if "tokens" in model:
         stage = {"file": "base.safetensors", "size": model["size"], "tokens": model["tokens"]}
         stage |= {"autoencoder": model["autoencoder"], "conditions": [model["condition"]], "sampling": dict(sampling)}
-        return {"name": name, "stages": [stage], **_decomposers(data, stage["conditions"])}
+        return {"name": name, "stages": [stage], **_decomposers(data, stage["conditions"]), **_source(data)}
     if missing := {"conditions", "size", "denoiser"} - model.keys():
         raise ValueError(f"the checkpoint is not of a stage: its configuration has no {', '.join(sorted(missing))}")
     conditions = model["conditions"]
@@ -57,7 +57,13 @@ def from_run(config: Mapping[str, Any], name: str, sampling: Mapping[str, Any]) 
         "name": name,
         "stages": [stage if low_res is None else stage | {"low_res": low_res}],
         **groups,
+        **_source(data),
     }
+
+
+def _source(data: Mapping[str, Any]) -> dict[str, int]:
+    """At which size decomposers read images, of a run's data or of a model."""
+    return {} if data.get("source") is None else {"source": data["source"]}
 
 
 def _decomposers(data: Mapping[str, Any], conditions: Collection[str]) -> dict[str, dict[str, Any]]:
@@ -161,15 +167,19 @@ def assemble(
         `carry_weights`; and file name -> tensors.
 
     Raises:
-        ValueError: A part has several stages, or two parts have different decomposers for the same representation.
+        ValueError: A part has several stages, or two parts have different decomposers for the same representation, or
+            decomposers that read images at different sizes.
     """
     stages: list[dict[str, Any]] = []
     weights: dict[str, dict[str, Tensor]] = {}
     groups: dict[str, dict[str, Any]] = {"decomposers": {}, "readers": {}}
+    sources: list[dict[str, int]] = []
     for stage, path in parts.items():
         config, tensors, _ = read_model(path)
         if len(config["stages"]) != 1:
             raise ValueError(f"expected a model of one stage in {path}, found {len(config['stages'])}")
+        if config.get("decomposers"):
+            sources.append(_source(config))
         file = f"{stage}.safetensors"
         FILE(file, "the name of a stage")
         stages.append({**config["stages"][0], "file": file})
@@ -179,7 +189,9 @@ def assemble(
                 spec = _resolved(spec, path, plugins)
                 if known.setdefault(key, spec) != spec:
                     raise ValueError(f"{path} has another {key} in its {group} than the parts before it: {spec}")
-    return {"name": name, "stages": stages, **groups}, weights
+    if any(source != sources[0] for source in sources):
+        raise ValueError(f"expected parts whose decomposers read images at one size, found {sources}")
+    return {"name": name, "stages": stages, **groups, **(sources[0] if sources else {})}, weights
 
 
 def carry_weights(

@@ -70,7 +70,7 @@ class Cascade:
                 )
         self.stages, self.decomposition, self.sha256 = tuple(stages), decomposition, sha256
         self.strangers = Parts()
-        self.readers = Decomposition({**dict(decomposition.named()), **dict(readers.named())})
+        self.readers = Decomposition({**dict(decomposition.named()), **dict(readers.named())}, decomposition.source)
         self.spec: dict[str, Any] = {}
         self.weaker: Cascade | None = None
         self.folder: Path | None = None
@@ -110,7 +110,8 @@ class Cascade:
         stages = [build_stage(stage, plugins, folder) for stage in spec["stages"]]
 
         def all_of(key: str) -> Decomposition:
-            return Decomposition({k: build(v, Decomposer, plugins, folder) for k, v in spec.get(key, {}).items()})
+            made = {k: build(v, Decomposer, plugins, folder) for k, v in spec.get(key, {}).items()}
+            return Decomposition(made, spec.get("source"))
 
         cascade = cls(stages, all_of("decomposers"), all_of("readers"), sha256)
         cascade.spec, cascade.folder = dict(spec), folder
@@ -263,6 +264,12 @@ class Cascade:
         every = dict.fromkeys(name for stage in self.stages for name in stage.conditions)
         return tuple(name for name in every if name != "low_res")
 
+    @property
+    def sight(self) -> int:
+        """Side in pixels of the square pictures that the model is best given: what it draws, or what its decomposers
+        read."""
+        return max(self.stages[0].size, self.decomposition.source or 0)
+
     def open(self, *paths: File) -> Float[Tensor, "b 3 h w"]:
         """Reads image files as this model takes them: upright, in sRGB, cropped to a square, in [-1, 1].
 
@@ -284,9 +291,10 @@ class Cascade:
             Refused: A file cannot be read as a picture.
             ValueError: A value is no picture.
         """
-        batch = to_batch(what, caption, self.stages[0].size)
+        batch = to_batch(what, caption, self.sight)
         if not isinstance(what, Mapping):
             batch["image"] = batch["image"].to(self.device)
+            batch = self._with_source(batch)
         return Parts.of(self.decomposition(batch), self.decomposition)
 
     def read(self, batch: Batch, names: Collection[str] | None = None) -> Parts:
@@ -298,10 +306,14 @@ class Cascade:
             batch: As in `decompose`.
             names: Which ones, if the batch allows; None is all.
         """
-        size = self.stages[0].size
-        if "image" in batch:
-            batch = {**batch, "image": fit(batch["image"], (size, size))}
-        return Parts(self.readers(batch, names))
+        return Parts(self.readers(self._with_source(batch), names))
+
+    def _with_source(self, batch: Batch) -> Batch:
+        """Resizes a batch's images to the first stage's size, and keeps what the readers read as ``source``."""
+        if "image" not in batch:
+            return batch
+        size, source = self.stages[0].size, batch.get("source", batch["image"])
+        return {**batch, "image": fit(batch["image"], (size, size)), "source": source}
 
     @property
     def _named(self) -> dict[str, str]:

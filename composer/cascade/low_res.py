@@ -99,6 +99,8 @@ class LowRes(Decomposer):
         scale: How many times larger the stage's own image is.
     """
 
+    at_source = False
+
     def __init__(self, corruption: Corruption | None = None, scale: int = 4):
         super().__init__()
         if scale < 2:

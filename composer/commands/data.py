@@ -118,7 +118,7 @@ def decompose(
 
     cascade = model.load(model.model, plugins)
     pictures = cascade.open(*images)
-    parts = cascade.decompose({"image": pictures} | ({"caption": [caption] * len(images)} if caption else {}))
+    parts = cascade.decompose(list(images), caption)
     sheets = ["decompose_sheet.png"] if preview else []
     with reserved(out, [*(f"decompose_{Path(path).stem}.safetensors" for path in images), *sheets]) as paths:
         for i, path in enumerate(images):

@@ -51,6 +51,9 @@ class ImageDataset(Dataset[Row], ABC):
         """The order of the rows in one epoch: a permutation of range(len(self)) that depends on the key alone."""
         return permutation(len(self), key)
 
+    def show_source(self, side: int) -> None:
+        """Lets rows show their images with more pixels, too: ``source`` (3 side side), where there are more."""
+
     def identity(self) -> dict[str, Any]:
         """Describes which rows these are and in which order, as plain values, for checkpoints.
 
@@ -298,6 +301,10 @@ class Mixture(ImageDataset):
         dataset, own = self._find(index)
         return dataset.caption(own)
 
+    def show_source(self, side: int) -> None:
+        for dataset in self.datasets:
+            dataset.show_source(side)
+
     def list_skipped_in(self, path: Path) -> None:
         for dataset in self.datasets:
             dataset.list_skipped_in(path)
@@ -335,6 +342,9 @@ class Crops(ImageDataset):
 
     def order(self, key: int) -> Sequence[int]:
         return self.dataset.order(key)
+
+    def show_source(self, side: int) -> None:
+        raise ValueError("crops show no source: leave out data.source, or the crops")
 
     def identity(self) -> dict[str, Any]:
         return self.dataset.identity()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from composer.data.datasets import Row, generator
 from composer.data.refusals import ReadImages
-from composer.images.reading import SUFFIXES, Reason, Refused, load_rgb, resize_and_crop
+from composer.images.reading import SUFFIXES, Reason, Refused, largest_square, load_rgb, resize
 from composer.storage.files import hash_content, read_text, require_file
 
 Item = tuple[str, str | None]
@@ -25,7 +25,7 @@ LISTING = "metadata.jsonl"
 MAX_LISTING = 10_000_000_000
 """Maximum size in bytes: it has a line for each image."""
 
-RESERVED = frozenset({"image", "caption", "seed", "known"})
+RESERVED = frozenset({"image", "source", "caption", "seed", "known"})
 """Keys of a batch besides representations; no column may have these names."""
 
 MAX_CAPTION = 100_000
@@ -70,6 +70,7 @@ class ImageFolder(ReadImages):
     ):
         super().__init__(path)
         self.folder, self.size, self.crop, self.flip = Path(path), size, crop, flip
+        self.source: int | None = None
         self.min_side = size if min_side is None else min_side
         if not self.folder.is_dir():
             raise FileNotFoundError(f"expected a folder of images at {path}, found no folder")
@@ -103,9 +104,12 @@ class ImageFolder(ReadImages):
     def __len__(self) -> int:
         return len(self.items)
 
+    def show_source(self, side: int) -> None:
+        self.source = side
+
     def read(self, index: int, seed: int) -> Row:
         path, _ = self.items[index]
-        full = load_rgb(path, self.size, min_side=self.min_side).image
+        full = load_rgb(path, max(self.size, self.source or 0), min_side=self.min_side).image
         columns = {name: _column(path, name) for name in self.sidecars.get(_stem(path), [])}
         maps = [name for name, value in columns.items() if value.ndim == 3]
         if maps and full.shape[1:] != (self.size, self.size):
@@ -114,10 +118,12 @@ class ImageFolder(ReadImages):
                 f"found {full.shape[2]} x {full.shape[1]}"
             )
         random = generator(seed)
-        image = resize_and_crop(full, self.size, random if self.crop == "random" else None)
+        rows, along = largest_square(full.shape[1], full.shape[2], random if self.crop == "random" else None)
+        square = full[:, rows, along]
         if self.flip and torch.rand((), generator=random) < 0.5:
-            image = image.flip(-1)
-        return {"image": image, "caption": self.caption(index), **columns}
+            square = square.flip(-1)
+        source = {} if self.source is None else {"source": resize(square, self.source)}
+        return {"image": resize(square, self.size), **source, "caption": self.caption(index), **columns}
 
     def identity(self) -> dict[str, Any]:
         """Identifies the files by their names below the folder: the folder may move, and captions may change."""

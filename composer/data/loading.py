@@ -171,6 +171,8 @@ class ImageData(L.LightningDataModule):
         seed: Of the order and of every sample.
         readers: Decomposers that measure adherence, for names whose own decomposer does not; not used in training, but
             part of an exported model.
+        source: Shorter side, in pixels, at which decomposers read images that are larger than `size` on disk, see
+            `Decomposition`; the exported model keeps it. None lets them read the images that are trained on.
         accept_changes: Whether to resume although the training images differ from the checkpoint's (see
             `compare_data`).
 
@@ -191,8 +193,12 @@ class ImageData(L.LightningDataModule):
         readers: dict[str, Decomposer] | None = None,
         accept_changes: bool = False,
         global_batch_size: int | None = None,
+        source: int | None = None,
     ):
         super().__init__()
+        self.source = source
+        for dataset in filter(None, (train, validation) if source else ()):
+            dataset.show_source(source or 0)
         self.global_batch_size = global_batch_size
         self.readers = readers or {}
         self.train, self.validation, self.decomposers = train, validation, decomposers
@@ -266,7 +272,8 @@ class ImageData(L.LightningDataModule):
 
     def _wants(self, names: frozenset[str]) -> None:
         self.names = names
-        self.decomposition = Decomposition({name: d for name, d in self.decomposers.items() if name in names})
+        wanted = {name: d for name, d in self.decomposers.items() if name in names}
+        self.decomposition = Decomposition(wanted, self.source)
 
     def _check_served(self, conditions: frozenset[str]) -> None:
         sources = {"training": self.train} | ({"validation": self.validation} if self.validation else {})

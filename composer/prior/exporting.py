@@ -57,6 +57,8 @@ def export_prior(
     trained = config["model"]["init_args"]["prior"]
     trained = {"file": PRIOR_FILE, **trained, "init_args": {**(trained.get("init_args") or {}), **sampling}}
     made = {"name": name, "priors": [trained], "decomposers": {key: decomposers[key] for key in (TEXT, SEMANTICS)}}
+    if config["data"].get("source") is not None:
+        made["source"] = config["data"]["source"]
     check_prior(made)
     own = {key.removeprefix("prior."): value for key, value in weights.items()}
     with fetching(network), noting_files() as read:

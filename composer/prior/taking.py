@@ -46,9 +46,16 @@ def load_prior(cascade: Cascade, folder: str, plugins: Sequence[str], network: b
         network: See `Prior.load`.
 
     Raises:
-        ValueError: The model reads embeddings of another width or length.
+        ValueError: The model reads embeddings of another width or length, or from images of another size.
     """
     prior = Prior.load(folder, plugins, network).to(cascade.device)
+    own, others = (at and f"{at} px" for at in (cascade.decomposition.source, prior.spec.get("source")))
+    if own != others:
+        raise ValueError(
+            f"the model's decomposers read images at {own or 'the size that it draws'}, those of this prior at "
+            f"{others or 'the size that it was trained on'}: CLIP says something else of each; train the prior on "
+            "embeddings with the same data.source"
+        )
     size = cascade.stages[0].size
     decomposer = dict(cascade.decomposition.named())[SEMANTICS]
     read = decomposer({"image": torch.zeros(1, 3, size, size, device=cascade.device)})

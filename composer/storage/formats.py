@@ -83,7 +83,7 @@ _BASE = record({"name": text(200, rf"\w[\w.-]*|{HUB_NAME.pattern}", "a model's n
 _ABOUT: dict[str, Check] = {"format": whole(0, 1_000_000), "name": text(200)}
 _STAGES = record(
     {"stages": items(STAGE, 0, 16)},
-    {**_ABOUT, "decomposers": table(SPEC), "readers": table(SPEC), "base": _BASE},
+    {**_ABOUT, "decomposers": table(SPEC), "readers": table(SPEC), "source": whole(1, MAX_SIDE), "base": _BASE},
 )
 _PRIORS = record(
     {
@@ -92,7 +92,7 @@ _PRIORS = record(
         ),
         "decomposers": record({TEXT: SPEC}, {SEMANTICS: SPEC}),
     },
-    _ABOUT,
+    {**_ABOUT, "source": whole(1, MAX_SIDE)},
 )
 _AUTOENCODERS = record(
     {
@@ -120,7 +120,10 @@ _RUN = record(
                 )
             }
         ),
-        "data": record({"decomposers": table(ARGUMENTS)}, {"readers": optional(table(ARGUMENTS))}),
+        "data": record(
+            {"decomposers": table(ARGUMENTS)},
+            {"readers": optional(table(ARGUMENTS)), "source": optional(whole(1, MAX_SIDE))},
+        ),
     }
 )
 _MANIFEST = table(text(64, r"[0-9a-f]{64}", "a SHA-256"), most=10_000, named=None)

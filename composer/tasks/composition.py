@@ -14,7 +14,7 @@ from composer.cascade.cascade import Cascade
 from composer.cascade.composition import Composition as Composition
 from composer.cascade.parts import Parts
 from composer.cascade.start import InitialNoise
-from composer.cascade.taking import Picture
+from composer.cascade.taking import Picture, open_pictures
 from composer.decomposition import Batch, Decomposer
 from composer.diffusion.samplers import Progress
 from composer.images.reading import File, PictureFile, resize
@@ -48,8 +48,10 @@ class Source:
             caption: What it shows, if known.
             source: Where it came from, for recipes.
         """
-        small = resize(image, cascade.stages[0].size)
-        batch: Batch = {"image": small[None].to(cascade.device)} | ({"caption": [caption]} if caption else {})
+        small, large = (
+            resize(image, side)[None].to(cascade.device) for side in (cascade.stages[0].size, cascade.sight)
+        )
+        batch: Batch = {"image": small, "source": large} | ({"caption": [caption]} if caption else {})
         parts, wanted = cascade.decompose(batch), cascade.read(batch)
         sources = {name: caption if name == "caption" else source for name in parts}
         return cls(batch["image"], Composition(parts=parts, wanted=wanted, sources=sources))
@@ -62,7 +64,7 @@ class Source:
             Refused: The file is no picture that can be read.
         """
         file = PictureFile.of(path)
-        return cls.of(cascade, cascade.open(file)[0], caption, file.source)
+        return cls.of(cascade, open_pictures([file], cascade.sight)[0], caption, file.source)
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows: the picture, and a preview of each representation."""

@@ -194,7 +194,7 @@ class Frame:
 
     def source(self, cascade: Cascade, caption: str = "", source: str = "the picture") -> Source:
         """Decomposes the square."""
-        return Source.of(cascade, self.seen(cascade.stages[0].size)[0][0], caption, source)
+        return Source.of(cascade, self.seen(cascade.sight)[0][0], caption, source)
 
     def restrict(self, cascade: Cascade, composition: Composition) -> Composition:
         """Restricts a composition to the region; a region that covers everything is plain generation.

@@ -304,7 +304,7 @@ def estimate_training_needs(
         codec=_codec_of(model.codec_folder),
     )
     specs = {name: spec.as_dict() for name, spec in data.decomposers.items() if name in model.conditions}
-    costs, weights = measure_decomposers(specs, side, plugins)
+    costs, weights = measure_decomposers(specs, data.source or side, plugins)
     progress()
     most = read.config_init.checkpoints.most_at_once(trainer.max_steps)
     disk = disk_of(Path(read.run_folder(read.config)), expected_size(model), most)
