@@ -18,6 +18,8 @@ from composer.evaluation.prior import measure_embeddings
 from composer.evaluation.samples import open_sample, sample_of
 from composer.prior import Prior
 from composer.scenes import render_retold
+from composer.scenes.things import list_asked, load_judge, mark, see
+from composer.training.things import ThingImages
 
 ASSETS = Path(__file__).parent.parent / "composer" / "assets"
 
@@ -73,6 +75,15 @@ def test_the_upsampler_keeps_the_image_and_sharpens_it(shipped):
 
     bicubic = torch.nn.functional.interpolate(small, (256, 256), mode="bicubic")
     assert edges(bicubic) < 0.3 * edges(true) and 0.6 * edges(true) < edges(large) < 1.3 * edges(true)
+
+
+def test_the_shipped_judge_sees_what_true_pictures_show():
+    judge = load_judge(ASSETS / "scenes_judge")
+    scenes = ThingImages(SceneImages("val", 64, 64))
+    rows = [scenes.row(i, 0) for i in range(64)]
+    seen = see(judge, torch.stack([row["image"] for row in rows]))
+    right = [mark(list_asked(row["things"]), found)["bound"] for row, found in zip(rows, seen, strict=True)]
+    assert sum(right) >= 60
 
 
 PRIORS = ("scenes_prior_diffusion", "scenes_prior_ar")

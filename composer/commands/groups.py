@@ -204,7 +204,7 @@ class ThingOptions:
 
     Attributes:
         things: count whether pictures of one to three things show what was asked, and measure nothing else; the folder
-            of the judge
+            of the judge, or asset:scenes_judge, which is included
         captions: captions to draw: short ones, or ones that name every property
         boxes: measure whether objects are found in the boxes in which they are asked for, and nothing else; for models
             with the condition objects
