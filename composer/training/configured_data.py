@@ -1,11 +1,10 @@
 """A training's data alone, as its configuration names it."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from composer.data.datasets import Crops, ImageDataset, Mixture
-from composer.data.folder import RESERVED, ImageFolder
+from composer.data.folder import RESERVED, ImageFolder, find_folders
 from composer.data.loading import ImageData
 from composer.decomposition import Decomposition
 from composer.training.cli import TrainingCLI
@@ -63,17 +62,7 @@ def build_folders(
         ValueError: There is no such decomposer, or no folder of images.
     """
     data = build_data(words, names, plugins)
-    folders = [folder for part in (data.train, data.validation) for folder in _folders(part)]
+    folders = [folder for part in (data.train, data.validation) for folder in find_folders(part)]
     if not folders:
         raise ValueError("columns lie beside images: expected an ImageFolder in the configuration's data, found none")
     return folders, Decomposition(data.decomposers)
-
-
-def _folders(dataset: ImageDataset | None) -> Iterator[ImageFolder]:
-    if isinstance(dataset, ImageFolder):
-        yield dataset
-    elif isinstance(dataset, Crops):
-        yield from _folders(dataset.dataset)
-    elif isinstance(dataset, Mixture):
-        for part in dataset.datasets:
-            yield from _folders(part)

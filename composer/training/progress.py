@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks.progress.progress_bar import ProgressBar
 from torch import Tensor
 
+from composer.data.folder import find_folders
 from composer.decomposition import Batch
 from composer.terminal import console, note
 
@@ -38,11 +39,16 @@ def _say(trainer: L.Trainer, text: str) -> None:
         note(text)
 
 
+SLOW = 0.2
+"""Share of the time, for reading and decomposing, from which it is worth doing that beforehand."""
+
+
 class Progress(ProgressBar):
     """A bar with loss, images per second, the share of time spent waiting for the data loader, and the time left.
 
     They are measured after steps 1, 3 and 10, then as often as metrics are logged. Where the output is no terminal, a
-    line is printed each time. The time left is that of the steps alone, without validations.
+    line is printed each time. The time left is that of the steps alone, without validations. A training that spends
+    much of its time on a folder of images is told, once, of `composer prepare`.
     """
 
     def __init__(self) -> None:
@@ -50,13 +56,13 @@ class Progress(ProgressBar):
         self._console = console(stderr=True, soft_wrap=True)
         self._bar: rich.progress.Progress | None = None
         self._task = rich.progress.TaskID(0)
-        self._enabled = True
+        self._enabled, self._told = True, False
         self._start = 0
         self._status, self._pace = "", 0.0  # as last measured; the latter in seconds per step
         self._reset(0)
 
     def _reset(self, step: int) -> None:
-        self._first, self._images, self._waited = step, 0, 0.0
+        self._first, self._images, self._waited, self._decomposed = step, 0, 0.0, 0.0
         self._losses: list[Tensor] = []
         self._begun = time.monotonic()
 
@@ -86,6 +92,7 @@ class Progress(ProgressBar):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         self._waited += trainer.datamodule.seconds_waiting
+        self._decomposed += trainer.datamodule.seconds_decomposing
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -99,19 +106,33 @@ class Progress(ProgressBar):
         step, last = trainer.global_step, trainer.max_steps
         measured = step - self._start in EARLY or step % trainer.log_every_n_steps == 0
         if measured:
-            self._measure(step)
+            reading, decomposing = self._measure(step)
+            if step - self._start not in EARLY and next(find_folders(trainer.datamodule.train), None) is not None:
+                self._advise(reading, decomposing)
         left = f"  about {timedelta(seconds=round((last - step) * self._pace))} left" if last > 0 else ""
         if self._bar is not None:
             self._bar.update(self._task, completed=step, status=self._status, left=left)
         elif measured:
             self._console.print(f"step {step}{f'/{last}' if last > 0 else ''}  {self._status}{left}")
 
-    def _measure(self, step: int) -> None:
+    def _advise(self, reading: float, decomposing: float) -> None:
+        if self._told or reading + decomposing <= SLOW:
+            return
+        self._told = True
+        self._console.print(
+            f"note: reading images takes {reading:.0%} of the time, decomposing them {decomposing:.0%}: "
+            "`composer prepare` does both once, beforehand (docs/own_images.md)"
+        )
+
+    def _measure(self, step: int) -> tuple[float, float]:
+        """Measures what is shown; returns the shares of the time for reading and for decomposing."""
         elapsed = time.monotonic() - self._begun
         loss, images = float(torch.stack(self._losses).mean()), self._images / elapsed
-        waited, self._pace = self._waited / elapsed, elapsed / (step - self._first)
+        waited, decomposed = self._waited / elapsed, self._decomposed / elapsed
+        self._pace = elapsed / (step - self._first)
         self._reset(step)
         self._status = f"loss {loss:.4f}  {images:.1f} images/s  data {waited:.0%}"
+        return waited, decomposed
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._validating = time.monotonic()

@@ -5,10 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from PIL import Image
 
+from composer.data import ImageData, ImageFolder, SceneImages
 from composer.training import progress
 from composer.training.callbacks import Checkpoints
 from composer.training.progress import Messages, Progress
+from decomposers import Intensity, Palette
 from tests.training.test_training import Losses, Spy, data, stage, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have")
@@ -22,7 +25,7 @@ def clock(monkeypatch):
     return clock
 
 
-def train(root, clock, look=None, **options):
+def train(root, clock, look=None, given=None, **options):
     """Trains 12 steps that take 10 seconds, then 2 each; gives each step's loss."""
     model, losses = stage(), []
     own = model.denoiser.loss
@@ -34,7 +37,7 @@ def train(root, clock, look=None, **options):
             look(trainer)
 
     trainer(root, Spy(train=after), Messages(), **{"max_steps": 12, "log_every_n_steps": 5} | options).fit(
-        model, data()
+        model, given or data()
     )
     return [float(loss.detach().mean()) for loss in losses]
 
@@ -72,6 +75,26 @@ def test_on_a_terminal_the_bar_tells_it_and_moves_with_every_step(tmp_path, cloc
         (3, "loss", "about 0:00:18 left"),
     ]
     assert [step for step, _, _ in seen] == list(range(12)) and seen[11][2] == "about 0:00:02 left"
+
+
+class SlowData(ImageData):
+    """Claims that each batch was waited for as long as that."""
+
+    waits = 0.0
+    seconds_waiting = property(lambda self: self.waits, lambda self, value: None)
+
+
+@pytest.mark.parametrize(("waits", "folder"), [(0.8, True), (0.8, False), (0.3, True)])
+def test_a_training_that_waits_for_a_folder_is_told_of_prepare(waits, folder, tmp_path, clock, capsys):
+    for i in range(4):
+        Image.new("RGB", (40, 36), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    images = ImageFolder(str(tmp_path), 16, captions="empty") if folder else SceneImages("val", 16, 4)
+    slow = SlowData(images, None, {"intensity": Intensity(), "palette": Palette()}, batch_size=2)
+    slow.waits = waits
+    train(tmp_path / "run", clock, given=slow)
+    said = capsys.readouterr().err
+    assert said.count("`composer prepare` does both once") == (waits > 0.4 and folder)
+    assert "note: reading images takes 40% of the time" in said or not (waits > 0.4 and folder)
 
 
 def test_without_an_end_there_is_no_time_left(tmp_path, clock, capsys):
