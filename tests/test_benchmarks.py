@@ -18,7 +18,7 @@ TINY = {
     "memory": ["--small", "--case", "{case}"],
     "round_trip": ["--model", "{eight}", "--count", "2", "--steps", "2", "3"],
     "scenes": ["--count", "2", "--sizes", "32", "64", "--processes", "0"],
-    "seams": ["--model", "{eight}", "--count", "2", "--steps", "1"],
+    "seams": ["--count", "1", "--steps", "1"],
     "strengths": ["--model", "{eight}", "--count", "2", "--steps", "1", "--plot", "plot.png"],
     "thresholding": ["--model", "{eight}", "--count", "2", "--steps", "1", "--rounds", "1", "--sizes", "64"],
     "unet": ["--quick", "--rounds", "1", "--sizes", "64"],
