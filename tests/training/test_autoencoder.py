@@ -10,9 +10,9 @@ from skimage.metrics import peak_signal_noise_ratio as by_skimage
 from composer.__main__ import main
 from composer.data.datasets import Photographs, collate
 from composer.networks.autoencoder import Autoencoder
-from composer.training import checkpoint as checkpoints
 from composer.training.autoencoder import AutoencoderTraining
 from composer.training.feature_maps import SceneFeatures
+from tests.training.small_runs import fit, require_exact_resume
 
 YAML = """
 model:
@@ -49,26 +49,13 @@ def config(tmp_path_factory):
     return path
 
 
-def fit(config, root, *words):
-    assert main(["fit", "-c", str(config), f"--trainer.default_root_dir={root}", *words]) in (None, 0)
-    return checkpoints.load(root / "checkpoints" / "last.ckpt")
-
-
 @pytest.fixture(scope="module")
 def run(config):
     return config.parent / "whole", fit(config, config.parent / "whole")
 
 
-def tensors(value, name=""):
-    return dict(checkpoints._tensors(value, name))
-
-
 def test_a_resumed_training_is_the_one_that_was_not_interrupted(config, run, tmp_path):
-    fit(config, tmp_path, "--trainer.max_steps", "3")
-    resumed = fit(config, tmp_path, "--ckpt_path", "last")
-    for part in ("state_dict", "ema", "optimizer_states"):
-        own, found = tensors(run[1][part]), tensors(resumed[part])
-        assert own.keys() == found.keys() and all(torch.equal(x, found[name]) for name, x in own.items())
+    require_exact_resume(config, run[1], tmp_path)
 
 
 def test_the_reader_is_no_part_of_what_is_trained(run):

@@ -11,8 +11,8 @@ from composer.__main__ import main
 from composer.autoregressive import kl_weight_at, learning_rate_at, temperature_at
 from composer.data.datasets import Photographs, collate
 from composer.networks.dvae import DVAE
-from composer.training import checkpoint as checkpoints
 from composer.training.dvae import DVAETraining
+from tests.training.small_runs import fit, require_exact_resume
 
 YAML = """
 model:
@@ -48,26 +48,13 @@ def config(tmp_path_factory):
     return path
 
 
-def fit(config, root, *words):
-    assert main(["fit", "-c", str(config), f"--trainer.default_root_dir={root}", *words]) in (None, 0)
-    return checkpoints.load(root / "checkpoints" / "last.ckpt")
-
-
 @pytest.fixture(scope="module")
 def run(config):
     return config.parent / "whole", fit(config, config.parent / "whole")
 
 
-def tensors(value):
-    return dict(checkpoints._tensors(value, ""))
-
-
 def test_a_resumed_training_is_the_one_that_was_not_interrupted(config, run, tmp_path):
-    fit(config, tmp_path, "--trainer.max_steps", "3")
-    resumed = fit(config, tmp_path, "--ckpt_path", "last")
-    for part in ("state_dict", "ema", "optimizer_states"):
-        own, found = tensors(run[1][part]), tensors(resumed[part])
-        assert own.keys() == found.keys() and all(torch.equal(x, found[name]) for name, x in own.items())
+    require_exact_resume(config, run[1], tmp_path)
 
 
 def test_the_learning_rate_follows_its_schedule(run):

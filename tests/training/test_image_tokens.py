@@ -12,9 +12,9 @@ from composer.cascade.cascade import Cascade
 from composer.cascade.token_stage import to_text
 from composer.images.sheet import read_recipe
 from composer.networks.dvae import DVAE
-from composer.training import checkpoint as checkpoints
 from composer.training.image_tokens import ImageTokensTraining
 from decomposers import Agreement
+from tests.training.small_runs import fit, require_exact_resume
 
 ENCODER = {"codes": 20, "width": 8, "start": 4, "blocks": 1, "levels": 3}
 YAML = """
@@ -63,26 +63,13 @@ def config(tmp_path_factory):
     return path
 
 
-def fit(config, root, *words):
-    assert main(["fit", "-c", str(config), f"--trainer.default_root_dir={root}", *words]) in (None, 0)
-    return checkpoints.load(root / "checkpoints" / "last.ckpt")
-
-
 @pytest.fixture(scope="module")
 def run(config):
     return config.parent / "whole", fit(config, config.parent / "whole")
 
 
-def tensors(value):
-    return dict(checkpoints._tensors(value, ""))
-
-
 def test_a_resumed_training_is_the_one_that_was_not_interrupted(config, run, tmp_path):
-    fit(config, tmp_path, "--trainer.max_steps", "3")
-    resumed = fit(config, tmp_path, "--ckpt_path", "last")
-    for part in ("state_dict", "ema", "optimizer_states"):
-        own, found = tensors(run[1][part]), tensors(resumed[part])
-        assert own.keys() == found.keys() and all(torch.equal(x, found[name]) for name, x in own.items())
+    require_exact_resume(config, run[1], tmp_path)
 
 
 def test_the_dvae_is_a_part_of_the_checkpoint_and_is_not_trained(config, run):
