@@ -262,6 +262,7 @@ def test_remote_shards_are_copied_as_a_whole_once(photos, tmp_path):
         ShardFolder("memory://shards", 64)
     data = ShardFolder("memory://shards", 64, cache=str(tmp_path / "cache"))
     local = ShardFolder(str(tmp_path / "shards"), 64)
+    assert data.caption(0) is None and not list((tmp_path / "cache").glob("*.tar"))
     for i in range(7):
         assert torch.equal(data.row(i, 0)["red"], local.row(i, 0)["red"])
     remote.rm("/shards", recursive=True)
