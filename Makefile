@@ -50,6 +50,7 @@ bench: $(READY)
 	$(RUN) benchmarks/round_trip.py --json benchmarks/results/round_trip.json
 	$(RUN) benchmarks/strengths.py --json benchmarks/results/strengths.json --plot docs/pictures/strengths.png
 	$(RUN) benchmarks/best_of.py --json benchmarks/results/best_of.json --plot docs/pictures/best_of.png
+	$(RUN) benchmarks/systems.py --json benchmarks/results/systems.json --sheet docs/pictures/systems.jpg
 
 # It reads the sources without importing them, so its environment needs neither PyTorch nor the project
 docs: .venv-docs/.ready

@@ -21,13 +21,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def options(about: str | None, count: int, steps: int | None = None, plot: bool = True) -> argparse.ArgumentParser:
+def options(
+    about: str | None, count: int, steps: int | None = None, plot: bool = True, model: bool = True
+) -> argparse.ArgumentParser:
     """The options of a benchmark on Scenes; those with a default of None are left out."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=count, help=f"Scenes (default {count})")
     if steps is not None:
         parser.add_argument("--steps", type=int, default=steps, help=f"of sampling (default {steps})")
-    parser.add_argument("--model", default="scenes256", help="a model's folder (default scenes256, which is shipped)")
+    if model:
+        parser.add_argument(
+            "--model", default="scenes256", help="a model's folder (default scenes256, which is shipped)"
+        )
     parser.add_argument("--json", type=Path, help="file to write the rows to")
     if plot:
         parser.add_argument("--plot", type=Path, help="PNG to write the plot to")

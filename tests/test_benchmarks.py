@@ -20,10 +20,15 @@ TINY = {
     "scenes": ["--count", "2", "--sizes", "32", "64", "--processes", "0"],
     "seams": ["--count", "1", "--steps", "1"],
     "strengths": ["--model", "{eight}", "--count", "2", "--steps", "1", "--plot", "plot.png"],
+    "systems": ["--rows", "{rows}", "--count", "2", "--steps", "1", "--prompts", "2", "--sheet", "sheet.png"],
     "thresholding": ["--model", "{eight}", "--count", "2", "--steps", "1", "--rounds", "1", "--sizes", "64"],
     "unet": ["--quick", "--rounds", "1", "--sizes", "64"],
     "upsampling": ["--count", "4", "--steps", "1", "--picture", "picture.png"],
 }
+ROWS = """
+- {{name: alone, model: {eight}, samples: {{base: 5}}}}
+- {{name: prior, model: {eight}, prior: scenes_prior_ar, best_of: 2, options: {{guidance: 1}}, samples: {{prior: 5}}}}
+"""
 TINY["thresholding"] += ["--plot", "plot.png", "--samples", "samples.png"]
 
 
@@ -70,7 +75,8 @@ def test_every_benchmark_is_run_here():
 @pytest.mark.parametrize("name", sorted(TINY.keys() - {"memory"}))
 def test_it_runs_and_writes_what_is_committed(name, eight_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = [word.format(eight=eight_folder) for word in TINY[name]]
+    (tmp_path / "rows.yaml").write_text(ROWS.format(eight=eight_folder))
+    words = [word.format(eight=eight_folder, rows="rows.yaml") for word in TINY[name]]
     names = run(name, [*words, "--json", "found.json"], monkeypatch)
     found = json.loads(Path("found.json").read_text())
     committed = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())

@@ -70,17 +70,48 @@ def count_things(
         raise ValueError(
             f"counting things needs a model that reads captions; this one reads {', '.join(cascade.names)}"
         )
-    first = cascade.stages[0]
+    how = SampleOptions(until=cascade.stages[0].name) | options
+
+    def draw(index: Sequence[int], captions: list[str], seeds: Sequence[int]) -> Tensor:
+        return quantise(cascade.sample(from_captions(cascade, captions), seeds, how)).cpu()
+
+    return count_drawn(draw, judge, count, captions, seed, rows, progress)
+
+
+Draw = Callable[[Sequence[int], list[str], Sequence[int]], Tensor]
+"""Numbers of Scenes of `val`, their captions, seeds -> pictures (b 3 h w), rounded to 8 bits, on the CPU."""
+
+
+def count_drawn(
+    draw: Draw,
+    judge: Judge,
+    count: int = 64,
+    captions: str = "complete",
+    seed: int = 0,
+    rows: int = 32,
+    progress: Callable[[int], None] = lambda count: None,
+) -> dict[str, Counted]:
+    """Does what `count_things` does, with pictures that are drawn in any way.
+
+    Args:
+        draw: Draws the pictures.
+        judge: See `count_things`; so are the others.
+        count: Captions of each number of things.
+        captions: "short" or "complete".
+        seed: Of the pictures.
+        rows: Pictures drawn at a time.
+        progress: Called with the number of pictures that were just drawn.
+    """
     found: dict[str, Counted] = {}
     for number in NUMBERS:
         index = scenes_with(number, count)
         told = [describe("val", i, complete=SHARES[captions]) for i in index]
         drawn, true = [], []
         for at in range(0, count, rows):
-            part = from_captions(cascade, [caption for _, caption in told[at : at + rows]])
-            seeds = [seed * 1_000_003 + i for i in index[at : at + rows]]
-            drawn.append(quantise(cascade.sample(part, seeds, SampleOptions(until=first.name) | options)).cpu())
-            true.append(quantise(render_batch("val", index[at : at + rows], READ_SIZE)["image"]))
+            some = index[at : at + rows]
+            seeds = [seed * 1_000_003 + i for i in some]
+            drawn.append(draw(some, [caption for _, caption in told[at : at + rows]], seeds))
+            true.append(quantise(render_batch("val", some, READ_SIZE)["image"]))
             progress(len(seeds))
         asked = [list_asked(tabulate(scene)) for scene, _ in told]
         found[str(number)] = Counted(*(measure_shares(judge, torch.cat(images), asked) for images in (drawn, true)))

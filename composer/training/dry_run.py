@@ -1,4 +1,4 @@
-"""A stage's training and sampling steps on the meta device, where tensors have shapes but no values.
+"""Training and sampling steps on the meta device, where tensors have shapes but no values.
 
 FLOPs come from torch's own counter, a multiply-add as two. Attention counts as two matrix products, so the number
 depends on no kernel, precision or device. For memory, every tensor is followed from its allocation to its release, in
@@ -7,8 +7,9 @@ workspaces, the allocator's gaps, a GPU's context of half a gigabyte.
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -46,33 +47,77 @@ def count_flops() -> Iterator[FlopCounterMode]:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
+@dataclass(frozen=True)
+class Step:
+    """The forward pass of a training step, on the meta device.
+
+    Attributes:
+        network: What is trained, and what the step computes with it.
+        inputs: Number of images -> the inputs of the loss.
+        loss: Inputs -> the loss, a single number.
+    """
+
+    network: nn.Module
+    inputs: Callable[[int], tuple[Any, ...]]
+    loss: Callable[..., Tensor]
+
+    def forward_flops(self) -> int:
+        """FLOPs of the forward pass, per image."""
+        with count_flops() as counter:
+            self.loss(*self.inputs(1))
+        return counter.get_total_flops()
+
+    def flops(self, images: int = 1) -> tuple[int, int]:
+        """FLOPs of the forward pass, and in total, with what checkpointing computes again."""
+        with count_flops() as counter:
+            loss = self.loss(*self.inputs(images))
+            forward = counter.get_total_flops()
+            torch.autograd.backward(loss)
+        self.network.zero_grad()
+        return forward, counter.get_total_flops()
+
+    def memory(self, images: int, kernels: "Kernels") -> tuple[int, int]:
+        """Live bytes beside weights and gradients: when the backward pass starts, and the peak."""
+        for parameter in self.network.parameters():
+            parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+        with LiveBytes(self.network) as live, kernels:
+            inputs = self.inputs(images)
+            loss = self.loss(*inputs)
+            kernels.forget()
+            kept = live.now
+            # Begun from a tensor, it would run without `kernels`, which what checkpointing computes again needs.
+            torch.autograd.backward([get_gradient_edge(loss)])
+        self.network.zero_grad()
+        return kept, live.peak
+
+
+def stage_step(denoiser: Denoiser, conditions: ConditionSet, side: int) -> Step:
+    """Does what `StageTraining.training_step` does, with every condition kept.
+
+    Args:
+        denoiser: The stage's.
+        conditions: The stage's.
+        side: Height and width of the latents.
+    """
+
+    def loss(image: Tensor, reps: Representations) -> Tensor:
+        cond = conditions(reps, (image.shape[2], image.shape[3]))
+        return denoiser.loss(image, cond, image.new_empty(len(image)), torch.empty_like(image)).mean()
+
+    network = nn.ModuleList([denoiser, conditions]).train()
+    return Step(network, lambda images: _batch(conditions, denoiser.network.channels, side, images), loss)
+
+
 def training_flops(denoiser: Denoiser, conditions: ConditionSet, side: int, images: int = 1) -> tuple[int, int]:
-    """FLOPs of a training step: of the forward pass and in total, with what checkpointing computes again."""
-    stage = nn.ModuleList([denoiser, conditions]).train()
-    with count_flops() as counter:
-        loss = _loss(denoiser, conditions, *_batch(conditions, denoiser.network.channels, side, images))
-        forward = counter.get_total_flops()
-        torch.autograd.backward(loss)
-    stage.zero_grad()
-    return forward, counter.get_total_flops()
+    """FLOPs of a stage's training step, see `Step.flops`."""
+    return stage_step(denoiser, conditions, side).flops(images)
 
 
 def training_memory(
     denoiser: Denoiser, conditions: ConditionSet, side: int, images: int, kernels: "Kernels"
 ) -> tuple[int, int]:
-    """Live bytes of a training step beside weights and gradients: when the backward pass starts, and the peak."""
-    stage = nn.ModuleList([denoiser, conditions]).train()
-    for parameter in stage.parameters():
-        parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
-    with LiveBytes(stage) as live, kernels:
-        batch = _batch(conditions, denoiser.network.channels, side, images)
-        loss = _loss(denoiser, conditions, *batch)
-        kernels.forget()
-        kept = live.now
-        # Begun from a tensor, it would run without `kernels`, which what checkpointing computes again needs.
-        torch.autograd.backward([get_gradient_edge(loss)])
-    stage.zero_grad()
-    return kept, live.peak
+    """Live bytes of a stage's training step, see `Step.memory`."""
+    return stage_step(denoiser, conditions, side).memory(images, kernels)
 
 
 @torch.no_grad()
@@ -94,12 +139,6 @@ def _batch(conditions: ConditionSet, channels: int, side: int, images: int) -> t
     with torch.device("meta"):
         reps = {name: condition.example(images, (side, side)) for name, condition in conditions.named()}
         return torch.empty(images, channels, side, side), reps
-
-
-def _loss(denoiser: Denoiser, conditions: ConditionSet, image: Tensor, reps: Representations) -> Tensor:
-    """Does what `StageTraining.training_step` does, with every condition kept."""
-    cond = conditions(reps, (image.shape[2], image.shape[3]))
-    return denoiser.loss(image, cond, image.new_empty(len(image)), torch.empty_like(image)).mean()
 
 
 def encoding_flops(codec: Codec, side: int) -> int:
