@@ -4,13 +4,15 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 
 from composer.decomposition import Batch
 from composer.images.similarity import psnr
 from composer.networks.autoencoder import Autoencoder
+from composer.networks.discriminator import PatchDiscriminator
 from composer.networks.exporting import LATENT_MOMENTS
-from composer.training.autoencoder_loss import KL_WEIGHT, autoencoder_loss
+from composer.training.autoencoder_loss import KL_WEIGHT, adaptive_weight, autoencoder_loss, hinge_loss
 from composer.training.feature_maps import FeatureMaps
 from composer.training.muon import make_optimizer
 from composer.training.safety import SafeTraining
@@ -22,7 +24,10 @@ MEMORY = 0.99
 
 
 class AutoencoderTraining(SafeTraining):
-    """Trains an autoencoder: absolute error, perceptual distance and KL divergence (Rombach et al. 2022, section 3.1).
+    """Trains an autoencoder: absolute error, perceptual distance, KL divergence, optionally against a discriminator.
+
+    See Rombach et al. 2022, section 3.1 and appendix G. The released code trains the discriminator in a step of its own
+    after the autoencoder's; here both learn from the same reconstructions in one step.
 
     The latents' `scale`, 1 over their standard deviation on the training data, is measured over the last hundred steps
     or so and goes into the exported autoencoder.
@@ -40,6 +45,9 @@ class AutoencoderTraining(SafeTraining):
         warmup_steps: Steps over which the learning rate rises from 0.
         decay_steps: Step at which a cosine from the peak reaches 0; None holds the peak.
         seed: Decides the noise of the latents.
+        discriminator: Tells true images from reconstructions, and is trained to, by AdamW; None leaves it out.
+        adversarial_weight: Weight of the adversarial loss, besides the adaptive one (`adaptive_weight`).
+        adversarial_start: Step from which the discriminator counts and learns.
 
     Attributes:
         latent_moments: (2,) mean and mean square of the training's latents, without scale.
@@ -63,16 +71,22 @@ class AutoencoderTraining(SafeTraining):
         warmup_steps: int = 500,
         decay_steps: int | None = None,
         seed: int = 0,
+        discriminator: PatchDiscriminator | None = None,
+        adversarial_weight: float = 0.5,
+        adversarial_start: int = 50_000,
     ):
         super().__init__()
-        if learning_rate <= 0 or min(weight_decay, perceptual_weight, kl_weight) < 0:
-            raise ValueError("expected learning_rate > 0, and weight_decay, perceptual_weight and kl_weight >= 0")
+        if learning_rate <= 0 or min(weight_decay, perceptual_weight, kl_weight, adversarial_weight) < 0:
+            raise ValueError(
+                "expected learning_rate > 0, and weight_decay, perceptual_weight, kl_weight and adversarial_weight >= 0"
+            )
         if autoencoder.scale != 1:
             raise ValueError(f"the scale is measured in the training: leave it out, found {autoencoder.scale}")
         self.autoencoder, self.features = autoencoder, features
         self.perceptual_weight, self.kl_weight = perceptual_weight, kl_weight
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
-        self.muon_rate = muon_rate
+        self.muon_rate, self.discriminator = muon_rate, discriminator
+        self.adversarial_weight, self.adversarial_start = adversarial_weight, adversarial_start
         self.schedule, self.seed = Schedule(warmup_steps, decay_steps), seed
         self.register_buffer(LATENT_MOMENTS, torch.tensor([0.0, 1.0]))
 
@@ -83,13 +97,38 @@ class AutoencoderTraining(SafeTraining):
         noise = torch.randn(mean.shape, generator=stream("noise", *key)).to(mean)
         latents = mean + (log_variance / 2).exp() * noise
         found = self.autoencoder.reconstruct(latents).float()
+        perceptual = None if self.features is None else self.features.distance
         per_image = autoencoder_loss(
-            image, found, mean, log_variance, self.features, self.perceptual_weight, self.kl_weight
+            image, found, mean, log_variance, perceptual, self.perceptual_weight, self.kl_weight
         )
-        loss = per_image.mean() / image[0].numel()  # per value, so that clipping does not depend on the crops' size
+        own = per_image.mean()
+        against = torch.zeros(()) if self.discriminator is None else self._oppose(self.discriminator, image, found, own)
+        loss = own / image[0].numel()  # per value, so that clipping does not depend on the crops' size
         self.log_dict({"train/loss": loss, "train/error": (image - found).detach().abs().mean()})
         self._measure(latents.detach())
-        return loss
+        return loss + against
+
+    def _oppose(self, discriminator: PatchDiscriminator, image: Tensor, found: Tensor, own: Tensor) -> Tensor:
+        """The adversarial loss of the reconstructions, per value, and the discriminator's own loss.
+
+        Args:
+            discriminator: What tells them apart.
+            image: True images.
+            found: Their reconstructions.
+            own: The autoencoder's loss without a discriminator.
+        """
+        if self.global_step < self.adversarial_start:  # several processes expect a gradient of all that is trained
+            return 0 * torch.stack([p.sum() for p in discriminator.parameters()]).sum()
+        frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
+        adversarial = -functional_call(discriminator, frozen, (found,)).mean()
+        weight = adaptive_weight(own, adversarial, self.autoencoder.decoder.last[-1].weight)
+        apart = hinge_loss(discriminator(image), discriminator(found.detach()))
+        self.log_dict({"train/adversarial": adversarial, "train/discriminator": apart, "train/adaptive_weight": weight})
+        return self.adversarial_weight * weight * adversarial / image[0].numel() + apart
+
+    def clipped_parts(self) -> list[list[nn.Parameter]]:
+        parts = [self.autoencoder, *([self.discriminator] if self.discriminator is not None else [])]
+        return [list(part.parameters()) for part in parts]
 
     def _measure(self, latents: Tensor) -> None:
         """Updates the moments of the latents; latents that are not finite belong to a step that is skipped."""

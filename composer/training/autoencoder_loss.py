@@ -1,6 +1,7 @@
-"""The loss of the KL autoencoder (Rombach et al. 2022, section 3.1 and appendix G), without its discriminator.
+"""The losses of the KL autoencoder and of its discriminator (Rombach et al. 2022, section 3.1 and appendix G).
 
-All terms are sums over an image's values, as in the released code, whose weight of the KL term, 1e-6, belongs to sums.
+All terms but the adversarial ones are sums over an image's values, as in the released code, whose weight of the KL
+term, 1e-6, belongs to sums.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +13,9 @@ from torch.nn import functional as F
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 """(b 3 h w) images in [-1, 1] -> feature maps (b c h' w') of a frozen network, from one layer or several."""
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""True images, reconstructions (b 3 h w) -> how far apart they look (b), at least 0."""
 
 KL_WEIGHT = 1e-6
 
@@ -46,7 +50,7 @@ def autoencoder_loss(
     found: Float[Tensor, "b 3 h w"],
     mean: Float[Tensor, "b c h2 w2"],
     log_variance: Float[Tensor, "b c h2 w2"],
-    features: Features | None = None,
+    perceptual: Distance | None = None,
     perceptual_weight: float = 1.0,
     kl_weight: float = KL_WEIGHT,
 ) -> Float[Tensor, " b"]:
@@ -57,12 +61,42 @@ def autoencoder_loss(
         found: Reconstructed from latents that were sampled.
         mean: Of the latents, see `Autoencoder.moments`.
         log_variance: Logarithms of their variances.
-        features: A frozen network, see `perceptual_distance`; None leaves the term out.
+        perceptual: See `composer.training.feature_maps.FeatureMaps.distance`; None leaves the term out.
         perceptual_weight: Weight of the perceptual distance against the absolute error of each value.
         kl_weight: Weight of the KL divergence.
     """
     error = (images - found).abs()
     loss = error.flatten(1).sum(1) + kl_weight * kl_divergence(mean, log_variance)
-    if features is None:
+    if perceptual is None:
         return loss
-    return loss + perceptual_weight * error[0].numel() * perceptual_distance(images, found, features)
+    return loss + perceptual_weight * error[0].numel() * perceptual(images, found)
+
+
+def hinge_loss(real: Float[Tensor, "b 1 h w"], fake: Float[Tensor, "b 1 h w"]) -> Float[Tensor, ""]:
+    """The discriminator's loss: half of mean max(0, 1 - D(x)) + mean max(0, 1 + D(x')) (Lim and Ye 2017, eq. 13).
+
+    Args:
+        real: Logits of patches of true images.
+        fake: Logits of patches of reconstructions.
+    """
+    return (F.relu(1 - real).mean() + F.relu(1 + fake).mean()) / 2
+
+
+LARGEST_WEIGHT = 1e4
+
+
+def adaptive_weight(
+    loss: Float[Tensor, ""], adversarial: Float[Tensor, ""], last: Float[Tensor, "*b"]
+) -> Float[Tensor, ""]:
+    """The weight that gives the adversarial loss as large a gradient as the rest has (Esser et al. 2021, eq. 7).
+
+    |d loss / d last| / (|d adversarial / d last| + 1e-4), at most 10,000; no gradient flows through it. The KL
+    divergence may be a part of the loss, since it does not depend on the decoder.
+
+    Args:
+        loss: Reconstruction loss.
+        adversarial: Adversarial loss of the reconstructions.
+        last: Weights of the decoder's last layer.
+    """
+    own, others = (torch.autograd.grad(value, last, retain_graph=True)[0].norm() for value in (loss, adversarial))
+    return (own / (others + 1e-4)).clamp(max=LARGEST_WEIGHT).detach()

@@ -1,13 +1,16 @@
 """Feature maps of frozen networks, in which a training compares images."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from composer.scenes.reader import SceneReader, load_reader
-from composer.storage.pretrained import locate
+from composer.storage.pretrained import load_tensors, locate
+from composer.training.autoencoder_loss import perceptual_distance
 
 
 class FeatureMaps(ABC):
@@ -23,6 +26,15 @@ class FeatureMaps(ABC):
         Args:
             images: In [-1, 1].
         """
+
+    def distance(self, images: Float[Tensor, "b 3 h w"], found: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+        """How far apart true images and their reconstructions look.
+
+        Args:
+            images: The true images, in [-1, 1]; no gradient flows to them.
+            found: Their reconstructions.
+        """
+        return perceptual_distance(images, found, self)
 
 
 class SceneFeatures(FeatureMaps):
@@ -50,3 +62,48 @@ class SceneFeatures(FeatureMaps):
         reader = self._reader.to(images.device)
         images = images.contiguous(memory_format=torch.channels_last)
         return [layer.float() for layer in (reader.fine(images), *reader.backbone(images))]
+
+
+BACKBONES = {"vgg": "vgg16-397923af.pth", "alex": "alexnet-owt-7be5be79.pth"}
+"""Files of the networks' weights on ImageNet, as torchvision names them and ``torch.hub`` keeps them."""
+
+
+class LPIPS(FeatureMaps):
+    """The learned perceptual distance (Zhang et al. 2018), as torchmetrics computes it; Rombach et al. take ``vgg``.
+
+    torchmetrics brings the learned weights of the layers; those of the network itself are torchvision's, a file that
+    has to be there already.
+
+    Args:
+        net: The network.
+        weights: Its file; None is where ``torch.hub`` keeps it.
+
+    Raises:
+        FileNotFoundError: It is not there.
+        ValueError: The file holds something else.
+    """
+
+    def __init__(self, net: Literal["vgg", "alex"] = "vgg", weights: str | None = None):
+        from torchmetrics.functional.image.lpips import _NoTrainLpips
+
+        name = BACKBONES[net]
+        source = weights or str(Path(torch.hub.get_dir()) / "checkpoints" / name)
+        wanted = f"torchvision's weights {name} (https://download.pytorch.org/models/{name})"
+        path = locate(source, wanted=wanted, who="LPIPS")
+        self._net = _NoTrainLpips(net=net, pnet_rand=True)
+        stored, own = load_tensors(path), self._net.net.state_dict()
+        found = {key: stored.get(f"features.{key.partition('.')[2]}") for key in own}
+        if any(value is None or value.shape != own[key].shape for key, value in found.items()):
+            raise ValueError(f"LPIPS needs {wanted}: {path} holds other weights")
+        self._net.net.load_state_dict(found)
+        self._net.requires_grad_(False)
+
+    def __call__(self, images: Float[Tensor, "b 3 h w"]) -> list[Tensor]:
+        """See `FeatureMaps`."""
+        net = self._net.to(images.device)
+        return [layer.float() for layer in net.net(net.scaling_layer(images))]
+
+    def distance(self, images: Float[Tensor, "b 3 h w"], found: Float[Tensor, "b 3 h w"]) -> Float[Tensor, " b"]:
+        """See `FeatureMaps`; with the learned weights of the layers."""
+        apart: Tensor = self._net.to(images.device)(images.detach(), found)
+        return apart.flatten().float()

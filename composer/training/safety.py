@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from composer.decomposition import Batch
 from composer.training.checkpoint import averaged_weights
@@ -48,13 +48,17 @@ class SafeTraining(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._samples.append(batch["seed"])
 
+    def clipped_parts(self) -> list[list[nn.Parameter]]:
+        """Parameters whose gradients are clipped together: all of them, unless a training has several losses."""
+        return [list(self.parameters())]
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips the norm of all gradients, and skips the step if it is not finite.
+        """Clips the norm of all gradients, or of each part's, and skips the step if it is not finite.
 
         Ranks agree on this without communication: the gradients are already averaged over them.
 
@@ -66,13 +70,15 @@ class SafeTraining(L.LightningModule):
             raise ValueError(
                 f"gradients are clipped by their norm, found gradient_clip_algorithm={gradient_clip_algorithm}"
             )
-        parameters = [p for p in self.parameters() if p.grad is not None]
-        self.grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        parts = [[p for p in part if p.grad is not None] for part in self.clipped_parts()]
+        norms = [torch.nn.utils.get_total_norm([p.grad for p in part if p.grad is not None]) for part in parts]
+        self.grad_norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
         samples, self._samples = self._samples, []
         if bool(self.grad_norm.isfinite()):
             self._failed = []
             if gradient_clip_val:
-                torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, self.grad_norm)
+                for part, norm in zip(parts, norms, strict=True):
+                    torch.nn.utils.clip_grads_with_norm_(part, gradient_clip_val, norm)
             return
         optimizer.zero_grad(set_to_none=True)  # the optimizer passes over parameters without a gradient
         self.skipped += 1

@@ -1,6 +1,8 @@
 """Trains a tiny autoencoder by `composer fit`, resumes it, exports it."""
 
+import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,8 +12,11 @@ from skimage.metrics import peak_signal_noise_ratio as by_skimage
 from composer.__main__ import main
 from composer.data.datasets import Photographs, collate
 from composer.networks.autoencoder import Autoencoder
+from composer.networks.discriminator import PatchDiscriminator
 from composer.training.autoencoder import AutoencoderTraining
+from composer.training.autoencoder_loss import hinge_loss
 from composer.training.feature_maps import SceneFeatures
+from composer.training.stage import stream
 from tests.training.small_runs import fit, require_exact_resume
 
 YAML = """
@@ -42,6 +47,14 @@ grid: {count: 2}
 """
 
 
+AGAINST = """
+    discriminator: {class_path: PatchDiscriminator, init_args: {width: 8, levels: 2}}
+    adversarial_start: 2
+    muon_rate: 0.01
+data:
+"""
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
     path = tmp_path_factory.mktemp("autoencoder") / "small.yaml"
@@ -56,6 +69,51 @@ def run(config):
 
 def test_a_resumed_training_is_the_one_that_was_not_interrupted(config, run, tmp_path):
     require_exact_resume(config, run[1], tmp_path)
+
+
+def test_a_training_against_a_discriminator_resumes_exactly_and_is_exported(tmp_path):
+    path = tmp_path / "against.yaml"
+    path.write_text(YAML.replace("data:\n", AGAINST.lstrip("\n"), 1))
+    whole = fit(path, tmp_path / "whole")
+    judge = {name for name in whole["state_dict"] if name.startswith("discriminator.")}
+    assert judge and judge < set(whole["ema"])
+    require_exact_resume(path, whole, tmp_path / "resumed")
+    assert main(["export", str(tmp_path / "whole"), str(tmp_path / "made")]) in (None, 0)
+    Autoencoder.load(tmp_path / "made")
+
+
+def adversarial(step, weight=0.5):
+    """The gradients of one step of a training whose discriminator counts from step 3 on, and the batch."""
+    torch.manual_seed(1)
+    made = Autoencoder(width=8, multipliers=[1, 2], blocks=1, groups=4)
+    judge = PatchDiscriminator(width=8, levels=2)
+    training = AutoencoderTraining(made, discriminator=judge, adversarial_weight=weight, adversarial_start=3)
+    trainer = {"global_step": step, "accumulate_grad_batches": 1, "global_rank": 0}
+    training._fabric, training.trainer = None, SimpleNamespace(**trainer)
+    training.log_dict = lambda values: None
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    training.training_step({"image": images}, 0).backward()
+    return made, judge, images
+
+
+def test_both_networks_learn_by_losses_of_their_own():
+    """The autoencoder never learns to help the discriminator, nor the discriminator to flatter the autoencoder."""
+    _, judge, _ = adversarial(2)
+    assert all((p.grad == 0).all() for p in judge.parameters())
+    unweighted, judge, images = adversarial(3, weight=0.0)
+    twin = copy.deepcopy(judge)
+    twin.zero_grad()
+    with torch.no_grad():
+        mean, log_variance = unweighted.moments(images)
+        noise = torch.randn(mean.shape, generator=stream("noise", 0, 3, 0, 0))
+        found = unweighted.reconstruct(mean + (log_variance / 2).exp() * noise)
+    hinge_loss(twin(images), twin(found)).backward()
+    for own, true in zip(judge.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, true.grad)
+    weighted, _, _ = adversarial(3)
+    last = (weighted.decoder.last[-1].weight, unweighted.decoder.last[-1].weight)
+    change = (last[0].grad - last[1].grad).norm()
+    torch.testing.assert_close(change, 0.5 * last[1].grad.norm(), rtol=1e-2, atol=0)  # that is what the weight is for
 
 
 def test_the_reader_is_no_part_of_what_is_trained(run):
