@@ -14,7 +14,9 @@ class Grounding(Condition):
     """Makes one token per object from its phrase and its box (GLIGEN, Li et al. 2023, eq. 5).
 
     An MLP reads the phrase's embedding and Fourier features of the box. A learned null feature replaces the embedding
-    of a phrase that is all zeros, and the features of a box without area. The network needs `object_dim`.
+    of a phrase that is all zeros, and the features of a box that is all zeros. A point, such as a keypoint, is a box
+    whose sides are 0; GLIGEN has an adapter of its own for points, and learned embeddings in place of phrases. The
+    network needs `object_dim`.
 
     GLIGEN's code also attends to empty slots, as null tokens. Here they are masked: a row without objects is what the
     network draws without this condition.
@@ -27,6 +29,7 @@ class Grounding(Condition):
         drop_phrase: In training, probability that a single phrase is replaced by its null feature. GLIGEN's code drops
             all objects of a row or none, hence 0.
         drop_box: The same of a single box.
+        points: In training, probability that a single box is replaced by its centre, so that points are learned, too.
 
     Raises:
         ValueError: A probability is outside [0, 1].
@@ -40,11 +43,14 @@ class Grounding(Condition):
         hidden: int = 512,
         drop_phrase: float = 0.0,
         drop_box: float = 0.0,
+        points: float = 0.0,
     ):
         super().__init__(dropout)
-        if not (0 <= drop_phrase <= 1 and 0 <= drop_box <= 1):
-            raise ValueError(f"expected drop_phrase and drop_box in [0, 1], found {drop_phrase} and {drop_box}")
-        self.in_dim, self.drop_phrase, self.drop_box = in_dim, drop_phrase, drop_box
+        if not all(0 <= share <= 1 for share in (drop_phrase, drop_box, points)):
+            raise ValueError(
+                f"expected drop_phrase, drop_box and points in [0, 1], found {drop_phrase}, {drop_box} and {points}"
+            )
+        self.in_dim, self.drop_phrase, self.drop_box, self.points = in_dim, drop_phrase, drop_box, points
         features = 2 * FREQUENCIES * 4
         self.no_phrase, self.no_box = nn.Parameter(torch.zeros(in_dim)), nn.Parameter(torch.zeros(features))
         self.to_objects = nn.Sequential(
@@ -59,7 +65,8 @@ class Grounding(Condition):
         """Makes the tokens; see `Condition.forward`.
 
         Args:
-            value: Per object the box's left, top, right, bottom in [0, 1], the phrase's embedding, and a mask.
+            value: Per object the box's left, top, right, bottom in [0, 1], the phrase's embedding, and a mask. Of a
+                point left and right are the same, top and bottom too.
             keep: False drops all objects of that row.
             size: Not used.
 
@@ -74,7 +81,10 @@ class Grounding(Condition):
         real = (value[..., -1] > 0.5) & keep[:, None]
         value = torch.where(real[..., None], value, 0)  # empty slots may contain anything
         box, phrase = value[..., :4], value[..., 4:-1]
-        has_box = (box[..., :2] < box[..., 2:]).all(2, keepdim=True) & self._spared(real, self.drop_box)
+        first, last = box[..., :2], box[..., 2:]
+        is_box, is_point = (first < last).all(2, keepdim=True), (first == last).all(2, keepdim=True)
+        has_box = (is_box | (is_point & box.any(2, keepdim=True))) & self._spared(real, self.drop_box)
+        box = torch.where(self._spared(real, self.points), box, ((first + last) / 2).repeat(1, 1, 2))
         has_phrase = phrase.any(2, keepdim=True) & self._spared(real, self.drop_phrase)
         phrase = torch.where(has_phrase, phrase, self.no_phrase)
         place = torch.where(has_box, fourier_features(box), self.no_box)

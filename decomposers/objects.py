@@ -16,9 +16,10 @@ from .instances import GOLDEN, InstanceMaps, hue_to_rgb
 from .tokens import captions_device
 
 Row = Sequence[tuple[str, Sequence[float]]]
-"""Phrases, each with its box: left, top, right, bottom."""
+"""Phrases, each with its box, left, top, right, bottom, or a point, from the left and from the top."""
 
 FORM = "a red cube: 0.1,0.3,0.4,0.7; a blue ball: 0.6,0.5,0.8,0.8"
+POINT = 2  # numbers of a point: from the left and from the top; a box has four
 PART = re.compile(r"(.*):\s*([^:]*)", re.DOTALL)
 REMEMBERED = 10_000  # phrases, about 30 MB
 SAME = 0.05  # relative distance below which two embeddings are the same phrase's: float16 and batches round less
@@ -32,7 +33,8 @@ class Objects(ClipDecomposer):
     A phrase's embedding is that of its end in CLIP's text tower, after the last norm and before the projection, as in
     GLIGEN's code. Objects come from data (``batch["boxes"]``: per row a list of phrases and boxes, such as
     ``[("a red cube", (0.1, 0.3, 0.4, 0.7))]``: left, top, right, bottom, in shares of the image), from a person, or
-    from a picture, where there is a detector. An empty phrase in data stands for an unknown one.
+    from a picture, where there is a detector. An empty phrase in data stands for an unknown one. A point, such as a
+    keypoint, stands as a box whose sides are 0.
 
     Args:
         model: See `ClipDecomposer`.
@@ -68,11 +70,11 @@ class Objects(ClipDecomposer):
             Per slot the box, the phrase's embedding, and 1 where there is an object; zeros where there is none.
 
         Raises:
-            ValueError: A row has more objects than slots, or a box is outside of the image or has no area.
+            ValueError: A row has more objects than slots, a box is outside of the image or has no area, or a point is
+                outside.
         """
-        rows: list[Row] = [row or () for row in batch["boxes"]] if "boxes" in batch else self._detect(batch)
-        for row in rows:
-            self._check(row)
+        given: list[Row] = [row or () for row in batch["boxes"]] if "boxes" in batch else self._detect(batch)
+        rows = [self._check(row) for row in given]
         device = captions_device(batch)
         known = self._embed(["", *(phrase for row in rows for phrase, _ in row)], device)
         value = torch.zeros(len(rows), self.slots, known[""].shape[0] + 5, device=device)
@@ -82,7 +84,7 @@ class Objects(ClipDecomposer):
         return value
 
     def from_text(self, text: str) -> Float[Tensor, "1 n d5"]:
-        """Reads objects such as ``a red cube: 0.1,0.3,0.4,0.7; a blue ball: 0.6,0.5,0.8,0.8``.
+        """Reads objects such as ``a red cube: 0.1,0.3,0.4,0.7; a blue ball: 0.6,0.5``, the latter with a point.
 
         Raises:
             ValueError: The text has another form, a phrase is empty, or see `forward`.
@@ -96,7 +98,7 @@ class Objects(ClipDecomposer):
 
     def doubts(self, text: str) -> tuple[str, ...]:
         """Names the pairs of boxes that share more than half of the smaller one."""
-        pairs = combinations(_parse(text), 2)
+        pairs = combinations([(phrase, box) for phrase, box in _parse(text) if len(box) > POINT], 2)
         return tuple(
             f"the boxes of {a!r} and {b!r} overlap by more than half of the smaller one"
             for (a, first), (b, second) in pairs
@@ -126,7 +128,7 @@ class Objects(ClipDecomposer):
 
         Returns:
             Which of the wanted objects have a partner, wherever it is; and the intersection over union of their boxes,
-            0 without a partner.
+            0 without a partner. Where one is a point, it is 1 if the point lies in the other, 0 if not.
         """
         pairs = [_match(*row) for row in zip(wanted.detach().cpu(), got.detach().cpu(), strict=True)]
         found, overlaps = (torch.stack(column).to(wanted.device) for column in zip(*pairs, strict=True))
@@ -148,15 +150,11 @@ class Objects(ClipDecomposer):
             rows.append([one for _, one in largest[: self.slots]])
         return rows
 
-    def _check(self, row: Row) -> None:
+    def _check(self, row: Row) -> list[tuple[str, tuple[float, float, float, float]]]:
+        """The same objects, with points as boxes whose sides are 0."""
         if len(row) > self.slots:
             raise ValueError(f"expected at most {self.slots} objects, as many as there are slots, found {len(row)}")
-        for phrase, (left, top, right, bottom) in row:
-            if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-                raise ValueError(
-                    f"expected the box of {phrase!r} as left,top,right,bottom in shares of the image from 0 to 1, left "
-                    f"below right and top below bottom; found {left:g},{top:g},{right:g},{bottom:g}"
-                )
+        return [(phrase, _box(phrase, place)) for phrase, place in row]
 
     def _embed(self, phrases: Sequence[str], device: torch.device) -> dict[str, Float[Tensor, " d"]]:
         """Phrase -> embedding; zeros for ""."""
@@ -177,7 +175,10 @@ class Objects(ClipDecomposer):
         for number, row in enumerate(value[value[:, -1] > 0.5]):
             red, green, blue = (int(140 * c) for c in hue_to_rgb(torch.tensor([[[number * GOLDEN % 1]]])).flatten())
             left, top, right, bottom = ((row[:4] * (SIDE - 1)).round().int()).tolist()
-            pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=(red, green, blue), width=2)
+            if _points(row[None, :4]).item():
+                pen.ellipse((left - 4, top - 4, left + 4, top + 4), fill=(red, green, blue))
+            else:
+                pen.rectangle((left, top, max(left, right), max(top, bottom)), outline=(red, green, blue), width=2)
             words = self._phrase(row[4:-1]) or f"object {number + 1}"
             pen.text((left + 4, top + 3), words, fill=(red, green, blue), font=font)
         drawn: Tensor = pil_to_tensor(picture).float() / 127.5 - 1
@@ -196,10 +197,10 @@ def _parse(text: str) -> list[tuple[str, list[float]]]:
     for part in text.strip().removesuffix(";").split(";"):
         found = PART.fullmatch(part.strip())
         numbers = [] if found is None else found[2].split(",")
-        if found is None or len(numbers) != 4:
+        if found is None or len(numbers) not in (POINT, 4):
             raise ValueError(
-                f"expected objects like '{FORM}', each a phrase and its box, with a space after the colon; "
-                f"found {part.strip()!r}"
+                f"expected objects like '{FORM}', each a phrase and its box or a point such as 0.3,0.5, with a space "
+                f"after the colon; found {part.strip()!r}"
             )
         if not found[1].strip():
             raise ValueError(f"expected a phrase before the box {found[2]}, found none")
@@ -208,6 +209,39 @@ def _parse(text: str) -> list[tuple[str, list[float]]]:
         except ValueError:
             raise ValueError(f"expected a box of four numbers from 0 to 1, found {found[2]!r}") from None
     return row
+
+
+def _box(phrase: str, place: Sequence[float]) -> tuple[float, float, float, float]:
+    """A box, or a point as a box whose sides are 0; both have to lie in the image."""
+    if len(place) == POINT:
+        x, y = place
+        if not (0 <= x <= 1 and 0 <= y <= 1) or x == y == 0:
+            raise ValueError(
+                f"expected the point of {phrase!r} as its place from the left and from the top, in shares of the image "
+                f"from 0 to 1 and not 0,0, which stands for an unknown place; found {x:g},{y:g}"
+            )
+        return x, y, x, y
+    left, top, right, bottom = place
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise ValueError(
+            f"expected the box of {phrase!r} as left,top,right,bottom in shares of the image from 0 to 1, left "
+            f"below right and top below bottom; found {left:g},{top:g},{right:g},{bottom:g}"
+        )
+    return left, top, right, bottom
+
+
+def _points(boxes: Float[Tensor, "n 4"]) -> Bool[Tensor, " n"]:
+    """Which boxes are points."""
+    return (boxes[:, :2] == boxes[:, 2:]).all(1)
+
+
+def _overlaps(a: Float[Tensor, "n 4"], b: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
+    """Intersection over union; of a point 1 where it lies in the other, else 0."""
+    from torchvision.ops import box_iou
+
+    pointed = _points(a)[:, None] | _points(b)
+    first, last = torch.maximum(a[:, None, :2], b[:, :2]), torch.minimum(a[:, None, 2:], b[:, 2:])
+    return torch.where(pointed, (first <= last).all(2).to(a), box_iou(a, b).nan_to_num())
 
 
 def _shared(a: Sequence[float], b: Sequence[float]) -> list[float]:
@@ -233,12 +267,11 @@ def _real(value: Float[Tensor, "*b n d5"]) -> Bool[Tensor, "*b n"]:
 def _match(wanted: Float[Tensor, "n d5"], got: Float[Tensor, "m d5"]) -> tuple[Bool[Tensor, " n"], Float[Tensor, " n"]]:
     """See `Objects.match`, of one row."""
     from scipy.optimize import linear_sum_assignment
-    from torchvision.ops import box_iou
 
     found, overlaps = torch.zeros(len(wanted), dtype=torch.bool), torch.zeros(len(wanted))
     slots = _real(wanted).nonzero().flatten()
     a, b = wanted[slots].float(), got[_real(got)].float()
-    same, shared = _same(a[:, 4:-1], b[:, 4:-1]), box_iou(a[:, :4], b[:, :4]).nan_to_num()
+    same, shared = _same(a[:, 4:-1], b[:, 4:-1]), _overlaps(a[:, :4], b[:, :4])
     first, second = linear_sum_assignment((same * (1 + shared)).numpy(), maximize=True)  # the 1 makes all pairs count
     found[slots[first]] = same[first, second]
     overlaps[slots[first]] = (same * shared)[first, second]

@@ -81,5 +81,34 @@ def test_training_drops_single_phrases_and_boxes_to_their_null_features():
     torch.testing.assert_close(shares.mean(1), torch.tensor([0.375, 0.375, 0.125, 0.125]), atol=0.06, rtol=0)
     spared = condition.eval()(value, KEEP, SIZE).objects[0]
     torch.testing.assert_close(spared, condition.to_objects(torch.cat([phrase, box], 1)))
-    with pytest.raises(ValueError, match=r"drop_phrase and drop_box in .* found 2 and 0"):
+    with pytest.raises(ValueError, match=r"drop_phrase, drop_box and points in .* found 2, 0.0 and 0.0"):
         Grounding(3, 5, drop_phrase=2)
+
+
+@torch.no_grad()
+def test_a_point_is_a_box_without_sides():
+    condition = Grounding(3, 5)
+    torch.nn.init.normal_(condition.no_box)
+    value = value_of((0.3, 0.6, 0.3, 0.6), (0.0, 0.4, 0.0, 0.4), (0.2, 0.5, 0.2, 0.9), (0.0, 0.0, 0.0, 0.0))
+    place = fourier_features(value[..., :4])[0]
+    place[2:] = condition.no_box  # a line says nothing, zeros are an unknown place
+    want = condition.to_objects(torch.cat([value[0, :, 4:7], place], 1))
+    torch.testing.assert_close(condition(value, KEEP, SIZE).objects[0], want)
+
+
+@torch.no_grad()
+def test_training_replaces_a_share_of_the_boxes_by_their_centres():
+    torch.manual_seed(0)
+    condition, value = Grounding(3, 5, points=0.25), torch.rand(1, 400, 8)
+    value[..., 2:4] = value[..., :2] + 0.3
+    value[..., -1] = 1
+    centre = (value[..., :2] + 0.15).repeat(1, 1, 2)
+    phrase = value[0, :, 4:7]
+    boxes, points = (
+        condition.to_objects(torch.cat([phrase, fourier_features(place)[0]], 1)) for place in (value[..., :4], centre)
+    )
+    made = condition.train()(value, KEEP, SIZE).objects[0]
+    kinds = torch.stack([(made - want).abs().amax(1) < 1e-4 for want in (boxes, points)]).float()
+    assert (kinds.sum(0) == 1).all()
+    assert kinds[1].mean().item() == pytest.approx(0.25, abs=0.06)
+    torch.testing.assert_close(condition.eval()(value, KEEP, SIZE).objects[0], boxes)

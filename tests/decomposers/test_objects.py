@@ -41,7 +41,9 @@ def test_from_data(objects):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("a red cube", "a phrase and its box, with a space after the colon; found 'a red cube'"),
+        ("a red cube", "its box or a point such as 0.3,0.5, with a space after the colon; found 'a red cube'"),
+        ("a hand: 0.3,1.1", "the point of 'a hand' as its place from the left and from the top.* found 0.3,1.1"),
+        ("a hand: 0,0", "not 0,0, which stands for an unknown place"),
         ("", "found ''"),
         ("a cube: 0,0,1,1;; a ball: 0,0,1,1", "found ''"),
         ("a cube: 0,0,1", "found 'a cube: 0,0,1'"),
@@ -163,3 +165,25 @@ def test_the_preview_draws_boxes_and_phrases(objects):
     numbered[0, 0, 4:-1] = 1
     assert torch.equal(stranger, objects.preview(numbered)) and not torch.equal(stranger, told)
     assert torch.equal(objects.preview(torch.zeros_like(value)), objects.preview(torch.zeros_like(value) + 0.4))
+
+
+def test_points_are_boxes_without_sides(objects):
+    value = objects.from_text("a red cube: 0.1,0.3,0.4,0.7; a hand: 0.3,0.5")
+    torch.testing.assert_close(value[0, 1, :4], torch.tensor([0.3, 0.5, 0.3, 0.5]))
+    torch.testing.assert_close(
+        objects({"boxes": [[("a red cube", (0.1, 0.3, 0.4, 0.7)), ("a hand", (0.3, 0.5))]]}), value
+    )
+    assert objects.doubts("a red cube: 0.1,0.3,0.4,0.7; a hand: 0.3,0.5; a hand: 0.3,0.5") == ()
+
+
+def test_a_point_is_kept_where_it_lies_in_a_box(objects):
+    wanted = objects.from_text("a cube: 0.3,0.5; a ball: 0.9,0.9; a cone: 0.2,0.2")
+    got = objects.from_text("a cube: 0.1,0.3,0.4,0.7; a ball: 0,0,0.8,1; a cone: 0.2,0.2")
+    found, overlap = objects.match(wanted, got)
+    assert found.tolist() == [[True, True, True, False]] and overlap.tolist() == [[1, 0, 1, 0]]
+
+
+def test_the_preview_draws_points_as_dots(objects):
+    told = objects.preview(objects.from_text("a hand: 0.25,0.75"))
+    dark = (told[0].amin(0) < 0)[184:200, 57:72].nonzero()
+    assert 40 < len(dark) < 90  # a dot of 9 pixels

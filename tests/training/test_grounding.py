@@ -288,7 +288,7 @@ def test_the_command_line_takes_objects(tmp_path, capsys):
         ),
         ("a red cube: 0.4,0.3,0.1,0.7", "left below right and top below bottom; found 0.4,0.3,0.1,0.7"),
         (" : 0.1,0.3,0.4,0.7", "expected a phrase before the box 0.1,0.3,0.4,0.7, found none"),
-        ("a red cube", "each a phrase and its box, with a space after the colon; found 'a red cube'"),
+        ("a red cube", "its box or a point such as 0.3,0.5, with a space after the colon; found 'a red cube'"),
         ("; ".join(f"a cube: {i / 10},0,{i / 10 + 0.1},1" for i in range(5)), "at most 4 objects, as many as there"),
         ("nowhere.png", "there is no file nowhere.png"),
     ],
