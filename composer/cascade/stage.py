@@ -223,7 +223,8 @@ class Stage(AnyStage[Sampling]):
         denoise = self.denoise(asked, own, size, how, weaker)
         start = asked.start if self.low_res is None else None
         x, sigmas = self.start(start, seeds[0], size, how.steps, self.encode(own, size))
-        return self.codec.decode(run_sampler(how, denoise, x, sigmas, seeds[0], progress))
+        latents = run_sampler(how, denoise, x, sigmas, seeds[0], progress)
+        return self.codec.decode(latents) if how.tile is None else self.codec.decode_in_tiles(latents, how.tile)
 
     def invert(self, image: Tensor, reps: Representations, steps: int, progress: Progress | None) -> Tensor:
         sigmas = self.denoiser.sigmas(steps)[:-1].flip(0)

@@ -1,6 +1,8 @@
 """The KL autoencoder of latent diffusion (Rombach et al. 2022, section 3.1 and appendix G)."""
 
+import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from composer.networks.codec import Codec
+from composer.networks.exact_tiles import run_in_tiles
 from composer.networks.norm import GroupNorm
 from composer.networks.stored import Stored
 
@@ -79,6 +82,12 @@ class Autoencoder(Codec, Stored):
             ends |= {part.first, part.last[-1]}
         return [m.weight for m in self.modules() if isinstance(m, nn.Conv2d) and m not in ends]
 
+    @property
+    def last_weight(self) -> Tensor:
+        """Weights of the decoder's last layer, by whose gradients losses are weighed against each other."""
+        weight: Tensor = self.decoder.last[-1].weight
+        return weight
+
     def moments(
         self, images: Float[Tensor, "b 3 h w"]
     ) -> tuple[Float[Tensor, "b c h2 w2"], Float[Tensor, "b c h2 w2"]]:
@@ -114,6 +123,26 @@ class Autoencoder(Codec, Stored):
     def decode(self, latents: Float[Tensor, "b c h2 w2"]) -> Float[Tensor, "b 3 h w"]:
         """Decodes latents one after the other, to save memory; see `Codec.decode`."""
         return torch.cat([self.reconstruct(one) for one in (latents / self.scale).chunk(len(latents))])
+
+    @torch.no_grad()
+    def decode_in_tiles(self, latents: Float[Tensor, "b c h2 w2"], tile: int) -> Float[Tensor, "b 3 h w"]:
+        """Decodes level by level, each on tiles; see `Codec.decode_in_tiles`.
+
+        What looks at the whole image is at the latents' size, and is computed as a whole. Between levels lies the whole
+        of their outcome, a sixth or less of what the last level would take at once.
+        """
+        return torch.cat([self._in_tiles(one, tile) for one in (latents / self.scale).chunk(len(latents))])
+
+    def _in_tiles(self, latents: Tensor, tile: int) -> Tensor:
+        h = self.decoder.begin(self.from_latents(latents))
+        for i in range(1, len(self.decoder.levels)):
+            parts = list(self.decoder.parts(i).modules())
+            norms = [part for part in parts if isinstance(part, GroupNorm)]
+            convolutions = [part.kernel_size[0] // 2 for part in parts if isinstance(part, nn.Conv2d)]
+            reach = math.ceil(sum(convolutions) / 2)  # they compute at twice the size of the input
+            side = max(1, tile * 2 ** (i - 1) // self.factor)
+            h = run_in_tiles(partial(self.decoder.rise, i), norms, h, side, reach)
+        return h
 
 
 class _Norm(GroupNorm):
@@ -151,12 +180,32 @@ class _Decoder(nn.Module):
         self.doublings = nn.ModuleList(nn.Conv2d(c, c, 3, padding=1) for c in widths[:-1])
         self.last = _last(widths[-1], 3, groups)
 
-    def forward(self, x: Float[Tensor, "b c h2 w2"]) -> Float[Tensor, "b 3 h w"]:
-        h = self.middle(self.first(x))
-        for i, level in enumerate(self.levels):
-            h = level(h if i == 0 else self.doublings[i - 1](F.interpolate(h, scale_factor=2.0)))
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 h2 w2"]:
+        h = self.begin(x)
+        for i in range(1, len(self.levels)):
+            h = self.rise(i, h)
+        return h
+
+    def begin(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
+        """The part at the latents' size: all that looks at the whole image."""
+        h: Tensor = self.levels[0](self.middle(self.first(x)))
+        return self._end(0, h)
+
+    def rise(self, i: int, h: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h2 w2"]:
+        """Level i: doubles the size."""
+        h = self.levels[i](self.doublings[i - 1](F.interpolate(h, scale_factor=2.0)))
+        return self._end(i, h)
+
+    def _end(self, i: int, h: Tensor) -> Tensor:
+        if i < len(self.levels) - 1:
+            return h
         out: Tensor = self.last(h)
         return out
+
+    def parts(self, i: int) -> nn.ModuleList:
+        """What `rise` uses, in its order."""
+        last = [self.last] if i == len(self.levels) - 1 else []
+        return nn.ModuleList([self.doublings[i - 1], self.levels[i], *last])
 
 
 def _levels(widths: Sequence[int], blocks: int, groups: int) -> nn.ModuleList:

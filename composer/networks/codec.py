@@ -45,6 +45,15 @@ class Codec(nn.Module, Buildable, ABC):
     def decode(self, latents: Float[Tensor, "b c h2 w2"]) -> Float[Tensor, "b 3 h w"]:
         """Decodes latents to images, in about [-1, 1]."""
 
+    def decode_in_tiles(self, latents: Float[Tensor, "b c h2 w2"], tile: int) -> Float[Tensor, "b 3 h w"]:
+        """Does what `decode` does, up to rounding, in less memory where the codec can.
+
+        Args:
+            latents: See `decode`.
+            tile: Side of the tiles, in pixels.
+        """
+        return self.decode(latents)
+
 
 class Pixels(Codec):
     """Latents that are the images themselves: the codec of a stage that works on pixels."""

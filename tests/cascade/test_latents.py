@@ -189,3 +189,20 @@ def test_what_latents_have_not_is_refused_before_drawing(latent, cascade, images
     noise = cascade.invert(images[:1], Parts(), steps=2)
     with pytest.raises(ValueError, match=r"expected initial noise of shape \(4, 8, 8\), found \(3, 16, 16\)"):
         latent.sample(Composition(start=InitialNoise(noise.noise)))
+
+
+def test_tiles_are_decoded_as_the_whole_is(latent, monkeypatch):
+    """With tiles the network's latents differ a little; from the same latents come the same pictures."""
+    parts = latent.decompose({"image": torch.rand(1, 3, SIZE, SIZE) * 2 - 1}).pick("palette")
+    decoded, codec = [], latent.stages[0].codec
+
+    def decode(x, tile):
+        decoded.append((x, tile))
+        return Autoencoder.decode_in_tiles(codec, x, tile)
+
+    monkeypatch.setattr(codec, "decode_in_tiles", decode)
+    options = SampleOptions(size=(2 * SIZE, 3 * SIZE), tile=SIZE)
+    drawn = latent.sample(parts, options=options)
+    ((x, tile),) = decoded
+    assert tile == SIZE and x.shape[2:] == (SIZE, 3 * SIZE // 2)
+    torch.testing.assert_close(drawn, codec.decode(x).clamp(-1, 1), rtol=0, atol=1e-4)
