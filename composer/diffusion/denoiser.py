@@ -101,6 +101,19 @@ class Linear(Stepped):
         super().__init__(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64))
 
 
+class ScaledLinear(Stepped):
+    """Latent diffusion's schedule (Rombach et al. 2022, released code): the square roots of betas rise linearly.
+
+    Args:
+        beta_start: Of the first step; 0.00085 and 0.012 are those of the text-to-image model, and of Stable Diffusion.
+        beta_end: Of the last step.
+        steps: Number of steps.
+    """
+
+    def __init__(self, beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000):
+        super().__init__(torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64).square())
+
+
 class SquaredCosine(Stepped):
     """The cosine schedule as its authors' code has it: in steps, with an offset (Nichol and Dhariwal 2021, eq. 17).
 

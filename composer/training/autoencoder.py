@@ -5,14 +5,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from composer.decomposition import Batch
 from composer.images.similarity import psnr
 from composer.networks.autoencoder import Autoencoder
 from composer.networks.discriminator import PatchDiscriminator
 from composer.networks.exporting import LATENT_MOMENTS
-from composer.training.autoencoder_loss import KL_WEIGHT, adaptive_weight, autoencoder_loss, hinge_loss
+from composer.training.autoencoder_loss import KL_WEIGHT, autoencoder_loss, oppose
 from composer.training.feature_maps import FeatureMaps
 from composer.training.muon import make_optimizer
 from composer.training.safety import SafeTraining
@@ -119,12 +118,9 @@ class AutoencoderTraining(SafeTraining):
         """
         if self.global_step < self.adversarial_start:  # several processes expect a gradient of all that is trained
             return 0 * torch.stack([p.sum() for p in discriminator.parameters()]).sum()
-        frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
-        adversarial = -functional_call(discriminator, frozen, (found,)).mean()
-        weight = adaptive_weight(own, adversarial, self.autoencoder.decoder.last[-1].weight)
-        apart = hinge_loss(discriminator(image), discriminator(found.detach()))
-        self.log_dict({"train/adversarial": adversarial, "train/discriminator": apart, "train/adaptive_weight": weight})
-        return self.adversarial_weight * weight * adversarial / image[0].numel() + apart
+        against, weight, apart = oppose(discriminator, self.autoencoder.last_weight, image, found, own)
+        self.log_dict({"train/adversarial": against, "train/discriminator": apart, "train/adaptive_weight": weight})
+        return self.adversarial_weight * weight * against / image[0].numel() + apart
 
     def clipped_parts(self) -> list[list[nn.Parameter]]:
         parts = [self.autoencoder, *([self.discriminator] if self.discriminator is not None else [])]

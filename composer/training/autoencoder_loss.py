@@ -5,10 +5,12 @@ term, 1e-6, belongs to sums.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 Features = Callable[[Tensor], Sequence[Tensor]]
@@ -100,3 +102,39 @@ def adaptive_weight(
     """
     own, others = (torch.autograd.grad(value, last, retain_graph=True)[0].norm() for value in (loss, adversarial))
     return (own / (others + 1e-4)).clamp(max=LARGEST_WEIGHT).detach()
+
+
+class Opposed(NamedTuple):
+    """What a discriminator adds to a training.
+
+    Attributes:
+        adversarial: The autoencoder's loss; no gradient flows to the discriminator.
+        weight: That of the adversarial loss, see `adaptive_weight`.
+        apart: The discriminator's own loss; no gradient flows to the autoencoder.
+    """
+
+    adversarial: Float[Tensor, ""]
+    weight: Float[Tensor, ""]
+    apart: Float[Tensor, ""]
+
+
+def oppose(
+    discriminator: nn.Module,
+    last: Float[Tensor, "*b"],
+    images: Float[Tensor, "b 3 h w"],
+    found: Float[Tensor, "b 3 h w"],
+    loss: Float[Tensor, ""],
+) -> Opposed:
+    """Computes the losses of an autoencoder and a discriminator against each other.
+
+    Args:
+        discriminator: Gives a logit per patch, high where it looks real.
+        last: Weights of the decoder's last layer.
+        images: True images.
+        found: Their reconstructions.
+        loss: The autoencoder's loss without a discriminator.
+    """
+    frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
+    adversarial = -functional_call(discriminator, frozen, (found,)).mean()
+    apart = hinge_loss(discriminator(images), discriminator(found.detach()))
+    return Opposed(adversarial, adaptive_weight(loss, adversarial, last), apart)

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,9 @@ from composer.storage.building import build
 from composer.storage.finding import find_model, read_config
 from composer.training.checkpoint import AT_ONCE, expected_size
 from composer.training.decomposer_costs import DecomposerCost, measure_decomposers
-from composer.training.dry_run import Device, Kernels, encoding_flops, sampling_step, training_flops, training_memory
+from composer.training.dry_run import Device, Kernels, Step, encoding_flops, sampling_step, stage_step
+
+T = TypeVar("T", bound=nn.Module)
 
 PRECISIONS: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torch.bfloat16}
 """Precisions of a training, and what mixed precision computes in."""
@@ -130,23 +132,24 @@ class Disk:
 
 @dataclass(frozen=True)
 class TrainingNeeds:
-    """What a stage needs.
+    """What a training needs: of a stage, an autoencoder, a dVAE or DALL-E's transformer.
 
     Attributes:
-        network: Parameters of the denoiser's network.
-        conditions: Parameters of each condition.
+        network: Parameters of the network: of a stage, the denoiser's.
+        conditions: Parameters of each condition of a stage.
         trainable: Parameters that training changes.
-        size: Side of the images that the stage samples, in pixels.
+        size: Side of the images that a stage samples, in pixels; else the same as `side`.
         side: Side of those that it trains on.
         batch: Images per batch and device.
         accumulate: Batches per step.
         precision: Of the training, as the trainer names it.
         device: Whose rules of mixed precision apply.
-        configured: What training takes as the stage was built.
-        otherwise: The same with checkpointing switched.
-        sampling: What sampling an image takes.
-        codec: Parameters of the codec, 0 for a stage that works on pixels; the figures above leave it out.
-        encoding_flops: FLOPs of encoding an image whose latents do not lie beside it.
+        configured: What training takes as the network was built.
+        otherwise: The same with checkpointing switched; None for a network without checkpointing.
+        sampling: What sampling an image takes; None where that was not measured.
+        codec: Parameters of the frozen codec or dVAE, 0 for a training without one; the figures above leave it out.
+        encoding_flops: FLOPs of encoding an image by it.
+        left_out: What else the figures leave out, in words; "" for nothing.
         decomposers: What each decomposer of the training costs, which the figures above leave out.
         decomposer_weights: Bytes of the weights of those that were counted, shared ones once.
         disk: What checkpoints take; None for a stage without a training.
@@ -162,10 +165,11 @@ class TrainingNeeds:
     precision: str
     device: Device
     configured: TrainingCost
-    otherwise: TrainingCost
-    sampling: SamplingCost
+    otherwise: TrainingCost | None
+    sampling: SamplingCost | None
     codec: int = 0
     encoding_flops: int = 0
+    left_out: str = ""
     decomposers: dict[str, DecomposerCost] = field(default_factory=dict)
     decomposer_weights: int = 0
     disk: Disk | None = None
@@ -178,7 +182,8 @@ class TrainingNeeds:
         """All of it, sums included."""
         found = asdict(self) | {"parameters": self.parameters}
         for name, plan in (("configured", self.configured), ("otherwise", self.otherwise)):
-            found[name]["memory"]["total"] = plan.memory.total
+            if plan is not None:
+                found[name]["memory"]["total"] = plan.memory.total
         if self.disk is not None:
             found["disk"] |= {"needed": self.disk.needed, "fits": self.disk.fits}
         return found
@@ -219,27 +224,16 @@ def estimate_needs(
     Raises:
         ValueError: `batch` is not positive, or `precision` is none of `PRECISIONS`.
     """
-    if batch < 1:
-        raise ValueError(f"expected a batch of at least 1 image, found {batch}")
-    if precision not in PRECISIONS:
-        raise ValueError(f"expected a precision of {', '.join(PRECISIONS)}, found {precision}")
+    require_known(batch, precision)
     stage = nn.ModuleList([denoiser, conditions])
     configured, codec = denoiser.network.checkpointing, codec or Pixels()
 
     def train(checkpointing: bool) -> TrainingCost:
         denoiser.network.checkpointing = checkpointing
-        forward_flops, flops = training_flops(denoiser, conditions, side // codec.factor)
-        progress()
-        memories = {}
-        for images in sorted({1, batch, 16 * batch}):
-            kept, peak = training_memory(
-                denoiser, conditions, side // codec.factor, images, Kernels(device, PRECISIONS[precision])
-            )
-            memories[images] = MemoryNeed(**_static(stage), kept=kept, transient=peak - kept)
-            progress()
+        step = stage_step(denoiser, conditions, side // codec.factor)
+        cost = measure_step(step, batch, precision, device, checkpointing, progress)
         denoiser.network.checkpointing = configured
-        totals = {images: memory.total for images, memory in memories.items()}
-        return TrainingCost(checkpointing, forward_flops, flops, memories[batch], totals)
+        return cost
 
     as_configured, otherwise = train(configured), train(not configured)
     rows = 2 if guided else 1
@@ -263,6 +257,47 @@ def estimate_needs(
     )
 
 
+def require_known(batch: int, precision: str) -> None:
+    """Checks what is estimated for.
+
+    Raises:
+        ValueError: `batch` is not positive, or `precision` is none of `PRECISIONS`.
+    """
+    if batch < 1:
+        raise ValueError(f"expected a batch of at least 1 image, found {batch}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"expected a precision of {', '.join(PRECISIONS)}, found {precision}")
+
+
+def measure_step(
+    step: Step,
+    batch: int,
+    precision: str,
+    device: Device,
+    checkpointing: bool = False,
+    progress: Callable[[], object] = lambda: None,
+) -> TrainingCost:
+    """Measures a training step on the meta device, in four runs.
+
+    Args:
+        step: The step.
+        batch: Images per batch and device.
+        precision: Of the training, as the trainer names it.
+        device: Whose rules of mixed precision apply.
+        checkpointing: Whether the backward pass computes blocks again, as the network is built.
+        progress: Called after each run.
+    """
+    forward_flops, flops = step.flops()
+    progress()
+    memories = {}
+    for images in sorted({1, batch, 16 * batch}):
+        kept, peak = step.memory(images, Kernels(device, PRECISIONS[precision]))
+        memories[images] = MemoryNeed(**_static(step.network), kept=kept, transient=peak - kept)
+        progress()
+    totals = {images: memory.total for images, memory in memories.items()}
+    return TrainingCost(checkpointing, forward_flops, flops, memories[batch], totals)
+
+
 def estimate_training_needs(
     words: Sequence[str],
     plugins: Sequence[str] = (),
@@ -270,7 +305,7 @@ def estimate_training_needs(
     device: Device = "cuda",
     progress: Callable[[], object] = lambda: None,
 ) -> TrainingNeeds:
-    """Estimates a training's needs: its stage, those of its decomposers that are on this machine, its checkpoints.
+    """Estimates a training's needs: its network, those of its decomposers that are on this machine, its checkpoints.
 
     Args:
         words: Of the training's command line: ``-c FILE`` and what it changes.
@@ -280,35 +315,112 @@ def estimate_training_needs(
         progress: Called after each of at most `RUNS` runs, and once when the decomposers are measured.
 
     Raises:
-        ValueError: The configuration trains no stage.
+        ValueError: The configuration trains something else than a stage, an autoencoder, a dVAE or a transformer.
+        FileNotFoundError: An autoencoder that it builds on is missing.
     """
     from composer.training.cli import ModelAlone
     from composer.training.stage import StageTraining
 
     read = ModelAlone(words, plugins)
     model, data, trainer = read.model, read.config.data, read.config.trainer
-    if not isinstance(model, StageTraining):
-        raise ValueError(f"expected a configuration of StageTraining, found one of {type(model).__name__}")
-    side = model.crop or model.size
-    report = estimate_needs(
-        model.denoiser,
-        model.conditions,
-        model.size,
-        side,
-        data.batch_size if batch is None else batch,
-        trainer.accumulate_grad_batches,
-        str(trainer.precision or "32-true"),
-        device,
-        guided=read.config.grid.guidance != 1,
-        progress=progress,
-        codec=_codec_of(model.codec_folder),
-    )
-    specs = {name: spec.as_dict() for name, spec in data.decomposers.items() if name in model.conditions}
+    images, precision = data.batch_size if batch is None else batch, str(trainer.precision or "32-true")
+    if isinstance(model, StageTraining):
+        side = model.crop or model.size
+        report = estimate_needs(
+            model.denoiser,
+            model.conditions,
+            model.size,
+            side,
+            images,
+            trainer.accumulate_grad_batches,
+            precision,
+            device,
+            guided=read.config.grid.guidance != 1,
+            progress=progress,
+            codec=_codec_of(model.codec_folder),
+        )
+        checkpoint = expected_size(model)
+        specs = {name: spec.as_dict() for name, spec in data.decomposers.items() if name in model.conditions}
+    else:
+        report = _estimate_others(model, data, images, trainer.accumulate_grad_batches, precision, device, progress)
+        side, checkpoint = report.side, expected_size(model) + 4 * report.codec  # checkpoints have the dVAE's weights
+        specs = {name: spec.as_dict() for name, spec in data.decomposers.items()}
     costs, weights = measure_decomposers(specs, data.source or side, plugins)
     progress()
     most = read.config_init.checkpoints.most_at_once(trainer.max_steps)
-    disk = disk_of(Path(read.run_folder(read.config)), expected_size(model), most)
+    disk = disk_of(Path(read.run_folder(read.config)), checkpoint, most)
     return replace(report, decomposers=costs, decomposer_weights=weights, disk=disk)
+
+
+def _estimate_others(
+    model: Any,
+    data: Any,
+    batch: int,
+    accumulate: int,
+    precision: str,
+    device: Device,
+    progress: Callable[[], object],
+) -> TrainingNeeds:
+    """Estimates the needs of a training of an autoencoder, a dVAE or DALL-E's transformer.
+
+    Raises:
+        ValueError: The training is of another class.
+    """
+    from composer.networks.dvae import DVAE
+    from composer.training.autoencoder import AutoencoderTraining
+    from composer.training.dry_steps import autoencoder_step, dvae_step, image_tokens_step
+    from composer.training.dvae import DVAETraining
+    from composer.training.image_tokens import ImageTokensTraining
+
+    require_known(batch, precision)
+    parameters, flops, left_out = 0, 0, ""
+    if isinstance(model, AutoencoderTraining):
+        side = _side_of(data.train)
+        step = autoencoder_step(model.autoencoder, side, model.discriminator)
+        left_out = "the frozen network of the perceptual distance"
+    elif isinstance(model, DVAETraining):
+        side = _side_of(data.train)
+        step = dvae_step(model.autoencoder, side)
+    elif isinstance(model, ImageTokensTraining):
+        side, step = model.size, image_tokens_step(model.tokens)
+        dvae = _stored(model.autoencoder_folder, DVAE)
+        parameters, flops = _count(dvae.parameters()), encoding_flops(dvae, side)
+    else:
+        raise ValueError(
+            "expected a configuration of StageTraining, AutoencoderTraining, DVAETraining or ImageTokensTraining, "
+            f"found one of {type(model).__name__}"
+        )
+    return TrainingNeeds(
+        network=_count(step.network.parameters()),
+        conditions={},
+        trainable=_count(p for p in step.network.parameters() if p.requires_grad),
+        size=side,
+        side=side,
+        batch=batch,
+        accumulate=accumulate,
+        precision=precision,
+        device=device,
+        configured=measure_step(step, batch, precision, device, progress=progress),
+        otherwise=None,
+        sampling=None,
+        codec=parameters,
+        encoding_flops=flops,
+        left_out=left_out,
+    )
+
+
+def _side_of(dataset: Any) -> int:
+    """Side of the images that a data set of a configuration gives: of the first one, where it mixes several.
+
+    Raises:
+        ValueError: The configuration does not say it.
+    """
+    arguments = dataset.init_args
+    if isinstance(side := arguments.get("size"), int):
+        return side
+    for inner in arguments.get("datasets") or ():
+        return _side_of(inner)
+    raise ValueError(f"expected a data set with a size in pixels, found {dataset.class_path} without one")
 
 
 def disk_of(folder: Path, checkpoint: int, most: int | None) -> Disk:
@@ -328,9 +440,14 @@ def _codec_of(folder: str | None) -> Codec:
     """A training's codec on the meta device."""
     if folder is None:
         return Pixels()
+    return _stored(folder, Codec)
+
+
+def _stored(folder: str, cls: type[T]) -> T:
+    """An autoencoder's folder, as a network on the meta device."""
     spec = read_config(find_model(folder), "autoencoders")["autoencoders"][0]
     with torch.device("meta"):
-        return build(spec, Codec)
+        return build(spec, cls)
 
 
 def _count(parameters: Iterable[Tensor]) -> int:

@@ -27,6 +27,8 @@ def make_tables(report: TrainingNeeds) -> Iterator[rich.table.Table | Text]:
     yield _parameters(report).rich()
     yield _flops(report).rich()
     yield _memory(report).rich()
+    if report.left_out:
+        yield Text(f"These figures leave out {report.left_out}.")
     if report.decomposers:
         yield _decomposers(report).rich()
     if report.disk is not None:
@@ -38,7 +40,7 @@ def make_tables(report: TrainingNeeds) -> Iterator[rich.table.Table | Text]:
 def _parameters(report: TrainingNeeds) -> Table:
     counts = {"network": report.network, **report.conditions, "in total": report.parameters}
     rows = [(name, f"{count:,}") for name, count in counts.items()]
-    rows += [("besides, the codec", f"{report.codec:,}")] if report.codec else []
+    rows += [("besides, the frozen autoencoder", f"{report.codec:,}")] if report.codec else []
     return Table(("parameters", ""), [*rows, ("share that is trained", f"{report.trainable / report.parameters:.1%}")])
 
 
@@ -51,28 +53,32 @@ def _flops(report: TrainingNeeds) -> Table:
         f"per step of a device: {report.batch} images x {report.accumulate}": (
             plan.flops * report.batch * report.accumulate
         ),
-        f"sampling, per step of an image of {report.size} px{_guided(report)}": report.sampling.flops,
     }
+    if report.sampling is not None:
+        counts[f"sampling, per step of an image of {report.size} px{_guided(report)}"] = report.sampling.flops
     if report.codec:
-        counts["encoding an image whose latents do not lie beside it"] = report.encoding_flops
+        stored = "" if report.sampling is None else " whose latents do not lie beside it"
+        counts[f"encoding an image{stored}"] = report.encoding_flops
     rows = [(name, _rounded(flops / 1e9)) for name, flops in counts.items()]
     return Table(("FLOPs (a multiply-add is two)", "billions"), rows)
 
 
 def _memory(report: TrainingNeeds) -> Table:
-    plans = sorted((report.configured, report.otherwise), key=lambda plan: plan.checkpointing)
+    both = [plan for plan in (report.configured, report.otherwise) if plan is not None]
+    plans = sorted(both, key=lambda plan: plan.checkpointing)
     heads = [
         f"{'with' if p.checkpointing else 'no'} checkpointing{' (configured)' * (p is report.configured)}"
         for p in plans
     ]
-    sampling = _gigabytes(report.sampling.weights + report.sampling.transient)
     rows = [
         *([row, *(_gigabytes(getattr(p.memory, name)) for p in plans)] for name, row in MEMORY_ROWS.items()),
         [f"training on {report.batch} images", *(_gigabytes(p.memory.total) for p in plans)],
         ["per further image", *(_gigabytes(p.per_image) for p in plans)],
         *([f"images that fit in {n} GB", *(f"{p.largest_batch(n * 1e9):,}" for p in plans)] for n in SPACES),
-        [f"sampling an image of {report.size} px{_guided(report)}", sampling, sampling],
     ]
+    if report.sampling is not None:
+        sampling = _gigabytes(report.sampling.weights + report.sampling.transient)
+        rows.append([f"sampling an image of {report.size} px{_guided(report)}", *[sampling] * len(plans)])
     head = [f"memory of a device in GB ({report.device}, {report.precision})", *heads]
     return Table(head, rows, bold=[len(MEMORY_ROWS)])
 
@@ -109,7 +115,7 @@ def _warning(disk: Disk) -> str:
 
 
 def _guided(report: TrainingNeeds) -> str:
-    return ", guided" if report.sampling.rows == 2 else ""
+    return ", guided" if report.sampling is not None and report.sampling.rows == 2 else ""
 
 
 def _gigabytes(size: int) -> str:

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,6 @@ from composer.conditioning import ConditionSet
 from composer.decomposition import Representations
 from composer.diffusion.denoiser import Denoiser
 from composer.networks.attention import attend_by_matmul, prefers_matmul
-from composer.networks.codec import Codec
 
 Device = Literal["cuda", "cpu"]
 
@@ -141,7 +140,16 @@ def _batch(conditions: ConditionSet, channels: int, side: int, images: int) -> t
         return torch.empty(images, channels, side, side), reps
 
 
-def encoding_flops(codec: Codec, side: int) -> int:
+@runtime_checkable
+class Encoder(Protocol):
+    """A codec or an autoencoder."""
+
+    def encode(self, images: Tensor, /) -> Tensor:
+        """Encodes images (b 3 h w)."""
+        ...
+
+
+def encoding_flops(codec: Encoder, side: int) -> int:
     """FLOPs of encoding an image of that side."""
     with count_flops() as counter, torch.device("meta"):
         codec.encode(torch.empty(1, 3, side, side))

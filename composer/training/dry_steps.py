@@ -1,32 +1,39 @@
 """The training steps of autoencoders, DALL-E's transformer and priors, see `dry_run`."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from composer.autoregressive.dvae import dvae_loss
 from composer.autoregressive.image_tokens import ImageTokens
 from composer.networks.autoencoder import Autoencoder
+from composer.networks.discriminator import PatchDiscriminator
 from composer.networks.dvae import DVAE
 from composer.prior.interface import Prior
-from composer.training.autoencoder_loss import autoencoder_loss
+from composer.training.autoencoder_loss import autoencoder_loss, oppose
 from composer.training.dry_run import Step
 
 
-def autoencoder_step(autoencoder: Autoencoder, side: int) -> Step:
+def autoencoder_step(autoencoder: Autoencoder, side: int, discriminator: PatchDiscriminator | None = None) -> Step:
     """Does what `AutoencoderTraining.training_step` does, without the perceptual distance.
 
     Args:
         autoencoder: What is trained.
         side: Height and width of the images, in pixels.
+        discriminator: What it is trained against.
     """
 
     def loss(image: Tensor) -> Tensor:
         mean, log_variance = autoencoder.moments(image)
         latents = mean + (log_variance / 2).exp() * torch.empty_like(mean)
-        found = autoencoder.reconstruct(latents)
-        return autoencoder_loss(image, found.float(), mean.float(), log_variance.float()).mean()
+        found = autoencoder.reconstruct(latents).float()
+        own = autoencoder_loss(image, found, mean.float(), log_variance.float()).mean()
+        if discriminator is None:
+            return own
+        adversarial, _, apart = oppose(discriminator, autoencoder.last_weight, image, found, own)
+        return own + adversarial + apart
 
-    return Step(autoencoder.train(), lambda images: _images(images, side), loss)
+    network = autoencoder if discriminator is None else nn.ModuleList([autoencoder, discriminator])
+    return Step(network.train(), lambda images: _images(images, side), loss)
 
 
 def dvae_step(dvae: DVAE, side: int) -> Step:

@@ -11,7 +11,7 @@ from composer.cascade.token_stage import TokenSampling, TokenStage, require_code
 from composer.decomposition import Batch
 from composer.networks.dvae import DVAE
 from composer.networks.stored import specification
-from composer.training.safety import SafeTraining
+from composer.training.safety import SafeTraining, require_rates
 from composer.training.schedule import Schedule
 from composer.training.stage import stream
 
@@ -55,8 +55,7 @@ class ImageTokensTraining(SafeTraining):
         seed: int = 0,
     ):
         super().__init__()
-        if learning_rate <= 0 or weight_decay < 0 or not 0 <= drop <= 1:
-            raise ValueError("expected learning_rate > 0, weight_decay >= 0 and drop in [0, 1]")
+        require_rates(learning_rate, weight_decay, drop)
         self.tokens, self.autoencoder_folder, self.size, self.condition = tokens, autoencoder, size, condition
         self.learning_rate, self.betas, self.weight_decay = learning_rate, betas, weight_decay
         self.schedule, self.drop, self.seed = Schedule(warmup_steps, decay_steps), drop, seed

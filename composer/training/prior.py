@@ -10,7 +10,7 @@ from torch import Tensor
 from composer.decomposition import Batch
 from composer.prior.interface import SEMANTICS, TEXT, Prior
 from composer.storage.pretrained import load_tensors
-from composer.training.safety import SafeTraining
+from composer.training.safety import SafeTraining, require_rates
 from composer.training.schedule import Schedule
 from composer.training.stage import stream
 
@@ -52,8 +52,7 @@ class PriorTraining(SafeTraining):
         seed: int = 0,
     ):
         super().__init__()
-        if learning_rate <= 0 or weight_decay < 0 or not 0 <= drop <= 1:
-            raise ValueError("expected learning_rate > 0, weight_decay >= 0 and drop in [0, 1]")
+        require_rates(learning_rate, weight_decay, drop)
         self.prior, self.statistics, self.drop, self.seed = prior, statistics, drop, seed
         self.learning_rate, self.betas, self.eps, self.weight_decay = learning_rate, betas, eps, weight_decay
         self.schedule = Schedule(warmup_steps, decay_steps)

@@ -18,6 +18,24 @@ PATIENCE = 5
 FLOAT16 = ("16-mixed", "16-true")
 
 
+def require_rates(learning_rate: float, weight_decay: float, drop: float) -> None:
+    """Checks what trainings on captions have in common.
+
+    Args:
+        learning_rate: Peak learning rate.
+        weight_decay: Decoupled weight decay.
+        drop: Probability that a row loses its text.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+    if learning_rate <= 0 or weight_decay < 0 or not 0 <= drop <= 1:
+        raise ValueError(
+            "expected learning_rate > 0, weight_decay >= 0 and drop in [0, 1], found "
+            f"{learning_rate:g}, {weight_decay:g} and {drop:g}"
+        )
+
+
 class SafeTraining(L.LightningModule):
     """The base of all trainings: refuses float16, skips steps without a finite gradient, finds the averaged weights.
 

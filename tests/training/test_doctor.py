@@ -15,9 +15,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import conditions
 from composer.__main__ import main
+from composer.autoregressive.dvae import dvae_loss
+from composer.autoregressive.image_tokens import ImageTokens
 from composer.conditioning import ConditionSet
 from composer.diffusion.denoiser import Denoiser, LogNormal
+from composer.networks.autoencoder import Autoencoder
+from composer.networks.discriminator import PatchDiscriminator
+from composer.networks.dvae import DVAE
 from composer.networks.unet import UNet
+from composer.training.autoencoder_loss import autoencoder_loss
 from composer.training.doctor import MemoryNeed, TrainingCost, disk_of, estimate_needs
 from composer.training.dry_run import Kernels, LiveBytes, count_flops, sampling_step, training_flops, training_memory
 
@@ -279,10 +285,98 @@ def test_checkpoints_that_are_there_need_no_more_room(tmp_path, monkeypatch):
     assert [(disk.needed, disk.fits) for disk in found] == [(2000, True), (3000, False), (2000, True)]
 
 
+def real_flops(step):
+    """Of a step's forward pass and in total, on real tensors; `step` gives the loss."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        loss = step()
+        forward = counter.get_total_flops()
+        loss.backward()
+    return forward, counter.get_total_flops()
+
+
+def autoencoder_loss_of(made, image):
+    mean, log_variance = made.moments(image)
+    found = made.reconstruct(mean + log_variance.exp() * torch.randn_like(mean))
+    return autoencoder_loss(image, found, mean, log_variance).mean()
+
+
+NETWORK = "--model.init_args.autoencoder.init_args"
+OTHERS: dict[str, Any] = {
+    "scenes_autoencoder": (
+        [f"{NETWORK}.width=8", f"{NETWORK}.multipliers=[1, 2]", f"{NETWORK}.groups=4", "--let.crop=32"],
+        lambda: Autoencoder(width=8, multipliers=[1, 2], blocks=1, groups=4),
+        lambda made: autoencoder_loss_of(made, torch.rand(1, 3, 32, 32)),
+        32,
+    ),
+    "scenes_dvae": (
+        [f"{NETWORK}.codes=20", f"{NETWORK}.width=8", f"{NETWORK}.start=8"],
+        lambda: DVAE(codes=20, width=8, start=8, blocks=1, levels=3),
+        lambda made: dvae_loss(made, torch.rand(1, 3, 64, 64), 1.0, 1.0, torch.Generator()).total.mean(),
+        64,
+    ),
+    "scenes_dalle": (
+        [
+            "--let.length=7",
+            "--model.init_args.tokens.init_args.width=24",
+            "--model.init_args.tokens.init_args.layers=2",
+        ],
+        lambda: ImageTokens(24, 2, 3, 84, 512, 7, 16, 16, 11),
+        lambda made: made.loss(
+            torch.zeros(1, 7, dtype=torch.long),
+            torch.zeros(1, 16, 16, dtype=torch.long),
+            torch.ones(1, dtype=torch.bool),
+        ).mean(),
+        64,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_trainings_of_other_networks_are_estimated(quiet, name, tmp_path, capsys):
+    """FLOPs as torch counts them on real tensors; weights, gradients and moments from the network itself."""
+    args, build, step, side = OTHERS[name]
+    if name == "scenes_dalle":
+        dvae = DVAE(codes=512, width=8, start=8, blocks=1, levels=3)
+        dvae.save(tmp_path / "dvae")
+        args = [*args, f"--model.init_args.autoencoder={tmp_path / 'dvae'}"]
+    file = tmp_path / "found.json"
+    assert main(["doctor", f"configs/{name}.yaml", "--batch", "3", "--json", str(file), *args]) == 0
+    found, made = json.loads(file.read_text()), build()
+    count = sum(p.numel() for p in made.parameters())
+    assert (found["parameters"], found["trainable"], found["side"], found["batch"]) == (count, count, side, 3)
+    assert (found["configured"]["forward_flops"], found["configured"]["flops"]) == real_flops(lambda: step(made))
+    memory, totals = found["configured"]["memory"], found["configured"]["totals"]
+    assert (memory["gradients"], memory["moments"], memory["average"]) == (4 * count, 8 * count, 4 * count)
+    assert memory["weights"] == sum(t.nbytes for t in (*made.parameters(), *made.buffers()))
+    assert totals["1"] < totals["3"] == memory["total"] < totals["48"]
+    assert found["otherwise"] is None and found["sampling"] is None
+    if name == "scenes_dalle":
+        assert found["codec"] == sum(p.numel() for p in dvae.parameters())
+        assert found["encoding_flops"] == real_flops(lambda: dvae.encoder(torch.rand(1, 3, 64, 64)).sum())[0]
+    says = capsys.readouterr().out
+    assert f"{count:,}" in says and ("perceptual distance" in says) == (name == "scenes_autoencoder")
+
+
+def test_a_discriminator_is_estimated_too(quiet, tmp_path):
+    args = ["doctor", "configs/scenes_autoencoder.yaml", "--batch", "2", "--json", str(tmp_path / "found.json")]
+    assert main([*args, "--model.init_args.discriminator=PatchDiscriminator"]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    judge, image = PatchDiscriminator(), torch.rand(1, 3, 64, 64)
+    assert found["parameters"] == 1_318_311 + sum(p.numel() for p in judge.parameters())
+    assert main(args) == 0
+    alone = json.loads((tmp_path / "found.json").read_text())
+    more = found["configured"]["forward_flops"] - alone["configured"]["forward_flops"]
+    judged, _ = real_flops(lambda: judge(image).mean())
+    assert more > 3 * judged  # of the reconstruction, twice, and of the image; and the adaptive weight's gradients
+
+
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["configs/scenes_clip.yaml"], "expected a configuration of StageTraining, found one of"),
+        (
+            ["configs/scenes_clip.yaml"],
+            "AutoencoderTraining, DVAETraining or ImageTokensTraining, found one of ClipTraining",
+        ),
         (["configs/tiny.yaml", "--trainer.precision", "64-true"], "expected a precision of 32-true, bf16-mixed"),
         (["configs/tiny.yaml", "--batch", "0"], "expected a whole number from 1"),
         (["configs/tiny.yaml", "--let.size", "18"], "multiples of 4"),
