@@ -2,16 +2,17 @@
 
 import pytest
 import torch
-from diffusers.schedulers.scheduling_ddpm import betas_for_alpha_bar
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler, betas_for_alpha_bar
 
 from composer.conditioning import Conditioning
-from composer.diffusion.denoiser import Denoiser, Linear, SquaredCosine
+from composer.diffusion.denoiser import Denoiser, Linear, ScaledLinear, SquaredCosine
 from composer.diffusion.samplers import euler
 from composer.networks.unet import UNet
 
 STEPS, WEIGHT = 20, 3.0
 BETAS = {
     "SquaredCosine": (SquaredCosine, betas_for_alpha_bar(1000).double()),
+    "ScaledLinear": (ScaledLinear, DDPMScheduler(1000, 0.00085, 0.012, "scaled_linear").betas.double()),
     "Linear": (Linear, torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)),
 }
 

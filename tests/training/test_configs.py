@@ -26,6 +26,7 @@ PAPERS = {
     "paper/unclip_up1024": 300e6,
     "paper/glide_base": 385_030_726,
     "paper/glide_up256": 398_361_286,
+    "paper/ldm_text_to_image": 1.45e9,
     "imagen64": 2.0e9,
     "imagen256": 600e6,
     "imagen1024": 400e6,
