@@ -19,6 +19,13 @@ UNKNOWN = re.compile(r"(?:Subcommand '\w+' does not accept option '|Option ')([^
 NO_CLASS = re.compile(r"Expected a dot import path string: (\S+)")
 TYPE = re.compile(r"Expected a (.+)\. Got value: (.*)")
 REFUSED = re.compile(r"Importing '([^']+)' is not allowed")
+UNION = re.compile(
+    r"Subtypes: \[[^\n]*\]\s*Errors:\s*((?:- *Expected an? [^\n]*\n\s*)+)"
+    r"Given value type: [^\n]*\s*Given value: ([^\n]*)"
+)
+"""The innermost union of plain types, none of which the value has."""
+
+WRONG_KIND = re.compile(r"Subtypes: \[<class '([^']+)'>, <class 'NoneType'>\]\s*Errors:\s*- Expected a dot import path")
 NOISE = re.compile(
     r"\s*(-?\s*Parser key|-?\s*Problem with given class_path|Does not validate|Subtypes|Errors|Given value)"
 )
@@ -33,7 +40,8 @@ def explain(message: str, keys: Iterable[str], files: Sequence[str | Path], pack
         files: The configurations that were given.
         packages: Whose classes a configuration may name.
     """
-    message = SUBCOMMAND.sub("", message.partition("Given value type:")[0])  # then comes the whole section, on one line
+    whole = SUBCOMMAND.sub("", message)
+    message = whole.partition("Given value type:")[0]  # then comes the whole section, on one line
     key = ".".join(dict.fromkeys(KEY.findall(message)))
     classes = CLASS.findall(message)
     where = f"{key} ({classes[-1]})" if classes else key
@@ -45,19 +53,34 @@ def explain(message: str, keys: Iterable[str], files: Sequence[str | Path], pack
         says = f"no key {wrong}{inside}{did_you_mean(wrong, known) or _known(known, section)}"
         return says + _where(files, [rf"\b{re.escape(wrong.rpartition('.')[2])}\s*:"])
     if found := NO_CLASS.search(message):
-        says = f"{key}: no class {found[1]}{did_you_mean(found[1], _class_names(packages))}"
-        return says + _where(files, [rf"\b{re.escape(found[1])}\b"])
+        known, kind = _class_names(packages), WRONG_KIND.search(message)
+        says = f"{key}: no class {found[1]}{did_you_mean(found[1], known)}"
+        if found[1] in known and kind is not None:
+            says = f"{key}: expected a {_short(kind[1])}, which {found[1]} is not"
+        return says + _where(files, [rf"[\s:]['\"]?{re.escape(found[1])}['\"]?\s*(?:[,}}]|$)"])
     if found := TYPE.search(message):
-        expected, value = found[1].replace("<class '", "").replace("'>", ""), found[2][:LONGEST]
-        name = key.rpartition(".")[2]
-        says = f"{where}: expected {expected}, found {value}"
-        return says + _where(files, [rf"\b{re.escape(name)}\s*:\s*['\"]?{re.escape(value)}"])
+        return _wanted(where, found[1].replace("<class '", "").replace("'>", ""), found[2], files)
+    if found := UNION.search(whole):
+        kinds = [_short(kind) for kind in re.findall(r"Expected an? (?:<class ')?([^'>\n]+)", found[1])]
+        return _wanted(where, " or ".join(kind for kind in kinds if kind != "NoneType"), found[2], files)
     if found := REFUSED.search(message):
         return f"{key}: importing {found[1]} is not allowed; --plugins MODULE allows a module that you trust"
     lines = [line.strip(" -") for line in message.splitlines() if line.strip() and not NOISE.match(line)]
     lines = [line[:LONGEST] for line in lines if line != "Expected a <class 'NoneType'>"]
     named = f"\nin {', '.join(map(str, files))}" if files else ""
-    return (f"{where}: " if key else "") + "\n".join(lines[:2]) + named
+    return (f"{where}: " if key else "") + "\n".join(dict.fromkeys(lines)) + named
+
+
+def _wanted(where: str, expected: str, value: str, files: Sequence[str | Path]) -> str:
+    """Says what a key, with its class in brackets, should have been, and in which line of a file it is."""
+    name, shown = where.partition(" ")[0].rpartition(".")[2], value[:LONGEST]
+    place = _where(files, [rf"\b{re.escape(name)}\s*:\s*['\"]?{re.escape(shown)}"])
+    return f"{where}: expected {expected}, found {shown}{place}"
+
+
+def _short(path: str) -> str:
+    """A class without its module."""
+    return path.rpartition(".")[2]
 
 
 def _arguments(path: str) -> list[str]:

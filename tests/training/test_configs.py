@@ -112,6 +112,25 @@ def test_mistakes_are_explained(tmp_path, capsys, old, new, says):
     assert status != 0 and says in text
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("decay_steps", "late", "model.decay_steps (composer.training.StageTraining): expected int, found late"),
+        ("muon_rate", "fast", "model.muon_rate (composer.training.StageTraining): expected float, found fast"),
+        ("noise_without_maps", "UNet", "model.noise_without_maps: expected a NoiseLevels, which UNet is not"),
+        (
+            "denoiser.init_args.network.init_args.blocks",
+            "x",
+            "model.denoiser.network.blocks (composer.UNet): expected int or Sequence, found x",
+        ),
+    ],
+)
+def test_the_whole_reason_is_said_where_several_types_are_allowed(tmp_path, capsys, option, value, says):
+    """jsonargparse says what was found only after it has listed all types, on a line that is mostly too long."""
+    status, text = run(capsys, "fit", "-c", str(tiny(tmp_path)), f"--model.init_args.{option}={value}")
+    assert status == 2 and says in " ".join(text.split()) and "Union" not in text
+
+
 def test_a_run_is_not_written_over(tmp_path, capsys):
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     last.parent.mkdir(parents=True)
