@@ -107,7 +107,7 @@ class System:
             return quantise(self.cascade.sample(parts, seeds, self.options).cpu())
         wanted = self.cascade.read({"caption": captions}, self._read)
         asked = Composition(parts=parts, wanted=wanted)
-        best = [
+        best: list[Tensor] = [
             best_of(self.cascade, asked.row(i), [seed], self.best_of, options=self.options).images
             for i, seed in enumerate(seeds)
         ]

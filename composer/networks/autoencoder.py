@@ -85,8 +85,9 @@ class Autoencoder(Codec, Stored):
     @property
     def last_weight(self) -> Tensor:
         """Weights of the decoder's last layer, by whose gradients losses are weighed against each other."""
-        weight: Tensor = self.decoder.last[-1].weight
-        return weight
+        last = self.decoder.last[-1]
+        assert isinstance(last, nn.Conv2d)
+        return last.weight
 
     def moments(
         self, images: Float[Tensor, "b 3 h w"]

@@ -86,7 +86,7 @@ def _measure(
             nonlocal total, places
             factor = values.shape[2] // (rows.seen.stop - rows.seen.start)
             inside = values[..., _times(rows.within, factor), _times(columns.within, factor)]
-            groups = inside.float().flatten(2).unflatten(1, (own.num_groups, -1)).flatten(2)
+            groups = inside.float().reshape(len(inside), own.num_groups, -1)
             count = groups.shape[2]
             total = total + torch.stack([groups.mean(2), groups.square().mean(2)]).double() * count
             places += count

@@ -101,7 +101,8 @@ def adaptive_weight(
         last: Weights of the decoder's last layer.
     """
     own, others = (torch.autograd.grad(value, last, retain_graph=True)[0].norm() for value in (loss, adversarial))
-    return (own / (others + 1e-4)).clamp(max=LARGEST_WEIGHT).detach()
+    weight: Tensor = (own / (others + 1e-4)).clamp(max=LARGEST_WEIGHT).detach()
+    return weight
 
 
 class Opposed(NamedTuple):

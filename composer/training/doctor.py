@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from composer.conditioning import ConditionSet
 from composer.diffusion.denoiser import Denoiser
 from composer.networks.codec import Codec, Pixels
-from composer.storage.building import build
+from composer.storage.building import Buildable, build
 from composer.storage.finding import find_model, read_config
 from composer.training.checkpoint import AT_ONCE, expected_size
 from composer.training.decomposer_costs import DecomposerCost, measure_decomposers
 from composer.training.dry_run import Device, Kernels, Step, encoding_flops, sampling_step, stage_step
 
-T = TypeVar("T", bound=nn.Module)
+T = TypeVar("T", bound=Buildable)
 
 PRECISIONS: dict[str, torch.dtype | None] = {"32-true": None, "bf16-mixed": torch.bfloat16}
 """Precisions of a training, and what mixed precision computes in."""

@@ -1,5 +1,7 @@
 """A decoder on tiles against the decoder on the whole, and the memory of both."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +16,8 @@ from composer.training.dry_run import LiveBytes
 def lively(**plan):
     """An untrained autoencoder whose norms shift and scale, and whose outcome is of about unit size."""
     torch.manual_seed(1)
-    made = Autoencoder(**{"width": 8, "multipliers": [1, 2, 2], "blocks": 1, "groups": 4, "scale": 0.7} | plan)
+    whole: dict[str, Any] = {"width": 8, "multipliers": [1, 2, 2], "blocks": 1, "groups": 4, "scale": 0.7} | plan
+    made = Autoencoder(**whole)
     for module in made.modules():
         if isinstance(module, GroupNorm):
             nn.init.normal_(module.weight, 1.0, 0.3)
