@@ -130,7 +130,8 @@ class Autoencoder(Codec, Stored):
         """Decodes level by level, each on tiles; see `Codec.decode_in_tiles`.
 
         What looks at the whole image is at the latents' size, and is computed as a whole. Between levels lies the whole
-        of their outcome, a sixth or less of what the last level would take at once.
+        of their outcome. The autoencoder of `configs/scenes_autoencoder.yaml` decodes 1024 px in 75 MB and 9.7 s with
+        tiles of 256, in 437 MB and 4.8 s without (one CPU thread, beside other work).
         """
         return torch.cat([self._in_tiles(one, tile) for one in (latents / self.scale).chunk(len(latents))])
 
