@@ -18,7 +18,7 @@ LIGHTNING |= {"composer.data.loading"}
 SHOWING = {f"composer.commands.{name}" for name in ("data", "demo", "evaluating", "options")}
 SHOWING |= {"composer.evaluation.counting", "composer.scenes.writing", "composer.training.doctor_tables"}
 HEAVY = {"cv2", "diffusers", "huggingface_hub", "jsonargparse", "kornia", "lightning", "matplotlib", "omegaconf"}
-HEAVY |= {"open_clip", "rich", "scipy", "skimage", "tensorboard", "timm", "torch_fidelity", "torchmetrics"}
+HEAVY |= {"open_clip", "ray", "rich", "scipy", "skimage", "tensorboard", "timm", "torch_fidelity", "torchmetrics"}
 HEAVY |= {"torchvision", "transformers", "ultralytics"}
 
 
