@@ -71,9 +71,8 @@ def test_a_job_whose_time_is_up_is_queued_again_once_all_is_saved(submit, tmp_pa
 def test_a_job_that_fails_is_not_queued_again(submit, tmp_path):
     (tmp_path / "quick").touch()
     assert submit("fit.sbatch", "-c", "tiny").wait(timeout=20) == 3
-    assert words_of(tmp_path) == ["fit", "-c", "tiny", "--ckpt_path", "last", *"--trainer.num_nodes 2".split()] + [
-        *"--trainer.devices 8".split()
-    ]
+    devices = ["--trainer.num_nodes", "2", "--trainer.devices", "8"]
+    assert words_of(tmp_path) == ["fit", "-c", "tiny", "--ckpt_path", "last", *devices]
     assert not (tmp_path / "requeued").exists()
 
 

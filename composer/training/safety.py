@@ -9,6 +9,7 @@ from torch import Tensor
 
 from composer.decomposition import Batch
 from composer.training.checkpoint import averaged_weights
+from composer.training.sharding import NAME, FullyShard, whole
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,15 @@ class SafeTraining(L.LightningModule):
         """Refuses float16.
 
         Raises:
-            ValueError: float16 was asked for.
+            ValueError: float16 was asked for, or a strategy that this training does not know.
         """
+        if (
+            isinstance(self.trainer.strategy, FullyShard)
+            and type(self).configure_model is L.LightningModule.configure_model
+        ):
+            raise ValueError(
+                f"{type(self).__name__} fits one device: expected another strategy than {NAME}, such as ddp"
+            )
         if self.trainer.precision in FLOAT16:
             raise ValueError("float16 loses small gradients: use --trainer.precision bf16-mixed or 32-true")
 
@@ -67,7 +75,7 @@ class SafeTraining(L.LightningModule):
                 f"gradients are clipped by their norm, found gradient_clip_algorithm={gradient_clip_algorithm}"
             )
         parameters = [p for p in self.parameters() if p.grad is not None]
-        self.grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self.grad_norm = whole(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
         samples, self._samples = self._samples, []
         if bool(self.grad_norm.isfinite()):
             self._failed = []

@@ -28,6 +28,7 @@ from composer.training.muon import make_optimizer
 from composer.training.reader_loss import ReaderLoss
 from composer.training.safety import SafeTraining
 from composer.training.schedule import Schedule
+from composer.training.sharding import FullyShard, shard
 from composer.training.warm_start import warm_start
 
 FIRST = "first"
@@ -173,6 +174,21 @@ class StageTraining(SafeTraining):
             file, new = warm_start(self.denoiser, self.conditions, self.size, self.start_from, self.codec)
             added = f"; new and silent at first: {', '.join(new)}" if new else ""
             self._origin = f"starting from {file} of {self.start_from}{added}"
+
+    def configure_model(self) -> None:
+        """Spreads the weights over the processes where the trainer's strategy does that.
+
+        Raises:
+            ValueError: Muon, which needs whole matrices, was asked for.
+        """
+        if not isinstance(self.trainer.strategy, FullyShard):
+            return
+        if self.muon_rate is not None:
+            raise ValueError("Muon needs whole matrices: expected muon_rate: null with this strategy")
+        assert self.conditions.maps is not None  # found while the weights are whole
+        device = self.trainer.strategy.root_device
+        shard(self.denoiser.network, device)
+        shard(self.conditions, device)
 
     def on_train_start(self) -> None:
         """Reports which weights the training starts from, unless it is resumed."""
@@ -323,7 +339,8 @@ class StageTraining(SafeTraining):
     def on_validation_epoch_end(self) -> None:
         """Logs the means over all processes, which may have different numbers of rows; not those of no row."""
         sums = self.trainer.strategy.reduce(torch.stack([*self._errors.values()]), reduce_op="sum")
-        self.log_dict({n: total / rows for n, (total, rows) in zip(self._errors, sums, strict=True) if rows})
+        found = {n: total / rows for n, (total, rows) in zip(self._errors, sums, strict=True) if rows}
+        self.log_dict(found, sync_dist=True)  # equal everywhere; Lightning warns otherwise
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measures the loss as in training, and the error with all conditions, with none, and with each alone.
