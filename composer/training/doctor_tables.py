@@ -27,6 +27,7 @@ def make_tables(report: TrainingNeeds) -> Iterator[rich.table.Table | Text]:
     yield _parameters(report).rich()
     yield _flops(report).rich()
     yield _memory(report).rich()
+    yield _strategies(report).rich()
     if report.decomposers:
         yield _decomposers(report).rich()
     if report.disk is not None:
@@ -75,6 +76,20 @@ def _memory(report: TrainingNeeds) -> Table:
     ]
     head = [f"memory of a device in GB ({report.device}, {report.precision})", *heads]
     return Table(head, rows, bold=[len(MEMORY_ROWS)])
+
+
+def _strategies(report: TrainingNeeds) -> Table:
+    plans = report.strategies
+    rows = [
+        ("copy of the trained weights, in validation", _gigabytes(plans.copied)),
+        ("weights of decomposers", _gigabytes(plans.decomposers)),
+        ("in total, on one device", _gigabytes(plans.alone)),
+        ("gradients again, in DDP's buckets", _gigabytes(plans.buckets)),
+        ("in total, with --trainer.strategy ddp", _gigabytes(plans.ddp)),
+        ("with fully_shard, on each of 8 devices", _gigabytes(plans.sharded(8))),
+    ]
+    rows += [(f"devices of {space} GB that this fits", plans.advise(space * 1e9)) for space in SPACES[1:]]
+    return Table(("memory of each device in GB, on one or several", ""), rows)
 
 
 def _decomposers(report: TrainingNeeds) -> Table:

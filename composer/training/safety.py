@@ -1,6 +1,7 @@
 """Checks that keep a training from failing silently."""
 
 import logging
+from copy import deepcopy
 from typing import Any
 
 import lightning as L
@@ -101,5 +102,7 @@ class SafeTraining(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continues with the trained weights when fitting; anything else uses the averaged ones."""
         self.skipped = checkpoint.get("skipped", 0)
+        if self.trainer.strategy.root_device.type == "cpu":  # the optimizer keeps these very tensors, not the file's
+            checkpoint["optimizer_states"] = deepcopy(checkpoint.get("optimizer_states", []))
         if self.trainer.state.fn != "fit":
             checkpoint["state_dict"] = averaged_weights(checkpoint)

@@ -18,8 +18,7 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-UNIT = 1 << 16
-"""Numbers from which on a layer is gathered by itself; smaller ones are gathered with the whole network."""
+from composer.training.doctor_strategies import is_large
 
 NAME = "fully_shard"
 """What ``--trainer.strategy`` calls it."""
@@ -69,7 +68,7 @@ def shard(module: nn.Module, device: torch.device) -> None:
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     module.to(memory_format=torch.contiguous_format)
     for layer in module.modules():
-        if layer is not module and sum(p.numel() for p in layer.parameters(recurse=False)) >= UNIT:
+        if layer is not module and is_large(layer):
             fully_shard(layer, mesh=mesh)
     fully_shard(module, mesh=mesh)
 
