@@ -1,18 +1,13 @@
 """Weights spread over two processes of this machine, by gloo: the same training as on one."""
 
-import os
 import shutil
-import socket
-import sys
-import traceback
 from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from composer.__main__ import main
-from tests.training.small_runs import fit, tensors
+from tests.training.small_runs import fit, run_on_two, tensors
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs" / "tiny.yaml"
@@ -26,31 +21,8 @@ SMALL = [
 SHARDED = ["--data.batch_size", "2", "--trainer.devices", "2", "--trainer.strategy", "fully_shard"]
 
 
-def on_two(folder, *words):
-    """Trains in two processes that torchrun would have started; gives what they said."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    logs, children = [folder.with_suffix(f".{rank}.log") for rank in (0, 1)], []
-    for rank, log in enumerate(logs):
-        if not (child := os.fork()):
-            status = 1
-            try:
-                sys.stdout = sys.stderr = log.open("w", buffering=1)
-                os.environ |= environment | {"RANK": str(rank), "LOCAL_RANK": str(rank), "COMPOSER_TRACEBACK": "1"}
-                rank_zero_only.rank = rank
-                status = main(["fit", "-c", str(CONFIG), f"--trainer.default_root_dir={folder}", *words])
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(status)
-        children.append(child)
-    ended = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    said = "\n".join(log.read_text() for log in logs)
-    assert ended == [0, 0], said
-    return said
+def fit_on_two(folder, *words):
+    run_on_two(folder, lambda: main(["fit", "-c", str(CONFIG), f"--trainer.default_root_dir={folder}", *words]))
 
 
 def checkpoint(folder):
@@ -61,7 +33,7 @@ def checkpoint(folder):
 def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     fit(CONFIG, root / "one", *SMALL, "--data.batch_size", "4", "--trainer.val_check_interval", "3")
-    on_two(root / "two", *SMALL, *SHARDED, "--trainer.val_check_interval", "3", "--checkpoints.keep_every", "2")
+    fit_on_two(root / "two", *SMALL, *SHARDED, "--trainer.val_check_interval", "3", "--checkpoints.keep_every", "2")
     return root
 
 
@@ -79,7 +51,7 @@ def test_spread_weights_resume_exactly(runs, tmp_path):
     last = tmp_path / "resumed" / "checkpoints" / "last.ckpt"
     last.parent.mkdir(parents=True)
     shutil.copy(runs / "two" / "checkpoints" / "step-0000002.ckpt", last)
-    on_two(tmp_path / "resumed", *SMALL, *SHARDED, "--ckpt_path", "last", "--trainer.limit_val_batches", "0")
+    fit_on_two(tmp_path / "resumed", *SMALL, *SHARDED, "--ckpt_path", "last", "--trainer.limit_val_batches", "0")
     for part in ("state_dict", "ema", "optimizer_states"):
         wanted, found = tensors(checkpoint(runs / "two")[part]), tensors(checkpoint(tmp_path / "resumed")[part])
         assert wanted.keys() == found.keys() and all(torch.equal(found[name], x) for name, x in wanted.items())
