@@ -226,13 +226,13 @@ def prepare(
     how = Preparation(size, max(source, size), jpeg, *part)
     words = ("-c", str(config), *rest) if config else ()
     task = Task(images, out, how, shard, words, names, tuple(plugins), device, workers, rows)
-    opened, decomposition = task.open()
+    opened, decomposition, specs = task.open()
     numbers = range(how.part - 1, opened.shards, how.parts)
     with advancing(str(images), sum(opened.count(number) for number in numbers)) as advance:
         if engine == "ray":
             write_by_ray(task, opened, numbers, advance)
             advance = lambda done: None  # noqa: E731, they are counted
-        done = run(opened, out, how, decomposition, pick_device(device), workers, rows, advance)
+        done = run(opened, out, how, decomposition, pick_device(device), workers, rows, advance, specs)
     kept = f", {done.kept} shards kept from before" if done.kept else ""
     say(f"{out}: {done.images:,} images, {len(done.refused):,} refused{kept}")
     if done.refused:

@@ -14,7 +14,7 @@ from composer.data.shards import index_path
 from composer.data.sources import Source, open_source
 from composer.decomposition import Decomposition
 from composer.devices import pick_device
-from composer.training.configured_data import build_data
+from composer.training.configured_data import build_decomposers
 
 RETRIES = 20
 """How often a shard whose process died is begun again."""
@@ -44,10 +44,12 @@ class Task:
     rows: int
     folder: Path = field(default_factory=Path.cwd)
 
-    def open(self) -> tuple[Source, Decomposition]:
-        """Finds the images, and builds the decomposers."""
+    def open(self) -> tuple[Source, Decomposition, dict[str, Any]]:
+        """Finds the images, builds the decomposers, and says how."""
         source = open_source(self.images, self.shard)
-        return source, Decomposition(build_data(self.words, self.names, self.plugins).decomposers if self.names else {})
+        if not self.names:
+            return source, Decomposition({}), {}
+        return source, *build_decomposers(self.words, self.names, self.plugins)
 
 
 def write_by_ray(task: Task, source: Source, numbers: Iterable[int], progress: Callable[[int], object]) -> None:
@@ -108,5 +110,5 @@ def _open(task: Task) -> Work:
     os.chdir(task.folder)
     if str(task.folder) not in sys.path:
         sys.path.insert(0, str(task.folder))  # plugins lie where people work
-    source, decomposition = task.open()
-    return Work(source, task.how, decomposition, pick_device(task.device), task.workers, task.rows)
+    source, decomposition, specs = task.open()
+    return Work(source, task.how, decomposition, pick_device(task.device), task.workers, task.rows, specs=specs)

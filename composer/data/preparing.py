@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -92,6 +92,7 @@ def prepare(
     workers: int = 2,
     rows: int = 32,
     progress: Callable[[int], object] = lambda done: None,
+    specs: Mapping[str, Any] | None = None,
 ) -> Prepared:
     """Writes a part of the shards, and its manifest at the end. Complete shards of an interrupted run are kept.
 
@@ -104,12 +105,13 @@ def prepare(
         workers: Threads that decode.
         rows: Images at a time.
         progress: Called with the number of images that were just finished or refused.
+        specs: How each decomposer is built, as plain JSON values; a training compares its own with them.
 
     Raises:
         ValueError: The folder was prepared in another way, or a representation can't be kept.
     """
     done, shards = Prepared(), list[dict[str, Any]]()
-    work = Work(source, how, decomposition, device, workers, rows, progress)
+    work = Work(source, how, decomposition, device, workers, rows, progress, specs)
     for path, index, kept in work.write(out, range(how.part - 1, source.shards, how.parts)):
         shards.append({"file": path.name, "items": len(index.items)})
         done.images += len(index.items)
@@ -135,10 +137,10 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     path = out / "settings.json"
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
-        if changed := sorted(name for name in settings if before.get(name) != settings[name]):
+        if changed := sorted(name for name in settings.keys() & before.keys() if before[name] != settings[name]):
             raise ValueError(
                 f"{out} was prepared with other {', '.join(changed)}: "
-                + "; ".join(f"{name} {before.get(name)} before, {settings[name]} now" for name in changed)
+                + "; ".join(f"{name} {before[name]} before, {settings[name]} now" for name in changed)
                 + ". Write to another folder"
             )
     else:
@@ -157,7 +159,9 @@ class Work:
         workers: int = 2,
         rows: int = 32,
         progress: Callable[[int], object] = lambda done: None,
+        specs: Mapping[str, Any] | None = None,
     ):
+        self.specs = dict(specs or {})
         self.source, self.how, self.rows, self.progress = source, how, rows, progress
         self.decomposition, self.device, self.workers = decomposition.to(device), device, workers
         self.checked = not len(decomposition)
@@ -166,7 +170,7 @@ class Work:
         """What all shards of a folder have in common."""
         how, columns = self.how, [name for name, _ in self.decomposition.named()]
         same = {"size": how.size, "source": how.source, "jpeg": how.jpeg}
-        return same | {"columns": columns, "images": self.source.identity}
+        return same | {"columns": columns, "decomposers": self.specs, "images": self.source.identity}
 
     def write(self, out: Path, numbers: Iterable[int]) -> Iterator[tuple[Path, Index, bool]]:
         """Writes shards; yields the path and the index of each, and whether it was complete before."""
