@@ -108,7 +108,7 @@ def measure(
         if reader is not None:
             other = evaluation.sample.read(evaluation.others(span))["caption"]
             pairs = ((fake, captions), (real, captions), (fake, other))
-            scores += torch.stack([clip_score(*pair, reader).double().sum() for pair in pairs])
+            scores += torch.stack([clip_score(images, texts, reader).double().sum() for images, texts in pairs])
         keep()
     keep(finished=True)
     if part.missing():

@@ -184,7 +184,8 @@ class ClipTraining(SafeTraining):
         found = [torch.cat(rows) for rows in zip(*self._found, strict=True)]
         self._found.clear()
         # Devices take items in turn, and the first ones again to fill up
-        image, text = (self._of_all(rows).unflatten(0, (world, -1)).transpose(0, 1).flatten(0, 1) for rows in found)
+        joint = [self._of_all(rows) for rows in found]
+        image, text = (rows.reshape(world, -1, rows.shape[1]).transpose(0, 1).flatten(0, 1) for rows in joint)
         image, text = image[:total], text[:total]
         whole = len(image) // GALLERY * GALLERY or len(image)
         hits = [retrieval(image[i : i + GALLERY], text[i : i + GALLERY]) for i in range(0, whole, GALLERY)]

@@ -57,6 +57,16 @@ class SafeTraining(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._samples.append(batch["seed"])
 
+    def place_of(self, rows: int, batch_idx: int) -> tuple[int, int]:
+        """The place of this batch's first row among all rows of the step, and their number.
+
+        What is drawn for a row depends on that place and on the row's own seed, whatever processes and accumulated
+        batches the step is spread over.
+        """
+        accumulated = self.trainer.accumulate_grad_batches
+        number = batch_idx % accumulated * self.trainer.world_size + self.global_rank
+        return number * rows, accumulated * self.trainer.world_size * rows
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,

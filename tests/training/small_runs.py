@@ -32,6 +32,16 @@ def require_exact_resume(config, whole, root):
         assert own.keys() == found.keys() and all(torch.equal(x, found[name]) for name, x in own.items())
 
 
+def require_same_in_halves(config, whole, root, batch):
+    """A training whose batches come in two halves, as on two devices, learns what `whole`'s did."""
+    halves = ["--data.batch_size", str(batch // 2), "--data.global_batch_size", str(batch)]
+    own, found = tensors(whole["ema"]), tensors(fit(config, root, *halves)["ema"])
+    assert own.keys() == found.keys()
+    far = [float((found[name] - x).abs().max()) for name, x in own.items()]
+    moved = [float(x.abs().max()) for x in own.values()]
+    assert max(far) < 2e-3 * max(moved), (max(far), max(moved))
+
+
 def run_on_two(name, train):
     """Calls a function in two processes, as torchrun starts them; what they say goes to NAME.0.log and NAME.1.log."""
     with socket.socket() as free:

@@ -12,7 +12,7 @@ from composer.data.datasets import Photographs, collate
 from composer.networks.autoencoder import Autoencoder
 from composer.training.autoencoder import AutoencoderTraining
 from composer.training.feature_maps import SceneFeatures
-from tests.training.small_runs import fit, require_exact_resume
+from tests.training.small_runs import fit, require_exact_resume, require_same_in_halves
 
 YAML = """
 model:
@@ -56,6 +56,10 @@ def run(config):
 
 def test_a_resumed_training_is_the_one_that_was_not_interrupted(config, run, tmp_path):
     require_exact_resume(config, run[1], tmp_path)
+
+
+def test_draws_belong_to_the_images_whatever_the_batches(config, run, tmp_path):
+    require_same_in_halves(config, run[1], tmp_path, batch=2)
 
 
 def test_the_reader_is_no_part_of_what_is_trained(run):
