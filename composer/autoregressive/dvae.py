@@ -84,7 +84,7 @@ def relax(
     if temperature <= 0:
         raise ValueError(f"expected a temperature above 0, found {temperature}")
     generators = [generator] if isinstance(generator, torch.Generator) else generator
-    parts = logits.detach().split(len(logits) if isinstance(generator, torch.Generator) else 1)
+    parts = torch.split(logits.detach(), len(logits) // len(generators))
     drawn = [
         torch.empty(part.shape, dtype=part.dtype, device=own.device).exponential_(generator=own)
         for part, own in zip(parts, generators, strict=True)

@@ -37,15 +37,18 @@ def test_a_killed_process_of_ray_is_replaced_and_the_shards_are_the_same(photos,
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     args = ["prepare", "photos", "--size", "64", "--shard", "2", "--workers", "1", "-c", "tiny", "--names", "palette"]
+    args += ["--plugins", "fatal", "--data.decomposers", "{palette: {class_path: fatal.Fatal}}"]
+    (tmp_path / "killed").touch()  # nobody dies here
     assert main([*args, "--out", "here"]) == 0
-    options = ["--plugins", "fatal", "--data.decomposers", "{palette: {class_path: fatal.Fatal}}"]
-    assert main([*args, "--out", "there", "--engine", "ray", *options]) == 0
-    sys.modules.pop("fatal")
+    for name in ("killed", "processes"):
+        (tmp_path / name).unlink()
+    assert main([*args, "--out", "there", "--engine", "ray"]) == 0
     assert (tmp_path / "killed").exists()
     assert len(set((tmp_path / "processes").read_text().split())) >= 2  # the one that was killed, and another
     assert contents(tmp_path / "there") == contents(tmp_path / "here")
     manifests = [(tmp_path / name / "manifest-1-of-1.json").read_bytes() for name in ("here", "there")]
     assert manifests[0] == manifests[1]
     before = (tmp_path / "processes").read_text()
-    assert main([*args, "--out", "there", "--engine", "ray", *options]) == 0  # nothing is left to do
+    assert main([*args, "--out", "there", "--engine", "ray"]) == 0  # nothing is left to do
     assert (tmp_path / "processes").read_text() == before
+    sys.modules.pop("fatal")
