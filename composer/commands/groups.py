@@ -184,7 +184,7 @@ class DistributionOptions:
     metrics: tuple[Literal["adherence", "fid", "kid", "clip"], ...] = ("adherence",)
     features: Annotated[str, Value(metavar="NAME")] = "semantics"
     clip: Annotated[str, Value(metavar="WEIGHTS")] | None = None
-    sums: Annotated[Path, Value(metavar="FOLDER")] | None = None
+    sums: Annotated[Path, Value(Path, "FOLDER")] | None = None
     part: Annotated[tuple[int, int], Value(read_part, "I/N")] = (1, 1)
 
 

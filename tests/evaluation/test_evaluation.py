@@ -2,6 +2,7 @@
 
 import gc
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,8 @@ from composer.cascade.composition import Composition
 from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.cascade.start import Kept
+from composer.commands.measure import evaluate
+from composer.commands.signature import Parser
 from composer.evaluation.adherence import Adherence, Evaluation, MaskedScore, Score, quantise
 from composer.evaluation.distribution import measure
 from composer.evaluation.metrics import Comparison, clip_score, fid, kid
@@ -147,6 +150,7 @@ SIDE = 20  # of no other image in these tests
 
 def held():
     """How many images are alive, wherever they are held."""
+    gc.collect()  # those of an interrupted evaluation hang in its traceback
     return sum(len(x) for x in gc.get_objects() if type(x) is Tensor and x.ndim == 4 and x.shape[1:] == (3, SIDE, SIDE))
 
 
@@ -260,3 +264,8 @@ def test_only_kid_keeps_something_of_each_image():
         comparison = Comparison(lambda images: images[:, :, 0, 0], metrics, 50)
         comparison.update(noisy(range(20)), noisy(range(30, 50)))
         assert comparison._kept.shape == shape and comparison._kept.dtype == torch.float32
+
+
+def test_the_command_takes_a_folder_and_a_part():
+    given = Parser.of(evaluate, "evaluate").read(["--metrics", "fid", "--sums", "sums", "--part", "2/3"])
+    assert (given["distributions"].sums, given["distributions"].part) == (Path("sums"), (2, 3))
