@@ -13,12 +13,14 @@ from tests.imports import ORDER, PACKAGES, ROOT, circle, floors, graph, named, r
 LIGHTNING = {
     f"composer.training.{name}" for name in ("callbacks", "clip", "cli", "configured_data", "prior", "progress")
 }
-LIGHTNING |= {f"composer.training.{name}" for name in ("reader", "safety", "sample_grid", "stage", "things")}
+LIGHTNING |= {
+    f"composer.training.{name}" for name in ("reader", "safety", "sample_grid", "sharding", "stage", "things")
+}
 LIGHTNING |= {"composer.data.loading"}
 SHOWING = {f"composer.commands.{name}" for name in ("data", "demo", "evaluating", "options")}
 SHOWING |= {"composer.evaluation.counting", "composer.scenes.writing", "composer.training.doctor_tables"}
 HEAVY = {"cv2", "diffusers", "huggingface_hub", "jsonargparse", "kornia", "lightning", "matplotlib", "omegaconf"}
-HEAVY |= {"open_clip", "rich", "scipy", "skimage", "tensorboard", "timm", "torch_fidelity", "torchmetrics"}
+HEAVY |= {"open_clip", "ray", "rich", "scipy", "skimage", "tensorboard", "timm", "torch_fidelity", "torchmetrics"}
 HEAVY |= {"torchvision", "transformers", "ultralytics"}
 
 

@@ -1,6 +1,7 @@
 """The training loss of the dVAE and its schedules (Ramesh et al. 2021, section 2.1 and appendix A)."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,7 +35,7 @@ def dvae_loss(
     images: Float[Tensor, "b 3 h w"],
     temperature: float,
     kl_weight: float,
-    generator: torch.Generator,
+    generator: torch.Generator | Sequence[torch.Generator],
 ) -> DVAELoss:
     """The negative evidence lower bound with relaxed codes (equation 1).
 
@@ -43,7 +44,7 @@ def dvae_loss(
         images: In [-1, 1]; height and width are multiples of `DVAE.stride`.
         temperature: Of the relaxation, above 0; near 0, the relaxed codes are nearly one-hot (`temperature_at`).
         kl_weight: beta (`kl_weight_at`).
-        generator: Of the Gumbel noise, on any device.
+        generator: Of the Gumbel noise, on any device; or one for each row.
     """
     pixels = map_pixels(images)
     logits = dvae.encoder(pixels).float()
@@ -67,21 +68,28 @@ def image_nats(dvae: DVAE, pixels: Float[Tensor, "b 3 h w"], codes: Float[Tensor
     return -logit_laplace(pixels.float(), mean, log_scale).flatten(1).sum(1)
 
 
-def relax(logits: Float[Tensor, "b k h w"], temperature: float, generator: torch.Generator) -> Float[Tensor, "b k h w"]:
+def relax(
+    logits: Float[Tensor, "b k h w"], temperature: float, generator: torch.Generator | Sequence[torch.Generator]
+) -> Float[Tensor, "b k h w"]:
     """Draws codes from the Gumbel-softmax distribution: mixtures of codes, differentiable in the logits.
 
     Args:
         logits: Of k codes at each place.
         temperature: Above 0; towards 0, the mixtures become one-hot and their distribution the softmax of the logits.
-        generator: Of the noise, on any device.
+        generator: Of the noise, on any device; or one for each row.
 
     Raises:
         ValueError: The temperature is not above 0.
     """
     if temperature <= 0:
         raise ValueError(f"expected a temperature above 0, found {temperature}")
-    exponential = torch.empty(logits.shape, dtype=logits.dtype, device=generator.device)
-    gumbel = -exponential.exponential_(generator=generator).log().to(logits.device)
+    generators = [generator] if isinstance(generator, torch.Generator) else generator
+    parts = torch.split(logits.detach(), len(logits) // len(generators))
+    drawn = [
+        torch.empty(part.shape, dtype=part.dtype, device=own.device).exponential_(generator=own)
+        for part, own in zip(parts, generators, strict=True)
+    ]
+    gumbel = -torch.cat(drawn).log().to(logits.device)
     return ((logits + gumbel) / temperature).softmax(1)
 
 

@@ -187,6 +187,7 @@ def prepare(
     jpeg: Annotated[int, Value(whole(1, 100), "QUALITY")] | None = None,
     shard: Annotated[int, Value(whole(1, 1_000_000), "N")] = 1000,
     part: Annotated[tuple[int, int], Value(read_part, "I/N")] = (1, 1),
+    engine: Literal["here", "ray"] = "here",
     workers: Annotated[int, Value(whole(1, 1024), "N")] = 2,
     rows: Rows = 32,
     device: Device | None = None,
@@ -205,29 +206,33 @@ def prepare(
         jpeg: keep images as JPEG of this quality, 1 to 100 (default: as PNG, which loses nothing)
         shard: images per shard; a tar file becomes one shard
         part: which part of the shards to write; start each part in a process of its own, on any machine
-        workers: number of threads that decode
+        engine: where shards are written: in this process, or by the processes of a Ray cluster that sees the same
+            files (of this machine, if none runs), one shard at a time
+        workers: number of threads that decode, of each process
 
     Examples:
         photos/ --size 64 --out shards/photos64
         photos/ --size 64 -c configs/folder64.yaml --names semantics sketch depth --out shards/photos64 --part 1/8
     """
+    from composer.commands.preparation import Task, write_by_ray
     from composer.data.preparing import Preparation
     from composer.data.preparing import prepare as run
     from composer.data.refusals import summarise
-    from composer.data.sources import open_source
-    from composer.decomposition import Decomposition
     from composer.devices import pick_device
     from composer.images.reading import Reason
-    from composer.training.configured_data import build_data
 
     if bool(names) != (config is not None):
         raise ValueError("--names and -c go together: representations, and the configuration with their decomposers")
     how = Preparation(size, max(source, size), jpeg, *part)
-    opened = open_source(images, shard)
-    decomposition = Decomposition(build_data(["-c", str(config), *rest], names, plugins).decomposers if names else {})
-    total = sum(opened.count(number) for number in range(how.part - 1, opened.shards, how.parts))
-    with advancing(str(images), total) as advance:
-        done = run(opened, out, how, decomposition, pick_device(device), workers, rows, advance)
+    words = ("-c", str(config), *rest) if config else ()
+    task = Task(images, out, how, shard, words, names, tuple(plugins), device, workers, rows)
+    opened, decomposition, specs = task.open()
+    numbers = range(how.part - 1, opened.shards, how.parts)
+    with advancing(str(images), sum(opened.count(number) for number in numbers)) as advance:
+        if engine == "ray":
+            write_by_ray(task, opened, numbers, advance)
+            advance = lambda done: None  # noqa: E731, they are counted
+        done = run(opened, out, how, decomposition, pick_device(device), workers, rows, advance, specs)
     kept = f", {done.kept} shards kept from before" if done.kept else ""
     say(f"{out}: {done.images:,} images, {len(done.refused):,} refused{kept}")
     if done.refused:

@@ -22,6 +22,7 @@ from composer.evaluation import boxes, counting, distribution
 from composer.evaluation.adherence import Evaluation
 from composer.evaluation.prompts import answer, read_prompts, write_report
 from composer.evaluation.samples import open_sample
+from composer.evaluation.tally import Part
 from composer.prior import Prior
 from composer.prior.taking import prior_for
 from composer.scenes.things import load_judge
@@ -84,6 +85,9 @@ class Measuring:
         asked, cascade, wanted = self.sample, self.cascade, self.distributions
         first, last = cascade.stages[0], cascade.stages[-1]
         samples = [open_sample(asked.data, asked.count, first.size, asked.min_side)]
+        about |= {"model": cascade.sha256, "data": asked.data, "count": asked.count}
+        if "adherence" in wanted.metrics and (wanted.sums is not None or wanted.part != (1, 1)):
+            raise ValueError("--sums and --part are for fid, kid and clip: leave adherence out of --metrics")
         table, texts = dict[str, Any](), list[str]()
         others = [metric for metric in wanted.metrics if metric != "adherence"]
         features = distribution.features_of(cascade, wanted.features) if {"fid", "kid"} & set(others) else None
@@ -107,15 +111,22 @@ class Measuring:
                 whole = SampleOptions(until=last.name) | self.sampling.options
                 evaluation = Evaluation(cascade, samples[-1], **shared, options=whole)
                 progress.reset(task, total=asked.count)
-                table["distribution"] = distribution.measure(others, evaluation, features, reader)
-                texts.append(distribution.markdown(table["distribution"]))
+                same = about | {"metrics": sorted(others), "features": wanted.features, "clip": wanted.clip}
+                part = Part(*wanted.part, wanted.sums, same | {"rows": asked.rows})
+                found = distribution.measure(others, evaluation, features, reader, part)
+                if found is None:
+                    missing = ", ".join(f"{number}/{part.parts}" for number in part.missing())
+                    say(f"part {part.number}/{part.parts} is summed up in {part.folder}; not finished yet: {missing}")
+                    return
+                table["distribution"] = found
+                texts.append(distribution.markdown(found))
         if self.prior is not None:
             texts.append(f"Captions that came without semantics went through the prior {asked.prior}.\n")
         refused = {path: why for sample in samples if sample.ledger for path, why in sample.ledger.listed.items()}
         if refused:
             note(f"note: {summarise(refused.values())}")
         say(*texts)
-        self._write(table, about | {"model": cascade.sha256, "data": asked.data, "count": asked.count})
+        self._write(table, about)
 
     def _write(self, table: dict[str, Any], about: dict[str, Any]) -> None:
         if self.sample.json is not None:

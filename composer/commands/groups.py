@@ -26,6 +26,7 @@ from composer.commands.values import (
     Steps,
     Words,
     read_interval,
+    read_part,
     read_size,
     read_stage,
     read_weights,
@@ -175,11 +176,16 @@ class DistributionOptions:
         metrics: what to measure
         features: features for FID and KID: a reader of the model, or the file of Inception's weights
         clip: weights for the CLIP score (default: the model's own reader of captions)
+        sums: folder that keeps what was summed up, so that an interrupted evaluation goes on where it ended
+        part: which part of the pictures to draw; start each part in a process of its own with the same --sums; the one
+            that ends last prints the figures of all
     """
 
     metrics: tuple[Literal["adherence", "fid", "kid", "clip"], ...] = ("adherence",)
     features: Annotated[str, Value(metavar="NAME")] = "semantics"
     clip: Annotated[str, Value(metavar="WEIGHTS")] | None = None
+    sums: Annotated[Path, Value(Path, "FOLDER")] | None = None
+    part: Annotated[tuple[int, int], Value(read_part, "I/N")] = (1, 1)
 
 
 @dataclass(frozen=True)

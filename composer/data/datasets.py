@@ -1,7 +1,7 @@
 """Datasets, whose rows are functions of (index, seed) alone."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from composer.data.order import MixedOrder
 from composer.decomposition import Batch
 from composer.images.reading import load_rgb, resize
 
@@ -285,6 +286,12 @@ class Mixture(ImageDataset):
         dataset, own = self._find(index)
         return dataset.row(own, seed)
 
+    def order(self, key: int) -> Sequence[int]:
+        if all(type(part).order is ImageDataset.order for part in parts_of(self)):
+            return super().order(key)
+        # Of shards, few are to be open at a time, and a permutation of all rows may not fit the memory
+        return MixedOrder([d.order for d in self.datasets], [len(d) for d in self.datasets], self.counts, key)
+
     def _find(self, index: int) -> tuple[ImageDataset, int]:
         """Finds the dataset of a row, and the row's index there."""
         for dataset, count in zip(self.datasets, self.counts, strict=True):
@@ -354,3 +361,14 @@ class Crops(ImageDataset):
 
     def list_skipped_in(self, path: Path) -> None:
         self.dataset.list_skipped_in(path)
+
+
+def parts_of(dataset: ImageDataset) -> Iterator[ImageDataset]:
+    """The datasets that crops and mixtures are made of."""
+    if isinstance(dataset, Crops):
+        yield from parts_of(dataset.dataset)
+    elif isinstance(dataset, Mixture):
+        for part in dataset.datasets:
+            yield from parts_of(part)
+    else:
+        yield dataset

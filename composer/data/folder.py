@@ -13,7 +13,7 @@ from jaxtyping import Float32
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from composer.data.datasets import Crops, ImageDataset, Mixture, Row, generator
+from composer.data.datasets import ImageDataset, Row, generator, parts_of
 from composer.data.refusals import ReadImages
 from composer.images.reading import SUFFIXES, Reason, Refused, largest_square, load_rgb, resize
 from composer.storage.files import hash_content, read_text, require_file
@@ -141,13 +141,8 @@ class ImageFolder(ReadImages):
 
 def find_folders(dataset: ImageDataset | None) -> Iterator[ImageFolder]:
     """Yields the folders that a dataset is made of."""
-    if isinstance(dataset, ImageFolder):
-        yield dataset
-    elif isinstance(dataset, Crops):
-        yield from find_folders(dataset.dataset)
-    elif isinstance(dataset, Mixture):
-        for part in dataset.datasets:
-            yield from find_folders(part)
+    if dataset is not None:
+        yield from (part for part in parts_of(dataset) if isinstance(part, ImageFolder))
 
 
 def column_path(image: str | Path, name: str) -> Path:

@@ -1,6 +1,8 @@
 """The order of an epoch as a function of the place in it, which takes no memory per item."""
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import overload
 
 import numpy as np
@@ -45,6 +47,58 @@ def _mix(z: int) -> int:
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB & _MASK
     return z ^ (z >> 31)
+
+
+class MixedOrder(Sequence[int]):
+    """An order of several datasets' items as one: each dataset in its own order, evenly spread over the epoch.
+
+    Item k of a dataset with n items in an epoch stands at the time (2 k + 1) / 2 n. A dataset that has fewer begins
+    again, in another order. Nothing is kept of an item.
+
+    Args:
+        orders: Key -> the order of a dataset.
+        lengths: Of the datasets.
+        counts: Items that each has in the epoch, at least its length.
+        key: Chooses the orders.
+    """
+
+    def __init__(
+        self,
+        orders: Sequence[Callable[[int], Sequence[int]]],
+        lengths: Sequence[int],
+        counts: Sequence[int],
+        key: int,
+    ):
+        self.lengths, self.counts, self.key = lengths, counts, key
+        self.begins = [sum(counts[:i]) for i in range(len(counts) + 1)]
+        self._order = lru_cache(2 * len(orders))(lambda i, turn: orders[i](_mix(key + _mix(i) + turn) >> 2))
+
+    def __len__(self) -> int:
+        return self.begins[-1]
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[int]: ...
+    def __getitem__(self, place: int | slice) -> int | list[int]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        if not 0 <= place < len(self):
+            raise IndexError(f"expected a place in 0..{len(self) - 1}, found {place}")
+        for i, count in enumerate(self.counts):
+            k = bisect_left(range(count), place, key=partial(self._place, i))
+            if k < count and self._place(i, k) == place:
+                turn, number = divmod(k, self.lengths[i])
+                return self.begins[i] + self._order(i, turn)[number]
+        raise AssertionError(f"no item at place {place}")
+
+    def _place(self, i: int, k: int) -> int:
+        """How many items of all datasets come before item k of dataset i; equal times go by the datasets' order."""
+        own, total = self.counts[i], 0
+        for j, other in enumerate(self.counts):
+            ahead = (2 * k + 1) * other - own + (0 if j < i else -1)  # 2 own k' <= this: those k' come before
+            total += k if j == i else min(other, max(0, ahead // (2 * own) + 1))
+        return total
 
 
 class WindowedOrder(Sequence[int]):

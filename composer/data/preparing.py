@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from composer.data.columns import check_suited, encode_array
-from composer.data.shards import Members, Refusal, index_path, read_index, write_shard
+from composer.data.shards import Index, Members, Refusal, index_path, read_index, write_shard
 from composer.data.sources import Found, Source
 from composer.decomposition import Batch, Decomposition, Representations
 from composer.images.reading import Refused, fit, load_rgb, opened
@@ -92,6 +92,7 @@ def prepare(
     workers: int = 2,
     rows: int = 32,
     progress: Callable[[int], object] = lambda done: None,
+    specs: Mapping[str, Any] | None = None,
 ) -> Prepared:
     """Writes a part of the shards, and its manifest at the end. Complete shards of an interrupted run are kept.
 
@@ -104,31 +105,31 @@ def prepare(
         workers: Threads that decode.
         rows: Images at a time.
         progress: Called with the number of images that were just finished or refused.
+        specs: How each decomposer is built, as plain JSON values; a training compares its own with them.
 
     Raises:
         ValueError: The folder was prepared in another way, or a representation can't be kept.
     """
-    columns = [name for name, _ in decomposition.named()]
-    settings = {"size": how.size, "source": how.source, "jpeg": how.jpeg, "columns": columns, "images": source.identity}
-    _check_settings(out, settings)
-    work = _Work(source, how, decomposition, device, rows, progress)
     done, shards = Prepared(), list[dict[str, Any]]()
-    with ThreadPoolExecutor(workers) as pool:
-        for number in range(how.part - 1, source.shards, how.parts):
-            path = out / f"{number:06d}.tar"
-            if index_path(path).exists():
-                index = read_index(path)
-                done.kept += 1
-                progress(len(index.items) + len(index.refused))
-            else:
-                refused: list[Refusal] = []
-                index = write_shard(path, work.items(number, pool, refused), refused)
-            shards.append({"file": path.name, "items": len(index.items)})
-            done.images += len(index.items)
-            done.refused += index.refused
-    manifest = settings | {"part": how.part, "parts": how.parts, "refused": len(done.refused), "shards": shards}
+    work = Work(source, how, decomposition, device, workers, rows, progress, specs)
+    for path, index, kept in work.write(out, range(how.part - 1, source.shards, how.parts)):
+        shards.append({"file": path.name, "items": len(index.items)})
+        done.images += len(index.items)
+        done.refused += index.refused
+        done.kept += kept
+    manifest = work.settings() | {
+        "part": how.part,
+        "parts": how.parts,
+        "refused": len(done.refused),
+        "shards": shards,
+    }
     write_json(out / f"manifest-{how.part}-of-{how.parts}.json", manifest)
     return done
+
+
+def shard_path(out: Path, number: int) -> Path:
+    """The path of a shard."""
+    return out / f"{number:06d}.tar"
 
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -136,31 +137,54 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     path = out / "settings.json"
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))
-        if changed := sorted(name for name in settings if before.get(name) != settings[name]):
+        if changed := sorted(name for name in settings.keys() & before.keys() if before[name] != settings[name]):
             raise ValueError(
                 f"{out} was prepared with other {', '.join(changed)}: "
-                + "; ".join(f"{name} {before.get(name)} before, {settings[name]} now" for name in changed)
+                + "; ".join(f"{name} {before[name]} before, {settings[name]} now" for name in changed)
                 + ". Write to another folder"
             )
     else:
         write_json(path, settings)
 
 
-class _Work:
-    """Makes the items of shards; for the arguments see `prepare`."""
+class Work:
+    """Writes shards; for the arguments see `prepare`."""
 
     def __init__(
         self,
         source: Source,
         how: Preparation,
         decomposition: Decomposition,
-        device: torch.device | str,
-        rows: int,
-        progress: Callable[[int], object],
+        device: torch.device | str = "cpu",
+        workers: int = 2,
+        rows: int = 32,
+        progress: Callable[[int], object] = lambda done: None,
+        specs: Mapping[str, Any] | None = None,
     ):
+        self.specs = dict(specs or {})
         self.source, self.how, self.rows, self.progress = source, how, rows, progress
-        self.decomposition, self.device = decomposition.to(device), device
+        self.decomposition, self.device, self.workers = decomposition.to(device), device, workers
         self.checked = not len(decomposition)
+
+    def settings(self) -> dict[str, Any]:
+        """What all shards of a folder have in common."""
+        how, columns = self.how, [name for name, _ in self.decomposition.named()]
+        same = {"size": how.size, "source": how.source, "jpeg": how.jpeg}
+        return same | {"columns": columns, "decomposers": self.specs, "images": self.source.identity}
+
+    def write(self, out: Path, numbers: Iterable[int]) -> Iterator[tuple[Path, Index, bool]]:
+        """Writes shards; yields the path and the index of each, and whether it was complete before."""
+        _check_settings(out, self.settings())
+        with ThreadPoolExecutor(self.workers) as pool:
+            for number in numbers:
+                path = shard_path(out, number)
+                if kept := index_path(path).exists():
+                    index = read_index(path)
+                    self.progress(len(index.items) + len(index.refused))
+                else:
+                    refused: list[Refusal] = []
+                    index = write_shard(path, self.items(number, pool, refused), refused)
+                yield path, index, kept
 
     def items(self, number: int, pool: ThreadPoolExecutor, refused: list[Refusal]) -> Iterator[tuple[str, Members]]:
         """Yields the key and the members of each image of a group, and lists those that are refused."""

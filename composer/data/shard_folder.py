@@ -3,7 +3,7 @@
 import io
 import json
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -68,6 +68,8 @@ class ShardFolder(ReadImages):
         if len(columns) > 1:
             raise ValueError(f"expected parts with the same representations in {path}, found {sorted(columns)}")
         self.columns = frozenset(columns.pop())
+        self.source: int = manifests[0]["source"]
+        self.specs: dict[str, Any] = manifests[0].get("decomposers", {})
         shards = sorted((shard["file"], shard["items"]) for m in manifests for shard in m["shards"] if shard["items"])
         if not shards:
             raise FileNotFoundError(f"expected images in the shards of {path}, found none")
@@ -80,6 +82,31 @@ class ShardFolder(ReadImages):
 
     def order(self, key: int) -> Sequence[int]:
         return WindowedOrder(self.counts, self.window, key)
+
+    def check_prepared(self, specs: Mapping[str, Any], at_source: Collection[str], source: int | None) -> None:
+        """Compares the decomposers of a training with those that made the columns: a model reads by the former.
+
+        Args:
+            specs: How each of the training's is built, as plain JSON values.
+            at_source: Names of those that read images at the source's size.
+            source: Shorter side at which they read; None for the images that are trained on.
+
+        Raises:
+            ValueError: One of them differs, or reads at another size.
+        """
+        again = "run `composer prepare` again, into another folder, or change the configuration"
+        for name in sorted(self.columns & specs.keys() & self.specs.keys()):
+            if specs[name] != self.specs[name]:
+                raise ValueError(
+                    f"{self.place} was prepared with another {name} than this training has: {_told(self.specs[name])} "
+                    f"there, {_told(specs[name])} here: {again}"
+                )
+        reads = source or self.size
+        if (names := sorted(self.columns & set(at_source))) and reads != self.source:
+            raise ValueError(
+                f"{', '.join(names)} of {self.place} were read at {self.source} pixels, this training reads at "
+                f"{reads}: set data.source to {self.source}, or prepare with --source {reads}"
+            )
 
     def identity(self) -> dict[str, Any]:
         shards = "\n".join(f"{name} {count}" for name, count in zip(self.names, self.counts, strict=True))
@@ -131,6 +158,12 @@ class ShardFolder(ReadImages):
         """Offset and size of each item of a shard, (n, 2): an index without its keys takes 16 bytes an item."""
         self.files.get(str(index_path(Path(name))))
         return np.array([[item.offset, item.size] for item in read_index(self.files.get(name)).items], dtype=np.int64)
+
+
+def _told(spec: Mapping[str, Any]) -> str:
+    """A decomposer's name and arguments."""
+    arguments = ", ".join(f"{name}={value}" for name, value in sorted(spec.get("init_args", {}).items()))
+    return f"{spec['class_path'].rpartition('.')[2]}({arguments})"
 
 
 def _caption(members: Members) -> str:

@@ -12,6 +12,7 @@ from composer.decomposition import Decomposer
 from composer.evaluation.adherence import Evaluation, with_prior
 from composer.evaluation.metrics import INCEPTION_FILE, Comparison, Features, Inception, clip_score, read_by
 from composer.evaluation.prompts import from_captions
+from composer.evaluation.tally import Part, Tally
 from composer.images.table import Table
 
 
@@ -48,12 +49,17 @@ def joint_reader(cascade: Cascade) -> Decomposer:
     raise ValueError("this model has no reader of both images and captions: name the weights of a CLIP (--clip)")
 
 
+SCORES = ("score", "true", "another")
+"""CLIP scores: of the pictures, of the real images, of the pictures with another row's caption."""
+
+
 def measure(
     metrics: Collection[str],
     evaluation: Evaluation,
     features: Features | None = None,
     reader: Decomposer | None = None,
-) -> dict[str, Any]:
+    part: Part | None = None,
+) -> dict[str, Any] | None:
     """Draws one picture per row of a sample, from its caption if there is one, and compares the two sets.
 
     Pictures are discarded as soon as they have been read; see `Comparison` for what is kept of them.
@@ -64,20 +70,31 @@ def measure(
             their captions if they have any.
         features: For FID and KID.
         reader: For the CLIP score.
+        part: Which batches to draw, and where sums are kept; None draws all and keeps nothing.
 
     Returns:
         Plain JSON values: ``images``, their number; ``given``, what the model read; ``fid``; ``kid``, a value and the
-        spread of its subsets; ``clip``, the mean score of the pictures (`score`), of the real images (`true`), and of
-        the pictures with another row's caption (`another`).
+        spread of its subsets; ``clip``, the mean of each of `SCORES`. None where other parts are not finished yet.
 
     Raises:
-        ValueError: A CLIP score is asked for, and there are no captions.
+        ValueError: A CLIP score is asked for, and there are no captions; or the sums are of another evaluation.
     """
-    count = evaluation.sample.count
+    part = part or Part()
+    part.missing()  # refuses sums of another evaluation before anything is drawn
+    count, tally = evaluation.sample.count, part.resume()
     comparison = Comparison(features, metrics, count) if features is not None else None
-    found: dict[str, Any] = {"images": count}
-    totals = dict.fromkeys(("score", "true", "another"), 0.0)
-    for span in evaluation.spans():
+    scores = tally.sums.pop("scores", torch.zeros(len(SCORES), dtype=torch.float64))
+    if comparison is not None and tally.sums:
+        comparison.take_sums(tally.sums)
+
+    def keep(finished: bool = False) -> None:
+        tally.sums = {"scores": scores} | (comparison.sums() if comparison is not None and tally.batches else {})
+        part.keep(tally, finished)
+
+    for number, span in enumerate(list(evaluation.spans())[part.number - 1 :: part.parts]):
+        if number < tally.batches:
+            evaluation.progress(len(span))
+            continue
         batch = evaluation.read(span)
         real, captions = batch["image"], batch.get("caption", [])
         if reader is not None and not captions:
@@ -85,18 +102,28 @@ def measure(
         parts = from_captions(evaluation.cascade, captions) if captions else Parts()
         parts = with_prior(parts, evaluation.prior, captions, evaluation.seeds_of(span))
         fake = evaluation.draw(parts, span)
-        found["given"] = sorted(parts)
+        tally.given, tally.batches = sorted(parts), number + 1
         if comparison is not None:
-            comparison.update(real, fake)
+            comparison.update(real, fake, span[0])
         if reader is not None:
             other = evaluation.sample.read(evaluation.others(span))["caption"]
-            asked = {"score": (fake, captions), "true": (real, captions), "another": (fake, other)}
-            for name, pair in asked.items():
-                totals[name] += float(clip_score(*pair, reader).double().sum())
+            pairs = ((fake, captions), (real, captions), (fake, other))
+            scores += torch.stack([clip_score(images, texts, reader).double().sum() for images, texts in pairs])
+        keep()
+    keep(finished=True)
+    if part.missing():
+        return None
+    return _compute(part.join(tally), comparison, count, reader is not None)
+
+
+def _compute(tally: Tally, comparison: Comparison | None, count: int, scored: bool) -> dict[str, Any]:
+    """The figures that sums over all pictures give."""
+    found: dict[str, Any] = {"images": count, "given": tally.given}
     if comparison is not None:
+        comparison.take_sums(tally.sums)
         found |= comparison.compute()
-    if reader is not None:
-        found["clip"] = {name: total / count for name, total in totals.items()}
+    if scored:
+        found["clip"] = dict(zip(SCORES, (tally.sums["scores"] / count).tolist(), strict=True))
     return found
 
 

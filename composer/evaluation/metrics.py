@@ -5,7 +5,7 @@ et al. 2021, section 3). Images are taken as their PNGs would give them back, an
 al. 2022), so that neither a file format nor a resizing library is measured. Only numbers of the same features compare.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -168,19 +168,46 @@ class Comparison:
         self.features, self.fid, self.kid, self.count = features, "fid" in metrics, "kid" in metrics, count
         self.seen = self.width = 0
 
-    def update(self, real: Float[Tensor, "b 3 h w"], fake: Float[Tensor, "b 3 h2 w2"]) -> None:
-        """Adds as many images of one set as of the other."""
+    def update(
+        self, real: Float[Tensor, "b 3 h w"], fake: Float[Tensor, "b 3 h2 w2"], place: int | None = None
+    ) -> None:
+        """Adds as many images of one set as of the other.
+
+        Args:
+            real: In [-1, 1].
+            fake: In [-1, 1].
+            place: Of the first among all images of a set; None puts them behind those that came before.
+        """
         read = embed(real, self.features), embed(fake, self.features)
-        if not self.seen:
-            self.width = read[0].shape[1]
-            self._moments = _moments(self.width)
-            self._kept = torch.empty(2, self.count if self.kid else 0, self.width)
+        if not self.width:
+            self._begin(read[0].shape[1])
+        first = self.seen if place is None else place
         for kept, found, is_real in zip(self._kept, read, (True, False), strict=True):
             if self.fid:
                 self._moments.update(found, real=is_real)
             if self.kid:
-                kept[self.seen : self.seen + len(found)] = found
+                kept[first : first + len(found)] = found
         self.seen += len(real)
+
+    def _begin(self, width: int) -> None:
+        self.width = width
+        self._moments = _moments(width)
+        self._kept = torch.zeros(2, self.count if self.kid else 0, width)
+
+    def sums(self) -> dict[str, Tensor]:
+        """What was added, as tensors; those of two comparisons of different places add up."""
+        moments = {name: x for name, x in self._moments.metric_state.items() if isinstance(x, Tensor)}
+        return moments | {"kept": self._kept}
+
+    def take_sums(self, sums: Mapping[str, Tensor]) -> None:
+        """Goes on from what `sums` gave."""
+        kept = sums["kept"]
+        self._begin(kept.shape[2])
+        self._kept = kept
+        self._moments.update(torch.zeros(0, self.width, dtype=torch.float64), real=True)  # it counts as updated
+        for name in self._moments.metric_state:
+            if name in sums:
+                setattr(self._moments, name, sums[name])
 
     def compute(self) -> dict[str, Any]:
         """Returns ``fid``, ``kid`` (a `Kid` as a dict) and ``features``, their number, after all images were added."""

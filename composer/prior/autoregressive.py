@@ -135,6 +135,7 @@ class AutoregressivePrior(Prior):
         caption: Float[Tensor, "b n c"],
         keep: Bool[Tensor, " b"],
         generator: torch.Generator,
+        among: tuple[int, int] | None = None,
     ) -> Float[Tensor, " b"]:
         """-ln p(code | caption), in nats, the mean over the components; nothing is random."""
         codes = self.codebook.encode(semantics)

@@ -181,6 +181,7 @@ class DiffusionPrior(Prior):
         caption: Float[Tensor, "b n c"],
         keep: Bool[Tensor, " b"],
         generator: torch.Generator,
+        among: tuple[int, int] | None = None,
     ) -> Float[Tensor, " b"]:
         """|f(z + sigma noise, sigma, caption) - z|^2, the mean over an embedding's numbers and the noises.
 
@@ -188,12 +189,13 @@ class DiffusionPrior(Prior):
         """
         if self.standard is not None:
             semantics = self.standard(semantics)
-        count = len(semantics) * self.noises
+        first, total = among or (0, len(semantics))
+        own, count = slice(first, first + len(semantics)), total * self.noises
         u = (torch.arange(count) + torch.rand(count, generator=generator)) / count  # one level from each equal share
         u = u[torch.randperm(count, generator=generator)].clamp(1e-6, 1 - 1e-6)
-        sigma = self.noise.sigma(u).to(semantics).view(-1, self.noises)
+        sigma = self.noise.sigma(u).to(semantics).view(-1, self.noises)[own]
         clean = semantics[:, None].expand(-1, self.noises, -1)
-        noise = torch.randn(clean.shape, generator=generator).to(semantics)
+        noise = torch.randn(total, *clean.shape[1:], generator=generator)[own].to(semantics)
         error: Tensor = (self(clean + sigma[..., None] * noise, sigma, caption, keep) - clean).square().mean(2)
         if self.linear is not None:
             error = error / self.linear.error(sigma, has_caption(caption, keep))

@@ -82,6 +82,7 @@ class Prior(nn.Module, Buildable, ABC):
         caption: Float[Tensor, "b n c"],
         keep: Bool[Tensor, " b"],
         generator: torch.Generator,
+        among: tuple[int, int] | None = None,
     ) -> Float[Tensor, " b"]:
         """The training loss, per row.
 
@@ -90,6 +91,8 @@ class Prior(nn.Module, Buildable, ABC):
             caption: Encoded captions.
             keep: False where a row's text is dropped, for guidance.
             generator: Of all random numbers, on the CPU.
+            among: The first row's place among the rows of a step, and their number: each process of several draws for
+                all of them and takes its own. None if these are all.
         """
 
     @abstractmethod

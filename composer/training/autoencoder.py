@@ -16,7 +16,7 @@ from composer.training.feature_maps import FeatureMaps
 from composer.training.muon import make_optimizer
 from composer.training.safety import SafeTraining
 from composer.training.schedule import Schedule
-from composer.training.stage import stream
+from composer.training.stage import noise_like, stream
 
 MEMORY = 0.99
 """How much of what is known of the latents' moments a training step keeps."""
@@ -91,9 +91,8 @@ class AutoencoderTraining(SafeTraining):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image: Tensor = batch["image"]
-        key = (self.seed, self.global_step, batch_idx % self.trainer.accumulate_grad_batches, self.global_rank)
         mean, log_variance = (part.float() for part in self.autoencoder.moments(image))
-        noise = torch.randn(mean.shape, generator=stream("noise", *key)).to(mean)
+        noise = noise_like(mean, [stream("noise", self.seed, seed) for seed in batch["seed"].tolist()])
         latents = mean + (log_variance / 2).exp() * noise
         found = self.autoencoder.reconstruct(latents).float()
         perceptual = None if self.features is None else self.features.distance

@@ -5,6 +5,7 @@ import signal
 import stat
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,7 @@ from composer.storage.files import remove_abandoned
 from composer.terminal import note
 from composer.training import checkpoint as checkpoints
 from composer.training.checkpoint import AT_ONCE, LAST, PREVIOUS
+from composer.training.sharding import own, spread_as, trained_parameters, whole
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP") if hasattr(signal, name))
 """Signals that end a training after it has saved. SLURM announces the end of a job's time by SIGUSR1."""
@@ -50,11 +52,15 @@ class EMA(L.Callback):
         self._step = 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        parameters = _trained(pl_module)
-        known = self.shadow or parameters
+        self._begin(pl_module, self.shadow or trained_parameters(pl_module))
+
+    def _begin(self, pl_module: L.LightningModule, known: Mapping[str, Tensor]) -> None:
+        """Begins with known averages: the parameters themselves, or what a checkpoint holds."""
+        parameters = trained_parameters(pl_module)
         if missing := sorted(parameters.keys() - known.keys()):
             raise ValueError(f"the checkpoint holds no average of {', '.join(missing[:5])}: it is of another model")
-        self.shadow = {n: known[n].detach().to(p.device, torch.float32, copy=True) for n, p in parameters.items()}
+        own_copies = {n: known[n].detach().to(p.device, torch.float32, copy=True) for n, p in parameters.items()}
+        self.shadow = {name: spread_as(value, parameters[name]) for name, value in own_copies.items()}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._step = trainer.global_step  # not known before: Lightning restores it last
@@ -72,15 +78,15 @@ class EMA(L.Callback):
 
     def _pairs(self, pl_module: L.LightningModule) -> tuple[list[Tensor], list[Tensor]]:
         assert self.shadow is not None
-        parameters = _trained(pl_module)
-        return [self.shadow[name] for name in parameters], [p.detach() for p in parameters.values()]
+        parameters = trained_parameters(pl_module)
+        return [own(self.shadow[name]) for name in parameters], [own(p.detach()) for p in parameters.values()]
 
     @torch.no_grad()
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.shadow is None:  # not fitting: the checkpoint was loaded with the average in place
             return
         shadow, parameters = self._pairs(pl_module)
-        self._trained = {name: p.detach().clone() for name, p in _trained(pl_module).items()}
+        self._trained = {name: p.detach().clone() for name, p in trained_parameters(pl_module).items()}
         torch._foreach_copy_(parameters, shadow)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -92,19 +98,31 @@ class EMA(L.Callback):
     @torch.no_grad()
     def _restore(self, pl_module: L.LightningModule) -> None:
         if self._trained is not None:
-            torch._foreach_copy_([p.detach() for p in _trained(pl_module).values()], list(self._trained.values()))
+            kept = [own(value) for value in self._trained.values()]
+            torch._foreach_copy_([own(p.detach()) for p in trained_parameters(pl_module).values()], kept)
             self._trained = None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint["ema"] = dict(self.shadow or {})
-        checkpoint["state_dict"] |= self._trained or {}  # a checkpoint amid validation holds the trained weights too
+        checkpoint["ema"] = self._gather(trainer, self.shadow)
+        # A checkpoint amid validation holds the trained weights too
+        checkpoint["state_dict"] |= self._gather(trainer, self._trained)
+
+    @staticmethod
+    def _gather(trainer: L.Trainer, values: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        """Puts together what is spread over the processes, for the first of them, which writes it."""
+        gathered = {}
+        for name, value in (values or {}).items():
+            full = whole(value)
+            if full is not value:
+                full = full.cpu() if trainer.is_global_zero else full.new_empty(0)
+            gathered[name] = full
+        return gathered
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.shadow = checkpoint.get("ema")
-
-
-def _trained(pl_module: L.LightningModule) -> dict[str, Tensor]:
-    return {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
+        if self.shadow is None or not checkpoint.get("ema"):
+            self.shadow = checkpoint.get("ema")
+        else:  # the fit has begun: of a model that is spread over processes, checkpoints are read later
+            self._begin(pl_module, checkpoint["ema"])
 
 
 class AtomicCheckpointIO(CheckpointIO):

@@ -18,7 +18,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor, nn
 
-from composer.storage.files import replacing
+from composer.storage.files import WINDOWS, replacing
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 """The newest checkpoint of a run and the one before, which takes its place where it is damaged."""
@@ -106,6 +106,8 @@ def _tensors(value: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 def load(path: Path) -> dict[str, Any]:
     """Reads a checkpoint. Only tensors and plain values are accepted, so a foreign file can't run code.
 
+    Tensors are memory-mapped: their bytes are read when they are used, and processes of a machine share them.
+
     Where a run's last checkpoint is damaged or missing, the one before it is read, and a warning says so.
 
     Raises:
@@ -129,19 +131,19 @@ def load(path: Path) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"expected a checkpoint at {path}, found nothing")
-    with path.open("rb") as file:
-        if not _is_sound(file):
-            raise ValueError(f"{path} is damaged: its bytes are not those that were written")
-        file.seek(0)
-        try:
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(
-                f"{path} holds pickled Python objects, which could run code; only tensors and plain values are read. "
-                "If it comes from elsewhere, ask for its weights as safetensors"
-            ) from error
-        except Exception as error:  # a stranger's file makes it fail in many ways
-            raise ValueError(f"{path} is damaged or no checkpoint: {error}") from error
+    if not is_sound(path):
+        raise ValueError(f"{path} is damaged: its bytes are not those that were written")
+    try:
+        # Windows replaces no file that is mapped; PyTorch's old format can't be
+        mapped = not WINDOWS and zipfile.is_zipfile(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} holds pickled Python objects, which could run code; only tensors and plain values are read. "
+            "If it comes from elsewhere, ask for its weights as safetensors"
+        ) from error
+    except Exception as error:  # a stranger's file makes it fail in many ways
+        raise ValueError(f"{path} is damaged or no checkpoint: {error}") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"{path} is no checkpoint of a training: expected a dict with 'state_dict'")
     return checkpoint

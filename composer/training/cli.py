@@ -5,7 +5,7 @@ import json
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,8 +19,9 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from composer.data.datasets import ImageDataset
+from composer.data.datasets import ImageDataset, parts_of
 from composer.data.loading import ImageData
+from composer.data.shard_folder import ShardFolder
 from composer.decomposition import Decomposer
 from composer.mistakes import Mistake
 from composer.networks.unet import UNet as UNet  # a configuration may call it by its bare name
@@ -163,8 +164,18 @@ class TrainingCLI(LightningCLI):
             kwargs["callbacks"].append(Progress())
         return super().instantiate_trainer(**kwargs)
 
+    def _check_prepared(self, data: Any) -> None:
+        """Compares this training's decomposers with those that its shards were prepared by."""
+        specs, built = specs_of(data.decomposers), self.datamodule.decomposers
+        for whole in filter(None, (self.datamodule.train, self.datamodule.validation)):
+            for part in parts_of(whole):
+                if isinstance(part, ShardFolder):
+                    part.check_prepared(specs, {name for name in specs if built[name].at_source}, data.source)
+
     def after_instantiate_classes(self) -> None:
         """Gives a training whose run is exported its configuration, as plain values, to be saved in checkpoints."""
+        if self.subcommand == "fit":
+            self._check_prepared(self.config.fit.data)
         if not isinstance(self.model, EXPORTED):
             return
         dumped = json.loads(self.parser.dump(self.config, format="json", skip_unset=False, skip_link_targets=False))
@@ -216,6 +227,13 @@ class ModelAlone(Configuration):
         with torch.device("meta"):
             self.config_init = self.parser.instantiate(self.config, instantiators=without)
         self.model = self.config_init.model
+
+
+def specs_of(decomposers: Mapping[str, Any]) -> dict[str, Any]:
+    """How a configuration's decomposers are built, as plain JSON values."""
+    plain = {name: spec.as_dict() if hasattr(spec, "as_dict") else spec for name, spec in decomposers.items()}
+    specs: dict[str, Any] = json.loads(json.dumps(plain, default=str))
+    return specs
 
 
 def _named_after(words: Sequence[str]) -> str:

@@ -2,13 +2,14 @@
 
 import math
 import time
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from composer.storage.pretrained import locate
 from composer.training.muon import Muon
 from composer.training.safety import SafeTraining
 from composer.training.schedule import over_whole_training
+from composer.training.stage import stream
 
 GALLERY = 256
 """Number of candidates among which validation looks for the right one."""
@@ -40,6 +42,9 @@ class ClipTraining(SafeTraining):
     has ``swaps``, false captions of each image (`SceneImages` gives them on request), images have to be told from these
     as well (NegCLIP, Yuksekgonul et al. 2023). Where it has ``phrases``, images also have to be nearer to the phrases
     that are true of them than to the others.
+
+    On several devices all images and captions of a step are told apart, as if they were one batch (of a tower with
+    batch norm, with ``--trainer.sync_batchnorm true``).
 
     Args:
         embed_dim: Width of the space that images and captions share.
@@ -102,17 +107,25 @@ class ClipTraining(SafeTraining):
             raise ValueError(f"the tokens have {size} ids, the text tower has vocab_size={self.network.vocab_size}")
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        generator = torch.Generator().manual_seed(int(batch["seed"][0]))
-        image = disturb(batch["image"], self.shift, self.noise, generator)
+        generators = [stream("disturb", seed) for seed in batch["seed"].tolist()]
+        image = disturb(batch["image"], self.shift, self.noise, generators)
         features, (text, false, phrases) = self._read(image, batch)
         scale = self.network.logit_scale.exp()
+        features, text, false = (self._of_all(rows) for rows in (features, text, false))
         loss = contrastive_loss(features, text, scale, false)
         if len(phrases):
-            named = phrase_loss(features, phrases, batch["phrases"], scale)
+            named = phrase_loss(features, phrases, self._of_all(batch["phrases"]), scale)
             self.log("train/phrases", named)
             loss = loss + named
         self.log("train/loss", loss, prog_bar=True)
         return loss
+
+    def _of_all(self, rows: Shaped[Tensor, "b ..."]) -> Shaped[Tensor, "m ..."]:
+        """The rows of all devices, as many of each, in their order; the gradient goes back to where they came from."""
+        if self.trainer.world_size == 1:
+            return rows
+        joint: Tensor = self.all_gather(rows, sync_grads=rows.is_floating_point())
+        return joint.flatten(0, 1)
 
     def _read(self, image: Float[Tensor, "b 3 h w"], batch: Batch) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Encodes images, and captions, all swaps (a row's together) and phrases; none are (0 d)."""
@@ -158,17 +171,26 @@ class ClipTraining(SafeTraining):
         self._sample = (image, tokens)
         if len(false):
             self.log(
-                "val/swaps", tell_apart(features, text, false).float().mean(), prog_bar=True, batch_size=len(image)
+                "val/swaps",
+                tell_apart(features, text, false).float().mean(),
+                prog_bar=True,
+                batch_size=len(image),
+                sync_dist=True,
             )
 
     def on_validation_epoch_end(self) -> None:
         """Logs retrieval among 256: how often an image's caption is found, and a caption's image."""
-        image, text = (torch.cat(found) for found in zip(*self._found, strict=True))
+        world, total = self.trainer.world_size, len(self.trainer.datamodule.validation)
+        found = [torch.cat(rows) for rows in zip(*self._found, strict=True)]
         self._found.clear()
+        # Devices take items in turn, and the first ones again to fill up
+        joint = [self._of_all(rows) for rows in found]
+        image, text = (rows.reshape(world, -1, rows.shape[1]).transpose(0, 1).flatten(0, 1) for rows in joint)
+        image, text = image[:total], text[:total]
         whole = len(image) // GALLERY * GALLERY or len(image)
         hits = [retrieval(image[i : i + GALLERY], text[i : i + GALLERY]) for i in range(0, whole, GALLERY)]
         for name, share in zip(("image_to_text", "text_to_image"), zip(*hits, strict=True), strict=True):
-            self.log(f"val/{name}", sum(share) / len(share), prog_bar=True)
+            self.log(f"val/{name}", sum(share) / len(share), prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         muon = self._inner_convolutions() if self.muon_rate else []
@@ -331,7 +353,7 @@ def retrieval(image: Float[Tensor, "b d"], text: Float[Tensor, "b d"]) -> tuple[
 
 
 def disturb(
-    image: Float[Tensor, "b 3 h w"], shift: int, noise: float, generator: torch.Generator
+    image: Float[Tensor, "b 3 h w"], shift: int, noise: float, generators: Sequence[torch.Generator]
 ) -> Float[Tensor, "b 3 h w"]:
     """Shifts images by some pixels and adds noise, each row by its own amount.
 
@@ -339,13 +361,14 @@ def disturb(
         image: Images.
         shift: Furthest move along either axis, in pixels; edges are repeated.
         noise: Largest standard deviation of the noise.
-        generator: What is drawn from, on the CPU.
+        generators: What each row's amounts and noise are drawn from, on the CPU.
     """
     b, _, h, w = image.shape
     wide = F.pad(image, [shift] * 4, mode="replicate")
-    top, left = torch.randint(0, 2 * shift + 1, (2, b), generator=generator).to(image.device)
+    moves = torch.stack([torch.randint(0, 2 * shift + 1, (2,), generator=g) for g in generators])
+    top, left = moves.T.to(image.device)
     y, x = torch.arange(h, device=image.device), torch.arange(w, device=image.device)
     rows = torch.arange(b, device=image.device)[:, None, None]
     moved = wide.movedim(1, 3)[rows, (top[:, None] + y)[:, :, None], (left[:, None] + x)[:, None]].movedim(3, 1)
-    strength = torch.rand(b, 1, 1, 1, generator=generator) * noise
-    return moved + (strength * torch.randn(image.shape, generator=generator)).to(image.device)
+    grain = [torch.rand((), generator=g) * torch.randn(image.shape[1:], generator=g) for g in generators]
+    return moved + noise * torch.stack(grain).to(image.device)

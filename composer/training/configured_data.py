@@ -7,7 +7,7 @@ from typing import Any
 from composer.data.folder import RESERVED, ImageFolder, find_folders
 from composer.data.loading import ImageData
 from composer.decomposition import Decomposition
-from composer.training.cli import TrainingCLI
+from composer.training.cli import TrainingCLI, specs_of
 
 
 class _DataAlone(TrainingCLI):
@@ -42,10 +42,31 @@ def build_data(words: Sequence[str], names: Sequence[str], plugins: Sequence[str
     Raises:
         ValueError: There is no such decomposer.
     """
+    data: ImageData = _build(words, names, plugins).datamodule
+    return data
+
+
+def _build(words: Sequence[str], names: Sequence[str], plugins: Sequence[str]) -> _DataAlone:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")  # the words are none of its own
-        data: ImageData = _DataAlone(words, names, plugins).datamodule
-    return data
+        return _DataAlone(words, names, plugins)
+
+
+def build_decomposers(
+    words: Sequence[str], names: Sequence[str], plugins: Sequence[str]
+) -> tuple[Decomposition, dict[str, Any]]:
+    """Builds the named decomposers of a training's configuration, and says how each is built.
+
+    Args:
+        words: Of the training's command line: ``-c FILE`` and what it changes.
+        names: Of representations.
+        plugins: Modules that the user trusts.
+
+    Raises:
+        ValueError: There is no such decomposer.
+    """
+    built = _build(words, names, plugins)
+    return Decomposition(built.datamodule.decomposers), specs_of(built.config.data.decomposers)
 
 
 def build_folders(

@@ -16,6 +16,7 @@ from composer.storage.building import Buildable, build
 from composer.storage.finding import find_model, read_config
 from composer.training.checkpoint import AT_ONCE, expected_size
 from composer.training.decomposer_costs import DecomposerCost, measure_decomposers
+from composer.training.doctor_strategies import Strategies, gathered_bytes
 from composer.training.dry_run import Device, Kernels, Step, encoding_flops, sampling_step, stage_step
 
 T = TypeVar("T", bound=Buildable)
@@ -153,6 +154,7 @@ class TrainingNeeds:
         decomposers: What each decomposer of the training costs, which the figures above leave out.
         decomposer_weights: Bytes of the weights of those that were counted, shared ones once.
         disk: What checkpoints take; None for a stage without a training.
+        gathered: Bytes that a device holds whole where weights are spread over several (`gathered_bytes`).
     """
 
     network: int
@@ -173,6 +175,16 @@ class TrainingNeeds:
     decomposers: dict[str, DecomposerCost] = field(default_factory=dict)
     decomposer_weights: int = 0
     disk: Disk | None = None
+    gathered: int = 0
+
+    @property
+    def strategies(self) -> Strategies:
+        """What a device needs, by strategy."""
+        need = self.configured.memory
+        static = need.weights + need.gradients + need.moments + need.average
+        working = need.kept + need.transient
+        copied = need.gradients  # as many bytes as the trained weights
+        return Strategies(static, working, copied, need.gradients, self.gathered, self.decomposer_weights)
 
     @property
     def parameters(self) -> int:
@@ -180,7 +192,9 @@ class TrainingNeeds:
 
     def as_json(self) -> dict[str, Any]:
         """All of it, sums included."""
+        plans = self.strategies
         found = asdict(self) | {"parameters": self.parameters}
+        found["strategies"] = asdict(plans) | {"alone": plans.alone, "ddp": plans.ddp}
         for name, plan in (("configured", self.configured), ("otherwise", self.otherwise)):
             if plan is not None:
                 found[name]["memory"]["total"] = plan.memory.total
@@ -254,6 +268,7 @@ def estimate_needs(
         sampling=SamplingCost(rows, step_flops, as_configured.memory.weights, peak),
         codec=_count(codec.parameters()),
         encoding_flops=encoding_flops(codec, side),
+        gathered=gathered_bytes([denoiser.network, conditions]),
     )
 
 

@@ -29,6 +29,8 @@ def make_tables(report: TrainingNeeds) -> Iterator[rich.table.Table | Text]:
     yield _memory(report).rich()
     if report.left_out:
         yield Text(f"These figures leave out {report.left_out}.")
+    if report.sampling is not None:  # only a stage's weights can be spread over devices
+        yield _strategies(report).rich()
     if report.decomposers:
         yield _decomposers(report).rich()
     if report.disk is not None:
@@ -81,6 +83,20 @@ def _memory(report: TrainingNeeds) -> Table:
         rows.append([f"sampling an image of {report.size} px{_guided(report)}", *[sampling] * len(plans)])
     head = [f"memory of a device in GB ({report.device}, {report.precision})", *heads]
     return Table(head, rows, bold=[len(MEMORY_ROWS)])
+
+
+def _strategies(report: TrainingNeeds) -> Table:
+    plans = report.strategies
+    rows = [
+        ("copy of the trained weights, in validation", _gigabytes(plans.copied)),
+        ("weights of decomposers", _gigabytes(plans.decomposers)),
+        ("in total, on one device", _gigabytes(plans.alone)),
+        ("gradients again, in DDP's buckets", _gigabytes(plans.buckets)),
+        ("in total, with --trainer.strategy ddp", _gigabytes(plans.ddp)),
+        ("with fully_shard, on each of 8 devices", _gigabytes(plans.sharded(8))),
+    ]
+    rows += [(f"devices of {space} GB that this fits", plans.advise(space * 1e9)) for space in SPACES[1:]]
+    return Table(("memory of each device in GB, on one or several", ""), rows)
 
 
 def _decomposers(report: TrainingNeeds) -> Table:

@@ -88,10 +88,10 @@ class DVAETraining(SafeTraining):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images = batch["image"].contiguous(memory_format=torch.channels_last)
-        key = (self.seed, self.global_step, batch_idx % self.trainer.accumulate_grad_batches, self.global_rank)
+        generators = [stream("codes", self.seed, seed) for seed in batch["seed"].tolist()]
         temperature = temperature_at(self.global_step, self.temperature, self.temperature_steps)
         weight = kl_weight_at(self.global_step, self.kl_weight, self.kl_steps)
-        loss = dvae_loss(self.autoencoder, images, temperature, weight, stream("codes", *key))
+        loss = dvae_loss(self.autoencoder, images, temperature, weight, generators)
         means = {"loss": loss.total.mean(), "nats": loss.reconstruction.mean(), "kl": loss.kl.mean()}
         self.log_dict({f"train/{name}": value for name, value in means.items()})
         self.log_dict({"train/kl_weight": weight, "train/temperature": temperature})

@@ -86,9 +86,10 @@ class ImageTokensTraining(SafeTraining):
             self.autoencoder = autoencoder.to(memory_format=torch.channels_last)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        key = (self.seed, self.global_step, batch_idx % self.trainer.accumulate_grad_batches, self.global_rank)
         text, codes, known = self._read(batch)
-        keep = torch.rand(len(text), generator=stream("keep", *key)) >= self.drop
+        first, total = self.place_of(len(text), batch_idx)
+        drawn = torch.rand(total, generator=stream("keep", self.seed, self.global_step, 0, 0))
+        keep = drawn[first : first + len(text)] >= self.drop
         loss = self.tokens.loss(text, codes, keep.to(text.device) & known).mean()
         self.log("train/loss", loss)
         return loss

@@ -78,16 +78,22 @@ class PriorTraining(SafeTraining):
             self.prior.check_ready()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        key = (self.seed, self.global_step, batch_idx % self.trainer.accumulate_grad_batches, self.global_rank)
-        b = len(batch["seed"])
-        keep = torch.rand(b, generator=stream("keep", *key)) >= self.drop
-        loss = self._loss(batch, keep, stream("noise", *key))
+        b, key = len(batch["seed"]), (self.seed, self.global_step, 0, 0)
+        first, total = self.place_of(b, batch_idx)
+        keep = torch.rand(total, generator=stream("keep", *key))[first : first + b] >= self.drop
+        loss = self._loss(batch, keep, stream("noise", *key), (first, total))
         self.log("train/loss", loss)
         return loss
 
-    def _loss(self, batch: Batch, keep: Bool[Tensor, " b"], generator: torch.Generator) -> Tensor:
+    def _loss(
+        self,
+        batch: Batch,
+        keep: Bool[Tensor, " b"],
+        generator: torch.Generator,
+        among: tuple[int, int] | None = None,
+    ) -> Tensor:
         semantics, text = (batch["representations"][name].float() for name in (SEMANTICS, TEXT))
-        return self.prior.loss(semantics, text, keep.to(semantics.device), generator).mean()
+        return self.prior.loss(semantics, text, keep.to(semantics.device), generator, among).mean()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs the loss with all captions and with none; the noise depends on the batch's index alone."""

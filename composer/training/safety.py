@@ -1,6 +1,7 @@
 """Checks that keep a training from failing silently."""
 
 import logging
+from copy import deepcopy
 from typing import Any
 
 import lightning as L
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from composer.decomposition import Batch
 from composer.training.checkpoint import averaged_weights
+from composer.training.sharding import NAME, FullyShard, whole
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +60,15 @@ class SafeTraining(L.LightningModule):
         """Refuses float16.
 
         Raises:
-            ValueError: float16 was asked for.
+            ValueError: float16 was asked for, or a strategy that this training does not know.
         """
+        if (
+            isinstance(self.trainer.strategy, FullyShard)
+            and type(self).configure_model is L.LightningModule.configure_model
+        ):
+            raise ValueError(
+                f"{type(self).__name__} fits one device: expected another strategy than {NAME}, such as ddp"
+            )
         if self.trainer.precision in FLOAT16:
             raise ValueError("float16 loses small gradients: use --trainer.precision bf16-mixed or 32-true")
 
@@ -69,6 +78,16 @@ class SafeTraining(L.LightningModule):
     def clipped_parts(self) -> list[list[nn.Parameter]]:
         """Parameters whose gradients are clipped together: all of them, unless a training has several losses."""
         return [list(self.parameters())]
+
+    def place_of(self, rows: int, batch_idx: int) -> tuple[int, int]:
+        """The place of this batch's first row among all rows of the step, and their number.
+
+        What is drawn for a row depends on that place and on the row's own seed, whatever processes and accumulated
+        batches the step is spread over.
+        """
+        accumulated = self.trainer.accumulate_grad_batches
+        number = batch_idx % accumulated * self.trainer.world_size + self.global_rank
+        return number * rows, accumulated * self.trainer.world_size * rows
 
     def configure_gradient_clipping(
         self,
@@ -89,7 +108,7 @@ class SafeTraining(L.LightningModule):
                 f"gradients are clipped by their norm, found gradient_clip_algorithm={gradient_clip_algorithm}"
             )
         parts = [[p for p in part if p.grad is not None] for part in self.clipped_parts()]
-        norms = [torch.nn.utils.get_total_norm([p.grad for p in part if p.grad is not None]) for part in parts]
+        norms = [whole(torch.nn.utils.get_total_norm([p.grad for p in part if p.grad is not None])) for part in parts]
         self.grad_norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
         samples, self._samples = self._samples, []
         if bool(self.grad_norm.isfinite()):
@@ -117,5 +136,7 @@ class SafeTraining(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continues with the trained weights when fitting; anything else uses the averaged ones."""
         self.skipped = checkpoint.get("skipped", 0)
+        if self.trainer.strategy.root_device.type == "cpu":  # the optimizer keeps these very tensors, not the file's
+            checkpoint["optimizer_states"] = deepcopy(checkpoint.get("optimizer_states", []))
         if self.trainer.state.fn != "fit":
             checkpoint["state_dict"] = averaged_weights(checkpoint)

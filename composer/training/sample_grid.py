@@ -21,6 +21,7 @@ from composer.terminal import note
 from composer.training.autoencoder import AutoencoderTraining
 from composer.training.dvae import DVAETraining
 from composer.training.image_tokens import ImageTokensTraining
+from composer.training.sharding import FullyShard
 from composer.training.stage import StageTraining
 
 GridRow = tuple[str, dict[str, Tensor]]
@@ -88,7 +89,9 @@ class SampleGrid(L.Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Runs before `EMA` puts the trained weights back."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking or not trainer.is_global_zero:
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        if not trainer.is_global_zero and not isinstance(trainer.strategy, FullyShard):
             return
         if isinstance(pl_module, AutoencoderTraining | DVAETraining):
             rows = self._reconstruct(pl_module)
@@ -97,6 +100,8 @@ class SampleGrid(L.Callback):
             rows += self._draw_prompts(pl_module, trainer.datamodule.decomposition)
         else:
             return  # what trains something else has nothing to sample
+        if not trainer.is_global_zero:  # it drew along, since it has a share of the weights
+            return
         names = list(dict.fromkeys(name for _, row in rows for name in row))
         labels = [label for label, _ in rows] if self.prompts else []
         grid = sheet([[row.get(name) for name in names] for _, row in rows], labels, names)

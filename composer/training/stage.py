@@ -28,6 +28,7 @@ from composer.training.muon import make_optimizer
 from composer.training.reader_loss import ReaderLoss
 from composer.training.safety import SafeTraining
 from composer.training.schedule import Schedule
+from composer.training.sharding import FullyShard, shard
 from composer.training.warm_start import warm_start
 
 FIRST = "first"
@@ -174,6 +175,21 @@ class StageTraining(SafeTraining):
             added = f"; new and silent at first: {', '.join(new)}" if new else ""
             self._origin = f"starting from {file} of {self.start_from}{added}"
 
+    def configure_model(self) -> None:
+        """Spreads the weights over the processes where the trainer's strategy does that.
+
+        Raises:
+            ValueError: Muon, which needs whole matrices, was asked for.
+        """
+        if not isinstance(self.trainer.strategy, FullyShard):
+            return
+        if self.muon_rate is not None:
+            raise ValueError("Muon needs whole matrices: expected muon_rate: null with this strategy")
+        assert self.conditions.maps is not None  # found while the weights are whole
+        device = self.trainer.strategy.root_device
+        shard(self.denoiser.network, device)
+        shard(self.conditions, device)
+
     def on_train_start(self) -> None:
         """Reports which weights the training starts from, unless it is resumed."""
         if self._origin and self.trainer.global_step == 0 and self.trainer.is_global_zero:
@@ -195,28 +211,18 @@ class StageTraining(SafeTraining):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, reps = self._read(batch)
-        key, (first, total) = (self.seed, self.global_step), self._among(len(image), batch_idx)
+        key, (first, total) = (self.seed, self.global_step), self.place_of(len(image), batch_idx)
         has = self._has(reps, batch)
         drawn = self.conditions.draw_keep(len(image), image.device, stream("keep", *key), has, (first, total))
         keep = _known(drawn, batch)
         sigma = self._sigma(shares(total, stream("sigma", *key))[first : first + len(image)], keep, reps)
-        noise = _noise(image, [stream("noise", self.seed, seed) for seed in batch["seed"].tolist()])
+        noise = noise_like(image, [stream("noise", self.seed, seed) for seed in batch["seed"].tolist()])
         seed_dropout(self, batch["seed"])
         torch.manual_seed(_hash("others", *key, first))  # what else modules draw inside has no generator of its own
         read = None if self.reader_loss is None else partial(self.reader_loss, reps, keep, sigma, batch["seed"])
         loss = self.denoiser.loss(image, self.conditions(reps, _size(image), keep), sigma, noise, read)
         self._record(loss.detach(), keep)
         return loss.mean()
-
-    def _among(self, rows: int, batch_idx: int) -> tuple[int, int]:
-        """The place of this batch's first row among all rows of the step, and their number.
-
-        What is drawn for a row depends on that place and on the row's own seed, whatever processes and accumulated
-        batches the step is spread over.
-        """
-        accumulated = self.trainer.accumulate_grad_batches
-        number = batch_idx % accumulated * self.trainer.world_size + self.global_rank
-        return number * rows, accumulated * self.trainer.world_size * rows
 
     def _read(self, batch: Batch) -> tuple[Float[Tensor, "b c h w"], Representations]:
         """Takes the image, or its latents, and the representations that this model has conditions for."""
@@ -323,7 +329,8 @@ class StageTraining(SafeTraining):
     def on_validation_epoch_end(self) -> None:
         """Logs the means over all processes, which may have different numbers of rows; not those of no row."""
         sums = self.trainer.strategy.reduce(torch.stack([*self._errors.values()]), reduce_op="sum")
-        self.log_dict({n: total / rows for n, (total, rows) in zip(self._errors, sums, strict=True) if rows})
+        found = {n: total / rows for n, (total, rows) in zip(self._errors, sums, strict=True) if rows}
+        self.log_dict(found, sync_dist=True)  # equal everywhere; Lightning warns otherwise
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measures the loss as in training, and the error with all conditions, with none, and with each alone.
@@ -336,7 +343,7 @@ class StageTraining(SafeTraining):
         items = [(self._validated + i) * self.trainer.world_size + self.global_rank for i in range(len(image))]
         self._validated += len(image)
         generators = [stream("validation", item) for item in items]
-        noise = _noise(image, generators)
+        noise = noise_like(image, generators)
 
         def error(keep: Keep, sigma: Tensor) -> Tensor:
             return self.denoiser.error(image, self.conditions(reps, _size(image), keep), sigma, noise)
@@ -380,7 +387,7 @@ class StageTraining(SafeTraining):
         return self.schedule.drive(optimizer)
 
 
-def _noise(like: Float[Tensor, "b c h w"], generators: Sequence[torch.Generator]) -> Float[Tensor, "b c h w"]:
+def noise_like(like: Float[Tensor, "b c h w"], generators: Sequence[torch.Generator]) -> Float[Tensor, "b c h w"]:
     """Standard normal noise, each row from its own generator."""
     return torch.stack([torch.randn(like.shape[1:], generator=g) for g in generators]).to(like)
 

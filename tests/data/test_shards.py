@@ -15,6 +15,7 @@ from PIL import Image
 
 from composer.__main__ import main
 from composer.data import ImageFolder, ResumableSampler, ShardFolder
+from composer.data.datasets import Crops, ImageDataset, Mixture, permutation
 from composer.data.order import Bijection, WindowedOrder
 from composer.data.preparing import Preparation, prepare
 from composer.data.shards import read_index, read_item, scan_shard, write_shard
@@ -91,6 +92,50 @@ def test_ranks_share_an_order_of_shards_and_it_resumes(photos, tmp_path):
     late.start = 5
     assert list(islice(late, 7)) == whole[5:]
     assert sorted(index for batch in whole[:7] for index, _ in batch) == sorted([*range(7)] * 4)
+
+
+class Numbered(ImageDataset):
+    """Rows in an order of its own."""
+
+    def __init__(self, length):
+        self.length = length
+
+    def __len__(self):
+        return self.length
+
+    def row(self, index, seed):
+        return {"index": index}
+
+    def order(self, key):
+        return WindowedOrder([self.length], 1, key)
+
+
+def test_a_mixture_of_shards_has_each_row_in_its_share_and_needs_no_memory():
+    parts = [Numbered(30), Crops(Numbered(7), 8), Numbered(11)]
+    mixture = Mixture(parts, [3.0, 2.0, 1.1])
+    begins = [0, *np.cumsum(mixture.counts).tolist()]
+    order = mixture.order(5)
+    drawn = list(order)
+    assert mixture.counts[0] == 30 and len(drawn) == len(mixture) and drawn == list(mixture.order(5))
+    assert drawn != list(mixture.order(6))
+    for i, (part, count) in enumerate(zip(parts, mixture.counts, strict=True)):
+        own = [index - begins[i] for index in drawn if begins[i] <= index < begins[i + 1]]
+        assert len(own) == count  # exactly its share of an epoch
+        for start in range(0, count, len(part)):  # each round has each row once
+            turn = own[start : start + len(part)]
+            assert len(set(turn)) == len(turn) and (len(turn) < len(part) or set(turn) == set(range(len(part))))
+        places = [place for place, index in enumerate(drawn) if begins[i] <= index < begins[i + 1]]
+        steps = np.diff(places)
+        assert steps.max() <= len(drawn) / count + len(parts)  # spread over the epoch
+    huge = Mixture([Numbered(10**12), Numbered(10**9)], [1.0, 1.0])
+    assert len({huge.order(1)[place] for place in range(10**12, 10**12 + 500)}) == 500
+    with pytest.raises(IndexError, match="expected a place in 0"):
+        order[len(order)]
+
+    class Plain(Numbered):
+        order = ImageDataset.order
+
+    assert Mixture([Plain(5), Plain(3)], [1.0, 1.0]).order(2) == permutation(10, 2)  # as ever
 
 
 def test_images_and_captions_are_those_of_the_folder(photos, tmp_path):
@@ -278,6 +323,12 @@ def test_the_command_prepares_and_says_what_it_left_out(photos, tmp_path, capsys
     assert "7 images, 1 refused" in found.out
     assert "1 files were refused, and left out: 1 because a side is shorter" in found.err
     assert ShardFolder(str(tmp_path / "shards"), 64).columns == {"palette"}
+    fit = ["fit", "-c", "tiny", "--trainer.max_steps", "0", f"--trainer.default_root_dir={tmp_path / 'run'}"]
+    fit += ["--data.train", "ShardFolder", f"--data.train.path={tmp_path / 'shards'}", "--data.train.size=64"]
+    assert main([*fit, "--data.decomposers.palette.init_args.sigma", "3"]) == 1
+    assert "prepared with another palette than this training has: Palette(" in capsys.readouterr().err
+    assert main([*fit, "--data.source", "96"]) == 1
+    assert "palette of" in (said := capsys.readouterr().err) and "read at 384 pixels, this training reads at 96" in said
     assert main([*args, "--names", "palette"]) == 1
     assert "--names and -c go together" in capsys.readouterr().err
     assert main([*args, "--part", "3/2"]) == 2

@@ -2,6 +2,7 @@
 
 import gc
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,10 +14,13 @@ from composer.cascade.composition import Composition
 from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.cascade.start import Kept
+from composer.commands.measure import evaluate
+from composer.commands.signature import Parser
 from composer.evaluation.adherence import Adherence, Evaluation, MaskedScore, Score, quantise
 from composer.evaluation.distribution import measure
 from composer.evaluation.metrics import Comparison, clip_score, fid, kid
 from composer.evaluation.samples import Sample, open_sample, sample_of
+from composer.evaluation.tally import Part
 from tests.conftest import SIZE
 from tests.evaluation.test_metrics import Toy
 
@@ -146,6 +150,7 @@ SIDE = 20  # of no other image in these tests
 
 def held():
     """How many images are alive, wherever they are held."""
+    gc.collect()  # those of an interrupted evaluation hang in its traceback
     return sum(len(x) for x in gc.get_objects() if type(x) is Tensor and x.ndim == 4 and x.shape[1:] == (3, SIDE, SIDE))
 
 
@@ -192,6 +197,49 @@ def test_distributions_in_rows_are_all_at_once():
     assert found["images"] == 61 and found["given"] == ["caption"]
 
 
+def parted(folder, number=1, parts=1, rows=8, count=61, stop=None):
+    sample = Sample(count, lambda index: {"image": noisy(index), "caption": [WORDS[i] for i in index]})
+    evaluation, seen = Evaluation(Draws(), sample, seed=1, rows=rows), []
+
+    def progress(drawn):
+        seen.append(drawn)
+        if len(seen) == stop:
+            raise KeyboardInterrupt
+
+    evaluation.progress = progress
+    part = Part(number, parts, folder, {"rows": rows})
+    features = lambda images: images[:, :, ::7, 3].flatten(1)  # noqa: E731
+    return measure(("fid", "kid", "clip"), evaluation, features, Toy(), part)
+
+
+def test_an_interrupted_evaluation_gives_the_same_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr("composer.evaluation.tally.PAUSE", 0)
+    whole = parted(None)
+    drawn, sample = [], Draws.sample
+    monkeypatch.setattr(Draws, "sample", lambda self, *args: drawn.append(len(args[1])) or sample(self, *args))
+    for stop in (3, 6):
+        with pytest.raises(KeyboardInterrupt):
+            parted(tmp_path, stop=stop)
+    assert parted(tmp_path) == whole  # to the last bit
+    assert sum(drawn) == 61 + 2 * 8  # each interruption lost the batch at hand
+    assert parted(tmp_path) == whole and sum(drawn) == 61 + 2 * 8  # of a finished one, nothing is drawn
+    with pytest.raises(ValueError, match="is of another evaluation: rows 8 before, 4 now"):
+        parted(tmp_path, rows=4)
+    (tmp_path / "part-1-of-1.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(ValueError, match="holds no sums of an evaluation, or is damaged"):
+        parted(tmp_path)
+
+
+def test_parts_of_an_evaluation_give_the_figures_of_the_whole(tmp_path):
+    whole, found = parted(None), [parted(tmp_path, number, 3) for number in (3, 1, 2)]
+    assert found[:2] == [None, None] and found[2] == parted(tmp_path, 3, 3)
+    for name in ("fid", "kid", "clip"):
+        assert found[2][name] == pytest.approx(whole[name], rel=1e-9, abs=1e-9)
+    assert found[2]["images"] == 61 and found[2]["given"] == whole["given"]
+    with pytest.raises(ValueError, match="need a folder that all of them see"):
+        parted(None, 1, 2)
+
+
 def test_no_picture_is_held():
     cascade, counts = Draws(), []
     for count in (40, 80):
@@ -216,3 +264,8 @@ def test_only_kid_keeps_something_of_each_image():
         comparison = Comparison(lambda images: images[:, :, 0, 0], metrics, 50)
         comparison.update(noisy(range(20)), noisy(range(30, 50)))
         assert comparison._kept.shape == shape and comparison._kept.dtype == torch.float32
+
+
+def test_the_command_takes_a_folder_and_a_part():
+    given = Parser.of(evaluate, "evaluate").read(["--metrics", "fid", "--sums", "sums", "--part", "2/3"])
+    assert (given["distributions"].sums, given["distributions"].part) == (Path("sums"), (2, 3))

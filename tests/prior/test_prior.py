@@ -399,6 +399,20 @@ def test_several_noises_of_a_row_know_nothing_of_each_other(make):
     torch.testing.assert_close(prior(z, sigma, caption, keep), torch.cat(each, 1))
 
 
+def test_rows_of_several_processes_draw_what_those_of_one_do():
+    torch.manual_seed(0)
+    prior, z, keep = diffusion(noises=3), embeddings(6), torch.arange(6) % 2 == 0
+    caption = Read()({"caption": CAPTIONS * 2})
+
+    def loss(rows, among):
+        generator = torch.Generator().manual_seed(4)
+        return prior.loss(z[rows], caption[rows], keep[rows], generator, among)
+
+    whole = loss(slice(None), None)
+    parts = [loss(slice(first, first + 2), (first, 6)) for first in (0, 2, 4)]
+    torch.testing.assert_close(torch.cat(parts), whole)
+
+
 def test_the_loss_is_the_squared_error_of_the_embedding_itself():
     prior, z = diffusion(noises=2), embeddings(4096)
     caption = Read()({"caption": ["sky"]}).expand(4096, -1, -1)

@@ -16,8 +16,8 @@ from composer.networks.discriminator import PatchDiscriminator
 from composer.training.autoencoder import AutoencoderTraining
 from composer.training.autoencoder_loss import hinge_loss
 from composer.training.feature_maps import SceneFeatures
-from composer.training.stage import stream
-from tests.training.small_runs import fit, require_exact_resume
+from composer.training.stage import noise_like, stream
+from tests.training.small_runs import fit, require_exact_resume, require_same_in_halves
 
 YAML = """
 model:
@@ -71,6 +71,10 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted(config, run, tmp
     require_exact_resume(config, run[1], tmp_path)
 
 
+def test_draws_belong_to_the_images_whatever_the_batches(config, run, tmp_path):
+    require_same_in_halves(config, run[1], tmp_path, batch=2)
+
+
 def test_a_training_against_a_discriminator_resumes_exactly_and_is_exported(tmp_path):
     path = tmp_path / "against.yaml"
     path.write_text(YAML.replace("data:\n", AGAINST.lstrip("\n"), 1))
@@ -92,7 +96,7 @@ def adversarial(step, weight=0.5):
     training._fabric, training.trainer = None, SimpleNamespace(**trainer)
     training.log_dict = lambda values: None
     images = torch.rand(2, 3, 32, 32) * 2 - 1
-    training.training_step({"image": images}, 0).backward()
+    training.training_step({"image": images, "seed": torch.arange(2)}, 0).backward()
     return made, judge, images
 
 
@@ -105,7 +109,7 @@ def test_both_networks_learn_by_losses_of_their_own():
     twin.zero_grad()
     with torch.no_grad():
         mean, log_variance = unweighted.moments(images)
-        noise = torch.randn(mean.shape, generator=stream("noise", 0, 3, 0, 0))
+        noise = noise_like(mean, [stream("noise", 0, seed) for seed in range(2)])
         found = unweighted.reconstruct(mean + (log_variance / 2).exp() * noise)
     hinge_loss(twin(images), twin(found)).backward()
     for own, true in zip(judge.parameters(), twin.parameters(), strict=True):

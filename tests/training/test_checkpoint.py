@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,6 +51,21 @@ def test_every_flipped_bit_is_found(path):
     path.write_bytes(whole)
     assert checkpoints.load(path)["global_step"] == 3 and zipfile.ZipFile(path).testzip() is None
     assert torch.load(path, weights_only=True)["state_dict"]["w"].shape == (5000,)  # without us, too
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is measured by /proc")
+def test_a_checkpoint_takes_no_memory_of_its_own(tmp_path):
+    def taken():
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(lines["RssAnon"].split()[0]) / 1024
+
+    values = torch.randn(1 << 24)  # 64 MiB
+    checkpoints.save({"state_dict": {"w": values}}, tmp_path / "x.ckpt")
+    before = taken()
+    checkpoint = checkpoints.load(tmp_path / "x.ckpt")
+    assert torch.equal(checkpoint["state_dict"]["w"], values) and taken() - before < 16
+    checkpoint["state_dict"]["w"].zero_()  # the file stays as it is
+    assert torch.equal(checkpoints.load(tmp_path / "x.ckpt")["state_dict"]["w"], values)
 
 
 def test_checkpoints_without_a_hash_are_read_with_a_word(tmp_path, caplog):

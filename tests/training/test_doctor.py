@@ -25,6 +25,7 @@ from composer.networks.dvae import DVAE
 from composer.networks.unet import UNet
 from composer.training.autoencoder_loss import autoencoder_loss
 from composer.training.doctor import MemoryNeed, TrainingCost, disk_of, estimate_needs
+from composer.training.doctor_strategies import Strategies, gathered_bytes
 from composer.training.dry_run import Kernels, LiveBytes, count_flops, sampling_step, training_flops, training_memory
 
 PLAN: dict[str, Any] = {
@@ -232,6 +233,25 @@ def test_a_process_takes_as_much_memory_as_estimated():
     assert said == pytest.approx(took, rel=0.15) and said[0] > 2 * said[2]
 
 
+def test_what_each_of_several_devices_needs_by_hand():
+    """A network of 10,000 trained bytes of weights, 300 at work, 70 of decomposers."""
+    plans = Strategies(static=60_000, working=3_000, copied=10_000, buckets=10_000, gathered=500, decomposers=70)
+    assert plans.alone == 60_000 + 10_000 + 70 and plans.ddp == plans.alone + 10_000
+    assert plans.sharded(8) == 60_000 // 8 + 3_000 + 500 + 70  # the copy is divided, too: 1,250, less than the work
+    assert plans.sharded(2) == 30_000 + 5_000 + 500 + 70
+    assert plans.fewest(plans.sharded(8)) == 8 and plans.fewest(plans.sharded(8) - 1) == 16
+    assert plans.advise(80_070) == "one, or any number with ddp"
+    assert plans.advise(80_069) == "one, or 2 or more with fully_shard"
+    assert plans.advise(plans.sharded(4)) == "4 or more with fully_shard"
+    assert plans.advise(3_500) == "none: take a smaller batch, or checkpointing"
+
+
+def test_gathered_layers_by_hand():
+    network = nn.Sequential(nn.Linear(256, 256), nn.Linear(8, 8), nn.Conv2d(64, 128, 3))
+    small, large = 4 * (8 * 8 + 8), 4 * (64 * 128 * 9 + 128)
+    assert gathered_bytes([network]) == 2 * (small + 2 * large)
+
+
 def test_sampling_is_guided_in_one_batch_and_prepared_once():
     (flops, peak), (twice, higher) = (sampling_step(*stage(), 32, rows, Kernels("cuda", None)) for rows in (1, 2))
     assert twice == 2 * flops and 1.7 * peak < higher < 2.1 * peak
@@ -256,6 +276,9 @@ def test_command_reads_a_configuration(quiet, tmp_path, capsys):
     assert report["parameters"] == parameters and memory.pop("total") == sum(memory.values())
     assert f" {parameters:,} " in shown and "training on 3 images" in shown and "checkpointing" in shown
     assert memory["weights"] == 4 * parameters
+    several = report["strategies"]
+    assert several["copied"] == several["buckets"] == memory["gradients"] and "devices of 24 GB that this fits" in shown
+    assert several["ddp"] - several["buckets"] == several["alone"] >= sum(memory.values())
     assert report["decomposers"]["palette"] | {"flops": 0} == {
         "parameters": 0, "weights": report["decomposer_weights"], "flops": 0, "remark": ""
     }  # fmt: skip

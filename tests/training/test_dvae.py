@@ -12,7 +12,7 @@ from composer.autoregressive import kl_weight_at, learning_rate_at, temperature_
 from composer.data.datasets import Photographs, collate
 from composer.networks.dvae import DVAE
 from composer.training.dvae import DVAETraining
-from tests.training.small_runs import fit, require_exact_resume
+from tests.training.small_runs import fit, require_exact_resume, require_same_in_halves
 
 YAML = """
 model:
@@ -55,6 +55,10 @@ def run(config):
 
 def test_a_resumed_training_is_the_one_that_was_not_interrupted(config, run, tmp_path):
     require_exact_resume(config, run[1], tmp_path)
+
+
+def test_draws_belong_to_the_images_whatever_the_batches(config, run, tmp_path):
+    require_same_in_halves(config, run[1], tmp_path, batch=2)
 
 
 def test_the_learning_rate_follows_its_schedule(run):

@@ -14,7 +14,7 @@ from composer.images.sheet import read_recipe
 from composer.networks.dvae import DVAE
 from composer.training.image_tokens import ImageTokensTraining
 from decomposers import Agreement
-from tests.training.small_runs import fit, require_exact_resume
+from tests.training.small_runs import fit, require_exact_resume, require_same_in_halves
 
 ENCODER = {"codes": 20, "width": 8, "start": 4, "blocks": 1, "levels": 3}
 YAML = """
@@ -72,6 +72,10 @@ def test_a_resumed_training_is_the_one_that_was_not_interrupted(config, run, tmp
     require_exact_resume(config, run[1], tmp_path)
 
 
+def test_draws_belong_to_the_images_whatever_the_batches(config, run, tmp_path):
+    require_same_in_halves(config, run[1], tmp_path, batch=2)
+
+
 def test_the_dvae_is_a_part_of_the_checkpoint_and_is_not_trained(config, run):
     dvae = DVAE.load(config.parent / "dvae").state_dict()
     stored = {name: x for name, x in run[1]["state_dict"].items() if name.startswith("autoencoder.")}
@@ -122,7 +126,7 @@ def test_export_refuses_settings_that_it_has_not(run, tmp_path, capsys):
 
 
 class Trainer:
-    accumulate_grad_batches = 1
+    accumulate_grad_batches = world_size = 1
     global_step = global_rank = 0
 
 
