@@ -55,7 +55,7 @@ function keeping() {
   watch(({ board, model }) => {
     const picture = pictureOf(board.picture);
     chips.hidden = board.task === "compose" || !picture;
-    about.textContent = picture || board.task === "compose" ? (chips.hidden ? TASKS[board.task] : "keep") : "Add a picture first: drop, paste or open one";
+    about.textContent = picture || board.task === "compose" ? (chips.hidden ? TASKS[board.task] : "Keep of it:") : "Add a picture first: drop, paste or open one";
     if (chips.hidden || !model) return;
     const names = model.conditions.filter((condition) => condition.from_picture).map(({ name }) => name);
     if (chips.children.length !== names.length) fill(chips, names.map(chip));

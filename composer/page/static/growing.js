@@ -1,7 +1,7 @@
 /** Outpainting: the border of the picture is dragged outward; the new room is hatched. */
 
-import { clamp } from "./dom.js";
-import { edit, state } from "./store.js";
+import { clamp, h, plain, set } from "./dom.js";
+import { edit, state, watch } from "./store.js";
 
 const MOST = 2; // shares of a side
 const NEAR = 14; // pixels of the screen
@@ -37,6 +37,20 @@ export function growing(view) {
     cursor: (point) => ["ew-resize", "ns-resize", "ew-resize", "ns-resize"][near(point)] ?? "grab",
     paint: (context, scale) => paint(context, scale, view.size),
   };
+}
+
+/** The same as four numbers. */
+export function growFields() {
+  const fields = ["left", "top", "right", "bottom"].map((name, side) => {
+    const about = `How far the picture grows at the ${name}, in shares of its own side`;
+    const input = h("input", { type: "number", min: "0", max: String(MOST), step: "0.05", title: about, "aria-label": about });
+    input.addEventListener("change", () => {
+      if (input.checkValidity()) edit((board) => (board.by = board.by.map((share, i) => (i === side ? input.valueAsNumber : share))));
+    });
+    return { input, label: h("label.field", {}, h("span", {}, name), input) };
+  });
+  watch(({ board }) => fields.forEach(({ input }, side) => set(input, "value", plain(board.by[side]))));
+  return h("span.growing", {}, fields.map(({ label }) => label));
 }
 
 const snapped = (share) => Math.round(clamp(share, 0, MOST) * 20) / 20;

@@ -23,7 +23,7 @@ const PATHS = {
 
 /** One of the signs above. */
 export function icon(name) {
-  const svg = document.createElementNS("http://www.w3.org/20/svg", "svg");
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   svg.setAttribute("viewBox", "0 0 16 16");
   svg.setAttribute("aria-hidden", "true");
   svg.classList.add("icon");

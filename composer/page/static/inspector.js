@@ -30,6 +30,7 @@ export function showInspector() {
   const everywhere = button("Everywhere", "Let it count in the whole picture", () => {
     editPart(state.selected, { place: null });
     state.stage = "region";
+    changed();
   });
   const how = h(
     "div.how",
@@ -64,8 +65,9 @@ export function showInspector() {
     const ends = part?.interval ?? [0, 1];
     interval.show(ends);
     told.textContent = ends.map(plain).join("–");
+    where.hidden = state.board.task === "compose"; // there the canvas shows nothing else
     where.setAttribute("aria-pressed", String(state.stage === "place"));
-    everywhere.disabled = !part?.place && state.stage !== "place";
+    everywhere.disabled = !part?.place;
   });
   return panel;
 }

@@ -6,7 +6,7 @@ import { fromServer, toServer } from "./marks.js";
 import { steered } from "./steer.js";
 import { changed, copy, jobOf, pictureOf, restore, state } from "./store.js";
 
-const OPEN = ["queued", "running"];
+const OPEN = ["queued", "drawing"];
 let followed = null; // {id, stop}
 
 /** The board as the server takes it: marks as boxes or masks. */
@@ -57,9 +57,9 @@ function followNext() {
 
 function hear(job, kind, data) {
   if (kind === "queued") job.position = data.position;
-  else if (kind === "step") Object.assign(job, { state: "running", progress: data });
+  else if (kind === "step") Object.assign(job, { state: "drawing", progress: data });
   else if (kind === "preview") {
-    job.previews = data.urls;
+    Object.assign(job, { previews: data.urls, box: data.box ?? null });
     job.firstPreview ??= performance.now() - job.began;
   } else if (kind === "picture") job.pictures[data.index] = data;
   else {

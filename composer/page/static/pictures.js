@@ -1,10 +1,10 @@
 /** The left column: pictures, each taken apart into tiles. */
 
 import { address, readPictures, readSamples, sendPicture, takeSample } from "./api.js";
-import { button, h, attempt, fill, say } from "./dom.js";
+import { attempt, button, clamp, fill, h, say } from "./dom.js";
 import { draggable } from "./dragging.js";
 import { icon } from "./icons.js";
-import { addPicture, changed, edit, partOf, place, restore, state, watch } from "./store.js";
+import { addPicture, changed, edit, partOf, pictureOf, place, restore, state, watch } from "./store.js";
 
 const cards = new Map();
 
@@ -87,10 +87,16 @@ function update(picture) {
   }
 }
 
+/** A share of a picture's shorter side in pixels: how far a change fades in. */
+export function pixelsOf(share, picture) {
+  const pixels = Math.round(share * Math.min(picture.width, picture.height));
+  return clamp(pixels, share === 0 ? 0 : 1, state.model.limits.soften ?? 256);
+}
+
 /** Turns to the editing of a picture. */
 export function editPicture(id, task = "edit") {
   edit((board) => {
-    if (board.picture !== id) Object.assign(board, { region: null, by: [0, 0, 0, 0] });
+    if (board.picture !== id) Object.assign(board, { region: null, by: [0, 0, 0, 0], soften: Math.max(2, pixelsOf(0.005, pictureOf(id))) });
     Object.assign(board, { task, picture: id });
   });
   state.stage = "region";

@@ -7,7 +7,7 @@ import { icon } from "./icons.js";
 import { isOpen, start, stop, copyAs } from "./jobs.js";
 import { showOptions } from "./options.js";
 import { editPicture, takeResult } from "./pictures.js";
-import { changed, jobOf, state, watch } from "./store.js";
+import { changed, jobOf, pictureOf, state, watch } from "./store.js";
 
 /** Builds the column. */
 export function showResult(column) {
@@ -48,6 +48,8 @@ export function showResult(column) {
 
 function showPicture() {
   const image = h("img.main", { alt: "", draggable: false });
+  const over = h("img.over", { alt: "", draggable: false });
+  const fitted = h("div.fitted", {}, image, over);
   const hint = h("p.none", {}, "Click tiles, or write words, then draw.");
   const pair = h("div.pair", { hidden: true });
   const download = h("a.button", { title: "Download the PNG with its recipe; drop it here again to get the board back (D)", id: "download", "aria-label": "Download the PNG" }, icon("download"));
@@ -60,23 +62,52 @@ function showPicture() {
     if (taken && edited) editPicture(taken.id);
   };
   const acts = h("div.acts", {}, download, use, change);
-  const element = h("figure.picture", {}, hint, image, pair, acts);
+  const element = h("figure.picture", {}, hint, fitted, pair, acts);
   const show = (job) => {
     const shown = job?.pictures[state.shown];
-    const url = shown?.url ?? job?.previews[state.shown] ?? null;
+    const preview = shown ? null : (job?.previews[state.shown] ?? null);
+    const within = preview && job.box ? canvasOf(job.board) : null;
+    const url = shown?.url ?? (within ? within.url : preview);
     hint.hidden = url !== null;
-    image.hidden = url === null;
-    if (url && image.dataset.url !== url) swap(image, url);
+    fitted.hidden = url === null;
+    over.hidden = !within;
+    if (url) swap(image, url);
+    if (within) swap(over, preview);
+    fit(fitted, image, within);
+    if (within) put(over, job.box);
     image.alt = shown ? `seed ${shown.seed}` : "preview";
-    image.classList.toggle("preview", !shown);
+    fitted.classList.toggle("preview", preview !== null);
     acts.hidden = !shown;
     if (shown) Object.assign(download, { href: address(shown.url, { download: 1 }), download: shown.file });
   };
   return { element, show, pair };
 }
 
+/** The picture that an edit changes, and where it lies on the canvas, in shares: [left, top, right, bottom]. */
+function canvasOf(board) {
+  const picture = pictureOf(board.picture);
+  if (!picture) return null;
+  const [left, top, right, bottom] = board.task === "outpaint" ? board.by : [0, 0, 0, 0];
+  const [across, down] = [1 + left + right, 1 + top + bottom];
+  const box = [left / across, top / down, (1 + left) / across, (1 + top) / down];
+  return { url: picture.url, box, aspect: (picture.width * across) / (picture.height * down) };
+}
+
+function put(image, [left, top, right, bottom]) {
+  Object.assign(image.style, { left: `${100 * left}%`, top: `${100 * top}%` });
+  Object.assign(image.style, { width: `${100 * (right - left)}%`, height: `${100 * (bottom - top)}%` });
+}
+
+/** Gives the frame the shape of the canvas while a part of it is drawn; a whole picture fills the square. */
+function fit(frame, image, within) {
+  const aspect = within?.aspect ?? 1;
+  Object.assign(frame.style, { width: `${100 * Math.min(1, aspect)}%`, height: `${100 * Math.min(1, 1 / aspect)}%` });
+  put(image, within?.box ?? [0, 0, 1, 1]);
+}
+
 /** Changes an image once the next one is there: nothing flickers. */
 function swap(image, url) {
+  if (image.dataset.url === url) return;
   image.dataset.url = url;
   const next = new Image();
   next.src = address(url);
@@ -95,7 +126,7 @@ function showStrip(strip, job) {
     const url = job.pictures[i]?.url ?? job.previews[i] ?? null;
     const image = one.firstChild;
     image.hidden = url === null;
-    if (url && image.dataset.url !== url) swap(image, url);
+    if (url) swap(image, url);
     one.setAttribute("aria-pressed", String(i === state.shown));
     one.setAttribute("aria-label", `Show seed ${job.pictures[i]?.seed ?? job.board.seeds[i]}`);
     one.lastChild.textContent = job.pictures[i]?.seed ?? job.board.seeds[i];
@@ -114,7 +145,7 @@ function thumb(i) {
 /** Bars of adherence; hover or focus shows what was asked against what came. */
 function showBars(picture) {
   const list = h("div.bars");
-  const element = h("div.adherence", {}, h("h3", { title: "1 is a perfect match, 0 is no better than chance" }, "How well it matches"), list);
+  const element = h("div.adherence", {}, h("h3", { title: "How well the picture does what was asked: 1 is a perfect match, 0 is no better than chance" }, "Adherence"), list);
   let now = null;
   const compare = (name) => {
     fill(picture.pair, name ? [side(now.asked?.[name], `asked: ${name}`), side(now.got?.[name], "got")] : []);

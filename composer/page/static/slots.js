@@ -3,7 +3,7 @@
 import { address } from "./api.js";
 import { button, fill, h, plain, set } from "./dom.js";
 import { icon } from "./icons.js";
-import { changed, conditionOf, editPart, partOf, previewOf, remove, state, watch } from "./store.js";
+import { changed, editPart, partOf, previewOf, remove, state, watch } from "./store.js";
 import { coloursOf } from "./palette.js";
 
 /** Builds the slots of one side: "parts", or "away" for what guidance leads away from. */
@@ -76,7 +76,6 @@ function show(face, part) {
 function select(name) {
   state.selected = name;
   if (state.stage === "objects") state.stage = "region";
-  if (conditionOf(name) && state.board.task === "compose") state.stage = partOf(name)?.place ? "place" : state.stage;
   changed();
 }
 

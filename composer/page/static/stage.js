@@ -1,11 +1,12 @@
 /** The canvas of the middle column: the region of an edit, the place of a part, the border of a canvas that grows, objects. */
 
 import { address } from "./api.js";
-import { button, fill, h, plain, set } from "./dom.js";
-import { growing } from "./growing.js";
+import { button, fill, h } from "./dom.js";
+import { growFields, growing } from "./growing.js";
 import { icon } from "./icons.js";
 import { withStroke } from "./marks.js";
 import { objectsOnCanvas, withObject } from "./objects.js";
+import { pixelsOf } from "./pictures.js";
 import { edit, editPart, partOf, pictureOf, previewOf, redo, state, undo, watch } from "./store.js";
 import { handle } from "./tools.js";
 import { View } from "./view.js";
@@ -20,11 +21,12 @@ const TOOLS = {
 /** What the canvas shows now, and what is marked there. */
 export function target() {
   const { board, model } = state;
+  if (!model) return null;
   const picture = pictureOf(board.picture);
   const square = { width: model.size, height: model.size };
   const last = state.jobs.find((job) => job.id === state.current)?.pictures[state.shown]?.url ?? null;
   if (state.stage === "objects") return { kind: "objects", title: "Objects", url: last, ...square, marks: null };
-  const part = state.stage === "place" ? partOf(state.selected) : null;
+  const part = state.stage === "place" || board.task === "compose" ? partOf(state.selected) : null;
   if (part) {
     const keep = (marks) => editPart(part.condition, { place: marks });
     return { kind: "place", title: `Place of ${part.condition}`, url: previewOf(part) ?? last, ...square, marks: part.place, keep };
@@ -65,9 +67,10 @@ export function showStage() {
     view.draw();
   });
   size.input.value = "0.08";
-  const feather = slider("Feather", "How far inward the change fades in, in pixels of the picture", 0, 256, 1, (value) =>
-    edit((board) => (board.soften = value), "soften"),
+  const feather = slider("Feather", "How far inward the change fades in, as a share of the picture; its pixels stand beside it", 0, 0.1, 0.001, (share) =>
+    edit((board) => (board.soften = pixelsOf(share, pictureOf(board.picture))), "soften"),
   );
+  const sides = growFields();
   const clear = () => target()?.keep?.(null);
   const invert = () => target()?.keep?.(withStroke(target().marks, { tool: "all", erase: false, points: [], radius: 0 }));
   const bar = h(
@@ -76,12 +79,13 @@ export function showStage() {
     h("span.group", {}, tools),
     size.label,
     feather.label,
+    sides,
     h("span.group", {}, button(icon("invert"), "Swap inside and outside", invert), button(icon("close"), "Clear all marks", clear)),
     h("span.group", {}, button(icon("undo"), "Undo (Ctrl+Z)", undo), button(icon("redo"), "Redo (Ctrl+Shift+Z)", redo)),
     h("span.group", {}, button(icon("minus"), "Zoom out (-)", () => view.zoom(0.8)), button(icon("fit"), "Show all of it (0)", () => view.fit(view.room?.())), button(icon("plus"), "Zoom in (+)", () => view.zoom(1.25))),
   );
   const title = h("div.caption", {});
-  const none = h("p.none", {}, "Choose a slot above and press Place to say where in the picture it counts, or turn to Edit to repaint a region.");
+  const none = h("p.none", {}, "The tile of the open slot comes up here: paint on it where in the picture it counts. Turn to Edit to repaint a region of a picture.");
   const stage = h("div.stage", {}, canvas, title, none);
 
   view.extra = (context, scale) => {
@@ -91,7 +95,7 @@ export function showStage() {
     paintPen(context, scale, view, pen, now);
   };
   watch(() => {
-    const now = state.model && target();
+    const now = target();
     bar.classList.toggle("off", !now);
     stage.classList.toggle("off", !now);
     bar.dataset.kind = now?.kind ?? "";
@@ -100,9 +104,8 @@ export function showStage() {
     if (now.kind === "objects") choose("box");
     canvas.setAttribute("aria-label", `${now.title}. ${about}`);
     fill(title, `${now.title} · ${now.width} × ${now.height}`);
-    feather.input.max = String(state.model.limits.soften ?? 256);
-    set(feather.input, "value", String(state.board.soften ?? 2));
-    feather.output.textContent = plain(state.board.soften ?? 2);
+    if (document.activeElement !== feather.input) feather.input.valueAsNumber = (state.board.soften ?? 2) / Math.min(now.width, now.height);
+    feather.output.textContent = `${state.board.soften ?? 2} px`;
     view.show(now.url && address(now.url), now.width, now.height);
     view.mark(now.marks, now.kind === "region" ? (state.board.soften ?? 2) : 0);
   });

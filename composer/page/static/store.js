@@ -95,8 +95,8 @@ export const jobOf = (id) => state.jobs.find((job) => job.id === id) ?? null;
 
 /** The preview of a part: its picture's tile, or what the server shows for it. */
 export function previewOf(part) {
-  const tile = pictureOf(part.picture)?.tiles.find((tile) => tile.condition === part.condition);
-  return tile?.url ?? part.url ?? null;
+  const tile = pictureOf(part.picture ?? part.recipe)?.tiles.find((tile) => tile.condition === part.condition);
+  return part.url ?? tile?.url ?? null;
 }
 
 /** Puts a part into its slot, in place of what was there; strength and place of the slot stay. */
