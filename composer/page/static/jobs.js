@@ -3,8 +3,9 @@
 import { cancel, draw, follow, readJobs, spell } from "./api.js";
 import { attempt, say, sayError } from "./dom.js";
 import { fromServer, toServer } from "./marks.js";
+import { returnTo } from "./session.js";
 import { steered } from "./steer.js";
-import { changed, copy, jobOf, pictureOf, restore, state } from "./store.js";
+import { changed, copy, jobOf, pictureOf, state } from "./store.js";
 
 const OPEN = ["queued", "drawing"];
 let followed = null; // {id, stop}
@@ -92,19 +93,17 @@ addEventListener("visibilitychange", () => {
 export async function readHistory() {
   const before = await readJobs();
   state.jobs = before.map((job) => ({ previews: [], progress: null, began: performance.now(), ...job }));
-  const last = state.jobs.at(-1);
-  if (last) goTo(last);
+  changed();
   followNext();
 }
 
 /** Returns to an entry of the history: its board and its pictures; what is drawn next is a branch of it. */
-export function goTo(job) {
-  const board = { ...job.board, region: fromServer(job.board.region) };
-  board.parts = (board.parts ?? []).map((part) => ({ ...part, place: fromServer(part.place) }));
-  restore(board, job.state === "done" ? job.id : job.parent);
-  Object.assign(state, { current: job.id, shown: 0 });
-  changed();
-}
+export const goTo = (job) =>
+  attempt(async () => {
+    await returnTo(job.board, job.state === "done" ? job.id : job.parent);
+    Object.assign(state, { current: job.id, shown: 0 });
+    changed();
+  });
 
 /** Copies what the board is on the command line, or in Python. */
 export const copyAs = (language) =>

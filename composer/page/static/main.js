@@ -1,6 +1,6 @@
 /** Starts the page: asks what the model is, builds the three columns. */
 
-import { readModel, readPictures } from "./api.js";
+import { readModel } from "./api.js";
 import { showComposition, showTasks } from "./composition.js";
 import { attempt, fill, h, say } from "./dom.js";
 import { acceptFiles } from "./dragging.js";
@@ -8,7 +8,8 @@ import { readHistory } from "./jobs.js";
 import { showKeys } from "./keys.js";
 import { showPictures, takeFiles } from "./pictures.js";
 import { showResult } from "./result.js";
-import { addPicture, changed, state } from "./store.js";
+import { recall, remember } from "./session.js";
+import { changed, state } from "./store.js";
 
 const part = (id) => document.getElementById(id);
 
@@ -24,7 +25,8 @@ await attempt(async () => {
   model.title = `${state.model.name} draws at ${state.model.base_size} pixels, then up to ${state.model.size}`;
   changed();
   say("Ready.");
-  for (const picture of (await readPictures()).reverse()) addPicture(picture);
   await readHistory();
+  await recall();
+  remember();
 });
 document.body.dataset.ready = "true";

@@ -32,7 +32,8 @@ function sorted([[x0, y0], [x1, y1]]) {
 
 /** What the server says of a region or place, as strokes. */
 export function fromServer(given) {
-  if (!given || "strokes" in given) return given ?? null;
+  if (!given) return null;
+  if ("strokes" in given) return { ...given, strokes: given.strokes.map(Object.freeze) };
   return given.box ? { base: null, strokes: [Object.freeze(box(given.box))] } : { base: given.mask, strokes: [] };
 }
 

@@ -1,10 +1,11 @@
 /** The left column: pictures, each taken apart into tiles. */
 
-import { address, readPictures, readSamples, sendPicture, takeSample } from "./api.js";
+import { address, readSamples, sendPicture, takeSample } from "./api.js";
 import { attempt, button, clamp, fill, h, say } from "./dom.js";
 import { draggable } from "./dragging.js";
 import { icon } from "./icons.js";
-import { addPicture, changed, edit, partOf, pictureOf, place, restore, state, watch } from "./store.js";
+import { returnTo } from "./session.js";
+import { addPicture, changed, edit, partOf, pictureOf, place, state, watch } from "./store.js";
 
 const cards = new Map();
 
@@ -116,15 +117,10 @@ export async function takeFiles(files) {
     await attempt(async () => {
       const picture = await bring(file.name, () => sendPicture(file, file.name));
       if (!picture.board) return;
-      await restoreFrom(picture);
+      await returnTo(picture.board);
+      say(`The board is set as it was when ${picture.name} was drawn.`);
     });
   }
-}
-
-async function restoreFrom(picture) {
-  for (const other of (await readPictures()).reverse()) addPicture(other);
-  restore(picture.board);
-  say(`The board is set as it was when ${picture.name} was drawn.`);
 }
 
 /** Makes a picture that was drawn one to work with. */
