@@ -15,6 +15,7 @@ from composer.commands.drawing import paint
 from composer.commands.groups import ModelOptions
 from composer.commands.inputs import Inputs, Place
 from composer.commands.plans import find_places, make_plan
+from composer.commands.python import write_python
 from composer.commands.request import Request
 from composer.commands.tasks import TASKS
 from composer.diffusion.samplers import Watcher
@@ -28,6 +29,7 @@ from composer.page.board import Files
 from composer.page.model import asked
 from composer.page.painter import Box, Drawn, Run
 from composer.storage.files import reserved
+from composer.tasks.composition import from_words
 from composer.tasks.words import RECIPE, STRENGTH, is_file, read_weighted
 
 ALSO, NEVER = 3.0, 1.0
@@ -50,9 +52,10 @@ class BoardPainter:
     def read(self, board: Mapping[str, Any], files: Files) -> Request:
         """Reads the board's command line."""
         request = TASKS[board["task"]].read([*to_words(board, files), *self._own()])
-        for name in request.conditions:
-            if request.conditions[name] and name not in asked(self.model):
-                raise ValueError(f"this model has no condition {name}; it has {', '.join(asked(self.model))}")
+        for part in [*(board.get("parts") or ()), *(board.get("away") or ())]:
+            if part.get("text") is not None:
+                from_words(self.model, part["condition"], part["text"])
+        self.model.settings(None, request.sampling.options)
         return request
 
     def _own(self) -> list[str]:
@@ -87,10 +90,8 @@ class BoardPainter:
 
     def write(self, board: Mapping[str, Any], files: Files) -> tuple[str, str]:
         """Writes the board as a command, and as Python that runs it."""
-        words = [board["task"], *to_words(board, files), *self._own()]
-        lines = [f"    {word!r}," for word in words]
-        python = "\n".join(["from composer.__main__ import main", "", "main([", *lines, "])", ""])
-        return shlex.join(["composer", *words]), python
+        words = ["composer", board["task"], *to_words(board, files), *self._own()]
+        return shlex.join(words), write_python(self.read(board, files), self.model.device.type)
 
 
 def list_runs(model: Cascade, request: Request, composition: Composition) -> list[Run]:
@@ -121,6 +122,8 @@ def to_words(board: Mapping[str, Any], files: Files) -> list[str]:
         ValueError: Words would be read as something else.
     """
     words = []
+    if board["task"] == "compose" and not any(board.get(row) for row in ("parts", "objects", "also", "never")):
+        raise ValueError("nothing asked: put something on the board")
     if board["task"] != "compose":
         if board.get("picture") is None:
             raise ValueError("expected a picture to work on, found none")
@@ -135,6 +138,7 @@ def to_words(board: Mapping[str, Any], files: Files) -> list[str]:
     words += [f"--strengths={text}" for part in board.get("parts") or () if (text := _strength(part, files))]
     if board.get("objects"):
         words.append(f"--objects={_objects(board['objects'])}")
+    words += [f"--away={part['condition']}={_value(part, files)}" for part in board.get("away") or ()]
     words += [f"--and={_weighted(one, ALSO)}" for one in board.get("also") or ()]
     words += [f"--not={_weighted(one, NEVER)}" for one in board.get("never") or ()]
     words += _named("seeds", board.get("seeds"), _join)

@@ -1,7 +1,7 @@
 """The board: what a person has put together on the page, as JSON. It is not trusted."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from composer.storage.schema import NAME, Check, each, fail, items, number, one_of, optional, record, text, whole
 
@@ -86,6 +86,7 @@ def check_board(board: Any) -> None:
         raise ValueError(f"expected each condition once on the board, found {', '.join(twice)} twice")
 
 
+@runtime_checkable
 class Files(Protocol):
     """Where what a board names by its ids lies."""
 

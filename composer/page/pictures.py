@@ -135,7 +135,7 @@ class Pictures:
             Refused: It is no picture that can be read.
             ValueError: There are too many pictures.
         """
-        with opened(PictureFile.holding(plain_name(name, "image"), data)) as header:
+        with opened(PictureFile.holding(printable(name)[:100], data)) as header:
             name = plain_name(name, header.format or "image")
         key = _key(data, name)
         with self._lock:  # one at a time: a large picture takes much memory

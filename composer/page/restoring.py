@@ -46,22 +46,20 @@ def restore_board(model: Cascade, taken: Taken, pictures: Pictures) -> tuple[Boa
 def _restore(model: Cascade, found: Mapping[str, Any], own: str, pictures: Pictures) -> tuple[Board | None, list[str]]:
     redo = parse_recipe(model, found)
     what, notes = redo.composition, []
-    board: Board = {"task": "compose", "seeds": [redo.seed], "parts": _parts(model, what, own, pictures)}
-    board |= _words(model, what, notes)
+    board: Board = {"task": "compose", "seeds": [redo.seed], "parts": _parts(model, what, own, pictures, notes)}
+    board |= {**_words(model, what, notes), "away": _away(model, what, own, notes)}
     board |= _sampling(model, found, redo.options, notes)
     if "edit" in found:
         board |= _edit(found, pictures, notes)
     if what.start is not None or found.get("autoguidance") is not None:
         notes.append("it began with another picture's noise, or was guided by another model, which the board lacks")
-    if what.away is not None and what.away.keys() & asked(model).keys():
-        notes.append("its guidance led away from other conditions, which the board lacks")
     now = "fp32" if model.precision is None else str(model.precision).removeprefix("torch.").replace("bfloat16", "bf16")
     if redo.precision not in (None, now):
         notes.append(f"it was drawn in {redo.precision}, here it would be in {now}")
     return board, notes
 
 
-def _parts(model: Cascade, what: Composition, own: str, pictures: Pictures) -> list[dict[str, Any]]:
+def _parts(model: Cascade, what: Composition, own: str, pictures: Pictures, notes: list[str]) -> list[dict[str, Any]]:
     """The conditions: words where they give the same representation, else the recipe's own."""
     parts = []
     for name in (name for name in what.parts if name in asked(model)):
@@ -70,6 +68,8 @@ def _parts(model: Cascade, what: Composition, own: str, pictures: Pictures) -> l
         part: dict[str, Any] = {"condition": name, **({"text": source} if same else {"recipe": own, "source": source})}
         if name in what.strengths:
             part |= _strength(what.strengths[name], pictures)
+            if what.strengths[name].region is not None and set(what.strengths[name].region.unique().tolist()) - {0, 1}:
+                notes.append(f"its {name} counts partly at some places; on the board, fully or not at all")
         parts.append(part)
     return parts
 
@@ -107,6 +107,22 @@ def _words(model: Cascade, what: Composition, notes: list[str]) -> Board:
         else:
             rows["also" if weight > 0 else "never"].append({"words": words, "weight": abs(weight)})
     return rows
+
+
+def _away(model: Cascade, what: Composition, own: str, notes: list[str]) -> list[dict[str, Any]]:
+    """What guidance led away from: words, or the recipe's own representation where it is the same as was asked."""
+    parts = []
+    for name, value in (what.away or Parts()).items():
+        if name not in asked(model):  # an edit's kept pixels
+            continue
+        words = asked(model)[name].to_text(value) or ""
+        if _same(model, name, words, value):
+            parts.append({"condition": name, "text": words})
+        elif name in what.parts and torch.equal(what.parts[name], value):
+            parts.append({"condition": name, "recipe": own})
+        else:
+            notes.append(f"its guidance led away from another {name}, which the board lacks")
+    return parts
 
 
 def _caption(model: Cascade, what: Composition, other: Parts, weight: float) -> str | None:

@@ -40,12 +40,12 @@ class Watching:
         self._left, self._box, self._tell, self._check = iter(runs), box, tell, check
         self._urls: list[str | None] = [None] * seeds
         self._run = Run("", ())
-        self._every, self._step, self._last = 1, 0, 0.0
+        self._every, self._step, self._seen, self._last = 1, 0, -1, 0.0
 
     def __call__(self, steps: Sequence[int]) -> Iterator[int]:
         """Wraps the steps of the next run."""
         self._run = next(self._left, self._run)
-        self._every = max(1, len(steps) // PREVIEWS)
+        self._every, self._seen = max(1, len(steps) // PREVIEWS), -1
         for self._step, step in enumerate(steps):
             self._check()
             self._tell_step(self._step, len(steps))
@@ -56,7 +56,8 @@ class Watching:
     def see(self, estimate: Callable[[], Tensor]) -> None:
         """Shows every few steps what the picture will be like."""
         self._check()
-        if self._step % self._every == self._every - 1:
+        if self._step % self._every == self._every - 1 and self._step != self._seen:
+            self._seen = self._step  # some samplers estimate twice in a step
             for row, image in zip(self._run.rows, estimate(), strict=False):
                 self._urls[row] = to_url(image)
             self._tell("preview", {"stage": self._run.stage, "urls": list(self._urls), "box": self._box})
