@@ -23,11 +23,19 @@ from composer.images.sheet import read_recipe
 from composer.page.server import Server, make_app
 
 TOKEN = "a-token-of-the-tests"
-NAMES = ("chromium", "chromium-browser", "google-chrome", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")
+NAMES = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
 QUIET = ("gpu", "quic", "background-networking", "component-update", "sync")
 ARGUMENTS = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in QUIET)]
 HOSTILE = "<img src=x onerror=\"window.ran='it'\"><script>window.ran='it'</script>"
 """Markup that would run, if it were read as markup."""
+
+
+expect.set_options(timeout=60_000)  # the machine may do much else
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +80,7 @@ def tab(chromium, server):
 
 def open_tab(context, server):
     page = context.new_page()
-    page.set_default_timeout(20_000)
-    page.wrong = []
+    page.server, page.wrong = server, []
     page.on("pageerror", lambda error: page.wrong.append(str(error)))
     page.on("console", lambda message: page.wrong.append(message.text) if message.type == "error" else None)
     page.goto(f"http://{server}/?token={TOKEN}")
@@ -141,7 +148,7 @@ def draw(page, **values):
     before = page.locator(".entry").count()
     page.click("#draw")
     expect(page.locator(".entry")).to_have_count(before + 1)
-    expect(page.locator(".doing")).to_have_text("done", timeout=30_000)
+    expect(page.locator(".doing")).to_have_text("done")
 
 
 def download(page, path) -> Path:
@@ -169,22 +176,30 @@ def edit_painted(page, tmp_path, image, *strokes, **values):
     page.click("article.card >> text=Edit")
     for points, tool in strokes:
         paint(page, points, tool)
-    page.click("[data-slot=caption] .open")
+    page.click("[data-side=parts][data-slot=caption] .open")
     page.fill(".inspector textarea", "a red cube")
-    expect(page.locator("[data-slot=caption].full")).to_be_visible()
-    with page.expect_request(lambda request: request.url.endswith("/api/masks")) as sent:
-        draw(page, **values)
-    mask = Image.open(io.BytesIO(sent.value.post_data_buffer))
+    expect(page.locator("[data-side=parts][data-slot=caption].full")).to_be_visible()
+    draw(page, **values)
+    mask = last_mask(page)
     with Image.open(download(page, tmp_path / "edited.png")) as edited:
         assert edited.size == mask.size == image.size
-        return np.asarray(mask.convert("L")) >= 128, np.asarray(edited.convert("RGB"))
+        return np.asarray(mask) >= 128, np.asarray(edited.convert("RGB"))
+
+
+def last_mask(page):
+    """The mask of the last request, as the server has it."""
+    *_, job = jobs_of(page.server).values()
+    return Image.open(io.BytesIO(ask(page.server, f"/api/masks/{job['board']['region']['mask']}")[1])).convert("L")
 
 
 def test_two_dropped_pictures_compose(tab, server, tmp_path):
     drop(tab, "a.png", png(picture(50, 40)))
     drop(tab, "b.png", png(picture(40, 50, 1)))
     tile(tab, "a.png", "sketch").click()
-    source, slot = tile(tab, "b.png", "palette").bounding_box(), tab.locator("[data-slot=palette]").bounding_box()
+    source, slot = (
+        tile(tab, "b.png", "palette").bounding_box(),
+        tab.locator("[data-side=parts][data-slot=palette]").bounding_box(),
+    )
     tab.mouse.move(source["x"] + 10, source["y"] + 10)
     tab.mouse.down()
     tab.mouse.move(slot["x"] + 20, slot["y"] + 20, steps=5)
@@ -223,14 +238,12 @@ def test_large_pictures_keep_their_pixels(tab, tmp_path):
 def test_strokes_are_undone_and_erased(tab):
     drop(tab, "photo.png", png(picture(60, 60)))
     tab.click("article.card >> text=Edit")
-    sent = []
-    tab.on("request", lambda request: sent.append(request.post_data_buffer) if "/api/masks" in request.url else None)
+
+    set_options(tab, seeds="0", steps=1)
 
     def painted():
-        count = len(sent)
-        draw(tab, seeds="0", steps=1)
-        assert len(sent) == count + 1
-        return np.asarray(Image.open(io.BytesIO(sent[-1])).convert("L")) >= 128
+        draw(tab)
+        return np.asarray(last_mask(tab)) >= 128
 
     paint(tab, [(0.4, 0.5), (0.6, 0.5)])
     paint(tab, [(0.5, 0.4), (0.5, 0.6)])
@@ -250,7 +263,7 @@ def test_a_place_is_a_box_of_the_part(tab, server):
     drop(tab, "a.png", png(picture(50, 50)))
     tile(tab, "a.png", "palette").click()
     paint(tab, [(0.4, 0.4), (0.6, 0.6)], "box")
-    expect(tab.locator("[data-slot=palette] .note")).to_contain_text("in a place")
+    expect(tab.locator("[data-side=parts][data-slot=palette] .note")).to_contain_text("in a place")
     draw(tab, seeds="0")
     *_, job = jobs_of(server).values()
     left, top, right, bottom = job["board"]["parts"][0]["place"]["box"]
@@ -282,7 +295,7 @@ def test_cancelling_ends_a_long_drawing(tab, server):
     tab.click("#draw")
     expect(tab.locator(".doing")).to_contain_text("/10000")
     tab.click("#cancel")
-    expect(tab.locator("#status")).to_have_text("Cancelled.", timeout=5000)
+    expect(tab.locator("#status")).to_have_text("Cancelled.")
     assert list(jobs_of(server).values())[-1]["state"] == "cancelled"
     draw(tab, steps=2)
 
@@ -290,23 +303,23 @@ def test_cancelling_ends_a_long_drawing(tab, server):
 def test_a_downloaded_picture_restores_the_board(tab, chromium, server, tmp_path):
     drop(tab, "a.png", png(picture(50, 40)))
     tile(tab, "a.png", "sketch").click()
-    tab.click("[data-slot=palette] .open")
+    tab.click("[data-side=parts][data-slot=palette] .open")
     tab.fill(".inspector textarea", "#aa3311 0.6, #eeddcc 0.4")
-    expect(tab.locator("[data-slot=palette].full")).to_be_visible()
-    tab.locator("[data-slot=palette] input").fill("0.5")
+    expect(tab.locator("[data-side=parts][data-slot=palette].full")).to_be_visible()
+    tab.locator("[data-side=parts][data-slot=palette] input").fill("0.5")
     tab.click("text=AND")
     tab.fill(".steering input[type=text]", "a blue ball")
+    tab.select_option("#size", "32x32")  # of itself this model's pictures are too small to be read
     draw(tab, seeds="7", guidance=4)
     first = download(tab, tmp_path / "first.png")
     context = chromium.new_context()
     page = open_tab(context, server)
-    page.wait_for_timeout(100)
     drop(page, "first.png", first.read_bytes())
     expect(page.locator("#status")).to_contain_text("The board is set")
     assert page.input_value("#seeds") == "7" and page.input_value("#guidance") == "4"
-    assert page.locator("[data-slot=palette] input").input_value() == "0.5"
+    assert page.locator("[data-side=parts][data-slot=palette] input").input_value() == "0.5"
     assert page.input_value(".steering input[type=text]") == "a blue ball"
-    assert page.locator(".slot.full").count() == 2
+    assert page.locator(".slot.full").count() == 2 and page.input_value("#size") == "32x32"
     draw(page)
     again = download(page, tmp_path / "again.png")
     assert (np.asarray(Image.open(first)) == np.asarray(Image.open(again))).all()
@@ -333,9 +346,9 @@ def test_history_branches_and_returns(tab):
 def test_hostile_names_and_captions_run_nothing(tab):
     drop(tab, f"{HOSTILE}.png", png(picture(50, 40)))
     expect(tab.locator("article.card .name")).to_contain_text("onerror")
-    tab.click("[data-slot=caption] .open")
+    tab.click("[data-side=parts][data-slot=caption] .open")
     tab.fill(".inspector textarea", HOSTILE)
-    expect(tab.locator("[data-slot=caption].full")).to_be_visible()
+    expect(tab.locator("[data-side=parts][data-slot=caption].full")).to_be_visible()
     expect(tab.locator(".problem")).to_contain_text("cannot read")
     tab.click("text=NOT")
     tab.fill(".steering input[type=text]", HOSTILE)
@@ -349,7 +362,7 @@ def test_hostile_names_and_captions_run_nothing(tab):
 
 def test_mistakes_are_told_as_on_the_command_line(tab):
     tab.click("#draw")
-    expect(tab.locator("#status.error")).to_contain_text("nothing asked: give at least one of")
+    expect(tab.locator("#status.error")).to_contain_text("nothing asked")
     tab.wrong.clear()  # the browser reports the answer 400
 
 
@@ -369,20 +382,20 @@ def test_a_page_without_the_token_says_so(chromium, server):
     page.close()
 
 
-def test_twenty_requests_of_two_tabs_all_come_back(tab, server):
+def test_twenty_requests_of_two_tabs_all_come_back(tab, server, tmp_path):
     other = open_tab(tab.context, server)
     done = set(jobs_of(server))
     for page, colour in ((tab, "red"), (other, "blue")):
-        page.click("[data-slot=caption] .open")
+        page.click("[data-side=parts][data-slot=caption] .open")
         page.fill(".inspector textarea", f"a {colour} cube")
-        expect(page.locator("[data-slot=caption].full")).to_be_visible()
+        expect(page.locator("[data-side=parts][data-slot=caption].full")).to_be_visible()
     for i in range(10):
         for page, first in ((tab, 100), (other, 200)):
             set_options(page, seeds=first + i)
             page.keyboard.press("Control+Enter")
     for page in (other, tab):
         page.bring_to_front()
-        expect(page.locator("#cancel")).to_be_disabled(timeout=40_000)
+        expect(page.locator("#cancel")).to_be_disabled()
     new = [job for found, job in jobs_of(server).items() if found not in done]
     assert len(new) == 20 and {job["state"] for job in new} == {"done"}
     for job in new:
@@ -390,14 +403,9 @@ def test_twenty_requests_of_two_tabs_all_come_back(tab, server):
         colour = "red" if seed < 200 else "blue"
         assert [one["seed"] for one in job["pictures"]] == [seed]
         assert job["board"]["parts"][0]["text"] == f"a {colour} cube"
-        with Image.open(io.BytesIO(ask(server, job["pictures"][0]["url"])[1])) as drawn:
-            drawn.load()
-            assert read_recipe(io.BytesIO(png_of(server, job)))["seed"] == seed
+        (tmp_path / "one.png").write_bytes(ask(server, job["pictures"][0]["url"])[1])
+        assert read_recipe(tmp_path / "one.png")["seed"] == seed
     other.close()
-
-
-def png_of(server, job):
-    return ask(server, job["pictures"][0]["url"])[1]
 
 
 def test_keys_alone_compose(tab):
@@ -412,7 +420,7 @@ def test_keys_alone_compose(tab):
 
     go_to(".tile[data-condition=palette]")
     tab.keyboard.press("Enter")
-    go_to("[data-slot=palette] input")
+    go_to("[data-side=parts][data-slot=palette] input")
     tab.keyboard.press("ArrowRight")
     go_to("#canvas")
     tab.keyboard.press("r")  # the box
@@ -421,11 +429,13 @@ def test_keys_alone_compose(tab):
         tab.keyboard.press("ArrowRight")
         tab.keyboard.press("ArrowDown")
     tab.keyboard.press("Enter")
-    expect(tab.locator("[data-slot=palette] .note")).to_have_text("×1.05 in a place")
+    expect(tab.locator("[data-side=parts][data-slot=palette] .note")).to_have_text("×1.05 in a place")
     go_to("#seeds")
     tab.keyboard.type("5")
     before = tab.locator(".entry").count()
     tab.keyboard.press("Control+Enter")
     expect(tab.locator(".entry")).to_have_count(before + 1)
     expect(tab.locator(".doing")).to_have_text("done")
-    assert tab.evaluate("[...document.querySelectorAll('button, input, select, textarea')].every((one) => one.title || one.ariaLabel || one.hidden)")
+    assert tab.evaluate(
+        "[...document.querySelectorAll('button, input, select, textarea')].every((one) => one.title || one.ariaLabel || one.hidden)"
+    )

@@ -18,8 +18,9 @@ export async function given(board) {
   const region = picture && board.task !== "outpaint" ? await toServer(fromServer(board.region), picture.width, picture.height) : null;
   if (board.task === "edit" && !region) throw new Error("edit needs a region: paint on the picture what may change");
   const placed = (parts) => Promise.all(parts.map(async (part) => ({ ...part, place: await toServer(fromServer(part.place), size, size) })));
+  const grown = board.task === "edit" || board.task === "outpaint"; // as large as the picture
   const objects = board.objects.filter(({ phrase }) => phrase.trim());
-  return { ...copy(board), ...steered(board), picture: picture?.id ?? null, region, parts: await placed(board.parts), away: await placed(board.away), objects };
+  return { ...copy(board), ...steered(board), picture: picture?.id ?? null, region, parts: await placed(board.parts), away: await placed(board.away), objects, size: grown ? null : board.size };
 }
 
 /** Draws what is on the board. */

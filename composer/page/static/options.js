@@ -4,6 +4,19 @@ import { button, field, h, say, set } from "./dom.js";
 import { icon } from "./icons.js";
 import { edit, state, watch } from "./store.js";
 
+const SIZES = new Map(); // what stands in the list -> what it says on the board
+
+/** The sizes to choose from: the model's own, other shapes of it, twice as large, and its earlier stages. */
+function sizesOf({ size, sizes, stages = [] }) {
+  const wide = Math.round(size * 1.5);
+  const shapes = [[wide, size], [size, wide], [2 * size, 2 * size]];
+  return [
+    ["", `${size} × ${size}`, { size: null, until: null }],
+    ...shapes.map((shape) => [shape.join("x"), shape.join(" × "), { size: shape, until: null }]),
+    ...stages.slice(0, -1).map((name, i) => [name, `${sizes[i]} × ${sizes[i]} (${name})`, { size: null, until: name }]),
+  ];
+}
+
 /** Builds the fields. */
 export function showOptions() {
   const seeds = h("input.seeds", { type: "text", inputMode: "numeric", id: "seeds" });
@@ -23,17 +36,20 @@ export function showOptions() {
     number("steps", "Steps", "Number of sampling steps: more take longer and draw finer", { min: "1", step: "1" }),
     number("guidance", "Guidance", "Weight of guidance: 1 turns it off, more follows the parts more closely", { step: "0.5" }),
   ];
-  const until = h("select", { id: "until" });
-  until.addEventListener("change", () => edit((board) => (board.until = until.value || null)));
+  const size = h("select", { id: "size" });
+  size.addEventListener("change", () => edit((board) => Object.assign(board, SIZES.get(size.value))));
   watch(({ board, model }) => {
     if (!model) return;
     if (document.activeElement !== seeds) set(seeds, "value", board.seeds.join(", "));
-    if (!until.children.length) {
-      const stages = model.stages ?? [];
-      until.append(h("option", { value: "" }, `${model.size} px`));
-      stages.slice(0, -1).forEach((name, i) => until.append(h("option", { value: name }, `${model.sizes[i]} px (${name})`)));
+    if (!SIZES.size) {
+      for (const [name, label, value] of sizesOf(model)) {
+        SIZES.set(name, value);
+        size.append(h("option", { value: name }, label));
+      }
     }
-    set(until, "value", board.until ?? "");
+    const fixed = board.task === "edit" || board.task === "outpaint"; // as large as the picture
+    for (const option of size.children) option.disabled = fixed && SIZES.get(option.value).size !== null;
+    set(size, "value", fixed ? (board.until ?? "") : (board.size?.join("x") ?? board.until ?? ""));
     for (const [name, input] of fields) {
       if (document.activeElement !== input) set(input, "value", board[name] === null ? "" : String(board[name]));
       input.placeholder = String(model.defaults[name] ?? 1);
@@ -44,7 +60,7 @@ export function showOptions() {
     "div.options",
     {},
     h("div.seeding", {}, field("Seeds", "One picture per seed, such as 0, 1, 2", seeds), fresh),
-    field("Size", "How large to draw: the first stage alone is a quick look", until),
+    field("Size", "How large to draw: the first stage alone is a quick look; other shapes may look less natural", size),
     fields.map(([, , label]) => label),
   );
 }
