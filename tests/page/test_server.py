@@ -215,8 +215,6 @@ def test_requests_of_several_tabs_do_not_mix(page):
 def test_one_stream_tells_of_all_requests(page):
     first, second = (page.start(task="compose", parts=[RED], seeds=[seed]) for seed in (0, 1))
     page.wait(second)
-    page.server.closing = True
-    page.server.closing = False
     found = page.server.jobs.events(0)
     assert [(one.job, one.kind) for one in found] == [
         (first, "picture"),
