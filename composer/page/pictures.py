@@ -108,6 +108,10 @@ class Pictures:
             raise KeyError("the page has no such mask: draw it again")
         return str(self._masks[found])
 
+    def all(self) -> list[Taken]:
+        """All pictures, the oldest first."""
+        return list(self._taken.values())
+
     def find(self, found: str) -> Taken:
         """A picture by its id.
 

@@ -70,6 +70,7 @@ class Server:
             route("model", self.get_model),
             route("samples", self.get_samples),
             route("samples/{name}", self.add_sample, "POST"),
+            route("pictures", self.get_pictures),
             route("pictures", self.add_picture, "POST"),
             route("pictures/{id}", self.get_picture),
             route("pictures/{id}/board", self.get_board),
@@ -99,6 +100,9 @@ class Server:
         if name not in SAMPLES:
             raise KeyError(f"there is no sample of that name; there are {', '.join(SAMPLES)}")
         return await run_in_threadpool(lambda: self._add(f"{name}.png", draw_sample(name)))
+
+    async def get_pictures(self, request: Request) -> Response:
+        return JSONResponse([taken.to_json() for taken in self.pictures.all()])
 
     async def add_picture(self, request: Request) -> Response:
         data = await _body(request, MOST_UPLOADED)
