@@ -1,6 +1,8 @@
 """``page``: the local page; light, `composer.page` does the work."""
 
 import secrets
+import signal
+import sys
 import webbrowser
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,9 @@ from composer.terminal import say
 
 HERE = "127.0.0.1"
 """The server listens on this machine only."""
+
+GRACE = 2
+"""Seconds for answers that are under way when the server ends."""
 
 
 def page(
@@ -46,6 +51,7 @@ def page(
     from composer.commands.boards import BoardPainter
     from composer.page.server import Server, make_app, temporary_folder
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: the folder is removed
     with socket.socket() as listening, temporary_folder() as folder:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((HERE, port))  # before the model is loaded: the port may be taken
@@ -53,14 +59,17 @@ def page(
         port, token = listening.getsockname()[1], secrets.token_urlsafe(24)
         painter = BoardPainter(model.load(model.model, plugins), model, plugins, out)
         server = Server(painter, Path(folder))
+        app = make_app(server, token, port)
+        running = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE))
+        server.is_ending = lambda: running.should_exit
         address = f"http://{HERE}:{port}/?token={token}"
         say(f"open {address}", "Ctrl-C ends it")
+        sys.stdout.flush()  # whoever reads it waits for it
         if not no_browser:
             webbrowser.open(address)
-        config = uvicorn.Config(
-            make_app(server, token, port), log_level="warning", access_log=False, timeout_graceful_shutdown=2
-        )
         try:
-            uvicorn.Server(config).run(sockets=[listening])
+            running.run(sockets=[listening])
+        except KeyboardInterrupt:
+            say("ended")
         finally:
             server.close()

@@ -1,7 +1,7 @@
 """Who may ask the page's server: the page itself, on this machine, with its token."""
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -20,7 +20,7 @@ HEADERS = {
 
 HERE = ("127.0.0.1", "localhost")
 
-Scope = Mapping[str, Any]
+Scope = MutableMapping[str, Any]
 
 
 class Guard:

@@ -1,6 +1,7 @@
 """Pictures and masks that the page was given, in a folder of its own; each picture is taken apart once."""
 
 import hashlib
+import math
 import shutil
 import threading
 import unicodedata
@@ -13,9 +14,10 @@ import torch
 from PIL import Image
 
 from composer.cascade.cascade import Cascade
+from composer.cascade.parts import Parts
 from composer.images.masks import read_mask
-from composer.images.reading import SUFFIXES, PictureFile, load_rgb, opened
-from composer.images.sheet import previews, to_pil
+from composer.images.reading import SUFFIXES, PictureFile, Reason, Refused, load_rgb, opened
+from composer.images.sheet import previews, read_recipe, to_pil
 from composer.names import Kind
 from composer.storage.files import printable
 from composer.tasks.composition import Source
@@ -135,7 +137,7 @@ class Pictures:
             Refused: It is no picture that can be read.
             ValueError: There are too many pictures.
         """
-        with opened(PictureFile.holding(printable(name)[:100], data)) as header:
+        with opened(PictureFile.holding(printable(name)[:100], data), 1, math.inf) as header:
             name = plain_name(name, header.format or "image")
         key = _key(data, name)
         with self._lock:  # one at a time: a large picture takes much memory
@@ -164,7 +166,7 @@ class Pictures:
 
     def shown(self, taken: Taken) -> tuple[Path, str]:
         """A file that a browser shows upright, and its media type: the picture's own, or a PNG made of it."""
-        with opened(taken.path) as header:
+        with opened(taken.path, 1, math.inf) as header:
             media = SHOWN_AS_THEY_ARE.get(header.format or "")
             turn = _turn(header)
         if media is not None and turn == 1:
@@ -185,9 +187,22 @@ class Pictures:
         self._bytes += len(data)
         return path
 
+    def _parts(self, file: PictureFile) -> Parts:
+        """What the model reads from a picture; nothing of a result, with its recipe, that is too small or too long."""
+        try:
+            return Source.open(self.model, file).has.parts
+        except Refused as error:
+            if error.reason not in (Reason.TOO_SMALL, Reason.TOO_LONG):
+                raise
+            try:
+                read_recipe(file)
+            except ValueError:
+                raise error from None
+            return Parts()
+
     @torch.no_grad()
     def _take(self, key: str, file: PictureFile) -> Taken:
-        parts, by = Source.open(self.model, file).has.parts, dict(self.model.decomposition.named())
+        parts, by = self._parts(file), dict(self.model.decomposition.named())
         shown = {n: v for n, v in parts.items() if n in self.model.names and by[n].kind != Kind.MASK}
         tiles, made = {}, file.path.parent / "made"
         made.mkdir()
@@ -195,7 +210,7 @@ class Pictures:
             tiles[name] = made / f"{name}.png"
             to_pil(image[0]).save(tiles[name])
         words = {name: text for name, value in shown.items() if (text := by[name].to_text(value)) is not None}
-        with opened(file) as header:
+        with opened(file, 1, math.inf) as header:
             width, height = header.size[:: -1 if _turn(header) >= 5 else 1]
         return Taken(key, file.path, file.sha256, (width, height), tiles, words)
 

@@ -45,7 +45,8 @@ def restore_board(model: Cascade, taken: Taken, pictures: Pictures) -> tuple[Boa
 
 def _restore(model: Cascade, found: Mapping[str, Any], own: str, pictures: Pictures) -> tuple[Board | None, list[str]]:
     redo = parse_recipe(model, found)
-    what, notes = redo.composition, []
+    what = redo.composition
+    notes: list[str] = []
     board: Board = {"task": "compose", "seeds": [redo.seed], "parts": _parts(model, what, own, pictures, notes)}
     board |= {**_words(model, what, notes), "away": _away(model, what, own, notes)}
     board |= _sampling(model, found, redo.options, notes)
@@ -67,8 +68,9 @@ def _parts(model: Cascade, what: Composition, own: str, pictures: Pictures, note
         same = _same(model, name, source, what.parts[name])
         part: dict[str, Any] = {"condition": name, **({"text": source} if same else {"recipe": own, "source": source})}
         if name in what.strengths:
+            region = what.strengths[name].region
             part |= _strength(what.strengths[name], pictures)
-            if what.strengths[name].region is not None and set(what.strengths[name].region.unique().tolist()) - {0, 1}:
+            if region is not None and set(region.unique().tolist()) - {0, 1}:
                 notes.append(f"its {name} counts partly at some places; on the board, fully or not at all")
         parts.append(part)
     return parts

@@ -46,6 +46,9 @@ class TooLarge(ValueError):
 class Server:
     """Answers what the page asks for.
 
+    Attributes:
+        is_ending: Whether streams of events are to end.
+
     Args:
         painter: Draws boards.
         folder: Where pictures and results lie.
@@ -55,6 +58,7 @@ class Server:
         self.painter, self.folder = painter, folder
         self.pictures = Pictures(painter.model, folder)
         self.jobs = Jobs(self._draw, self._forget)
+        self.is_ending: Callable[[], bool] = lambda: False
 
     def routes(self) -> list[Route]:
         """What it answers."""
@@ -163,15 +167,15 @@ class Server:
         return self.jobs.find(request.path_params["id"])
 
     async def get_events(self, request: Request) -> Response:
-        return _stream(self._listen(request, self._job(request)))
+        return _stream(self._listen(self._job(request)))
 
     async def get_all_events(self, request: Request) -> Response:
-        return _stream(self._listen(request))
+        return _stream(self._listen())
 
-    async def _listen(self, request: Request, job: Job | None = None) -> AsyncIterator[str]:
+    async def _listen(self, job: Job | None = None) -> AsyncIterator[str]:
         """Events as they happen, from the first that is kept; of one request until its last."""
         seen, silent = 0, 0.0
-        while not self.closing:
+        while not self.is_ending():
             found = self.jobs.events(seen, job)
             for event in found:
                 yield _sent(event)
@@ -182,8 +186,6 @@ class Server:
                 yield ": still here\n\n"
                 silent = 0.0
             await asyncio.sleep(PAUSE)
-
-    closing = False
 
     async def get_file(self, request: Request) -> Response:
         files, name = self._job(request).paths, request.path_params["name"]
@@ -231,8 +233,7 @@ class Server:
         shutil.rmtree(self.folder / "results" / job.id, ignore_errors=True)
 
     def close(self) -> None:
-        """Ends all drawing and all streams of events."""
-        self.closing = True
+        """Ends all drawing."""
         self.jobs.close()
 
 

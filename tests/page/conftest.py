@@ -90,7 +90,7 @@ def make_page(tmp_path):
 
     def make(model, folder, out=None):
         painter = BoardPainter(model, ModelOptions(model=str(folder)), (), out)
-        server = Server(painter, tmp_path / "page")
+        server = Server(painter, tmp_path / f"page{len(made)}")
         made.append(server)
         client = TestClient(make_app(server, TOKEN, PORT), base_url=HERE, headers={"X-Token": TOKEN})
         return Page(server, client)

@@ -215,8 +215,6 @@ def test_requests_of_several_tabs_do_not_mix(page):
 def test_one_stream_tells_of_all_requests(page):
     first, second = (page.start(task="compose", parts=[RED], seeds=[seed]) for seed in (0, 1))
     page.wait(second)
-    page.server.closing = True
-    page.server.closing = False
     found = page.server.jobs.events(0)
     assert [(one.job, one.kind) for one in found] == [
         (first, "picture"),
@@ -323,6 +321,7 @@ def test_a_hostile_name_becomes_a_plain_one(page, given, name):
 
 def test_what_is_no_picture_is_refused(page):
     assert "not an image" in page.post("pictures", status=400, content=b"<svg onload=alert(1)>")["error"]
+    assert "shorter than" in page.post("pictures", status=400, content=png(noise(0, 20, 20)))["error"]
     assert "damaged" in page.post("pictures", status=400, content=png(noise(0))[:2000])["error"]
     assert "coloured" in page.post("masks", status=400, content=png(noise(0)))["error"]
     assert list((page.server.folder / "pictures").iterdir()) == [], "nothing is left of them"
