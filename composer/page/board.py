@@ -11,6 +11,12 @@ LONGEST = 2000
 MOST_SEEDS, MOST_CANDIDATES, MOST_SIDE = 16, 64, 2048
 """Pictures of one request, candidates for each, and pixels of a side."""
 
+MOST_SOFTENED = 256
+"""Pixels over which an edit fades in."""
+
+TASKS = ("compose", "edit", "outpaint", "vary")
+"""What the page offers, of the commands that draw."""
+
 MAX_SEED = (1 << 53) - 1
 """The largest whole number that JavaScript holds exactly."""
 
@@ -49,12 +55,12 @@ def _part(value: Any, where: str) -> None:
 
 _WORDS = record({"words": text(LONGEST)}, {"weight": optional(number(0, 1000))})
 _BOARD = record(
-    {"task": one_of("compose", "edit", "outpaint", "vary")},
+    {"task": one_of(*TASKS)},
     {
         "picture": optional(_ID),
         "region": optional(_PLACE),
         "by": optional(each(*[number(0, 16_384)] * 4)),
-        "soften": optional(whole(0, 256)),
+        "soften": optional(whole(0, MOST_SOFTENED)),
         "keep": optional(items(_NAME, 0, 64)),
         "parts": optional(items(_part, 0, 64)),
         "away": optional(items(_part, 0, 64)),

@@ -27,7 +27,7 @@ ABOUT = {
 def describe_model(model: Cascade) -> dict[str, Any]:
     """What the page needs to know of a model, as JSON."""
     first, last = model.stages[0], model.stages[-1]
-    conditions = [_describe(name, by) for name, by in asked(model).items()]
+    conditions = [_describe(name, by) for name, by in asked(model).items() if name != "objects"]
     words = [by.vocabulary for by in asked(model).values() if by.vocabulary is not None]
     return {
         "name": model.spec.get("name", ""),

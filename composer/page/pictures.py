@@ -16,8 +16,8 @@ from PIL import Image
 from composer.cascade.cascade import Cascade
 from composer.cascade.parts import Parts
 from composer.images.masks import read_mask
-from composer.images.reading import SUFFIXES, PictureFile, Reason, Refused, load_rgb, opened
-from composer.images.sheet import previews, read_recipe, to_pil
+from composer.images.reading import SUFFIXES, PictureFile, Reason, Refused, load_rgb, opened, read_pixels
+from composer.images.sheet import previews, read_recipe, thumbnail, to_pil
 from composer.names import Kind
 from composer.storage.files import printable
 from composer.tasks.composition import Source
@@ -27,6 +27,9 @@ MOST_PICTURES, MOST_BYTES = 1000, 8_000_000_000
 
 TILE = 256
 """Longer side of a preview, in pixels."""
+
+THUMB = "_thumb.png"
+"""A small picture of a picture."""
 
 SHOWN_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp", "GIF": "image/gif"}
 """Formats that browsers show, and their media types."""
@@ -55,6 +58,11 @@ class Taken:
     tiles: Mapping[str, Path]
     words: Mapping[str, str]
 
+    @property
+    def made(self) -> Path:
+        """The folder of what was made of it."""
+        return self.path.parent / "made"
+
     def to_json(self) -> dict[str, Any]:
         """What the page shows of it."""
         url = f"/api/pictures/{self.id}"
@@ -62,7 +70,8 @@ class Taken:
             {"condition": name, "url": f"{url}/tiles/{name}", "words": self.words.get(name)} for name in self.tiles
         ]
         width, height = self.size
-        return {"id": self.id, "name": self.path.name, "width": width, "height": height, "url": url, "tiles": tiles}
+        own = {"id": self.id, "name": self.path.name, "width": width, "height": height, "url": url}
+        return {**own, "thumb": f"{url}/made/{THUMB}", "tiles": tiles}
 
 
 def plain_name(name: str, image_format: str) -> str:
@@ -171,7 +180,7 @@ class Pictures:
             turn = _turn(header)
         if media is not None and turn == 1:
             return taken.path, media
-        made = taken.path.parent / "made" / "shown.png"
+        made = taken.made / "_shown.png"
         with self._lock:
             if not made.exists():
                 to_pil(load_rgb(taken.path).image).save(made, compress_level=1)
@@ -206,6 +215,8 @@ class Pictures:
         shown = {n: v for n, v in parts.items() if n in self.model.names and by[n].kind != Kind.MASK}
         tiles, made = {}, file.path.parent / "made"
         made.mkdir()
+        small = read_pixels(file, TILE, 1, math.inf).rgb().image
+        to_pil(thumbnail(small)).save(made / THUMB)
         for name, image in previews(self.model.decomposition, shown, TILE).items():
             tiles[name] = made / f"{name}.png"
             to_pil(image[0]).save(tiles[name])

@@ -12,9 +12,9 @@ from composer.cascade.cascade import Cascade
 from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
 from composer.diffusion.strength import Strength
-from composer.images.sheet import read_recipe
+from composer.images.sheet import previews, read_recipe, to_pil
 from composer.page.model import asked
-from composer.page.pictures import Pictures, Taken
+from composer.page.pictures import TILE, Pictures, Taken
 from composer.storage.formats import check_edit
 from composer.tasks.composition import Composition, from_words
 from composer.tasks.recipe import edited, parse_recipe, unpack
@@ -38,17 +38,19 @@ def restore_board(model: Cascade, taken: Taken, pictures: Pictures) -> tuple[Boa
     except ValueError:
         return None, []
     try:
-        return _restore(model, found, taken.id, pictures)
+        return _restore(model, found, taken, pictures)
     except (KeyError, ValueError) as error:
         return None, [f"the recipe in this picture cannot be used: {error.args[0] if error.args else error}"]
 
 
-def _restore(model: Cascade, found: Mapping[str, Any], own: str, pictures: Pictures) -> tuple[Board | None, list[str]]:
+def _restore(
+    model: Cascade, found: Mapping[str, Any], taken: Taken, pictures: Pictures
+) -> tuple[Board | None, list[str]]:
     redo = parse_recipe(model, found)
     what = redo.composition
     notes: list[str] = []
-    board: Board = {"task": "compose", "seeds": [redo.seed], "parts": _parts(model, what, own, pictures, notes)}
-    board |= {**_words(model, what, notes), "away": _away(model, what, own, notes)}
+    board: Board = {"task": "compose", "seeds": [redo.seed], "parts": _parts(model, what, taken, pictures, notes)}
+    board |= {**_words(model, what, notes), "away": _away(model, what, taken, notes)}
     board |= _sampling(model, found, redo.options, notes)
     if "edit" in found:
         board |= _edit(found, pictures, notes)
@@ -60,20 +62,30 @@ def _restore(model: Cascade, found: Mapping[str, Any], own: str, pictures: Pictu
     return board, notes
 
 
-def _parts(model: Cascade, what: Composition, own: str, pictures: Pictures, notes: list[str]) -> list[dict[str, Any]]:
+def _parts(
+    model: Cascade, what: Composition, taken: Taken, pictures: Pictures, notes: list[str]
+) -> list[dict[str, Any]]:
     """The conditions: words where they give the same representation, else the recipe's own."""
     parts = []
     for name in (name for name in what.parts if name in asked(model)):
         source = what.sources.get(name, "")
         same = _same(model, name, source, what.parts[name])
-        part: dict[str, Any] = {"condition": name, **({"text": source} if same else {"recipe": own, "source": source})}
+        part: dict[str, Any] = {"condition": name}
+        part |= {"text": source} if same else {**_of_recipe(model, name, what.parts[name], taken), "source": source}
         if name in what.strengths:
             region = what.strengths[name].region
             part |= _strength(what.strengths[name], pictures)
-            if region is not None and set(region.unique().tolist()) - {0, 1}:
+            if region is not None and not bool(((region == 0) | (region == 1)).all()):
                 notes.append(f"its {name} counts partly at some places; on the board, fully or not at all")
         parts.append(part)
     return parts
+
+
+def _of_recipe(model: Cascade, name: str, value: Tensor, taken: Taken) -> dict[str, Any]:
+    """Names the recipe's own representation, and a preview of it."""
+    file = f"recipe_{name}.png"
+    to_pil(previews(model.decomposition, {name: value}, TILE)[name][0]).save(taken.made / file)
+    return {"recipe": taken.id, "url": f"/api/pictures/{taken.id}/made/{file}"}
 
 
 def _same(model: Cascade, name: str, words: str, value: Tensor) -> bool:
@@ -111,7 +123,7 @@ def _words(model: Cascade, what: Composition, notes: list[str]) -> Board:
     return rows
 
 
-def _away(model: Cascade, what: Composition, own: str, notes: list[str]) -> list[dict[str, Any]]:
+def _away(model: Cascade, what: Composition, taken: Taken, notes: list[str]) -> list[dict[str, Any]]:
     """What guidance led away from: words, or the recipe's own representation where it is the same as was asked."""
     parts = []
     for name, value in (what.away or Parts()).items():
@@ -121,7 +133,7 @@ def _away(model: Cascade, what: Composition, own: str, notes: list[str]) -> list
         if _same(model, name, words, value):
             parts.append({"condition": name, "text": words})
         elif name in what.parts and torch.equal(what.parts[name], value):
-            parts.append({"condition": name, "recipe": own})
+            parts.append({"condition": name, **_of_recipe(model, name, value, taken)})
         else:
             notes.append(f"its guidance led away from another {name}, which the board lacks")
     return parts

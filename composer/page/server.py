@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from composer.images.sheet import to_pil
 from composer.mistakes import explain
-from composer.page.board import MOST_CANDIDATES, MOST_SEEDS, MOST_SIDE, check_board
+from composer.page.board import MOST_CANDIDATES, MOST_SEEDS, MOST_SIDE, MOST_SOFTENED, TASKS, check_board
 from composer.page.guard import Guard
 from composer.page.jobs import ENDS, Event, Full, Job, Jobs
 from composer.page.model import describe_model, read_words
@@ -75,6 +75,7 @@ class Server:
             route("pictures/{id}", self.get_picture),
             route("pictures/{id}/board", self.get_board),
             route("pictures/{id}/tiles/{name}", self.get_tile),
+            route("pictures/{id}/made/{name}", self.get_made),
             route("masks", self.add_mask, "POST"),
             route("masks/{id}", self.get_mask),
             route("words", self.read_words, "POST"),
@@ -89,8 +90,15 @@ class Server:
         ]
 
     async def get_model(self, request: Request) -> Response:
-        limits = {"seeds": MOST_SEEDS, "best_of": MOST_CANDIDATES, "pixels": MOST_SIDE**2, "side": MOST_SIDE}
-        return JSONResponse({**describe_model(self.painter.model), "limits": {**limits, "bytes": MOST_UPLOADED}})
+        limits = {
+            "seeds": MOST_SEEDS,
+            "best_of": MOST_CANDIDATES,
+            "pixels": MOST_SIDE**2,
+            "side": MOST_SIDE,
+            "soften": MOST_SOFTENED,
+        }
+        known = {"tasks": list(TASKS), "away": True, "limits": {**limits, "bytes": MOST_UPLOADED}}
+        return JSONResponse({**describe_model(self.painter.model), **known})
 
     async def get_samples(self, request: Request) -> Response:
         return JSONResponse([{"name": name, "about": about} for name, about in SAMPLES.items()])
@@ -131,6 +139,13 @@ class Server:
         if name not in tiles:
             raise KeyError("there is no such tile")
         return FileResponse(tiles[name], media_type="image/png")
+
+    async def get_made(self, request: Request) -> Response:
+        made = {path.name: path for path in self._picture(request).made.iterdir()}
+        name = request.path_params["name"]
+        if name not in made:
+            raise KeyError("there is no such file")
+        return FileResponse(made[name], media_type="image/png")
 
     async def add_mask(self, request: Request) -> Response:
         data = await _body(request, MOST_UPLOADED)

@@ -88,6 +88,8 @@ def test_words_stay_words_and_pictures_that_are_gone_come_from_the_recipe(page, 
     by = {part["condition"]: part for part in given["board"]["parts"]}
     assert by["palette"] == RED
     assert by["sketch"]["recipe"] == given["id"] and by["sketch"]["source"].endswith(" holiday.png")
+    before = next(tile["url"] for tile in page.get("pictures").json()[0]["tiles"] if tile["condition"] == "sketch")
+    assert (pixels_of(fresh.get(by["sketch"]["url"]).content) == pixels_of(page.get(before).content)).all()
     written = fresh.post("command", json=given["board"])["command"]
     assert "--sketch=recipe:" in written
 

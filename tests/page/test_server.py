@@ -2,6 +2,7 @@
 
 import shlex
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from composer.page import jobs as queue
 from composer.page import server as serving
 from composer.page.guard import HEADERS
 from composer.page.pictures import plain_name
+from composer.page.watching import Watching
 from tests.page.conftest import HERE, TOKEN, noise, pixels_of, png
 
 RED = {"condition": "palette", "text": "#aa3311 0.6, #224488 0.4"}
@@ -29,8 +31,13 @@ def test_a_stranger_is_refused(page):
     assert client.get(ask).status_code == 200
     assert client.get(ask, headers={"Origin": HERE}).status_code == 200
     assert client.get(ask, params={"token": TOKEN}, headers={"X-Token": ""}).status_code == 200
-    wrong = ({"X-Token": "wrong"}, {"X-Token": ""}, {"Origin": "http://example.com"}, {"Origin": "null"})
-    wrong += ({"Origin": "https://127.0.0.1:8311"}, {"Host": "example.com:8311"}, {"Host": "127.0.0.1:80"})
+    wrong: list[dict[str, str]] = [
+        {"X-Token": "wrong"},
+        {"X-Token": ""},
+        {"Origin": "http://example.com"},
+        {"Origin": "null"},
+    ]
+    wrong += [{"Origin": "https://127.0.0.1:8311"}, {"Host": "example.com:8311"}, {"Host": "127.0.0.1:80"}]
     for headers in wrong:
         answer = client.get(ask, headers=headers)
         assert answer.status_code == 403 and "error" in answer.json(), headers
@@ -66,9 +73,11 @@ def test_a_picture_is_taken_apart_into_tiles(page, eight):
     assert set(tiles) == set(eight.names) - {"mask", "caption"} and found["board"] is None and found["notes"] == []
     for tile in tiles.values():
         assert pixels_of(page.get(tile["url"]).content).shape[2] == 3
+    assert pixels_of(page.get(found["thumb"]).content).shape == (40, 50, 3)
     words = tiles["palette"]["words"]
     assert page.post("words", json={"condition": "palette", "text": words})["error"] is None
     assert (pixels_of(page.get(found["url"]).content) == noise(0)).all()
+    assert [one["id"] for one in page.get("pictures").json()] == [found["id"]]
     assert page.give(noise(0), "holiday.png")["id"] == found["id"] != page.give(noise(0), "b.png")["id"]
 
 
@@ -97,11 +106,11 @@ def test_words_that_the_model_does_not_know_are_named(page):
 def test_a_board_is_drawn_as_the_command_draws_it(page, eight_folder, tmp_path, monkeypatch):
     """The board, its command and its Python give the same pixels."""
     a, b = page.give(noise(0)), page.give(noise(1), "b.png")
-    picture = {"picture": a["id"], "parts": [RED]}
+    picture: dict[str, Any] = {"picture": a["id"], "parts": [RED]}
     mask = np.zeros((40, 50), np.uint8)
     mask[10:30, 15:40] = 255
     compose = [sketch_of(b, weight=0.6, interval=[0.2, 0.9], place={"box": [0, 0, 0.5, 1]}), RED]
-    boards = [
+    boards: list[dict[str, Any]] = [
         {"parts": compose, "also": [{"words": "a red cube", "weight": 2}], "never": [{"words": "a ball", "weight": 1}]},
         {"parts": [RED], "away": [{"condition": "caption", "text": "a blue ball"}], "seeds": [1, 2], "guidance": 1.5},
         {"task": "edit", **picture, "region": {"mask": page.mask(mask)}, "keep": ["sketch"], "soften": 3},
@@ -160,7 +169,7 @@ def test_a_running_request_tells_where_it_is(page, monkeypatch):
 def hold(monkeypatch):
     """Makes each step wait until it may go on."""
     going, reached = threading.Event(), threading.Event()
-    wrap = serving.Watching.__call__
+    wrap = Watching.__call__
 
     def steps(self, numbers):
         for step in wrap(self, numbers):
@@ -168,7 +177,7 @@ def hold(monkeypatch):
             assert going.wait(60)
             yield step
 
-    monkeypatch.setattr(serving.Watching, "__call__", steps)
+    monkeypatch.setattr(Watching, "__call__", steps)
     return going, reached
 
 
