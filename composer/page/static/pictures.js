@@ -45,7 +45,7 @@ export function showPictures(column) {
 
 function cardOf(picture) {
   if (cards.has(picture.id)) return cards.get(picture.id).card;
-  const thumb = h("img.thumb", { src: address(picture.url), alt: "", draggable: false });
+  const thumb = h("img.thumb", { src: address(picture.thumb ?? picture.url), alt: "", draggable: false });
   const whole = h("button.whole", { type: "button", title: "Drag to a slot to take that condition from this picture; click to edit it" }, thumb);
   whole.setAttribute("aria-label", `Edit ${picture.name}`);
   whole.addEventListener("click", () => editPicture(picture.id));
