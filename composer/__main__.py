@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from composer.commands.registry import COMMANDS, overview
-from composer.mistakes import Mistake, did_you_mean
+from composer.mistakes import Mistake, did_you_mean, explain
 from composer.terminal import complain, say, set_up_output
 
 MORE = "(COMPOSER_TRACEBACK=1 shows where)"
@@ -44,32 +44,13 @@ def main(args: Sequence[str] | None = None) -> int:
     except Mistake as error:
         complain(error)
         return 2
-    except (FileExistsError, FileNotFoundError, FloatingPointError, KeyError, OSError, ValueError) as error:
-        if os.environ.get("COMPOSER_TRACEBACK"):
+    except (FloatingPointError, KeyError, MemoryError, OSError, RuntimeError, ValueError) as error:
+        if os.environ.get("COMPOSER_TRACEBACK") or (words := explain(error)) is None:
             raise
-        complain(_words(error), MORE)
-        return 1
-    except (MemoryError, RuntimeError) as error:
-        if os.environ.get("COMPOSER_TRACEBACK") or not _lacks_memory(error):
-            raise
-        says = str(error).partition("\n")[0] or "nothing more is known"
-        complain(f"there is not enough memory for this ({says})\nask for less at a time, or for smaller pictures", MORE)
+        complain(words, MORE)
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-def _words(error: Exception) -> object:
-    """What an error says; of a `KeyError` that came with the key alone, what it means."""
-    if not (isinstance(error, KeyError) and error.args):
-        return error if str(error) else type(error).__name__
-    key = error.args[0]
-    return key if isinstance(key, str) and " " in key else f"what was read holds no {key!r}, which is needed here"
-
-
-def _lacks_memory(error: Exception) -> bool:
-    """Whether memory ran out, a device's or the processor's: torch has no class of its own for the latter."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error) or "allocate memory" in str(error)
 
 
 def require_plugins(names: Sequence[str]) -> None:

@@ -40,11 +40,13 @@ class Decomposer(nn.Module, Buildable, ABC):
         kind: What the representation says of an image. Tasks and evaluations choose conditions by it: `style_transfer`
             keeps one picture's layout and takes another's appearance. A condition without a kind takes part only if
             it is named.
+        vocabulary: The words that it knows, of one that reads texts; None where they cannot be listed.
         at_source: Whether it reads images at the source's size, where a model has one (see `Decomposition`). Not what
             is about the very pixels that a model draws.
     """
 
     kind: Kind | None = None
+    vocabulary: tuple[str, ...] | None = None
     at_source = True
     code_licence = "Apache-2.0"
     weights_licence = "needs none"
@@ -79,6 +81,10 @@ class Decomposer(nn.Module, Buildable, ABC):
             ValueError: It needs an image.
         """
         raise ValueError(f"{type(self).__name__} reads images: expected an image file, found {text!r}")
+
+    def to_text(self, value: Tensor) -> str | None:
+        """Writes the representation, one row, as a text that `from_text` reads; by default None: there is none."""
+        return None
 
     def resize(self, value: Float[Tensor, "b c h w"], size: tuple[int, int]) -> Float[Tensor, "b c h2 w2"]:
         """Resizes a representation that is a map; by default bilinear, antialiased if it shrinks."""

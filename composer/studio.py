@@ -16,7 +16,7 @@ from torch import Tensor
 
 from composer.cascade.cascade import Cascade
 from composer.cascade.options import SampleOptions
-from composer.data.datasets import Photographs
+from composer.data.examples import SIZE, example
 from composer.devices import pick_device
 from composer.diffusion.samplers import Progress
 from composer.evaluation.adherence import quantise
@@ -25,12 +25,11 @@ from composer.evaluation.reading import Reading
 from composer.images.reading import PictureFile
 from composer.images.sheet import PAPER, from_pil, previews, save_gif, sheet, to_pil
 from composer.images.table import Table
-from composer.scenes import render_batch
 from composer.tasks.composition import Composition, Source
 from composer.tasks.editing import Frame, Original, extend, open_region
 from composer.terminal import say, steps_bar
 
-SIZE, FILM, LANCZOS = 256, 160, Image.Resampling.LANCZOS
+FILM, LANCZOS = 160, Image.Resampling.LANCZOS
 ACROSS = 5
 """Most pictures side by side, so that labels stay readable where a page shows a row at half its size."""
 
@@ -239,32 +238,6 @@ class Studio:
         found = Reading(self.model, quantise(drawn.images)).closed(composition.wanted)
         pasted = drawn.images if frame is None else map(from_pil, frame.paste(drawn.images))
         return list(pasted), found
-
-
-def example(name: str) -> Tensor:
-    """One of the examples' own pictures, (3 h w) in [-1, 1]."""
-    if name.startswith("scene"):
-        scene: Tensor = render_batch("val", [int(name.removeprefix("scene"))], SIZE)["image"][0]
-        return scene
-    if name == "drawing":
-        return _drawing()
-    suffix = "jpg" if name in ("rocket", "retina", "hubble_deep_field") else "png"
-    photograph: Tensor = Photographs(SIZE, [f"{name}.{suffix}"], smallest=1.0).row(0, 2)["image"]
-    return photograph
-
-
-def _drawing() -> Tensor:
-    """What a person paints in half a minute: sky, ground, a red ball, a yellow box."""
-    y, x = torch.meshgrid(torch.linspace(0, 1, SIZE), torch.linspace(0, 1, SIZE), indexing="ij")
-    layers: list[tuple[Tensor, tuple[float, float, float]]] = [
-        (y > 0.3, (0.33, 0.45, 0.18)),
-        (((x - 0.32) ** 2 + (y - 0.6) ** 2) < 0.17**2, (0.8, 0.1, 0.1)),
-        (((x - 0.72).abs() < 0.12) & ((y - 0.62).abs() < 0.12), (0.9, 0.8, 0.1)),
-    ]
-    image = torch.tensor([0.65, 0.8, 0.95]).view(3, 1, 1).expand(3, SIZE, SIZE)
-    for where, colour in layers:
-        image = torch.where(where, torch.tensor(colour).view(3, 1, 1), image)
-    return image * 2 - 1
 
 
 Example = Callable[[Studio], ExampleRow]

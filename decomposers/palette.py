@@ -21,6 +21,7 @@ HUES = (0.0, 0.0833, 0.166, 0.25, 0.333, 0.5, 0.56333, 0.666, 0.73, 0.803, 0.916
 LONGEST_SIDE = 241  # pixels to which a side is subsampled before counting
 FLOOR = 1e-5  # shares below it count as none
 SOFTNESS = 5.0  # CIELab units within which a pixel counts for several colours, for the gradient
+NAMED = 6  # colours of a palette as a text
 STRIPS = 64  # height and width of a preview, in pixels
 USUAL = 11, 5, 4  # hues, saturations and lights of the included table, which takes seconds to compute
 TABLE = Path(__file__).parent / "assets" / "palette.xz"
@@ -127,6 +128,14 @@ class Palette(Decomposer):
                 raise ValueError(f"expected colours and weights like '#aa3311 0.6, #224488 0.4', found {part!r}")
             colours[found[1]] = colours.get(found[1], 0) + float(found[2] or 1)
         return self.from_colours(colours)
+
+    def to_text(self, value: Float[Tensor, "1 k"]) -> str | None:
+        """Writes the `NAMED` largest colours, such as ``"#aa3311 0.6, #224488 0.4"``; None for one without colour."""
+        shares, order = value[0].float().cpu().topk(min(NAMED, value.shape[1]))
+        percent = (shares / shares.sum().clamp_min(FLOOR) * 100).round().int().tolist()
+        codes = (self.rgb.cpu()[order] * 255).round().int().tolist()
+        found = [(bytes(code).hex(), share) for code, share in zip(codes, percent, strict=True) if share > 0]
+        return ", ".join(f"#{code} {share / 100:g}" for code, share in found) or None
 
     def preview(self, value: Float[Tensor, "b k"]) -> Float[Tensor, "b 3 h w"]:
         """Draws the colours above the 90th percentile as vertical strips, the largest first, as wide as their share.

@@ -67,7 +67,8 @@ class Tokens(Decomposer):
         if not 2 <= length <= MAX_LENGTH:
             raise ValueError(f"a caption needs start and end and has at most {MAX_LENGTH} pieces, found {length=}")
         self.length = length
-        self._compact = None if words is None else _compact(words)
+        self.vocabulary = None if words is None else _words(words)
+        self._compact = None if self.vocabulary is None else _compact(self.vocabulary)
         self._gpt2 = None if merges is None else _byte_pairs(locate(merges, wanted="GPT-2's merges.txt", who="Tokens"))
 
     @property
@@ -113,6 +114,10 @@ class Tokens(Decomposer):
             ids = [pieces.get(i, _UNKNOWN) for i in ids]
         spelled = "".join("? " if i == _UNKNOWN else _bpe().decode([i]) for i in ids if i not in (_START, _END))
         return spelled.replace(" ,", ",").replace(" :", ":").strip()
+
+    def to_text(self, value: Int[Tensor, "1 n 2"]) -> str | None:
+        """See `decode`; None for an empty caption."""
+        return self.decode(value[0].cpu()) or None
 
     def from_text(self, text: str) -> Int[Tensor, "b n 2"]:
         """Tokenizes a caption."""
@@ -161,13 +166,17 @@ def captions_device(batch: Batch) -> torch.device:
     return torch.device("cpu") if beside is None else beside.device
 
 
-def _compact(words: str) -> dict[int, int]:
-    """CLIP's id -> the compact one, for the pieces of the words in a file."""
+def _words(words: str) -> tuple[str, ...]:
+    """The words in a file."""
     path = locate(words, wanted="a text file with one word a line", who="Tokens")
     if path.stat().st_size > MAX_WORDS:
         raise ValueError(f"Tokens: expected at most {MAX_WORDS} bytes of words in {path}, found {path.stat().st_size}")
-    text = path.read_text(encoding="utf-8")
-    pieces = dict.fromkeys(piece for word in text.split() for piece in _bpe().encode(word))
+    return tuple(path.read_text(encoding="utf-8").split())
+
+
+def _compact(words: Sequence[str]) -> dict[int, int]:
+    """CLIP's id -> the compact one, for the pieces of words."""
+    pieces = dict.fromkeys(piece for word in words for piece in _bpe().encode(word))
     return {piece: i for i, piece in enumerate([*pieces, _START, _END], start=2)}
 
 

@@ -63,8 +63,8 @@ WORDS += [
     "base:steps=nan,guidance=inf",
 ]
 
-LONG = ("demo", "train")
-"""Commands that draw or train for minutes, with few options of their own."""
+LONG = ("demo", "page", "train")
+"""Commands that draw or train for minutes, or serve until they are ended, with few options of their own."""
 
 SLOW = ("fit", "validate", "doctor", "cache", "pca", "embed", "decomposers")
 """Commands that take a second or more to read a training's configuration; they come up less often."""

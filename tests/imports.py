@@ -11,7 +11,7 @@ PACKAGES = ("composer", "decomposers", "conditions")
 ORDER = (
     *("moved", "names", "mistakes", "devices", "storage", "terminal", "decomposition", "conditioning"),
     *("images", "scenes", "data", "networks", "diffusion", "autoregressive", "cascade", "prior", "tasks"),
-    *("training", "published", "evaluation", "commands", "studio"),
+    *("training", "published", "evaluation", "page", "commands", "studio"),
 )
 """The rooms and single modules of `composer`, from the ground up: each imports only what stands before it."""
 

@@ -21,7 +21,7 @@ from composer.decomposition import Representations
 from composer.diffusion import samplers
 from composer.diffusion.denoiser import Denoiser, Estimator, level
 from composer.diffusion.guidance import Term, guide, lock, threshold
-from composer.diffusion.samplers import Denoise, Progress
+from composer.diffusion.samplers import Denoise, Progress, watched
 from composer.diffusion.strength import weigh
 from composer.diffusion.tiling import Tiled
 from composer.images.reading import fit
@@ -220,7 +220,7 @@ class Stage(AnyStage[Sampling]):
                 raise ValueError(f"stage {self.name} enlarges: give it an image, Composition(start=SmallImage(...))")
             own = {"low_res": self.low_res.corrupt(image, how.augmentation, seeds[1])}
         assert weaker is None or isinstance(weaker, Stage)  # by `require_weaker`
-        denoise = self.denoise(asked, own, size, how, weaker)
+        denoise = watched(self.denoise(asked, own, size, how, weaker), progress, self.codec.decode)
         start = asked.start if self.low_res is None else None
         x, sigmas = self.start(start, seeds[0], size, how.steps, self.encode(own, size))
         latents = run_sampler(how, denoise, x, sigmas, seeds[0], progress)

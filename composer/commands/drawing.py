@@ -1,8 +1,8 @@
 """Carries out a request: draws, saves, and prints how well the pictures match what was asked."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from composer.commands.redrawing import redraw_png
 from composer.commands.request import Request
 from composer.commands.sheets import arrange
 from composer.commands.values import MAX_PICTURES
+from composer.diffusion.samplers import Progress
 from composer.evaluation.adherence import quantise
-from composer.evaluation.best_of import best_of
+from composer.evaluation.best_of import Best, best_of
 from composer.evaluation.reading import Reading, strangers_note
 from composer.images.reading import PictureFile
 from composer.images.sheet import read_recipe, save_gif, save_png, thumbnail
@@ -26,7 +27,7 @@ from composer.storage.files import list_written, reserved
 from composer.storage.finding import find_model
 from composer.storage.folder import digest_of
 from composer.tasks.composition import Composition
-from composer.tasks.editing import Original
+from composer.tasks.editing import Frame, Original
 from composer.tasks.recipe import check_model, recipe, with_edit
 from composer.terminal import note, say, steps_bar
 
@@ -93,32 +94,78 @@ def _copy(plan: Plan, place: Place, paths: Sequence[Path]) -> Drawn:
 
 def _save(model: Cascade, plan: Plan, composition: Composition, title: str, paths: Sequence[Path]) -> Drawn:
     """Draws and saves the pictures of one composition; prints how well they match what was asked."""
-    request, frame, options = plan.request, plan.frame, plan.request.sampling.options
-    drawing, soften = request.drawing, request.pictures.soften
-    if len(drawing.seeds) > 1 and model.ignores_seeds(composition, options):
+    request, drawing = plan.request, plan.request.drawing
+    if len(drawing.seeds) > 1 and model.ignores_seeds(composition, request.sampling.options):
         note("note: all seeds begin with the same noise and differ only in later stages")
-    bar = steps_bar(f"drawing {title}")
-    drawn = best_of(model, composition, drawing.seeds, drawing.best_of, drawing.weights, options, bar)
-    pictures: list[Any] = list(drawn.images) if frame is None else frame.paste(drawn.images, soften)
-    for i, (path, picture) in enumerate(zip(paths, pictures, strict=True)):
-        made = recipe(model, drawn.compositions[i], drawn.seeds[i], options)
-        if frame is not None and plan.place is not None:
-            made = with_edit(made, plan.place.file, frame, soften, plan.place.sides)
+    painting = paint(model, plan, composition, steps_bar(f"drawing {title}"))
+    for path, picture, made in zip(paths, painting.pictures, painting.recipes, strict=True):
         save_png(path, picture, None if request.files.no_recipe else made)
     if drawing.best_of > 1:
-        kept, last = drawn.scores.amax(1).mean(), drawn.scores.amin(1).mean()
+        scores = painting.best.scores
+        kept, last = scores.amax(1).mean(), scores.amin(1).mean()
         stem = paths[0].stem if len(paths) == 1 else f"{title}{request.suffix}"
         say(f"{stem}: the best of {drawing.best_of} closes {kept:.2f}, the last {last:.2f}")
-    if frame is None:
-        near = drawn.closed or Reading(model, quantise(drawn.images)).closed(composition.wanted)
-        shown = list(drawn.images)
-    else:  # of the edit as it was pasted, the square that the model saw
-        pasted = [replace(frame, original=Original.of(picture)) for picture in pictures]
-        squares = torch.cat([one.seen(model.stages[0].size)[0] for one in pasted])
-        near = Reading(model, squares).closed(composition.wanted)
-        shown = [thumbnail(one.original.image) for one in pasted]
+    near = (plan.frame is None and painting.best.closed) or Reading(model, painting.seen).closed(composition.wanted)
     for i, path in enumerate(paths if near else []):
         say(f"{path.stem}: closed " + ", ".join(f"{float(share[i]):.2f} ({name})" for name, share in near.items()))
     if near and (missing := strangers_note(model)):
         note(missing)
-    return shown, plan.frames_of(pictures)
+    return painting.shown, plan.frames_of(painting.pictures)
+
+
+@dataclass(frozen=True)
+class Painting:
+    """The pictures of one composition, one per seed.
+
+    Attributes:
+        plan: What they were drawn for.
+        best: What the model drew.
+        pictures: As they are saved; of an edit the whole picture.
+        recipes: How each was drawn.
+        size: Of the model's first stage, in pixels.
+    """
+
+    plan: Plan
+    best: Best
+    pictures: Sequence[Any]
+    recipes: Sequence[dict[str, Any]]
+    size: int
+
+    @cached_property
+    def _pasted(self) -> list[Frame]:
+        """Of an edit, the square that the model saw in each of the pictures."""
+        frame = self.plan.frame
+        return [] if frame is None else [replace(frame, original=Original.of(one)) for one in self.pictures]
+
+    @cached_property
+    def seen(self) -> Tensor:
+        """What is measured, (b 3 h w): the pictures; of edits, as they were pasted, the squares that the model saw."""
+        if self.plan.frame is None:
+            return quantise(self.best.images)
+        return torch.cat([one.seen(self.size)[0] for one in self._pasted])
+
+    @property
+    def shown(self) -> list[Tensor]:
+        """The pictures as a sheet shows them."""
+        if self.plan.frame is None:
+            return list(self.best.images)
+        return [thumbnail(one.original.image) for one in self._pasted]
+
+
+def paint(model: Cascade, plan: Plan, composition: Composition, progress: Progress) -> Painting:
+    """Draws the pictures of one composition of a plan; saves and prints nothing.
+
+    Args:
+        model: The model.
+        plan: What is to be drawn.
+        composition: One of the plan's.
+        progress: Wraps the steps.
+    """
+    request, frame, options = plan.request, plan.frame, plan.request.sampling.options
+    drawing, soften = request.drawing, request.pictures.soften
+    best = best_of(model, composition, drawing.seeds, drawing.best_of, drawing.weights, options, progress)
+    pictures = list(best.images) if frame is None else frame.paste(best.images, soften)
+    recipes = [recipe(model, one, seed, options) for one, seed in zip(best.compositions, best.seeds, strict=True)]
+    if frame is not None and plan.place is not None:
+        recipes = [with_edit(made, plan.place.file, frame, soften, plan.place.sides) for made in recipes]
+    return Painting(plan, best, pictures, recipes, model.stages[0].size)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
-from composer.commands import autoencoders, data, demo, measure, models, priors, published, train, training
+from composer.commands import autoencoders, data, demo, measure, models, page, priors, published, train, training
 from composer.commands.request import Task
 from composer.commands.signature import Parser
 from composer.commands.tasks import TASKS
@@ -66,7 +66,7 @@ def _commands(*functions: Callable[..., Any]) -> dict[str, Command]:
 
 
 GROUPS: dict[str, dict[str, Command]] = {
-    "draw": {**_commands(demo.demo), **{name: _task(task) for name, task in TASKS.items()}},
+    "draw": {**_commands(demo.demo, page.page), **{name: _task(task) for name, task in TASKS.items()}},
     "train": {
         "train": _command(train.train, "train", "[FOLDER] [-c CONFIG] [--out FOLDER] [--KEY VALUE ...]"),
         "fit": Command(training.fit, training.fit),

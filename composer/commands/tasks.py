@@ -4,6 +4,7 @@ Light: what is heavy is imported when a task is done.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 from composer import tasks
@@ -13,6 +14,7 @@ from composer.commands.values import MAX_PICTURES, Conditions, Share, Words, num
 from composer.names import AUTOREGRESSIVE_PRIOR, LAYOUT, Kind
 
 if TYPE_CHECKING:
+    from composer.cascade.parts import Parts
     from composer.commands.plans import Given
     from composer.tasks import Labelled
 
@@ -45,8 +47,9 @@ def compose(
     given: "Given",
     *,
     prior: Annotated[str, Value(metavar="NAME")] | None = None,
-    also: Annotated[Prompts, Value(metavar="WORDS[:W]", flags=("--and",), nargs="+")] = (),
-    never: Annotated[Prompts, Value(metavar="WORDS[:W]", flags=("--not",), nargs="+")] = (),
+    also: Annotated[Prompts, Value(metavar="WORDS[:W]", flags=("--and",), nargs="+", repeats=True)] = (),
+    never: Annotated[Prompts, Value(metavar="WORDS[:W]", flags=("--not",), nargs="+", repeats=True)] = (),
+    away: Annotated[Prompts, Value(metavar="NAME=FILE|WORDS", nargs="+", repeats=True)] = (),
     start: Annotated[str, Value(metavar="IMAGE:T")] | None = None,
 ) -> "Labelled":
     """Recombine conditions of different images, palettes and captions into new images.
@@ -55,6 +58,8 @@ def compose(
         prior: a prior, such as scenes_prior_diffusion, that draws semantics for --caption, new ones for each seed
         also: further captions to follow (default weight 3)
         never: captions to avoid (default weight 1)
+        away: conditions that guidance leads away from, such as caption="a blue ball" (default: none of them, two-sided
+            guidance otherwise)
         start: start from this picture with noise added: time T in (0, 1], such as 0.7; less of it stays at higher T
 
     Examples:
@@ -79,11 +84,26 @@ def compose(
             row = tasks.text_to_image(given.model, row.sources.get("caption", ""), given.prior(prior, row)) | row
         if prompts:
             row = tasks.combine(given.model, row, prompts)
+        if away:
+            row = replace(row, away=_away(given, away))
         if start is not None:
             path, time = _start(start)
             row = tasks.redraw(given.model, given.image(path), row, time)
         made.append((label, row))
     return made
+
+
+def _away(given: "Given", values: Prompts) -> "Parts":
+    """``caption=a blue ball`` -> the representations that guidance leads away from."""
+    from composer.cascade.parts import Parts
+
+    parts = Parts()
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"expected a condition such as caption='a blue ball', found {text!r}")
+        parts = parts | given.inputs.value(name, value).parts
+    return parts
 
 
 def _start(text: str) -> tuple[str, float]:

@@ -4,7 +4,7 @@ thresholds. A last level of 0 ends on the clean image; increasing levels invert 
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,37 @@ Denoise = Callable[[Tensor, Tensor], Tensor]
 
 Progress = Callable[[Sequence[int]], Iterator[int] | Sequence[int]]
 """Wraps the sampling steps to show progress, such as `rich.progress.track` or tqdm."""
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """A `Progress` that also sees the running estimates. What it raises ends the sampling."""
+
+    def __call__(self, steps: Sequence[int]) -> Iterator[int] | Sequence[int]:
+        """Wraps the sampling steps."""
+
+    def see(self, estimate: Callable[[], Tensor]) -> None:
+        """Takes the latest estimate of the clean images, (b 3 h w) about [-1, 1], which is decoded if it is called."""
+
+
+def watched(denoise: Denoise, progress: Progress | None, decode: Callable[[Tensor], Tensor]) -> Denoise:
+    """Shows each estimate to a `Watcher`; any other progress leaves `denoise` as it is.
+
+    Args:
+        denoise: What a sampler calls.
+        progress: Wraps the steps.
+        decode: Makes images of estimates.
+    """
+    if not isinstance(progress, Watcher):
+        return denoise
+    see = progress.see
+
+    def seen(x: Tensor, sigma: Tensor) -> Tensor:
+        clean = denoise(x, sigma)
+        see(lambda: decode(clean))
+        return clean
+
+    return seen
 
 
 class Sampler(Protocol):

@@ -124,7 +124,7 @@ def report(path: File, cascade: Cascade, original: File | None = None) -> Report
         pictures = [("the picture", before.original.image, after.original.image)]
         pictures.append(("what the model saw of it", seen[0], square[0]))
         reading = Reading(cascade, square, region)
-    return Report(_settings(found, asked), pictures, _rows(asked, reading))
+    return Report(_settings(found, asked), pictures, compare(asked, reading))
 
 
 def _frames(found: Mapping[str, Any], path: File, original: File) -> tuple[Frame, Frame]:
@@ -141,7 +141,16 @@ def _frames(found: Mapping[str, Any], path: File, original: File) -> tuple[Frame
 
 
 @torch.no_grad()
-def _rows(asked: Composition, reading: Reading) -> list[ConditionRow]:
+def compare(asked: Composition, reading: Reading) -> list[ConditionRow]:
+    """Compares one picture with what was asked, condition by condition.
+
+    Args:
+        asked: What was asked, of one row.
+        reading: The picture, decomposed again.
+
+    Raises:
+        ValueError: What was asked has another shape than the model reads.
+    """
     cascade = reading.cascade
     decomposers, readers = dict(cascade.decomposition.named()), dict(cascade.readers.named())
     wanted = asked.wanted.pick(*(name for name in asked.wanted if name in readers))

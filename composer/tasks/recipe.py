@@ -19,6 +19,7 @@ from composer.cascade.start import InitialNoise, NoisyImage, Start
 from composer.diffusion.samplers import Progress
 from composer.diffusion.strength import Strength, weigh
 from composer.images.reading import MAX_PIXELS, File, PictureFile
+from composer.images.sheet import read_recipe
 from composer.storage.files import printable, shorten_error
 from composer.storage.formats import check_edit, check_recipe
 from composer.tasks.composition import Composition
@@ -127,6 +128,19 @@ def parse_recipe(cascade: Cascade, found: Mapping[str, Any], limited: bool = Tru
         _check_limits(cascade, composition, options)
     _check_fit(cascade, composition)
     return Redo(composition, found["seed"], options, precision)
+
+
+def from_recipe(cascade: Cascade, name: str, path: File) -> Composition:
+    """Takes one representation from the recipe in a PNG, as it was drawn with; not its strength.
+
+    Raises:
+        ValueError: See `parse_recipe`, or it has no such representation.
+    """
+    asked = parse_recipe(cascade, read_recipe(path)).composition
+    if name not in asked.parts:
+        raise ValueError(f"the recipe in {path} has no {name}; it has {', '.join(asked.parts) or 'nothing'}")
+    one = asked.pick(name)
+    return Composition(parts=one.parts, wanted=one.wanted, sources=one.sources)
 
 
 def check_model(found: Mapping[str, Any], sha256: str) -> None:

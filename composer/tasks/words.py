@@ -10,6 +10,7 @@ from composer.diffusion.strength import Strength
 from composer.images.reading import SUFFIXES, PictureFile
 from composer.tasks.composition import Composition, from_file, from_words
 from composer.tasks.editing import open_region
+from composer.tasks.recipe import from_recipe
 from composer.terminal import note
 
 PLACE = rf"\d*\.?\d+(?:,\d*\.?\d+){{3}}|[^:]+\.(?i:{'|'.join(suffix[1:] for suffix in sorted(SUFFIXES))})"
@@ -23,11 +24,16 @@ STRENGTH = re.compile(
 ALONE = re.compile(rf"(\d*\.?\d+)?(?:@(\d*\.?\d+)-(\d*\.?\d+))?(?:(?:^|:)({PLACE}))?")
 """A strength alone: ``0.7@0.2-0.8:mask.png``."""
 
+RECIPE = "recipe:"
+"""Stands before a PNG whose recipe holds the representation."""
+
 
 def read_value(
     model: Cascade, name: str, text: str, file_of: Callable[[str], PictureFile] = PictureFile
 ) -> Composition:
     """Reads one value of a condition: an image's file or words, and its strength (``b.jpg:0.7@0.2-0.8:mask.png``).
+
+    ``recipe:out.png`` is the representation that the recipe in that PNG holds.
 
     Args:
         model: The model.
@@ -40,7 +46,7 @@ def read_value(
         ValueError: The condition is not given by such a thing, or a number is out of its range.
     """
     found = STRENGTH.fullmatch(text)
-    if is_file(text) or found is None or not any(found.groups()[1:]):
+    if is_file(text) or is_recipe(text) or found is None or not any(found.groups()[1:]):
         return _read(model, name, text, file_of)
     value, *how = found.groups()
     return replace(_read(model, name, value, file_of), strengths={name: _strength(model, how, file_of)})
@@ -90,6 +96,8 @@ def _strength(model: Cascade, how: Sequence[str | None], file_of: Callable[[str]
 def _read(model: Cascade, name: str, value: str, file_of: Callable[[str], PictureFile]) -> Composition:
     if is_file(value):
         return from_file(model, name, file_of(value))
+    if is_recipe(value):
+        return from_recipe(model, name, file_of(value.removeprefix(RECIPE)))
     if Path(value).suffix.lower() in SUFFIXES:
         raise FileNotFoundError(f"--{name}: there is no file {value}")
     made = from_words(model, name, value)
@@ -99,6 +107,11 @@ def _read(model: Cascade, name: str, value: str, file_of: Callable[[str], Pictur
     for doubt in decomposer.doubts(value):
         note(f"note: --{name}: {doubt}")
     return made
+
+
+def is_recipe(value: str) -> bool:
+    """Whether a value names a PNG whose recipe holds the representation: ``recipe:out.png``."""
+    return value.startswith(RECIPE) and is_file(value.removeprefix(RECIPE))
 
 
 def is_file(value: str) -> bool:

@@ -1,0 +1,1 @@
+"""The page that `composer page` serves: pictures taken apart, requests in a queue, results (extra ``page``)."""
