@@ -82,7 +82,7 @@ def compare(folder: Path, count: int) -> list[dict[str, Any]]:
 def simulate(folder: Path) -> dict[str, Any]:
     """Opens an index of many shards of which none exists."""
     shards = [{"file": f"{i:06d}.tar", "items": ITEMS} for i in range(SHARDS)]
-    manifest = {"size": SIZE, "columns": [], "part": 1, "parts": 1, "shards": shards}
+    manifest = {"size": SIZE, "source": 1000, "columns": [], "part": 1, "parts": 1, "shards": shards}
     (folder / "manifest-1-of-1.json").write_text(json.dumps(manifest))
     tracemalloc.start()
     begun = time.perf_counter()

@@ -63,7 +63,7 @@ def test_schedules_that_do_not_fit_together_are_refused(steps):
 @pytest.mark.parametrize("precision", ["16-mixed", "16-true"])
 def test_every_training_refuses_float16(name, precision):
     model = TRAININGS[name]()
-    model.trainer = SimpleNamespace(precision=precision)
+    model.trainer = SimpleNamespace(precision=precision, strategy=None)
     with pytest.raises(ValueError, match="float16 loses small gradients"):
         model.setup("fit")
 
@@ -114,7 +114,8 @@ def test_validation_sees_the_average_and_fitting_goes_on_with_the_trained_weight
     checkpoint = torch.load(trainer.checkpoint_callback.best_model_path, weights_only=False)
     for fn, wanted in (("fit", checkpoint["state_dict"]), ("validate", checkpoint["ema"])):
         again, loaded = Line(), dict(checkpoint)
-        again.trainer = SimpleNamespace(state=SimpleNamespace(fn=fn))
+        device = SimpleNamespace(root_device=torch.device("cpu"))
+        again.trainer = SimpleNamespace(state=SimpleNamespace(fn=fn), strategy=device)
         again.on_load_checkpoint(loaded)
         assert again.skipped == 1 and loaded["state_dict"]["weight"] == wanted["weight"]
     assert checkpoint["ema"]["weight"] != checkpoint["state_dict"]["weight"]
