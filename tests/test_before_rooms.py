@@ -61,7 +61,7 @@ def test_a_checkpoint_is_exported_and_resumed(tmp_path, capsys):
     ("name", "losses"), [("stage", (1.0547, 0.8607, 0.9849)), ("clip", (6.4497,)), ("reader", (3.7484,))]
 )
 def test_configurations_train_as_they_did(name, losses, tmp_path, capsys):
-    """The losses of stage and CLIP are those since they draw from each sample's seed: 0.9942, 0.9535, 0.7421 and 6.0230 before."""
+    """Stage and CLIP have the losses since they draw from each sample's seed: 0.9942, 0.9535, 0.7421, 6.0230 before."""
     said = fit(name, tmp_path, capsys)
     found = [float(line.split("loss ")[1].split()[0]) for line in said.splitlines() if line.startswith("step ")]
     assert found[: len(losses)] == pytest.approx(losses, abs=2e-3)
