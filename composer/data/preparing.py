@@ -32,6 +32,8 @@ class Preparation:
         jpeg: Quality of kept images as JPEG, 1 to 100; None keeps them exactly, as PNG.
         part: Which share of the shards this process writes, from 1.
         parts: How many shares there are.
+        maps: Shorter side of maps, a multiple of `size`, for conditions that read larger ones; None keeps them at the
+            size of the images.
     """
 
     size: int
@@ -39,12 +41,15 @@ class Preparation:
     jpeg: int | None = None
     part: int = 1
     parts: int = 1
+    maps: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.part <= self.parts:
             raise ValueError(f"expected a part from 1/{self.parts} to {self.parts}/{self.parts}, found {self.part}")
         if self.source < self.size:
             raise ValueError(f"expected a source of at least the {self.size} pixels that are kept, found {self.source}")
+        if self.maps is not None and (self.maps % self.size or self.maps < self.size):
+            raise ValueError(f"expected maps at a multiple of the {self.size} pixels that are kept, found {self.maps}")
 
 
 @dataclass
@@ -136,7 +141,7 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     """Keeps the settings of a preparation with it, so that parts and later runs agree."""
     path = out / "settings.json"
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = {"maps": settings["size"]} | json.loads(path.read_text(encoding="utf-8"))
         if changed := sorted(name for name in settings.keys() & before.keys() if before[name] != settings[name]):
             raise ValueError(
                 f"{out} was prepared with other {', '.join(changed)}: "
@@ -169,7 +174,7 @@ class Work:
     def settings(self) -> dict[str, Any]:
         """What all shards of a folder have in common."""
         how, columns = self.how, [name for name, _ in self.decomposition.named()]
-        same = {"size": how.size, "source": how.source, "jpeg": how.jpeg}
+        same = {"size": how.size, "source": how.source, "jpeg": how.jpeg, "maps": how.maps or how.size}
         return same | {"columns": columns, "decomposers": self.specs, "images": self.source.identity}
 
     def write(self, out: Path, numbers: Iterable[int]) -> Iterator[tuple[Path, Index, bool]]:
@@ -221,13 +226,14 @@ class Work:
         return columns
 
     def _extract(self, pictures: Sequence[_Picture]) -> Representations:
-        """Representations of pictures of one shape, maps at the size of the images that are kept."""
+        """Representations of pictures of one shape, maps at the size of the images that are kept or its multiple."""
         captions = [picture.found.caption for picture in pictures]
         batch: Batch = {"image": torch.stack([p.large for p in pictures]).to(self.device), "caption": captions}
         if not self.checked:
             check_suited(self.decomposition, batch, self.source.place)
             self.checked = True
-        h, w = pictures[0].small.shape[1:]
+        times = (self.how.maps or self.how.size) // self.how.size
+        h, w = (side * times for side in pictures[0].small.shape[1:])
         values: Representations = self.decomposition(batch)
         for name, decomposer in self.decomposition.named():
             if values[name].ndim == 4 and values[name].shape[2:] != (h, w):

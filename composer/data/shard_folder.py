@@ -131,9 +131,10 @@ class ShardFolder(ReadImages):
         def seen(value: Tensor) -> Tensor:
             if value.ndim != 3:
                 return value
-            if value.shape[1:] != image.shape[1:]:
+            times = value.shape[1] // image.shape[1]  # maps may be kept larger than their images
+            if not times or value.shape[1:] != (image.shape[1] * times, image.shape[2] * times):
                 raise Refused(where, Reason.DAMAGED, f"a map of {tuple(value.shape)} beside {tuple(image.shape)}")
-            square = value[:, rows, along]
+            square = value[:, *(slice(side.start * times, side.stop * times) for side in (rows, along))]
             return square.flip(-1) if mirrored else square
 
         return {
