@@ -41,6 +41,8 @@ class Decomposer(nn.Module, Buildable, ABC):
             keeps one picture's layout and takes another's appearance. A condition without a kind takes part only if
             it is named.
         vocabulary: The words that it knows, of one that reads texts; None where they cannot be listed.
+        boxed: Whether a row is slots (n d) that begin with a box, left, top, right and bottom in shares of the image,
+            and end with 1 where they are filled: a crop of the image moves them.
         at_source: Whether it reads images at the source's size, where a model has one (see `Decomposition`). Not what
             is about the very pixels that a model draws.
     """
@@ -48,6 +50,7 @@ class Decomposer(nn.Module, Buildable, ABC):
     kind: Kind | None = None
     vocabulary: tuple[str, ...] | None = None
     at_source = True
+    boxed = False
     code_licence = "Apache-2.0"
     weights_licence = "needs none"
 

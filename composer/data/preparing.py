@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from composer.data.boxes import SUFFIX, Boxes, read_boxes
 from composer.data.columns import check_suited, encode_array
 from composer.data.shards import Index, Members, Refusal, index_path, read_index, write_shard
 from composer.data.sources import Found, Source
@@ -75,12 +76,14 @@ class _Picture(NamedTuple):
         size: Its height and width.
         small: As it is kept, (3 h w) uint8.
         large: As decomposers read it, (3 h w) in [-1, 1].
+        boxes: Of its objects; None if the source has none.
     """
 
     found: Found
     size: tuple[int, int]
     small: Tensor
     large: Tensor
+    boxes: Boxes | None
 
     def about(self) -> bytes:
         """Name and size of the file, for people."""
@@ -174,7 +177,8 @@ class Work:
     def settings(self) -> dict[str, Any]:
         """What all shards of a folder have in common."""
         how, columns = self.how, [name for name, _ in self.decomposition.named()]
-        same = {"size": how.size, "source": how.source, "jpeg": how.jpeg, "maps": how.maps or how.size}
+        same: dict[str, Any] = {"size": how.size, "source": how.source, "jpeg": how.jpeg, "maps": how.maps or how.size}
+        same |= {"boxes": self.source.has_boxes, "boxed": [n for n, by in self.decomposition.named() if by.boxed]}
         return same | {"columns": columns, "decomposers": self.specs, "images": self.source.identity}
 
     def write(self, out: Path, numbers: Iterable[int]) -> Iterator[tuple[Path, Index, bool]]:
@@ -199,6 +203,8 @@ class Work:
             for picture, arrays in zip(pictures, self._columns(pictures), strict=True):
                 suffix, image = _encode(picture.small, self.how.jpeg)
                 texts = {"txt": picture.found.caption.encode()} if picture.found.caption else {}
+                if picture.boxes is not None:
+                    texts[SUFFIX] = json.dumps([[place, phrase] for phrase, place in picture.boxes]).encode()
                 yield picture.found.key, {suffix: image, "json": picture.about(), **texts, **arrays}
             self.progress(len(batch))
 
@@ -229,6 +235,8 @@ class Work:
         """Representations of pictures of one shape, maps at the size of the images that are kept or its multiple."""
         captions = [picture.found.caption for picture in pictures]
         batch: Batch = {"image": torch.stack([p.large for p in pictures]).to(self.device), "caption": captions}
+        if self.source.has_boxes:
+            batch["boxes"] = [picture.boxes for picture in pictures]
         if not self.checked:
             check_suited(self.decomposition, batch, self.source.place)
             self.checked = True
@@ -246,10 +254,12 @@ def _load(found: Found, how: Preparation) -> _Picture | Refused:
         with opened(found.file) as header:
             w, h = header.size
         image = load_rgb(found.file, how.source, min_side=how.size).image
+        boxes = None if found.boxes is None else read_boxes(Path(found.name), found.boxes)
     except Refused as error:
         return error
     small = _shrink(image, how.size)
-    return _Picture(found, (h, w), ((small + 1) * 127.5).round().to(torch.uint8), _shrink(image, how.source))
+    pixels = ((small + 1) * 127.5).round().to(torch.uint8)
+    return _Picture(found, (h, w), pixels, _shrink(image, how.source), boxes)
 
 
 def _shrink(image: Tensor, side: int) -> Tensor:
