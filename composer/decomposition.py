@@ -41,6 +41,11 @@ class Decomposer(nn.Module, Buildable, ABC):
             keeps one picture's layout and takes another's appearance. A condition without a kind takes part only if
             it is named.
         vocabulary: The words that it knows, of one that reads texts; None where they cannot be listed.
+        boxed: Whether a row is slots (n d) that begin with a box, left, top, right and bottom in shares of the image,
+            and end with 1 where they are filled: a crop of the image moves them.
+        reducible: Whether its network may run in bfloat16, as measured by a test; see `Decomposition.reduce`. Not where
+            rounding changes what is found, such as the scores of a detector near its threshold.
+        compute_dtype: In which dtype its network runs under autocast; None is float32.
         at_source: Whether it reads images at the source's size, where a model has one (see `Decomposition`). Not what
             is about the very pixels that a model draws.
     """
@@ -48,6 +53,9 @@ class Decomposer(nn.Module, Buildable, ABC):
     kind: Kind | None = None
     vocabulary: tuple[str, ...] | None = None
     at_source = True
+    boxed = False
+    reducible = False
+    compute_dtype: torch.dtype | None = None
     code_licence = "Apache-2.0"
     weights_licence = "needs none"
 
@@ -136,6 +144,11 @@ class Decomposition(nn.ModuleDict):
         for name, decomposer in self.items():
             assert isinstance(decomposer, Decomposer)
             yield name, decomposer
+
+    def reduce(self, precision: torch.dtype | None) -> None:
+        """Sets the precision of the networks that stay within tolerance in it; the others stay in float32."""
+        for _, decomposer in self.named():
+            decomposer.compute_dtype = precision if decomposer.reducible else None
 
     @torch.no_grad()
     def forward(self, batch: Batch, names: Collection[str] | None = None) -> Representations:

@@ -38,8 +38,8 @@ _OPENAI_FACTS = ("input_resolution", "context_length", "vocab_size")
 class Clip:
     """A frozen CLIP with its preprocessing.
 
-    Runs on the device of its input, in float32 and outside autocast: its attention is sequence-first, which
-    autocast makes many times slower on a CPU. Its weights take no gradients; images may.
+    Runs on the device of its input, in float32 and outside autocast, unless a precision is given: its attention is
+    sequence-first, which autocast makes many times slower on a CPU. Its weights take no gradients; images may.
 
     Attributes:
         network: open_clip's model.
@@ -55,7 +55,9 @@ class Clip:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def encode_image(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
+    def encode_image(
+        self, image: Float[Tensor, "b 3 h w"], precision: torch.dtype | None = None
+    ) -> Float[Tensor, "b d"]:
         """Encodes the central square of images in [-1, 1], resized (antialiased bicubic) as in CLIP."""
         scale = max(self.size[0] / image.shape[2], self.size[1] / image.shape[3])
         inner = [max(side, round(n * scale)) for side, n in zip(self.size, image.shape[2:], strict=True)]
@@ -66,7 +68,7 @@ class Clip:
         x = x[:, :, top : top + self.size[0], left : left + self.size[1]]
         mean, std = (x.new_tensor(v)[:, None, None] for v in (self.mean, self.std))
         network: Any = self.network.to(image.device)
-        with torch.autocast(image.device.type, enabled=False):
+        with torch.autocast(image.device.type, precision, enabled=precision is not None):
             features: Tensor = network.encode_image(((x + 1) / 2 - mean) / std)
         return features.to(image.dtype)
 

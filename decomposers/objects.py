@@ -47,6 +47,8 @@ class Objects(ClipDecomposer):
         ValueError: `slots` is below 1.
     """
 
+    boxed = True
+
     def __init__(
         self,
         model: str = DEFAULT_MODEL,

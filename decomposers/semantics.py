@@ -26,6 +26,7 @@ class Semantics(ClipDecomposer):
     """
 
     kind = Kind.APPEARANCE
+    reducible = True
 
     def __init__(self, model: str = DEFAULT_MODEL, weights: str = DEFAULT_WEIGHTS, scaled: bool = True):
         super().__init__(model, weights)
@@ -39,7 +40,7 @@ class Semantics(ClipDecomposer):
         return self.distance(wanted, self._embedded(batch))
 
     def _embedded(self, batch: Batch) -> Float[Tensor, "b d"]:
-        return self._scale(self._clip.encode_image(batch["image"]))
+        return self._scale(self._clip.encode_image(batch["image"], self.compute_dtype))
 
     def _scale(self, value: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
         return F.normalize(value, dim=1) * math.sqrt(value.shape[1]) if self.scaled else value

@@ -184,6 +184,7 @@ def prepare(
     config: Config | None = None,
     names: Names = (),
     source: Side = 384,
+    maps: Side | None = None,
     jpeg: Annotated[int, Value(whole(1, 100), "QUALITY")] | None = None,
     shard: Annotated[int, Value(whole(1, 1_000_000), "N")] = 1000,
     part: Annotated[tuple[int, int], Value(read_part, "I/N")] = (1, 1),
@@ -203,6 +204,7 @@ def prepare(
         config: configuration of a training, with the decomposers of --names
         names: representations to compute, of each image at its own size
         source: shorter side, in pixels, that decomposers read at most
+        maps: shorter side of maps, in pixels, a multiple of --size, for conditions with strides (default: --size)
         jpeg: keep images as JPEG of this quality, 1 to 100 (default: as PNG, which loses nothing)
         shard: images per shard; a tar file becomes one shard
         part: which part of the shards to write; start each part in a process of its own, on any machine
@@ -223,7 +225,7 @@ def prepare(
 
     if bool(names) != (config is not None):
         raise ValueError("--names and -c go together: representations, and the configuration with their decomposers")
-    how = Preparation(size, max(source, size), jpeg, *part)
+    how = Preparation(size, max(source, size), jpeg, *part, maps)
     words = ("-c", str(config), *rest) if config else ()
     task = Task(images, out, how, shard, words, names, tuple(plugins), device, workers, rows)
     opened, decomposition, specs = task.open()

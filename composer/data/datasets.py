@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from composer.data.boxes import crop_boxes, window_of
 from composer.data.order import MixedOrder
 from composer.decomposition import Batch
 from composer.images.reading import load_rgb, resize
@@ -28,9 +29,11 @@ class ImageDataset(Dataset[Row], ABC):
 
     Attributes:
         columns: Names of the representations that some rows have as tensors, which are used instead of extraction.
+        boxed: Those of them that begin with boxes, see `Decomposer`.
     """
 
     columns: frozenset[str] = frozenset()
+    boxed: frozenset[str] = frozenset()
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -276,6 +279,7 @@ class Mixture(ImageDataset):
             )
         self.datasets = list(datasets)
         self.columns = frozenset().union(*(dataset.columns for dataset in datasets))
+        self.boxed = frozenset().union(*(dataset.boxed for dataset in datasets))
         scale = max(len(dataset) / weight for dataset, weight in zip(datasets, weights, strict=True))
         self.counts = [max(1, round(weight * scale)) for weight in weights]
 
@@ -318,7 +322,7 @@ class Mixture(ImageDataset):
 
 
 class Crops(ImageDataset):
-    """Random square crops of another dataset's images; maps of an image's size are cropped with it.
+    """Random square crops of another dataset's images; maps of an image's size, and boxes, are cropped with it.
 
     The papers train their larger stages on them (unCLIP: a quarter of the side; Imagen: 64 -> 256 of 1024).
 
@@ -329,6 +333,7 @@ class Crops(ImageDataset):
 
     def __init__(self, dataset: ImageDataset, size: int):
         self.dataset, self.size, self.columns = dataset, size, dataset.columns
+        self.boxed = dataset.boxed
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -345,7 +350,8 @@ class Crops(ImageDataset):
             fits = isinstance(value, Tensor) and value.ndim == 3 and value.shape[1:] == (h, w)
             return value[:, y : y + self.size, x : x + self.size] if fits else value
 
-        return {name: cropped(value) for name, value in row.items()}
+        window = window_of(slice(y, y + self.size), slice(x, x + self.size), (h, w))
+        return crop_boxes({name: cropped(value) for name, value in row.items()}, self.boxed, window)
 
     def order(self, key: int) -> Sequence[int]:
         return self.dataset.order(key)

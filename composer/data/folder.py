@@ -13,6 +13,7 @@ from jaxtyping import Float32
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
+from composer.data.boxes import SUFFIX, crop_boxes, find_boxes, read_boxes, window_of
 from composer.data.datasets import ImageDataset, Row, generator, parts_of
 from composer.data.refusals import ReadImages
 from composer.images.reading import SUFFIXES, Reason, Refused, largest_square, load_rgb, resize
@@ -42,6 +43,9 @@ class ImageFolder(ReadImages):
     (``composer cache`` writes such files). A map (c h w) must match the image's pixels, so it needs an image of exactly
     the dataset's size, without random crops or flips. Vectors and sequences, such as a caption's encodings, work with
     any crop.
+
+    Objects are stored as ``<stem>.boxes.json`` (see `composer.data.boxes`); their boxes are cropped and mirrored with
+    the image. An image without that file has no objects, if another has one.
 
     A file that `load_rgb` refuses, such as an image that is too small, is replaced by another, the same in every run.
 
@@ -90,7 +94,7 @@ class ImageFolder(ReadImages):
                 f"{len(missing)}, such as {missing[0].name}. Write {missing[0].stem}.txt or metadata.jsonl, let "
                 "composer.data.captions.caption_folder write captions, or pass captions='empty'"
             )
-        self.sidecars = _sidecars(files)
+        self.sidecars, self.has_boxes = _sidecars(files), any(path.endswith(f".{SUFFIX}") for path in files)
         self.columns = frozenset(name for names in self.sidecars.values() for name in names)
         if reserved := self.columns & RESERVED:
             raise ValueError(f"expected columns named after representations in {path}, found {', '.join(reserved)}")
@@ -120,10 +124,14 @@ class ImageFolder(ReadImages):
         random = generator(seed)
         rows, along = largest_square(full.shape[1], full.shape[2], random if self.crop == "random" else None)
         square = full[:, rows, along]
-        if self.flip and torch.rand((), generator=random) < 0.5:
+        mirrored = self.flip and bool(torch.rand((), generator=random) < 0.5)
+        if mirrored:
             square = square.flip(-1)
         source = {} if self.source is None else {"source": resize(square, self.source)}
-        return {"image": resize(square, self.size), **source, "caption": self.caption(index), **columns}
+        row = {"image": resize(square, self.size), **source, "caption": self.caption(index), **columns}
+        if self.has_boxes:
+            row["boxes"] = read_boxes(Path(path), find_boxes(path))
+        return crop_boxes(row, self.boxed, window_of(rows, along, full.shape[1:]), mirrored)
 
     def identity(self) -> dict[str, Any]:
         """Identifies the files by their names below the folder: the folder may move, and captions may change."""

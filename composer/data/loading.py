@@ -173,6 +173,8 @@ class ImageData(L.LightningDataModule):
             part of an exported model.
         source: Shorter side, in pixels, at which decomposers read images that are larger than `size` on disk, see
             `Decomposition`; the exported model keeps it. None lets them read the images that are trained on.
+        reduced: Whether decomposers whose output stays within tolerance run in bfloat16 on an NVIDIA GPU. On a CPU all
+            run in float32.
         accept_changes: Whether to resume although the training images differ from the checkpoint's (see
             `compare_data`).
 
@@ -194,9 +196,10 @@ class ImageData(L.LightningDataModule):
         accept_changes: bool = False,
         global_batch_size: int | None = None,
         source: int | None = None,
+        reduced: bool = False,
     ):
         super().__init__()
-        self.source = source
+        self.source, self.reduced = source, reduced
         for dataset in filter(None, (train, validation) if source else ()):
             dataset.show_source(source or 0)
         self.global_batch_size = global_batch_size
@@ -334,6 +337,7 @@ class ImageData(L.LightningDataModule):
         """Adds ``representations``: what the decomposers extract, and columns without a decomposer."""
         device = next(value.device for value in batch.values() if isinstance(value, torch.Tensor))
         decomposition = self.decomposition.to(device)
+        decomposition.reduce(torch.bfloat16 if self.reduced and device.type == "cuda" else None)
         columns = {name: batch[name] for name in sorted(self.names) if name in batch}
         return {**batch, "representations": columns | decomposition(batch), "known": decomposition.known(batch)}
 

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from composer.data.boxes import SUFFIX, Boxes, read_boxes
 from composer.data.columns import check_suited, encode_array
 from composer.data.shards import Index, Members, Refusal, index_path, read_index, write_shard
 from composer.data.sources import Found, Source
@@ -32,6 +33,8 @@ class Preparation:
         jpeg: Quality of kept images as JPEG, 1 to 100; None keeps them exactly, as PNG.
         part: Which share of the shards this process writes, from 1.
         parts: How many shares there are.
+        maps: Shorter side of maps, a multiple of `size`, for conditions that read larger ones; None keeps them at the
+            size of the images.
     """
 
     size: int
@@ -39,12 +42,15 @@ class Preparation:
     jpeg: int | None = None
     part: int = 1
     parts: int = 1
+    maps: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.part <= self.parts:
             raise ValueError(f"expected a part from 1/{self.parts} to {self.parts}/{self.parts}, found {self.part}")
         if self.source < self.size:
             raise ValueError(f"expected a source of at least the {self.size} pixels that are kept, found {self.source}")
+        if self.maps is not None and (self.maps % self.size or self.maps < self.size):
+            raise ValueError(f"expected maps at a multiple of the {self.size} pixels that are kept, found {self.maps}")
 
 
 @dataclass
@@ -70,12 +76,14 @@ class _Picture(NamedTuple):
         size: Its height and width.
         small: As it is kept, (3 h w) uint8.
         large: As decomposers read it, (3 h w) in [-1, 1].
+        boxes: Of its objects; None if the source has none.
     """
 
     found: Found
     size: tuple[int, int]
     small: Tensor
     large: Tensor
+    boxes: Boxes | None
 
     def about(self) -> bytes:
         """Name and size of the file, for people."""
@@ -136,7 +144,7 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     """Keeps the settings of a preparation with it, so that parts and later runs agree."""
     path = out / "settings.json"
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = {"maps": settings["size"]} | json.loads(path.read_text(encoding="utf-8"))
         if changed := sorted(name for name in settings.keys() & before.keys() if before[name] != settings[name]):
             raise ValueError(
                 f"{out} was prepared with other {', '.join(changed)}: "
@@ -169,7 +177,8 @@ class Work:
     def settings(self) -> dict[str, Any]:
         """What all shards of a folder have in common."""
         how, columns = self.how, [name for name, _ in self.decomposition.named()]
-        same = {"size": how.size, "source": how.source, "jpeg": how.jpeg}
+        same: dict[str, Any] = {"size": how.size, "source": how.source, "jpeg": how.jpeg, "maps": how.maps or how.size}
+        same |= {"boxes": self.source.has_boxes, "boxed": [n for n, by in self.decomposition.named() if by.boxed]}
         return same | {"columns": columns, "decomposers": self.specs, "images": self.source.identity}
 
     def write(self, out: Path, numbers: Iterable[int]) -> Iterator[tuple[Path, Index, bool]]:
@@ -194,6 +203,8 @@ class Work:
             for picture, arrays in zip(pictures, self._columns(pictures), strict=True):
                 suffix, image = _encode(picture.small, self.how.jpeg)
                 texts = {"txt": picture.found.caption.encode()} if picture.found.caption else {}
+                if picture.boxes is not None:
+                    texts[SUFFIX] = json.dumps([[place, phrase] for phrase, place in picture.boxes]).encode()
                 yield picture.found.key, {suffix: image, "json": picture.about(), **texts, **arrays}
             self.progress(len(batch))
 
@@ -221,13 +232,16 @@ class Work:
         return columns
 
     def _extract(self, pictures: Sequence[_Picture]) -> Representations:
-        """Representations of pictures of one shape, maps at the size of the images that are kept."""
+        """Representations of pictures of one shape, maps at the size of the images that are kept or its multiple."""
         captions = [picture.found.caption for picture in pictures]
         batch: Batch = {"image": torch.stack([p.large for p in pictures]).to(self.device), "caption": captions}
+        if self.source.has_boxes:
+            batch["boxes"] = [picture.boxes for picture in pictures]
         if not self.checked:
             check_suited(self.decomposition, batch, self.source.place)
             self.checked = True
-        h, w = pictures[0].small.shape[1:]
+        times = (self.how.maps or self.how.size) // self.how.size
+        h, w = (side * times for side in pictures[0].small.shape[1:])
         values: Representations = self.decomposition(batch)
         for name, decomposer in self.decomposition.named():
             if values[name].ndim == 4 and values[name].shape[2:] != (h, w):
@@ -240,10 +254,12 @@ def _load(found: Found, how: Preparation) -> _Picture | Refused:
         with opened(found.file) as header:
             w, h = header.size
         image = load_rgb(found.file, how.source, min_side=how.size).image
+        boxes = None if found.boxes is None else read_boxes(Path(found.name), found.boxes)
     except Refused as error:
         return error
     small = _shrink(image, how.size)
-    return _Picture(found, (h, w), ((small + 1) * 127.5).round().to(torch.uint8), _shrink(image, how.source))
+    pixels = ((small + 1) * 127.5).round().to(torch.uint8)
+    return _Picture(found, (h, w), pixels, _shrink(image, how.source), boxes)
 
 
 def _shrink(image: Tensor, side: int) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from composer.data.boxes import SUFFIX, crop_boxes, read_boxes, window_of
 from composer.data.datasets import Row, generator
 from composer.data.order import WindowedOrder
 from composer.data.places import Files, LocalFiles, RemoteFiles
@@ -31,8 +32,8 @@ class ShardFolder(ReadImages):
     """Images with captions and representations in shards that `composer prepare` wrote.
 
     Rows are read by random access, so that a training is resumed exactly and processes may change in number. The order
-    of an epoch permutes the shards, then the items of each few shards, and takes no memory per item. Maps are cropped
-    and mirrored with their image.
+    of an epoch permutes the shards, then the items of each few shards, and takes no memory per item. Maps and boxes
+    of objects are cropped and mirrored with their image.
 
     Args:
         path: The folder; or its address, such as ``s3://bucket/photos``, for what fsspec can reach: shards are then
@@ -68,6 +69,8 @@ class ShardFolder(ReadImages):
         if len(columns) > 1:
             raise ValueError(f"expected parts with the same representations in {path}, found {sorted(columns)}")
         self.columns = frozenset(columns.pop())
+        self.boxed = frozenset[str](manifests[0].get("boxed", ()))
+        self.has_boxes = any(manifest.get("boxes") for manifest in manifests)
         self.source: int = manifests[0]["source"]
         self.specs: dict[str, Any] = manifests[0].get("decomposers", {})
         shards = sorted((shard["file"], shard["items"]) for m in manifests for shard in m["shards"] if shard["items"])
@@ -131,16 +134,20 @@ class ShardFolder(ReadImages):
         def seen(value: Tensor) -> Tensor:
             if value.ndim != 3:
                 return value
-            if value.shape[1:] != image.shape[1:]:
+            times = value.shape[1] // image.shape[1]  # maps may be kept larger than their images
+            if not times or value.shape[1:] != (image.shape[1] * times, image.shape[2] * times):
                 raise Refused(where, Reason.DAMAGED, f"a map of {tuple(value.shape)} beside {tuple(image.shape)}")
-            square = value[:, rows, along]
+            square = value[:, *(slice(side.start * times, side.stop * times) for side in (rows, along))]
             return square.flip(-1) if mirrored else square
 
-        return {
+        row = {
             "image": seen(image),
             "caption": _caption(members),
             **{name: seen(value) for name, value in columns.items() if name in self.columns},
         }
+        if self.has_boxes:
+            row["boxes"] = read_boxes(where, members.get(SUFFIX, b"[]"))
+        return crop_boxes(row, self.boxed, window_of(rows, along, image.shape[1:]), mirrored)
 
     def _members(self, index: int) -> tuple[Path, Members]:
         """Reads an item: a name for it in errors, and its members."""

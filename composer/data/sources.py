@@ -1,12 +1,14 @@
 """Where images to be prepared come from: a folder of images, or shards in webdataset's naming."""
 
+import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from composer.data.boxes import SUFFIX, find_boxes
 from composer.data.folder import ImageFolder
-from composer.data.shards import read_item, scan_shard
+from composer.data.shards import read_item, scan_shard, split_name
 from composer.images.reading import SUFFIXES, File, PictureFile
 from composer.storage.files import hash_content
 
@@ -19,12 +21,14 @@ class Found(NamedTuple):
         name: Its file's name below the folder.
         file: The image.
         caption: "" if there is none.
+        boxes: Its file of boxes, of sources that have any.
     """
 
     key: str
     name: str
     file: File
     caption: str
+    boxes: bytes | None = None
 
 
 class Source(ABC):
@@ -34,11 +38,13 @@ class Source(ABC):
         place: Where they are.
         shards: Number of groups.
         identity: Identifies the files; parts of a preparation have the same.
+        has_boxes: Whether images have boxes of objects (see `composer.data.boxes`).
     """
 
     place: str
     shards: int
     identity: str
+    has_boxes: bool
 
     @abstractmethod
     def count(self, number: int) -> int:
@@ -71,6 +77,7 @@ class FolderSource(Source):
         self.place, self.images = place.as_posix(), images
         self.folder = ImageFolder(self.place, 1, captions="empty")
         self.shards = -(-len(self.folder) // images)
+        self.has_boxes = self.folder.has_boxes
         self.identity = str(self.folder.identity()["hash of the file names"])
 
     def count(self, number: int) -> int:
@@ -79,19 +86,21 @@ class FolderSource(Source):
     def items(self, number: int) -> Iterator[Found]:
         for i in self._numbers(number):
             path = self.folder.items[i][0]
-            yield Found(f"{i:09d}", path.removeprefix(f"{self.place}/"), path, self.folder.caption(i))
+            boxes = find_boxes(path) if self.has_boxes else None
+            yield Found(f"{i:09d}", path.removeprefix(f"{self.place}/"), path, self.folder.caption(i), boxes)
 
     def _numbers(self, number: int) -> range:
         return range(number * self.images, min((number + 1) * self.images, len(self.folder)))
 
 
 class TarSource(Source):
-    """Tar files in webdataset's naming: an image and a caption, ``.txt``, per item. Nothing else of them is read."""
+    """Tar files in webdataset's naming: image, caption ``.txt`` and ``.boxes.json`` per item; nothing else is read."""
 
     def __init__(self, place: Path, tars: Sequence[Path]):
         self.place, self.tars, self.shards = str(place), list(tars), len(tars)
         names = "\n".join(f"{path.relative_to(place)} {path.stat().st_size}" for path in tars)
         self.identity = hash_content(names.encode(errors="surrogatepass"))
+        self.has_boxes = any(_has_boxes(path) for path in self.tars)
         self._scanned: tuple[int, list[tuple[str, int, int]]] = (-1, [])
 
     def count(self, number: int) -> int:
@@ -106,10 +115,20 @@ class TarSource(Source):
                 if suffix is not None:
                     image = PictureFile.holding(path / f"{key}.{suffix}", members[suffix])
                     caption = members.get("txt", b"").decode("utf-8", "replace").strip()
-                    yield Found(f"{number:06d}-{i:06d}", str(image.path.relative_to(self.place)), image, caption)
+                    boxes = members.get(SUFFIX, b"[]") if self.has_boxes else None
+                    yield Found(f"{number:06d}-{i:06d}", str(image.path.relative_to(self.place)), image, caption, boxes)
 
     def _scan(self, number: int) -> list[tuple[str, int, int]]:
         if self._scanned[0] != number:
             with self.tars[number].open("rb") as file:
                 self._scanned = number, list(scan_shard(file))
         return self._scanned[1]
+
+
+def _has_boxes(path: Path) -> bool:
+    """Whether a tar file has boxes of objects; one that is damaged is refused when its items are read."""
+    try:
+        with tarfile.open(path, "r:") as tar:
+            return any(split_name(member.name)[2] == SUFFIX for member in tar)
+    except tarfile.TarError:
+        return False

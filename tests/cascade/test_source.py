@@ -63,6 +63,7 @@ def test_a_folder_shows_both_sizes_of_one_square(photos, crop):
 
 OPTIONS = [
     *("--data.source", str(LARGE), "--trainer.max_steps", "1", "--trainer.val_check_interval", "1"),
+    *("--model.conditions.sketch.init_args.strides", "[1, 3]"),  # enters as it is read
     *("--data.batch_size", "2", "--grid.count", "1", "--grid.steps", "1", "--trainer.accelerator", "cpu"),
 ]
 
@@ -97,6 +98,8 @@ def test_a_model_keeps_the_size_and_reads_pictures_at_it(model, photos):
     assert torch.equal(Source.open(cascade, str(path)).has.parts["sketch"], parts["sketch"])
     made = cascade.sample(parts.pick("sketch", "palette"), seeds=[0])
     assert made.shape == (1, 3, SMALL, SMALL)
+    with pytest.raises(ValueError, match=r"at least 96 pixels at the shorter side.*data\.source: 96"):
+        cascade.sample(parts.pick("palette") | {"sketch": parts["sketch"][..., :SMALL, :SMALL]}, seeds=[0])
     assert cascade.read({"image": made})["sketch"].shape == parts["sketch"].shape
     with pytest.raises(ValueError, match="decomposers read images at one size"):
         assemble({"base": model, "next": plain(model)}, "both")

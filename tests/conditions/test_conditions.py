@@ -50,6 +50,7 @@ def instance_ids() -> Tensor:
 CASES: dict[str, tuple[Callable[[], Condition], Callable[[], Tensor]]] = {
     "spatial": (lambda: Spatial(2, 6), lambda: torch.randn(3, 2, 16, 12)),
     "spatial, shrunk": (lambda: Spatial(2, 6), lambda: torch.randn(3, 2, 40, 30)),
+    "spatial, strided": (lambda: Spatial(2, 6, strides=(2, 3)), lambda: torch.randn(3, 2, 96, 72)),
     "instances": (lambda: Instances(3, 6), instance_ids),
     "vector": (lambda: Vector(5, 8, 4), lambda: torch.randn(3, 5)),
     "palette": (lambda: Vector(5, 8, 4, shares=True), lambda: torch.eye(5)[:3]),
@@ -217,7 +218,7 @@ def test_a_further_port_costs_a_line():
 
 def test_which_conditions_give_a_map_is_found_out():
     conditions = ConditionSet({name: make() for name, (make, _) in CASES.items()} | {"low_res": LowRes(3)})
-    assert conditions.maps == {"spatial", "spatial, shrunk", "instances", "low_res"}
+    assert conditions.maps == {"spatial", "spatial, shrunk", "spatial, strided", "instances", "low_res"}
 
 
 def test_joint_dropout_has_composers_frequencies():
@@ -335,6 +336,10 @@ def test_an_unknown_name_is_an_error_that_lists_the_known():
         (lambda: Text(768, 2, 2), torch.zeros(1, 78, 1025), "expected encodings of width 768 and a mask, found 1025"),
         (lambda: Instances(3, 2), torch.full((1, 2, 4, 4), 7), "expected category ids in 0..3, found 7..7"),
         (lambda: TextTransformer(9, 8, 1, 3, 8, 4), torch.zeros(1, 9, 2), "expected a width that 3 heads divide"),
+        (lambda: Spatial(1, 2, strides=(2, 2)), torch.zeros(1, 1, 64, 47), "at least 48 pixels at the shorter side, 4"),
+        (lambda: Spatial(1, 2, strides=(4, 1)), torch.zeros(1, 1, 64, 48), "two or more strides from 1 to 3, found [4"),
+        (lambda: Spatial(1, 2, strides=(2,)), torch.zeros(1, 1, 64, 48), "two or more strides from 1 to 3, found [2]"),
+        (lambda: Spatial(1, 2, offset=0, strides=(2, 1)), torch.zeros(1, 1, 64, 48), "leave out the strides, or the"),
         (lambda: Spatial(1, 2, dropout=1.5), torch.zeros(1, 1, 4, 4), "dropout is a probability, found 1.5"),
     ],
 )
@@ -371,6 +376,31 @@ def test_spatial_shrinks_without_aliasing():
     grey = condition(torch.zeros(1, 1, 16, 16), keep, (16, 16)).spatial
     inner = (slice(None), slice(None), slice(4, 12), slice(4, 12))  # the filter is cut off at the margin
     assert torch.allclose(condition(stripes, keep, (16, 16)).spatial[inner], grey[inner], atol=0.05)
+
+
+@pytest.mark.parametrize("strides", [(2, 3), (2, 2), (1, 3), (2, 1, 2)])
+def test_strides_bring_a_map_down_without_resizing_it(strides):
+    condition, keep = Spatial(1, 4, strides=strides), torch.ones(1, dtype=torch.bool)
+    value = torch.randn(condition.example(1, SIZE).shape)
+    assert value.shape == (1, 1, SIZE[0] * prod(strides), SIZE[1] * prod(strides))
+    h = value
+    for i, stride in enumerate(strides):
+        layer = condition.encode[2 * i]
+        h = nn.functional.conv2d(h if i == 0 else nn.functional.silu(h), layer.weight, layer.bias, stride, padding=1)
+    got = condition(value, keep, SIZE).spatial
+    assert got.shape[2:] == SIZE
+    torch.testing.assert_close(got, h)
+    larger = nn.functional.interpolate(value, scale_factor=2.0, mode="nearest")  # resized to where it enters
+    assert condition(larger, keep, SIZE).spatial.shape == got.shape
+
+
+def test_a_strided_condition_sees_lines_that_a_small_map_has_not():
+    stripes = torch.tensor([1.0, -1.0]).repeat(48)[None, None, :, None].expand(1, 1, 96, 72)
+    keep, inner = torch.ones(1, dtype=torch.bool), (..., slice(4, 12), slice(4, 8))
+    for strides, seen in (((1, 1), False), ((2, 3), True)):
+        condition = Spatial(1, 4, strides=strides)
+        a, b = (condition(x, keep, SIZE).spatial[inner] for x in (stripes, torch.zeros_like(stripes)))
+        assert torch.allclose(a, b, atol=0.05) is not seen
 
 
 def test_maps_of_unit_scale_leave_with_unit_scale():

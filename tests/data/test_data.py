@@ -240,6 +240,7 @@ def test_written_scenes_are_read_with_their_truth(tmp_path):
         assert read["caption"] == truth["caption"] and torch.equal(read["instances"], truth["instances"])
         assert torch.allclose(read["image"], truth["image"], atol=1 / 254)
         assert torch.allclose(read["depth"], truth["depth"], atol=1e-3)
+        assert [place for _, place in read["boxes"]] == [box for box, _ in scenes._rendered(i)["boxes"]]
 
 
 def test_a_refused_file_is_replaced_the_same_way_and_listed_once(folder, caplog):

@@ -166,6 +166,21 @@ def test_maps_are_cropped_and_mirrored_with_their_image(photos, tmp_path, crop):
     assert len(seen) == 2 if crop == "centre" else len(seen) > 6
 
 
+@pytest.mark.parametrize("crop", ["centre", "random"])
+def test_maps_may_be_kept_larger_than_their_images(photos, tmp_path, crop):
+    prepared(photos, tmp_path / "shards", {"red": Red()}, maps=192)
+    data = ShardFolder(str(tmp_path / "shards"), 64, crop=crop, flip=True)
+    for seed in range(8):
+        row = data.row(4, seed)  # of 96 x 64 pixels, so that its map is enlarged
+        assert row["red"].shape == (1, 192, 192)
+        small = torch.nn.functional.avg_pool2d(row["red"][None], 3)[0]
+        assert (small - row["image"][:1]).abs().mean() < 0.1 < (small.flip(-1) - row["image"][:1]).abs().mean()
+    with pytest.raises(ValueError, match="prepared with other maps: maps 192 before, 64 now"):
+        prepared(photos, tmp_path / "shards", {"red": Red()})
+    with pytest.raises(ValueError, match="maps at a multiple of the 64 pixels that are kept, found 100"):
+        Preparation(64, maps=100)
+
+
 def test_representations_are_of_the_source_not_of_the_small_image(photos, tmp_path):
     class Fine(Red):
         def forward(self, batch):

@@ -63,6 +63,17 @@ def test_papers_sizes_are_theirs_within_3_percent(name):
     assert name.startswith("paper/glide") or f"{abs(off):.1%} {'above' if off > 0 else 'below'} the paper's" in head
 
 
+def test_composers_maps_enter_at_384_px_with_as_many_parameters():
+    head, plain = built(path := Path("configs/paper/composer_base.yaml"))
+    (words,) = re.findall(r"#   (--data\.source 384) --model\.conditions\.{sketch,depth}(.*)\n", head)
+    option, value = words[1].split(" ", 1)
+    changes = [(f"--model.conditions.{name}{option}", value.strip('"')) for name in ("sketch", "depth")]
+    model = ModelAlone(["-c", str(path), *words[0].split(), *(word for pair in changes for word in pair)]).model
+    for name in ("sketch", "depth"):
+        assert model.conditions[name].example(1, (64, 64)).shape[2:] == (384, 384)
+    assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in plain.parameters())
+
+
 @pytest.mark.parametrize("name", ["glide_composer", "karlo_composer"])
 def test_warm_starts_say_how_much_they_train(name):
     head, model = built(Path(f"configs/{name}.yaml"))
