@@ -135,7 +135,10 @@ def load_network(path: Path) -> tuple[nn.Module, tuple[str, ...]]:
     try:
         checkpoint, _ = torch_safe_load(str(path), safe_only=True)
     except (TypeError, ModuleNotFoundError) as error:
-        raise ValueError(f"YOLO: {path} is refused: it is not a checkpoint of known classes: {error}") from error
+        raise ValueError(
+            f"YOLO: {path} is refused: expected a checkpoint of YOLO v8 or later (those of v5 name other classes), "
+            f"found one of unknown classes: {error}"
+        ) from error
     finally:  # it adds to what every later torch.load trusts
         torch.serialization.clear_safe_globals()
         torch.serialization.add_safe_globals(trusted)

@@ -4,7 +4,9 @@ import importlib.util
 import json
 import os
 import pickle
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -152,6 +154,17 @@ def test_yolo_refuses_what_it_should(ultralytics, tmp_path):
         YOLO(str(tmp_path / "boxes.pt"))
     with pytest.raises(FileNotFoundError, match=r"YOLO needs .*\.pt"):
         YOLO(str(tmp_path / "absent.pt"))
+
+
+def test_yolo_says_which_versions_it_reads(ultralytics, tmp_path, monkeypatch):
+    """YOLOv5's checkpoints pickle classes of a module of its own, ``models.yolo``."""
+    v5 = type("SegmentationModel", (torch.nn.Linear,), {"__module__": "models.yolo"})
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "models", SimpleNamespace())
+        patch.setitem(sys.modules, "models.yolo", SimpleNamespace(SegmentationModel=v5))
+        torch.save({"model": v5(1, 1)}, tmp_path / "yolov5s-seg.pt")
+    with pytest.raises(ValueError, match="expected a checkpoint of YOLO v8 or later"):
+        YOLO(str(tmp_path / "yolov5s-seg.pt"))
 
 
 @pytest.fixture(scope="module")
