@@ -152,6 +152,15 @@ class TrainingCLI(LightningCLI):
         """The run's folder: the one that the configuration names, or else one with the configuration's own name."""
         return config.trainer.default_root_dir or str(Path("runs") / _named_after(self._words))
 
+    def instantiate_classes(self) -> None:
+        """Builds everything; what a class refuses is told in its own words, without the section that it was in."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if "Union subtypes" not in str(error):
+                raise
+            raise Mistake(explain(str(error), (), configs_of(self._words), TRUSTED)) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         config = self._get(self.config_init, "trainer", default={})
         root = config["default_root_dir"]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain, combinations, permutations
 from math import prod
+from typing import Any, cast
 
 import pytest
 import torch
@@ -385,7 +386,7 @@ def test_strides_bring_a_map_down_without_resizing_it(strides):
     assert value.shape == (1, 1, SIZE[0] * prod(strides), SIZE[1] * prod(strides))
     h = value
     for i, stride in enumerate(strides):
-        layer = condition.encode[2 * i]
+        layer = cast(Any, condition.encode)[2 * i]
         h = nn.functional.conv2d(h if i == 0 else nn.functional.silu(h), layer.weight, layer.bias, stride, padding=1)
     got = condition(value, keep, SIZE).spatial
     assert got.shape[2:] == SIZE

@@ -11,7 +11,7 @@ from PIL import Image
 
 from composer.data import Crops, ImageFolder, Mixture, ShardFolder
 from composer.data.boxes import crop_boxes, read_boxes
-from composer.data.datasets import collate
+from composer.data.datasets import ImageDataset, collate
 from composer.data.preparing import Preparation, prepare
 from composer.data.sources import open_source
 from composer.decomposition import Decomposition
@@ -62,6 +62,7 @@ def seen(image):
     ("kind", "crop"), [(k, c) for k in ("folder", "shards") for c in ("centre", "random")] + [("crops", "centre")]
 )
 def test_a_box_stays_around_its_pixels(photos, tmp_path, kind, crop):
+    data: ImageDataset
     if kind == "shards":
         data = ShardFolder(str(shards(photos, tmp_path / "shards", objects=objects())), 64, crop=crop, flip=True)
     else:

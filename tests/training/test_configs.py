@@ -128,6 +128,7 @@ def test_mistakes_are_explained(tmp_path, capsys, old, new, says):
     [
         ("decay_steps", "late", "model.decay_steps (composer.training.StageTraining): expected int, found late"),
         ("muon_rate", "fast", "model.muon_rate (composer.training.StageTraining): expected float, found fast"),
+        ("decay_steps", "1", "decay_steps=1 must lie beyond warmup_steps"),
         ("noise_without_maps", "UNet", "model.noise_without_maps: expected a NoiseLevels, which UNet is not"),
         (
             "denoiser.init_args.network.init_args.blocks",
