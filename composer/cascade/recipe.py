@@ -88,10 +88,15 @@ class Origin:
             "latent": hold(start.noise) if isinstance(start, InitialNoise) else None,
             "start": [hold(start.image), start.time] if isinstance(start, NoisyImage) else None,
             "tensors": pack(tensors),
-            "precision": {dtype: name for name, dtype in PRECISIONS.items()}[self.precision],
+            "precision": name_precision(self.precision),
             "device": self.device,
             "versions": versions(),
         }
+
+
+def name_precision(precision: torch.dtype | None) -> str:
+    """What recipes call a precision."""
+    return {dtype: name for name, dtype in PRECISIONS.items()}[precision]
 
 
 def versions() -> dict[str, str]:

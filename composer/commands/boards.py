@@ -30,10 +30,7 @@ from composer.page.model import asked
 from composer.page.painter import Box, Drawn, Run
 from composer.storage.files import reserved
 from composer.tasks.composition import from_words
-from composer.tasks.words import RECIPE, STRENGTH, is_file, read_weighted
-
-ALSO, NEVER = 3.0, 1.0
-"""Usual weights of captions to follow besides, and to avoid."""
+from composer.tasks.words import ALSO, NEVER, RECIPE, STRENGTH, is_file, read_weighted
 
 
 class BoardPainter:

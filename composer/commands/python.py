@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from inspect import signature
 
 from composer.commands.request import Request
-from composer.tasks.words import read_weighted
+from composer.tasks.words import read_prompts
 
 MODULES = {
     "dataclasses": ("replace",),
@@ -44,9 +44,7 @@ def _asked(request: Request) -> Iterator[str]:
     read = [f"read_value(model, {name!r}, {value!r})" for name, given in request.conditions.items() for value in given]
     yield f"asked = {' | '.join(read) or 'Composition()'}"
     arguments = request.arguments
-    prompts = [read_weighted(text, 3.0) for text in arguments.get("also", ())]
-    prompts += [(words, -weight) for words, weight in (read_weighted(t, 1.0) for t in arguments.get("never", ()))]
-    if prompts:
+    if prompts := read_prompts(arguments.get("also", ()), arguments.get("never", ())):
         yield f"asked = combine(model, asked, {prompts!r})"
     if away := [text.partition("=") for text in arguments.get("away", ())]:
         parts = " | ".join(f"read_value(model, {name!r}, {value!r}).parts" for name, _, value in away)

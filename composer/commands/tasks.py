@@ -70,10 +70,9 @@ def compose(
         --caption "a red cube on sand" --prior scenes_prior_diffusion --best-of 8
         --from-png out/compose_seed0.png --out out/again
     """
-    from composer.tasks.words import read_weighted
+    from composer.tasks.words import read_prompts
 
-    prompts = [read_weighted(text, 3.0) for text in also]
-    prompts += [(words, -weight) for words, weight in (read_weighted(text, 1.0) for text in never)]
+    prompts = read_prompts(also, never)
     if len(prompts) > MAX_TERMS:
         raise ValueError(f"expected at most {MAX_TERMS} captions of --and and --not, found {len(prompts)}")
     if not (given.rows[0][1].parts or prompts or start):

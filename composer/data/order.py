@@ -1,5 +1,6 @@
 """The order of an epoch as a function of the place in it, which takes no memory per item."""
 
+from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -49,7 +50,26 @@ def _mix(z: int) -> int:
     return z ^ (z >> 31)
 
 
-class MixedOrder(Sequence[int]):
+class Order(Sequence[int]):
+    """An order whose items are computed when they are asked for."""
+
+    @abstractmethod
+    def at(self, place: int) -> int:
+        """The item at a place from 0 to the length - 1."""
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[int]: ...
+    def __getitem__(self, place: int | slice) -> int | list[int]:
+        if isinstance(place, slice):
+            return [self[i] for i in range(*place.indices(len(self)))]
+        if not 0 <= place < len(self):
+            raise IndexError(f"expected a place in 0..{len(self) - 1}, found {place}")
+        return self.at(place)
+
+
+class MixedOrder(Order):
     """An order of several datasets' items as one: each dataset in its own order, evenly spread over the epoch.
 
     Item k of a dataset with n items in an epoch stands at the time (2 k + 1) / 2 n. A dataset that has fewer begins
@@ -76,15 +96,7 @@ class MixedOrder(Sequence[int]):
     def __len__(self) -> int:
         return self.begins[-1]
 
-    @overload
-    def __getitem__(self, place: int) -> int: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[int]: ...
-    def __getitem__(self, place: int | slice) -> int | list[int]:
-        if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(len(self)))]
-        if not 0 <= place < len(self):
-            raise IndexError(f"expected a place in 0..{len(self) - 1}, found {place}")
+    def at(self, place: int) -> int:
         for i, count in enumerate(self.counts):
             k = bisect_left(range(count), place, key=partial(self._place, i))
             if k < count and self._place(i, k) == place:
@@ -101,7 +113,7 @@ class MixedOrder(Sequence[int]):
         return total
 
 
-class WindowedOrder(Sequence[int]):
+class WindowedOrder(Order):
     """An order of items that lie in shards: shards are permuted, then the items of each few shards among each other.
 
     A reader that follows it has few shards open at a time. Memory is that of a few numbers per shard.
@@ -122,15 +134,7 @@ class WindowedOrder(Sequence[int]):
     def __len__(self) -> int:
         return int(self.begin[-1])
 
-    @overload
-    def __getitem__(self, place: int) -> int: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[int]: ...
-    def __getitem__(self, place: int | slice) -> int | list[int]:
-        if isinstance(place, slice):
-            return [self[i] for i in range(*place.indices(len(self)))]
-        if not 0 <= place < len(self):
-            raise IndexError(f"expected a place in 0..{len(self) - 1}, found {place}")
+    def at(self, place: int) -> int:
         window = self._shard_at(place) // self.window
         begin = int(self.begin[window * self.window])
         end = int(self.begin[min((window + 1) * self.window, len(self.first))])

@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from composer.mistakes import explain
@@ -172,7 +173,7 @@ class Jobs:
             began = time.monotonic()
             try:
                 job.stop_if_cancelled()
-                self._draw(job, lambda kind, data, job=job: self._tell(job, kind, data))  # type: ignore[misc]
+                self._draw(job, partial(self._tell, job))
                 self._end(job, "done", {"seconds": round(time.monotonic() - began, 2)})
             except Cancelled:
                 self._end(job, "cancelled", {})

@@ -18,7 +18,7 @@ from composer.cascade.parts import Parts
 from composer.images.masks import read_mask
 from composer.images.reading import SUFFIXES, PictureFile, Reason, Refused, load_rgb, opened, read_pixels
 from composer.images.sheet import previews, read_recipe, thumbnail, to_pil
-from composer.names import Kind
+from composer.page.model import asked
 from composer.storage.files import printable
 from composer.tasks.composition import Source
 
@@ -211,8 +211,8 @@ class Pictures:
 
     @torch.no_grad()
     def _take(self, key: str, file: PictureFile) -> Taken:
-        parts, by = self._parts(file), dict(self.model.decomposition.named())
-        shown = {n: v for n, v in parts.items() if n in self.model.names and by[n].kind != Kind.MASK}
+        by = asked(self.model)
+        shown = {name: value for name, value in self._parts(file).items() if name in by}
         tiles, made = {}, file.path.parent / "made"
         made.mkdir()
         small = read_pixels(file, TILE, 1, math.inf).rgb().image

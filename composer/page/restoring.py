@@ -11,6 +11,7 @@ from torch import Tensor
 from composer.cascade.cascade import Cascade
 from composer.cascade.options import SampleOptions
 from composer.cascade.parts import Parts
+from composer.cascade.recipe import name_precision
 from composer.diffusion.strength import Strength
 from composer.images.sheet import previews, read_recipe, to_pil
 from composer.page.model import asked
@@ -56,7 +57,7 @@ def _restore(
         board |= _edit(found, pictures, notes)
     if what.start is not None or found.get("autoguidance") is not None:
         notes.append("it began with another picture's noise, or was guided by another model, which the board lacks")
-    now = "fp32" if model.precision is None else str(model.precision).removeprefix("torch.").replace("bfloat16", "bf16")
+    now = name_precision(model.precision)
     if redo.precision not in (None, now):
         notes.append(f"it was drawn in {redo.precision}, here it would be in {now}")
     return board, notes

@@ -27,6 +27,9 @@ ALONE = re.compile(rf"(\d*\.?\d+)?(?:@(\d*\.?\d+)-(\d*\.?\d+))?(?:(?:^|:)({PLACE
 RECIPE = "recipe:"
 """Stands before a PNG whose recipe holds the representation."""
 
+ALSO, NEVER = 3.0, 1.0
+"""Weights of captions to follow besides and to avoid, where none is written."""
+
 
 def read_value(
     model: Cascade, name: str, text: str, file_of: Callable[[str], PictureFile] = PictureFile
@@ -73,6 +76,12 @@ def read_strengths(
             raise ValueError(f"expected a strength such as palette=0.7@0.2-0.8:mask.png, found {text!r}")
         made[name] = _strength(model, found.groups(), file_of)
     return made
+
+
+def read_prompts(also: Sequence[str], never: Sequence[str]) -> list[tuple[str, float]]:
+    """Further captions with their weights: those to follow, then those to avoid with negative weights."""
+    avoided = [read_weighted(text, NEVER) for text in never]
+    return [read_weighted(text, ALSO) for text in also] + [(words, -weight) for words, weight in avoided]
 
 
 def read_weighted(text: str, weight: float) -> tuple[str, float]:
